@@ -1,0 +1,158 @@
+//! What can go wrong, in terms a caller can act on.
+
+use std::time::Duration;
+
+use crate::backend::BackendError;
+use crate::key::{InvalidKey, LockKey};
+
+/// The cause of an error, whatever client it came from.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// Why a lock was not taken, or not kept.
+///
+/// Ask by the predicates what to do about it; "held by another" and "the store is down" are never the same error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// Another holds the lock, and the caller did not want to wait.
+    #[error("the lock `{key}` is held by another")]
+    Taken {
+        /// Which lock.
+        key: LockKey,
+        /// What was left of the holder's lease, if known.
+        remaining: Option<Duration>,
+    },
+
+    /// The wait was used up, and the store last answered that another holds the lock.
+    #[error("the lock `{key}` was still held by another after {}", humantime::format_duration(round(*.waited)))]
+    Timeout {
+        /// Which lock.
+        key: LockKey,
+        /// How long the caller waited.
+        waited: Duration,
+    },
+
+    /// The lease can no longer be proven: another may hold the lock now.
+    #[error("the lease of the lock `{key}` was lost after {}: {reason}", humantime::format_duration(round(*.held)))]
+    Lost {
+        /// Which lock.
+        key: LockKey,
+        /// How the loss was noticed.
+        reason: LostReason,
+        /// How long the lock had been held.
+        held: Duration,
+    },
+
+    /// The body ran longer than `max_hold` allows and was ended; the lock has been released.
+    #[error("the lock `{key}` was held longer than {}", humantime::format_duration(*.limit))]
+    MaxHold {
+        /// Which lock.
+        key: LockKey,
+        /// The limit.
+        limit: Duration,
+    },
+
+    /// The store did not answer in time, or could not: whether the lock is held is not known.
+    #[error("the lock store is unavailable")]
+    Unavailable(#[source] BoxError),
+
+    /// The store refuses, and will go on refusing: a wrong password, a missing permission, a key that holds something else.
+    #[error("the lock store refuses")]
+    Denied(#[source] BoxError),
+
+    /// The key cannot name a lock.
+    #[error(transparent)]
+    InvalidKey(#[from] InvalidKey),
+
+    /// A setting is out of its range or contradicts another.
+    #[error("{0}")]
+    Config(String),
+
+    /// No runtime is installed, nor in scope.
+    #[error(
+        "no lock runtime is installed: call `LockRuntime::…().build().await?.install()?` once at startup"
+    )]
+    NotInstalled,
+
+    /// A runtime is installed already.
+    #[error("a lock runtime is installed already")]
+    AlreadyInstalled,
+
+    /// The runtime has been shut down, or is about to be.
+    #[error("the lock runtime is shut down")]
+    ShutDown,
+}
+
+impl LockError {
+    /// Another holds the lock, and the caller did not want to wait.
+    pub fn is_taken(&self) -> bool {
+        matches!(self, LockError::Taken { .. })
+    }
+
+    /// The wait was used up, and the store last answered that another holds the lock.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, LockError::Timeout { .. })
+    }
+
+    /// The lease can no longer be proven.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, LockError::Lost { .. })
+    }
+
+    /// The body was ended because it held the lock longer than `max_hold`.
+    pub fn is_max_hold(&self) -> bool {
+        matches!(self, LockError::MaxHold { .. })
+    }
+
+    /// The store did not answer.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, LockError::Unavailable(_))
+    }
+
+    /// The store refuses for good.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, LockError::Denied(_))
+    }
+
+    /// No runtime is installed.
+    pub fn is_not_installed(&self) -> bool {
+        matches!(self, LockError::NotInstalled)
+    }
+
+    /// The runtime has been shut down.
+    pub fn is_shut_down(&self) -> bool {
+        matches!(self, LockError::ShutDown)
+    }
+
+    /// The same call may succeed later, without anybody changing the program or its configuration.
+    pub fn is_retryable(&self) -> bool {
+        self.is_taken() || self.is_timeout() || self.is_unavailable() || self.is_lost()
+    }
+}
+
+impl From<BackendError> for LockError {
+    fn from(error: BackendError) -> LockError {
+        if error.is_denied() {
+            LockError::Denied(error.into_source())
+        } else {
+            LockError::Unavailable(error.into_source())
+        }
+    }
+}
+
+/// How the loss of a lease was noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum LostReason {
+    /// No renewal was confirmed before the lease ran out by the local clock.
+    #[error("it ran out without a confirmed renewal")]
+    Expired,
+    /// The store answered that the lock belongs to nobody, or to another.
+    #[error("the store says that it ended")]
+    NotHeld,
+}
+
+/// Milliseconds are what a reader of a message wants.
+fn round(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
