@@ -10,6 +10,7 @@ mod key;
 mod key_part;
 mod lease;
 mod lock_return;
+mod memory;
 mod owner;
 
 #[cfg(feature = "macros")]
@@ -22,4 +23,5 @@ pub use crate::key::{InvalidKey, LockKey};
 pub use crate::key_part::{KeyBuilder, KeyPart};
 pub use crate::lease::{MAX_TTL, MIN_TTL};
 pub use crate::lock_return::LockReturn;
+pub use crate::memory::{Fault, MemoryBackend};
 pub use crate::owner::OwnerToken;
