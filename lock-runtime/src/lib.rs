@@ -20,6 +20,8 @@ pub use crate::backend::Backend;
 pub use crate::error::{BoxError, LockError, LostReason};
 pub use crate::fence::{FenceBlock, FencingToken};
 pub use crate::key::{InvalidKey, LockKey};
+#[doc(hidden)]
+pub use crate::key_part::KeyTemplate;
 pub use crate::key_part::{KeyBuilder, KeyPart};
 pub use crate::lease::{MAX_TTL, MIN_TTL};
 pub use crate::lock_return::LockReturn;

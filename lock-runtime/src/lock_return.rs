@@ -2,7 +2,30 @@
 
 use crate::error::LockError;
 
-/// A return type that can carry a [`LockError`].
+/// A return type that can carry a [`LockError`]: `Result<T, E>` with `E: From<LockError>`, under any alias.
+///
+/// A function that returns something else says by `on_error = path` what to return when there is no lock.
+///
+/// # Examples
+///
+/// A response type of your own can carry the error itself:
+///
+/// ```
+/// use lock_runtime::{LockError, LockReturn};
+///
+/// enum Reply { Done, Busy, Broken }
+///
+/// impl LockReturn for Reply {
+///     fn from_lock_error(error: LockError) -> Reply {
+///         if error.is_retryable() { Reply::Busy } else { Reply::Broken }
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "a locked function must be able to return a `LockError`",
+    label = "cannot carry one",
+    note = "return `Result<T, E>` with `E: From<LockError>`, or add `on_error = path`"
+)]
 pub trait LockReturn {
     /// The value to return instead of the body's.
     fn from_lock_error(error: LockError) -> Self;
