@@ -1,3 +1,8 @@
 //! What the tests share.
 
+// A test that meets an error has failed.
+#![allow(clippy::unwrap_used)]
+
 pub mod checker;
+pub mod conformance;
+pub mod memory_store;
