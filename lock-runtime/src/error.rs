@@ -43,7 +43,7 @@ pub enum LockError {
         held: Duration,
     },
 
-    /// The body ran longer than `max_hold` allows and was ended; the lock has been released.
+    /// The body ran longer than `max_hold` allows and was ended; the lock is being released.
     #[error("the lock `{key}` was held longer than {}", humantime::format_duration(*.limit))]
     MaxHold {
         /// Which lock.
@@ -81,6 +81,13 @@ pub enum LockError {
     /// The runtime has been shut down, or is about to be.
     #[error("the lock runtime is shut down")]
     ShutDown,
+
+    /// The runtime was shut down while locks were still held; they end with their ttl.
+    #[error("the lock runtime was shut down while {locks} locks were still held")]
+    StillHeld {
+        /// How many.
+        locks: usize,
+    },
 }
 
 impl LockError {

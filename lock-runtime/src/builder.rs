@@ -1,0 +1,237 @@
+//! Configuring a runtime.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use crate::backend::{Backend, ErasedBackend};
+use crate::backoff::Retry;
+use crate::error::LockError;
+use crate::executor::Executor;
+use crate::front::Front;
+use crate::key::LockKey;
+use crate::memory::MemoryBackend;
+#[cfg(feature = "redis")]
+use crate::redis::{RedisBackend, RedisSettings};
+use crate::runtime::LockRuntime;
+use crate::settings::Settings;
+
+/// The variable that [`LockRuntime::from_env`] reads.
+const LOCK_URL: &str = "LOCK_URL";
+
+/// The configuration of a runtime, made by one of the constructors of [`LockRuntime`].
+///
+/// Every setting has a default that suits most services. Settings are checked by [`build`](LockRuntimeBuilder::build).
+#[must_use = "a builder does nothing until it is built"]
+pub struct LockRuntimeBuilder {
+    source: Source,
+    settings: Settings,
+    #[cfg(feature = "redis")]
+    redis: RedisSettings,
+    #[cfg(feature = "redis")]
+    lazily: bool,
+}
+
+/// Where the locks are.
+enum Source {
+    Backend(Arc<dyn ErasedBackend>),
+    #[cfg(feature = "redis")]
+    Redis(Box<deadpool_redis::Config>),
+    Fault(LockError),
+}
+
+impl LockRuntimeBuilder {
+    fn new(source: Source) -> LockRuntimeBuilder {
+        LockRuntimeBuilder {
+            source,
+            settings: Settings::default(),
+            #[cfg(feature = "redis")]
+            redis: RedisSettings::default(),
+            #[cfg(feature = "redis")]
+            lazily: false,
+        }
+    }
+
+    pub(crate) fn backend(backend: impl Backend) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::new(Source::Backend(Arc::new(backend)))
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn config(config: deadpool_redis::Config) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::new(Source::Redis(Box::new(config)))
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn redis(url: String) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::config(deadpool_redis::Config::from_url(url))
+    }
+
+    pub(crate) fn from_env() -> LockRuntimeBuilder {
+        const FORMS: &str =
+            "`redis://host:port`, `rediss://host:port`, `unix:///path/to/socket` or `memory:`";
+        let url = match std::env::var(LOCK_URL) {
+            Ok(url) => url,
+            Err(_) => {
+                let fault =
+                    format!("the environment variable `{LOCK_URL}` is not set; set it to {FORMS}");
+                return LockRuntimeBuilder::new(Source::Fault(LockError::Config(fault)));
+            }
+        };
+        match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("memory") if url == "memory:" => LockRuntimeBuilder::backend(MemoryBackend::new()),
+            #[cfg(feature = "redis")]
+            Some("redis" | "rediss" | "unix") => LockRuntimeBuilder::redis(url),
+            // The value may hold a password, so it is not shown.
+            _ => {
+                let fault = format!("the environment variable `{LOCK_URL}` must be {FORMS}");
+                LockRuntimeBuilder::new(Source::Fault(LockError::Config(fault)))
+            }
+        }
+    }
+
+    /// What the names of all locks start with in the store; `lock:` if not set. Services that share a store and a prefix share their locks.
+    pub fn key_prefix(mut self, prefix: impl Into<String>) -> LockRuntimeBuilder {
+        self.settings.key_prefix = prefix.into();
+        self
+    }
+
+    /// The ttl of locks that do not ask for one, from 10 ms to 24 h; 30 s if not set. Shorter frees the locks of a crashed
+    /// process sooner, longer survives longer outages of the store.
+    pub fn default_ttl(mut self, ttl: Duration) -> LockRuntimeBuilder {
+        self.settings.default_ttl = ttl;
+        self
+    }
+
+    /// How long locks are waited for that do not say; 10 s if not set. Zero tries once.
+    pub fn default_wait(mut self, wait: Duration) -> LockRuntimeBuilder {
+        self.settings.default_wait = wait;
+        self
+    }
+
+    /// The period of the watchdog; a tenth of each lock's ttl if not set, and for locks whose ttl is shorter than twice this.
+    pub fn renew_every(mut self, period: Duration) -> LockRuntimeBuilder {
+        self.settings.renew_every = Some(period);
+        self
+    }
+
+    /// What owner tokens start with, a UUID v4 if not set: for instance the name of the host, for whoever looks into the store. The
+    /// runtime appends a suffix that is unique to the claim.
+    pub fn owner_tokens(
+        mut self,
+        tokens: impl Fn(&LockKey) -> String + Send + Sync + 'static,
+    ) -> LockRuntimeBuilder {
+        self.settings.owner_tokens = Arc::new(tokens);
+        self
+    }
+
+    /// How to go on when the store does not answer; if not set, after pauses of 50 ms to 1 s for as long as somebody waits.
+    pub fn retry(mut self, retry: impl Retry) -> LockRuntimeBuilder {
+        self.settings.retry = Arc::new(retry);
+        self
+    }
+
+    /// How long the answer to one question may take; 1 s if not set. Renewals take at most a quarter of the ttl.
+    pub fn command_timeout(mut self, timeout: Duration) -> LockRuntimeBuilder {
+        self.settings.command_timeout = timeout;
+        self
+    }
+
+    /// How long [`shutdown`](LockRuntime::shutdown) waits for guards; 30 s if not set.
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> LockRuntimeBuilder {
+        self.settings.shutdown_timeout = timeout;
+        self
+    }
+
+    /// How long a lock that was handed to a waiting process is that process's until it shows a sign of life by a first renewal; 1 s if not set, and never longer
+    /// than the ttl. It bounds what a process costs that dies in this instant. Raise it where processes pause for longer.
+    pub fn grace(mut self, grace: Duration) -> LockRuntimeBuilder {
+        self.settings.grace = grace;
+        self
+    }
+
+    /// How often a waiter asks although nothing was heard; 10 s if not set. It bounds what a lost wake-up costs, beside the ttl of the holder.
+    pub fn heartbeat(mut self, heartbeat: Duration) -> LockRuntimeBuilder {
+        self.settings.heartbeat = heartbeat;
+        self
+    }
+
+    /// How often a lock is passed on within this process, without asking the store, while other processes wait; 32 if not set.
+    /// Raise it for throughput, lower it for the latency of other processes; 0 passes every lock through the store.
+    pub fn local_passes(mut self, passes: u32) -> LockRuntimeBuilder {
+        self.settings.local_passes = passes;
+        self
+    }
+
+    /// For which share of its ttl a lock is passed on within this process, from 0 to 1; 0.1 if not set. The second bound beside
+    /// [`local_passes`](LockRuntimeBuilder::local_passes), for bodies that take long.
+    pub fn local_share(mut self, share: f64) -> LockRuntimeBuilder {
+        self.settings.local_share = share;
+        self
+    }
+
+    /// How many connections the commands are spread over; 1 if not set, which is the fastest until it fills a core. No effect on other stores than Redis.
+    #[cfg(feature = "redis")]
+    pub fn lanes(mut self, lanes: usize) -> LockRuntimeBuilder {
+        self.redis.lanes = lanes;
+        self
+    }
+
+    /// PEM certificates of the authorities to trust for `rediss://`, instead of those of the system. No effect on other stores than Redis.
+    #[cfg(feature = "tls")]
+    pub fn tls_root_certificates(mut self, pem: impl Into<Vec<u8>>) -> LockRuntimeBuilder {
+        self.redis.tls_root_certificates = Some(pem.into());
+        self
+    }
+
+    /// Lets [`build`](LockRuntimeBuilder::build) succeed without a server: for services that start before their store. No effect on other stores than Redis.
+    #[cfg(feature = "redis")]
+    pub fn connect_lazily(mut self) -> LockRuntimeBuilder {
+        self.lazily = true;
+        self
+    }
+
+    /// Checks the settings, connects, and checks the server.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Config`] if a setting cannot be used; [`is_unavailable`](LockError::is_unavailable), within 5 s, if there is no server;
+    /// [`is_denied`](LockError::is_denied) if it refuses, or is none of Redis 6.2 or newer and Valkey.
+    pub async fn build(self) -> Result<LockRuntime, LockError> {
+        let settings = self.settings.checked()?;
+        let built_on = Handle::try_current().map_err(|_| {
+            LockError::Config("a lock runtime must be built within a tokio runtime".to_owned())
+        })?;
+        let backend: Arc<dyn ErasedBackend> = match self.source {
+            Source::Fault(error) => return Err(error),
+            Source::Backend(backend) => backend,
+            #[cfg(feature = "redis")]
+            Source::Redis(config) => {
+                let mut redis = self.redis;
+                redis.key_prefix.clone_from(&settings.key_prefix);
+                redis.command_timeout = settings.command_timeout;
+                Arc::new(if self.lazily {
+                    RedisBackend::connect_lazily(*config, redis)?
+                } else {
+                    RedisBackend::connect(*config, redis).await?
+                })
+            }
+        };
+        let executor = match backend.executor() {
+            Some(handle) => Executor::Backend(handle),
+            None => Executor::Caller { built_on },
+        };
+        Ok(LockRuntime {
+            front: Arc::new(Front::new(backend, executor, settings)),
+        })
+    }
+}
+
+impl fmt::Debug for LockRuntimeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockRuntimeBuilder")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,351 @@
+//! The driver of a key: what goes on with the store while nobody in this process holds the lock.
+//!
+//! One driver at a time is at work for a key. It carries one claim from the first question until the claim is granted or withdrawn,
+//! and whatever happens meanwhile (answers lost, waiters gone, wake-ups missed) it asks again with the same owner token until it knows.
+//! Waiters come and go without it; each has a deadline of its own, so the driver has none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::backend::{Acquired, BackendError, Claim, Grant, Holder, Released, Wakeup};
+use crate::backoff::{Backoff, Retry, jittered};
+use crate::error::LockError;
+use crate::front::{Front, Hold, Reply};
+use crate::hold::{Lease, Terms};
+use crate::key::LockKey;
+use crate::lease;
+use crate::owner::OwnerToken;
+use crate::queue::Answer;
+
+/// How often to look whether a holder that is none of ours has freed the lock, which it does without a word.
+const FOREIGN: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    longest: Duration::from_secs(1),
+};
+
+/// How long after a lease should have ended a waiter looks, at the most, so that not all look at once.
+const AFTER_EXPIRY: Duration = Duration::from_millis(4);
+
+/// How often a withdrawal or a release is tried before it is left to the ttl.
+const TRIES: u32 = 3;
+
+/// What a driver begins with.
+pub(crate) enum Start {
+    /// Get the lock for those who wait.
+    Claim,
+    /// End a lease, then get the lock for those who wait.
+    Release {
+        lease: Arc<Lease>,
+        /// What its holder is to be told whatever the store says, because the lease had been lost before.
+        lost: Option<LockError>,
+        reply: Option<Reply>,
+    },
+}
+
+/// Starts the driver of `key`, which the entry of the key knows by `nudge`.
+pub(crate) fn start(front: &Arc<Front>, key: LockKey, nudge: Arc<Notify>, start: Start) {
+    let driver = Driver {
+        front: front.clone(),
+        key,
+        nudge,
+        claim: None,
+        at_work: true,
+    };
+    front.executor.spawn(driver.run(start));
+}
+
+/// Dropped at work, when the tokio runtime that it runs on ends, it leaves the key to the next who wants it.
+struct Driver {
+    front: Arc<Front>,
+    key: LockKey,
+    nudge: Arc<Notify>,
+    /// The claim that the store may know of.
+    claim: Option<Claim>,
+    at_work: bool,
+}
+
+/// An answer to the claim, and an instant before it was given.
+type Heard = (Result<Acquired, BackendError>, Instant);
+
+impl Driver {
+    async fn run(mut self, start: Start) {
+        let mut heard = match start {
+            Start::Claim => None,
+            Start::Release { lease, lost, reply } => self.release(&lease, lost, reply).await,
+        };
+        let (mut failures, mut foreign) = (0, 0);
+        while self.at_work {
+            let Some((answer, since)) = (match heard.take() {
+                Some(heard) => Some(heard),
+                None => self.acquire().await,
+            }) else {
+                continue;
+            };
+            match answer {
+                Ok(Acquired::Granted(grant)) => self.deliver(grant, since, false),
+                Ok(Acquired::Queued(holder)) => {
+                    failures = 0;
+                    foreign = if holder.foreign { foreign + 1 } else { 0 };
+                    self.tell(Answer::held(holder));
+                    if let Wakeup::Granted { grant, since } = self.wait(holder, foreign).await {
+                        self.deliver(grant, since, true);
+                    }
+                }
+                Ok(Acquired::Taken(holder)) => {
+                    // Nothing of the claim is left in the store.
+                    self.claim = None;
+                    self.tell(Answer::held(holder));
+                }
+                Err(error) => {
+                    failures += 1;
+                    self.failed(error, failures).await;
+                }
+            }
+        }
+    }
+
+    /// Asks for the lock on behalf of those who wait. If nobody does any more, withdraws the claim and ends the work.
+    async fn acquire(&mut self) -> Option<Heard> {
+        let Some(wanted) = self.wanted() else {
+            self.withdraw().await;
+            // Somebody may have come meanwhile.
+            self.at_work = !self.front.leave_if_idle(&self.key);
+            return None;
+        };
+        let mut claim = self.claim.take().unwrap_or_else(|| self.new_claim(&wanted));
+        claim.queue |= wanted.waits;
+        let claim = self.claim.insert(claim);
+        let since = Instant::now();
+        Some((
+            self.front.ask(self.front.backend.acquire(claim)).await,
+            since,
+        ))
+    }
+
+    /// Ends `lease`, and in the same round trip claims the lock anew for those who wait. Tells what became of the new claim, if it is known.
+    async fn release(
+        &mut self,
+        lease: &Lease,
+        lost: Option<LockError>,
+        reply: Option<Reply>,
+    ) -> Option<Heard> {
+        let next = self.wanted().map(|wanted| self.new_claim(&wanted));
+        let mut failures = 0;
+        let (outcome, heard) = loop {
+            let since = Instant::now();
+            let question = self
+                .front
+                .backend
+                .release(&lease.key, &lease.owner, next.as_ref());
+            match self.front.ask(question).await {
+                Ok(Released::Released(answer)) => {
+                    break (Ok(()), answer.map(|answer| (Ok(answer), since)));
+                }
+                // An earlier try may have done it.
+                Ok(Released::NotHeld) if failures > 0 => break (Ok(()), None),
+                Ok(Released::NotHeld) => break (Err(lease.was_not_held()), None),
+                Err(error) => {
+                    failures += 1;
+                    let pause = self.front.settings.retry.pause(failures);
+                    match pause.filter(|_| failures < TRIES && !error.is_denied()) {
+                        Some(pause) => sleep(pause).await,
+                        None => break (Err(error.into()), None),
+                    }
+                }
+            }
+        };
+        self.claim = next;
+        if let Some(reply) = reply {
+            // Who dropped the future of its release does not ask.
+            let _ = reply.send(lost.map_or(outcome, Err));
+        }
+        heard
+    }
+
+    /// Gives a granted claim to the head of the queue, unless it has to be confirmed by the store first.
+    fn deliver(&mut self, granted: Grant, since: Instant, handed_over: bool) {
+        let front = self.front.clone();
+        let mut shard = front.table.shard(&self.key);
+        let Some(entry) = shard.get_mut(&self.key) else {
+            return;
+        };
+        let Some(head) = entry.waiters.front() else {
+            return;
+        };
+        let Some(claim) = &mut self.claim else { return };
+
+        // The next question is answered by a full lease of the ttl that it asks for.
+        let valid_until = lease::valid_until(since, granted.valid_for);
+        let least = if handed_over {
+            granted.valid_for / 2
+        } else {
+            Duration::ZERO
+        };
+        if head.terms.ttl != claim.ttl || valid_until <= Instant::now() + least {
+            claim.ttl = head.terms.ttl;
+            return;
+        }
+
+        let renew_at = if granted.valid_for < claim.ttl {
+            // A grace. With others behind, it is extended at once, so that the lease can be passed on to them.
+            let others = entry.waiters.len() > 1 && front.settings.local_passes > 0;
+            Some(if others {
+                since
+            } else {
+                since + granted.valid_for / 2
+            })
+        } else {
+            head.terms
+                .renew
+                .map(|period| front.watchdog.renewal_at(since, period))
+        };
+        let (Some(claim), Some(head)) = (self.claim.take(), entry.waiters.pop_front()) else {
+            return;
+        };
+        let lease = Arc::new(Lease::new(
+            claim,
+            head.terms,
+            granted.tokens,
+            valid_until,
+            renew_at,
+        ));
+        entry.hold(&self.key, lease.clone());
+        self.at_work = false;
+        let undelivered = head.tell(Ok(Hold::new(&front, &lease, granted.tokens.first)));
+        drop(shard);
+        // A hold that did not arrive ends here, where no lock is held.
+        drop(undelivered);
+        front.watchdog.watch(&front, &lease);
+    }
+
+    /// Waits for news of the queued claim, or until it is time to ask.
+    async fn wait(&self, holder: Holder, foreign: u32) -> Wakeup {
+        let Some(claim) = &self.claim else {
+            return Wakeup::Ask;
+        };
+        let mut patience = self.front.settings.heartbeat;
+        if let Some(remaining) = holder.remaining {
+            patience = patience.min(remaining + jittered(AFTER_EXPIRY));
+        }
+        if let Some(pause) = FOREIGN.pause(foreign).filter(|_| foreign > 0) {
+            patience = patience.min(pause);
+        }
+        let until = Instant::now() + patience;
+        loop {
+            tokio::select! {
+                biased;
+                news = self.front.backend.changed(claim) => return news,
+                () = sleep_until(until) => return Wakeup::Ask,
+                () = self.nudge.notified() => {
+                    if self.wanted().is_none() {
+                        return Wakeup::Ask;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells those who wait that the store could not be asked, and pauses.
+    async fn failed(&mut self, error: BackendError, failures: u32) {
+        let pause = self
+            .front
+            .settings
+            .retry
+            .pause(failures)
+            .filter(|_| !error.is_denied());
+        let error = Arc::new(error);
+        self.tell(Answer::Failed(error.clone()));
+        match pause {
+            Some(pause) => {
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = self.nudge.notified() => {}
+                }
+            }
+            None => {
+                let mut shard = self.front.table.shard(&self.key);
+                if let Some(entry) = shard.get_mut(&self.key) {
+                    entry.tell_all(|| LockError::from(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Takes the claim back from the store.
+    async fn withdraw(&mut self) {
+        let Some(claim) = self.claim.take() else {
+            return;
+        };
+        for failures in 1..=TRIES {
+            match self.front.ask(self.front.backend.abandon(&claim)).await {
+                Err(error) if !error.is_denied() => {}
+                _ => return,
+            }
+            match self.front.settings.retry.pause(failures) {
+                Some(pause) => sleep(pause).await,
+                None => return,
+            }
+        }
+    }
+
+    fn tell(&self, answer: Answer) {
+        let mut shard = self.front.table.shard(&self.key);
+        if let Some(entry) = shard.get_mut(&self.key) {
+            entry.take_in(&self.key, answer);
+        }
+    }
+
+    fn wanted(&self) -> Option<Wanted> {
+        let shard = self.front.table.shard(&self.key);
+        let waiters = &shard.get(&self.key)?.waiters;
+        let head = waiters.front()?;
+        Some(Wanted {
+            terms: head.terms,
+            waits: waiters.iter().any(|waiter| !waiter.once),
+        })
+    }
+
+    fn new_claim(&self, wanted: &Wanted) -> Claim {
+        let settings = &self.front.settings;
+        let owner = OwnerToken::unique(&(settings.owner_tokens)(&self.key));
+        let mut claim = Claim::new(self.key.clone(), owner, wanted.terms.ttl);
+        claim.queue = wanted.waits;
+        claim.grace = settings.grace.min(wanted.terms.ttl);
+        claim.tokens = settings.tokens();
+        claim.heartbeat = settings.heartbeat;
+        claim
+    }
+}
+
+/// What those who wait want.
+struct Wanted {
+    /// The terms of the head of the queue.
+    terms: Terms,
+    /// Whether anybody stays when the lock is taken.
+    waits: bool,
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if !self.at_work {
+            return;
+        }
+        let mut shard = self.front.table.shard(&self.key);
+        let own = shard
+            .get(&self.key)
+            .is_some_and(|entry| entry.is_driven_by(&self.nudge));
+        // Those who wait see their channels close, and the first of them starts another driver.
+        let abandoned = if own { shard.remove(&self.key) } else { None };
+        drop(shard);
+        drop(abandoned);
+        if let Some(claim) = self.claim.take() {
+            let front = self.front.clone();
+            self.front.executor.spawn(async move {
+                let _ = front.ask(front.backend.abandon(&claim)).await;
+            });
+        }
+    }
+}

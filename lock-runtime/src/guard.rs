@@ -1,0 +1,200 @@
+//! What a holder has in hand.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::LockError;
+use crate::fence::FencingToken;
+use crate::front::{Front, Hold};
+use crate::hold::Lease;
+use crate::key::LockKey;
+use crate::owner::OwnerToken;
+
+/// A held lock.
+///
+/// [`release`](LockGuard::release) it to learn whether it was held to the end; dropping it releases it in the background. While the guard
+/// lives, the watchdog renews the lease. A lease that is lost all the same (the store was away for too long, forgot the lock, or gave
+/// it to another after a pause of this process) is told by [`is_held`](LockGuard::is_held) and [`lost`](LockGuard::lost): what
+/// the lock protects must not be touched from then on.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lock_runtime::LockError> {
+/// let locks = lock_runtime::LockRuntime::in_memory().build().await?;
+///
+/// let guard = locks.lock("report:2026-11").acquire().await?;
+/// assert!(guard.is_held());
+/// assert!(locks.lock("report:2026-11").try_acquire().await?.is_none());
+/// guard.release().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "the lock is released as soon as the guard is dropped"]
+pub struct LockGuard {
+    hold: Hold,
+}
+
+impl LockGuard {
+    pub(crate) fn new(hold: Hold) -> LockGuard {
+        LockGuard { hold }
+    }
+
+    /// The key as it was asked for.
+    pub fn key(&self) -> &LockKey {
+        &self.hold.lease.key
+    }
+
+    /// The value that names the owner in the store.
+    pub fn owner_token(&self) -> &OwnerToken {
+        &self.hold.lease.owner
+    }
+
+    /// A number larger than that of every earlier holder: give it to what the lock protects.
+    pub fn fencing_token(&self) -> FencingToken {
+        self.hold.token
+    }
+
+    /// How long the lock is held at least, unless it is renewed; zero once it is lost.
+    pub fn remaining(&self) -> Duration {
+        self.hold.lease.remaining(self.hold.token)
+    }
+
+    /// Whether the lock is still held for certain.
+    ///
+    /// Told by the local clock and the answers to renewals; no question is sent.
+    pub fn is_held(&self) -> bool {
+        self.hold.lease.check(self.hold.token).is_ok()
+    }
+
+    /// Resolves when the lock is lost.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn lost(&self) {
+        self.hold.lease.ended(self.hold.token).await;
+    }
+
+    /// Extends the lease to its full ttl now.
+    ///
+    /// # Errors
+    ///
+    /// [`is_lost`](LockError::is_lost) if the lock is not held any more, [`is_unavailable`](LockError::is_unavailable) if the store did
+    /// not answer: the lock is then held for what [`remaining`](LockGuard::remaining) says.
+    ///
+    /// # Cancel safety
+    ///
+    /// The renewal goes on if the future is dropped.
+    pub async fn renew(&self) -> Result<(), LockError> {
+        self.hold
+            .front
+            .renew(&self.hold.lease, self.hold.token)
+            .await
+    }
+
+    /// Releases the lock and waits until the store has confirmed it.
+    ///
+    /// # Errors
+    ///
+    /// [`is_lost`](LockError::is_lost) if the lock was not held to the end, so that another may have held it meanwhile;
+    /// [`is_unavailable`](LockError::is_unavailable) if the store did not answer: the lock is then free after its ttl.
+    ///
+    /// # Cancel safety
+    ///
+    /// The release goes on in the background if the future is dropped.
+    pub async fn release(self) -> Result<(), LockError> {
+        self.hold.release().await
+    }
+
+    /// A view of the lock for those who may look at it but not release it.
+    pub fn handle(&self) -> LockHandle {
+        LockHandle::new(&self.hold)
+    }
+}
+
+/// A view of a held lock: it owns nothing, cannot release, and may outlive the guard, after which the lock counts as lost.
+///
+/// The attribute binds one with `guard = name`; [`LockGuard::handle`] gives others. Cloning is cheap.
+#[derive(Clone)]
+pub struct LockHandle {
+    front: Arc<Front>,
+    lease: Arc<Lease>,
+    token: FencingToken,
+}
+
+impl LockHandle {
+    pub(crate) fn new(hold: &Hold) -> LockHandle {
+        LockHandle {
+            front: hold.front.clone(),
+            lease: hold.lease.clone(),
+            token: hold.token,
+        }
+    }
+
+    /// The key as it was asked for.
+    pub fn key(&self) -> &LockKey {
+        &self.lease.key
+    }
+
+    /// The value that names the owner in the store.
+    pub fn owner_token(&self) -> &OwnerToken {
+        &self.lease.owner
+    }
+
+    /// A number larger than that of every earlier holder: give it to what the lock protects.
+    pub fn fencing_token(&self) -> FencingToken {
+        self.token
+    }
+
+    /// How long the lock is held at least, unless it is renewed; zero once it is lost or released.
+    pub fn remaining(&self) -> Duration {
+        self.lease.remaining(self.token)
+    }
+
+    /// Whether the lock is still held for certain; see [`LockGuard::is_held`].
+    pub fn is_held(&self) -> bool {
+        self.check().is_ok()
+    }
+
+    /// Resolves when the lock is lost or released.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn lost(&self) {
+        self.lease.ended(self.token).await;
+    }
+
+    /// Extends the lease to its full ttl now; see [`LockGuard::renew`].
+    ///
+    /// # Errors
+    ///
+    /// As [`LockGuard::renew`].
+    pub async fn renew(&self) -> Result<(), LockError> {
+        self.front.renew(&self.lease, self.token).await
+    }
+
+    /// `Ok` while the lock is held, else the error that says why it is not.
+    pub(crate) fn check(&self) -> Result<(), LockError> {
+        self.lease.check(self.token)
+    }
+
+    /// Whether this is a lock of that runtime.
+    pub(crate) fn is_of(&self, front: &Arc<Front>) -> bool {
+        Arc::ptr_eq(&self.front, front)
+    }
+}
+
+impl fmt::Debug for LockHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockHandle")
+            .field("key", self.key())
+            .field("fencing_token", &self.token)
+            .field("remaining", &self.remaining())
+            .finish()
+    }
+}

@@ -1,0 +1,202 @@
+//! Locks asked for by code that is not an annotated function.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::LockError;
+use crate::front::Front;
+use crate::guard::{LockGuard, LockHandle};
+use crate::hold::Terms;
+use crate::key::LockKey;
+use crate::run::{Body, Entered};
+use crate::settings::{self, Settings};
+
+/// A lock to be acquired, made by [`LockRuntime::lock`](crate::LockRuntime::lock).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lock_runtime::LockError> {
+/// let locks = lock_runtime::LockRuntime::in_memory().build().await?;
+/// let guard = locks
+///     .lock("report:2026-11")
+///     .ttl(Duration::from_secs(5))
+///     .wait(Duration::from_secs(2))
+///     .acquire()
+///     .await?;
+/// println!("writing with {}", guard.fencing_token());
+/// guard.release().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a lock does nothing until it is acquired"]
+pub struct Lock {
+    front: Arc<Front>,
+    key: String,
+    wish: Wish,
+}
+
+impl Lock {
+    pub(crate) fn new(front: Arc<Front>, key: String) -> Lock {
+        Lock {
+            front,
+            key,
+            wish: Wish::default(),
+        }
+    }
+
+    /// How long the lease lives unless it is renewed: what a crash of this process costs those who wait. From 10 ms to 24 h; the
+    /// runtime's `default_ttl` if not set.
+    pub fn ttl(mut self, ttl: Duration) -> Lock {
+        self.wish.ttl = Some(ttl);
+        self
+    }
+
+    /// How long [`acquire`](Lock::acquire) waits for the lock; zero tries once. The runtime's `default_wait` if not set.
+    pub fn wait(mut self, wait: Duration) -> Lock {
+        self.wish.wait = Some(wait);
+        self
+    }
+
+    /// How often the watchdog renews the lease: a period shorter than the ttl, or `false` for never. The runtime's `renew_every` if not
+    /// set.
+    pub fn renew(mut self, renew: impl Into<Renew>) -> Lock {
+        self.wish.renew = renew.into();
+        self
+    }
+
+    /// How long the lock may be held, renewals included. After that it counts as lost, and is no longer renewed.
+    pub fn max_hold(mut self, limit: Duration) -> Lock {
+        self.wish.max_hold = Some(limit);
+        self
+    }
+
+    /// Acquires the lock, waiting for it if another holds it.
+    ///
+    /// # Errors
+    ///
+    /// [`is_timeout`](LockError::is_timeout) if it was still held by another when the wait was used up (with a wait of zero:
+    /// [`is_taken`](LockError::is_taken)); [`is_unavailable`](LockError::is_unavailable) if the store did not answer;
+    /// [`is_denied`](LockError::is_denied) if it refuses; an error about the key or the settings if they cannot be used.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives up the place in the queue. If the store had already granted the lock, it is released in the background.
+    pub async fn acquire(self) -> Result<LockGuard, LockError> {
+        let (terms, wait) = self.wish.resolve(&self.front.settings)?;
+        let key = LockKey::new(&self.front.settings.key_prefix, &self.key)?;
+        self.front
+            .acquire(&key, terms, wait)
+            .await
+            .map(LockGuard::new)
+    }
+
+    /// Acquires the lock if nobody holds it; `None` if another does.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Lock::acquire), but a lock held by another is no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Lock::acquire).
+    pub async fn try_acquire(self) -> Result<Option<LockGuard>, LockError> {
+        match self.wait(Duration::ZERO).acquire().await {
+            Ok(guard) => Ok(Some(guard)),
+            Err(LockError::Taken { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs `body` while holding the lock, as the attribute does: it is dropped at its current `.await` if the lock is lost.
+    ///
+    /// Annotated functions of the same key that `body` calls run under the same lease; so does `run` within such a function.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Lock::acquire), and [`is_lost`](LockError::is_lost) if the lock was lost before `body` ended. A release that the
+    /// store did not confirm is no error: the result of `body` stands.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops `body`, then releases the lock in the background.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lock_runtime::LockError> {
+    /// # let locks = lock_runtime::LockRuntime::in_memory().build().await?;
+    /// let token = locks.lock("report").run(async |lock| lock.fencing_token()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn run<T>(self, body: impl AsyncFnOnce(LockHandle) -> T) -> Result<T, LockError> {
+        let entered = Entered::enter(&self.front, &self.key, &self.wish, true).await?;
+        let future = std::pin::pin!(Some(body(entered.handle())));
+        entered.run(Body(future)).await
+    }
+}
+
+/// How often the watchdog renews a lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Renew {
+    /// As the runtime is configured: every tenth of the ttl, unless `renew_every` says otherwise.
+    #[default]
+    Auto,
+    /// With this period, shorter than the ttl.
+    Every(Duration),
+    /// Never: the lease ends after its ttl.
+    Never,
+}
+
+impl From<Duration> for Renew {
+    fn from(period: Duration) -> Renew {
+        Renew::Every(period)
+    }
+}
+
+/// `false` is [`Renew::Never`], `true` is [`Renew::Auto`].
+impl From<bool> for Renew {
+    fn from(renew: bool) -> Renew {
+        if renew { Renew::Auto } else { Renew::Never }
+    }
+}
+
+/// What a caller asked for, unchecked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wish {
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) wait: Option<Duration>,
+    pub(crate) renew: Renew,
+    pub(crate) max_hold: Option<Duration>,
+}
+
+impl Wish {
+    /// The terms and the wait, with the defaults of the runtime, or what is wrong with them.
+    pub(crate) fn resolve(&self, settings: &Settings) -> Result<(Terms, Duration), LockError> {
+        let ttl = self
+            .ttl
+            .map_or(Ok(settings.default_ttl), |ttl| settings::ttl("ttl", ttl))?;
+        let renew = match self.renew {
+            Renew::Auto => Some(settings.renewal_period(ttl)),
+            Renew::Every(period) => Some(settings::renewal("renew", period, ttl)?),
+            Renew::Never => None,
+        };
+        if self.max_hold.is_some_and(|limit| limit.is_zero()) {
+            return Err(LockError::Config(
+                "`max_hold` is zero; leave it out for no limit".to_owned(),
+            ));
+        }
+        let terms = Terms {
+            ttl,
+            renew,
+            max_hold: self.max_hold,
+        };
+        Ok((terms, self.wait.unwrap_or(settings.default_wait)))
+    }
+}

@@ -1,0 +1,153 @@
+//! The runtime: one configuration, its backend and its watchdog.
+
+use std::future::Future;
+
+use once_cell::sync::OnceCell;
+
+use crate::backend::Backend;
+use crate::builder::LockRuntimeBuilder;
+use crate::error::LockError;
+use crate::front::Front;
+use crate::lock::Lock;
+
+use std::sync::Arc;
+
+static GLOBAL: OnceCell<LockRuntime> = OnceCell::new();
+
+tokio::task_local! {
+    static SCOPED: LockRuntime;
+}
+
+/// What annotated functions acquire their locks from: a backend, its connections, a watchdog and the defaults.
+///
+/// Built once at startup and [installed](LockRuntime::install) for the whole process, or passed around. Cloning is cheap, and all clones are
+/// the same runtime.
+///
+/// # Examples
+///
+/// ```no_run
+/// use lock_runtime::LockRuntime;
+///
+/// #[tokio::main]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     LockRuntime::redis("redis://127.0.0.1/").build().await?.install()?;
+///     // … serve …
+///     LockRuntime::global()?.shutdown().await?;
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct LockRuntime {
+    pub(crate) front: Arc<Front>,
+}
+
+impl LockRuntime {
+    /// Locks on one Redis server: `redis://[user:password@]host[:port][/db]`, `rediss://…` (with the feature `tls`) or `unix://path`.
+    #[cfg(feature = "redis")]
+    pub fn redis(url: impl Into<String>) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::redis(url.into())
+    }
+
+    /// Locks on the Redis server of a deadpool configuration, whose pool settings are kept.
+    #[cfg(feature = "redis")]
+    pub fn from_config(config: deadpool_redis::Config) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::config(config)
+    }
+
+    /// Locks within this process: for development, tests, and programs that have only one process.
+    pub fn in_memory() -> LockRuntimeBuilder {
+        LockRuntimeBuilder::backend(crate::memory::MemoryBackend::new())
+    }
+
+    /// Locks on any store: your own, or a [`MemoryBackend`](crate::MemoryBackend) of which a test keeps a clone.
+    pub fn backend(backend: impl Backend) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::backend(backend)
+    }
+
+    /// Locks on the store that the environment variable `LOCK_URL` names: `redis://…`, `rediss://…`, `unix://…` or `memory:`.
+    ///
+    /// A variable that is not set, or says something else, is an error of [`build`](LockRuntimeBuilder::build).
+    pub fn from_env() -> LockRuntimeBuilder {
+        LockRuntimeBuilder::from_env()
+    }
+
+    /// Makes this the runtime of the process, which annotated functions use.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::AlreadyInstalled`] if there is one: two would not exclude each other.
+    pub fn install(self) -> Result<(), LockError> {
+        GLOBAL.set(self).map_err(|_| LockError::AlreadyInstalled)
+    }
+
+    /// The installed runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_installed`](LockError::is_not_installed) if there is none.
+    pub fn global() -> Result<LockRuntime, LockError> {
+        GLOBAL.get().cloned().ok_or(LockError::NotInstalled)
+    }
+
+    /// The runtime that annotated functions called here would use: that of the [scope](LockRuntime::scope), or else the installed one.
+    ///
+    /// # Errors
+    ///
+    /// [`is_not_installed`](LockError::is_not_installed) if there is neither.
+    pub fn current() -> Result<LockRuntime, LockError> {
+        SCOPED
+            .try_with(LockRuntime::clone)
+            .or_else(|_| LockRuntime::global())
+    }
+
+    /// Runs `future` with `runtime` in the place of the installed one, so that tests run side by side.
+    ///
+    /// The scope is that of the task: it does not reach what is given to `tokio::spawn`, nor the handlers of a web server. Those take a
+    /// runtime by the attribute's `runtime = expression`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use lock_runtime::{LockError, LockRuntime, distributed_lock};
+    ///
+    /// #[distributed_lock(key = "greeting")]
+    /// async fn greet() -> Result<&'static str, LockError> {
+    ///     Ok("hello")
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), LockError> {
+    /// let locks = LockRuntime::in_memory().build().await?;
+    /// assert_eq!(LockRuntime::scope(locks, greet()).await?, "hello");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn scope<F: Future>(runtime: LockRuntime, future: F) -> F::Output {
+        SCOPED.scope(runtime, future).await
+    }
+
+    /// A lock on `key`, to be acquired.
+    pub fn lock(&self, key: impl Into<String>) -> Lock {
+        Lock::new(self.front.clone(), key.into())
+    }
+
+    /// Ends the runtime: refuses new claims, withdraws those that wait, keeps renewing what is held until the guards end, waits for releases in
+    /// flight, and closes the connections.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::StillHeld`] if guards were left after the `shutdown_timeout`. Their locks end with their ttl.
+    ///
+    /// # Cancel safety
+    ///
+    /// New claims stay refused if the future is dropped. It may be called again.
+    pub async fn shutdown(&self) -> Result<(), LockError> {
+        self.front.shut_down().await
+    }
+}
+
+impl AsRef<LockRuntime> for LockRuntime {
+    fn as_ref(&self) -> &LockRuntime {
+        self
+    }
+}

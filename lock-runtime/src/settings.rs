@@ -1,0 +1,128 @@
+//! What a runtime is configured with, checked once when it is built.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backoff::{Backoff, Retry};
+use crate::error::LockError;
+use crate::lease::{MAX_TTL, MIN_TTL, checked_ttl};
+use crate::owner::{OwnerTokens, uuid_v4};
+
+/// The settings every runtime has, whatever its backend.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) key_prefix: String,
+    pub(crate) default_ttl: Duration,
+    pub(crate) default_wait: Duration,
+    /// The period of the watchdog; a tenth of each lease's ttl if `None`.
+    pub(crate) renew_every: Option<Duration>,
+    pub(crate) owner_tokens: OwnerTokens,
+    pub(crate) retry: Arc<dyn Retry>,
+    /// No single question to the backend takes longer.
+    pub(crate) command_timeout: Duration,
+    pub(crate) shutdown_timeout: Duration,
+    /// How long a handed-over lease lives until its first renewal.
+    pub(crate) grace: Duration,
+    /// A waiter asks at least this often.
+    pub(crate) heartbeat: Duration,
+    /// How often a lease is passed on inside the process before other processes get their turn.
+    pub(crate) local_passes: u32,
+    /// For which share of its ttl a lease is passed on inside the process.
+    pub(crate) local_share: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            key_prefix: "lock:".to_owned(),
+            default_ttl: Duration::from_secs(30),
+            default_wait: Duration::from_secs(10),
+            renew_every: None,
+            owner_tokens: uuid_v4(),
+            retry: Arc::new(Backoff {
+                first: Duration::from_millis(50),
+                longest: Duration::from_secs(1),
+            }),
+            command_timeout: Duration::from_secs(1),
+            shutdown_timeout: Duration::from_secs(30),
+            grace: Duration::from_secs(1),
+            heartbeat: Duration::from_secs(10),
+            local_passes: 32,
+            local_share: 0.1,
+        }
+    }
+}
+
+impl Settings {
+    /// The settings with durations in whole milliseconds, or what is wrong with them.
+    pub(crate) fn checked(mut self) -> Result<Settings, LockError> {
+        self.default_ttl = ttl("default_ttl", self.default_ttl)?;
+        if let Some(every) = self.renew_every {
+            renewal("renew_every", every, self.default_ttl)?;
+        }
+        for (name, value) in [
+            ("command_timeout", self.command_timeout),
+            ("grace", self.grace),
+            ("heartbeat", self.heartbeat),
+        ] {
+            // Bounded like a ttl: stores count in milliseconds, and nobody means a month.
+            ttl(name, value)?;
+        }
+        if !(0.0..=1.0).contains(&self.local_share) {
+            return Err(LockError::Config(format!(
+                "`local_share` is a share of the ttl, from 0 to 1, not {}",
+                self.local_share
+            )));
+        }
+        Ok(self)
+    }
+
+    /// How many fencing tokens a claim reserves: one for itself, and one for each holder to whom the lease may be passed on.
+    pub(crate) fn tokens(&self) -> u32 {
+        self.local_passes.saturating_add(1)
+    }
+
+    /// The period of the watchdog for a lease of this ttl that did not ask for one.
+    pub(crate) fn renewal_period(&self, ttl: Duration) -> Duration {
+        match self.renew_every {
+            // A period that suits the default ttl may be too long for a shorter one.
+            Some(every) if every <= ttl / 2 => every,
+            _ => ttl / 10,
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("key_prefix", &self.key_prefix)
+            .field("default_ttl", &self.default_ttl)
+            .field("default_wait", &self.default_wait)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `value` as a ttl, or an error that names the setting.
+pub(crate) fn ttl(name: &str, value: Duration) -> Result<Duration, LockError> {
+    checked_ttl(value).ok_or_else(|| {
+        LockError::Config(format!(
+            "`{name}` is {}, but must be from {} to {}",
+            humantime::format_duration(value),
+            humantime::format_duration(MIN_TTL),
+            humantime::format_duration(MAX_TTL),
+        ))
+    })
+}
+
+/// `every` as a watchdog period for leases of `ttl`, or an error that names the setting.
+pub(crate) fn renewal(name: &str, every: Duration, ttl: Duration) -> Result<Duration, LockError> {
+    if every.is_zero() || every >= ttl {
+        return Err(LockError::Config(format!(
+            "`{name}` is {}, but must be above zero and shorter than the ttl, {}",
+            humantime::format_duration(every),
+            humantime::format_duration(ttl),
+        )));
+    }
+    Ok(every)
+}
