@@ -1,0 +1,298 @@
+//! The function with the lock around its body.
+//!
+//! Generated tokens have the hygiene of this macro (`mixed_site`): no name of a user is taken for one of ours, nor the other way round.
+
+use std::time::Duration;
+
+use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
+use quote::{ToTokens, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{GenericArgument, Path, PathArguments, ReturnType, Type, parse_quote};
+
+use crate::args::{Args, Renew, Time};
+use crate::item::{Argument, Function};
+use crate::key::{CheckedKey, Placeholder, Segment};
+
+// Input:  #[distributed_lock(key = "coupon:<id>", ttl = "5s", guard = lock)]
+//         async fn redeem(&self, Path(id): Path<u64>, _tx: Tx) -> Res<u64> { BODY }
+// Output: async fn redeem(&self, Path(id): Path<u64>, _tx: Tx) -> Res<u64> {
+//             let __spec = Spec::new({
+//                 let mut __key = KeyTemplate::new();
+//                 __key.text("coupon:");
+//                 KeyPart::add(&id, __key.value());
+//                 __key.finish()
+//             })
+//             .ttl(Duration::from_millis(5000));
+//             let __slot = __spec.slot();
+//             let __body = pin!(Some(async move {
+//                 if let Some(__ret) = None::<Res<u64>> { return __ret; }
+//                 let _ = &_tx;
+//                 let _ = &id;
+//                 let _ = &self;
+//                 let lock = __slot.handle();
+//                 { BODY }
+//             }));
+//             run(__spec, __body, LockReturn::from_lock_error).await
+//         }
+pub(crate) fn expand(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
+    let at = Span::mixed_site();
+    let private = private(&args.krate);
+    let spec = spec(args, key, function);
+    let slot = args
+        .guard
+        .iter()
+        .map(|_| quote_spanned!(at=> let __slot = __spec.slot();));
+    let body = body(args, function);
+    let refuse = refuse(args, function);
+    function.with_body(&quote_spanned! {at=>
+        let __spec = #spec;
+        #(#slot)*
+        #[allow(unused_braces)]
+        let __body = ::core::pin::pin!(::core::option::Option::Some(async move #body));
+        #private::run(__spec, __body, #refuse).await
+    })
+}
+
+/// The function as it was, with the guard that its body expects: an error in the attribute shall be the only one.
+pub(crate) fn expand_without_lock(args: &Args, function: &Function) -> TokenStream {
+    let at = Span::mixed_site();
+    let krate = &args.krate;
+    let guard = args.guard.iter().map(|name| {
+        quote_spanned!(at=> let #name = ::core::option::Option::<#krate::LockHandle>::None.unwrap();)
+    });
+    let body = &function.body;
+    function.with_body(&quote_spanned!(at=> #(#guard)* #body))
+}
+
+fn private(krate: &Path) -> TokenStream {
+    quote_spanned!(Span::mixed_site()=> #krate::__private)
+}
+
+/// What to lock and how, put together before the body may move the arguments.
+fn spec(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
+    let at = Span::mixed_site();
+    let krate = &args.krate;
+    let private = private(krate);
+    let expression = |expression: &dyn ToTokens| {
+        let tokens = expression.to_token_stream();
+        match function.receiver() {
+            Some(receiver) if receiver != "self" => rename_self(tokens, receiver),
+            _ => tokens,
+        }
+    };
+    let duration = |time: &Time| match time {
+        Time::Known(duration) => known(*duration),
+        Time::Expression(value) => {
+            let value = expression(value);
+            // Its own `let`, so that a wrong type is an error at the value; the type stands there too, lest it be pointed at.
+            let ty = quote_spanned!(value.span()=> ::core::time::Duration);
+            quote_spanned!(at=> { let __duration: #ty = #value; __duration })
+        }
+    };
+
+    let key = match key {
+        CheckedKey::Template(segments) => template(segments, &private),
+        CheckedKey::Expression(value) => {
+            let value = expression(value);
+            let text = quote_spanned!(value.span()=> ::core::convert::AsRef::<::core::primitive::str>::as_ref);
+            quote_spanned!(at=> #private::key_text(#text(&#value)))
+        }
+    };
+    let mut spec = quote_spanned!(at=> #private::Spec::new(#key));
+    if let Some(ttl) = args.ttl.as_ref().map(duration) {
+        spec.extend(quote_spanned!(at=> .ttl(#ttl)));
+    }
+    if let Some(wait) = args.wait.as_ref().map(duration) {
+        spec.extend(quote_spanned!(at=> .wait(#wait)));
+    }
+    match &args.renew {
+        Some(Renew::Every(every)) => {
+            let every = duration(every);
+            spec.extend(quote_spanned!(at=> .renew(#every)));
+        }
+        Some(Renew::Off) => spec.extend(quote_spanned!(at=> .renew_off())),
+        None => {}
+    }
+    if let Some(limit) = args.max_hold.as_ref().map(duration) {
+        spec.extend(quote_spanned!(at=> .max_hold(#limit)));
+    }
+    if args.continue_when_lost {
+        spec.extend(quote_spanned!(at=> .continue_when_lost()));
+    }
+    if let Some(runtime) = &args.runtime {
+        let runtime = expression(runtime);
+        let as_runtime =
+            quote_spanned!(runtime.span()=> ::core::convert::AsRef::<#krate::LockRuntime>::as_ref);
+        spec.extend(quote_spanned!(at=> .runtime(#as_runtime(&#runtime))));
+    }
+    spec
+}
+
+// Input:  Text("coupon:"), Value(id)
+// Output: { let mut __key = KeyTemplate::new(); __key.text("coupon:"); KeyPart::add(&id, __key.value()); __key.finish() }
+fn template(segments: &[Segment], private: &TokenStream) -> TokenStream {
+    let at = Span::mixed_site();
+    let steps = segments.iter().map(|segment| match segment {
+        Segment::Text(text) => quote_spanned!(at=> __key.text(#text);),
+        Segment::Value(Placeholder { argument, members }) => {
+            let place = at.located_at(argument.span());
+            let add = quote_spanned!(place=> #private::KeyPart::add);
+            quote_spanned!(at=> #add(&#argument #(.#members)*, __key.value());)
+        }
+    });
+    quote_spanned! {at=> {
+        let mut __key = #private::KeyTemplate::new();
+        #(#steps)*
+        __key.finish()
+    }}
+}
+
+fn known(duration: Duration) -> TokenStream {
+    let at = Span::mixed_site();
+    match u64::try_from(duration.as_millis()) {
+        Ok(millis) if Duration::from_millis(millis) == duration => {
+            quote_spanned!(at=> ::core::time::Duration::from_millis(#millis))
+        }
+        _ => {
+            let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
+            quote_spanned!(at=> ::core::time::Duration::new(#seconds, #nanos))
+        }
+    }
+}
+
+/// The future that runs under the lock.
+fn body(args: &Args, function: &Function) -> TokenStream {
+    let at = Span::mixed_site();
+    let hint = return_type_hint(&function.output);
+    // A captured variable is dropped in the order of its first mention. The last argument first, as the language does it, and every one,
+    // so that none outlives the lock.
+    let keep = function.arguments.iter().rev().map(keep);
+    let guard = args
+        .guard
+        .iter()
+        .map(|name| quote_spanned!(at=> let #name = __slot.handle();));
+    let body = &function.body;
+    quote_spanned! {at=> {
+        #hint
+        #(#keep)*
+        #(#guard)*
+        #body
+    }}
+}
+
+/// A line that moves an argument into the body.
+fn keep(argument: &Argument) -> TokenStream {
+    let at = Span::mixed_site();
+    let Argument { ident, cfg, .. } = argument;
+    let allow = ident
+        .to_string()
+        .starts_with('_')
+        .then(|| quote_spanned!(at=> #[allow(clippy::used_underscore_binding)]));
+    quote_spanned!(at=> #(#cfg)* #allow let _ = &#ident;)
+}
+
+/// A line that never runs, and tells the compiler what the body returns: values are coerced to it, and errors point into the body.
+fn return_type_hint(output: &Type) -> Option<TokenStream> {
+    let mut output = output.clone();
+    if matches!(output, Type::Never(_)) {
+        return None;
+    }
+    infer_impl_trait(&mut output);
+    let at = Span::mixed_site();
+    Some(quote_spanned! {at=>
+        if let ::core::option::Option::Some(__ret) = ::core::option::Option::None::<#output> {
+            #[allow(unreachable_code)]
+            return __ret;
+        }
+    })
+}
+
+// Input:  Result<impl Display, Error>
+// Output: Result<_, Error>
+fn infer_impl_trait(ty: &mut Type) {
+    match ty {
+        Type::ImplTrait(_) => *ty = parse_quote!(_),
+        Type::Array(array) => infer_impl_trait(&mut array.elem),
+        Type::Group(group) => infer_impl_trait(&mut group.elem),
+        Type::Paren(paren) => infer_impl_trait(&mut paren.elem),
+        Type::Ptr(pointer) => infer_impl_trait(&mut pointer.elem),
+        Type::Reference(reference) => infer_impl_trait(&mut reference.elem),
+        Type::Slice(slice) => infer_impl_trait(&mut slice.elem),
+        Type::Tuple(tuple) => tuple.elems.iter_mut().for_each(infer_impl_trait),
+        Type::Path(path) => {
+            for segment in &mut path.path.segments {
+                infer_in_arguments(&mut segment.arguments);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn infer_in_arguments(arguments: &mut PathArguments) {
+    match arguments {
+        PathArguments::AngleBracketed(arguments) => {
+            for argument in &mut arguments.args {
+                match argument {
+                    GenericArgument::Type(ty) => infer_impl_trait(ty),
+                    GenericArgument::AssocType(assoc) => infer_impl_trait(&mut assoc.ty),
+                    _ => {}
+                }
+            }
+        }
+        PathArguments::Parenthesized(arguments) => {
+            if let ReturnType::Type(_, ty) = &mut arguments.output {
+                infer_impl_trait(ty);
+            }
+        }
+        PathArguments::None => {}
+    }
+}
+
+/// What makes a return value of a `LockError`.
+fn refuse(args: &Args, function: &Function) -> TokenStream {
+    match &args.on_error {
+        Some(path) => {
+            let place = Span::mixed_site().located_at(path.span());
+            quote_spanned!(place=> |__error| #path(__error))
+        }
+        None => {
+            // All of it at the return type, the crate's path too: there belongs the error if that cannot carry a `LockError`.
+            let place = Span::mixed_site().located_at(function.output.span());
+            let refuse = quote_spanned!(place=> ::__private::LockReturn::from_lock_error);
+            relocate(args.krate.to_token_stream(), place)
+                .into_iter()
+                .chain(refuse)
+                .collect()
+        }
+    }
+}
+
+/// The same tokens with the same hygiene, at another place.
+fn relocate(tokens: TokenStream, place: Span) -> TokenStream {
+    let relocated = tokens.into_iter().map(|mut token| {
+        if let TokenTree::Group(group) = &token {
+            token = Group::new(group.delimiter(), relocate(group.stream(), place)).into();
+        }
+        token.set_span(token.span().located_at(place));
+        token
+    });
+    relocated.collect()
+}
+
+/// `#[async_trait]` renames `self` in the body; the attribute's expressions must follow.
+fn rename_self(tokens: TokenStream, receiver: &Ident) -> TokenStream {
+    let renamed = tokens.into_iter().map(|token| match token {
+        TokenTree::Ident(word) if word == "self" => {
+            let mut name = receiver.clone();
+            name.set_span(word.span());
+            name.into()
+        }
+        TokenTree::Group(group) => {
+            let mut renamed = Group::new(group.delimiter(), rename_self(group.stream(), receiver));
+            renamed.set_span(group.span());
+            renamed.into()
+        }
+        other => other,
+    });
+    renamed.collect()
+}

@@ -1,0 +1,603 @@
+//! The annotated item: a function whose body stays as the user wrote it, token by token.
+
+use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::parse::{Parse, ParseStream, Parser};
+use syn::{
+    Attribute, Block, Error, Expr, ExprAsync, FnArg, GenericArgument, Ident, Local, Pat, Path,
+    PathArguments, ReturnType, Signature, Stmt, Token, Type, TypeParamBound, Visibility,
+    parse_quote, parse_quote_spanned,
+};
+
+use crate::errors::Errors;
+
+/// A function that can be locked.
+pub(crate) struct Function {
+    /// What stands before the signature: attributes, visibility, `default`.
+    before: TokenStream,
+    signature: Signature,
+    inner_attributes: Vec<Attribute>,
+    /// Where the asynchronous part is, if the function itself is not `async`.
+    frame: Option<Frame>,
+    pub(crate) arguments: Arguments,
+    /// What the asynchronous part returns.
+    pub(crate) output: Type,
+    /// The asynchronous part, as a block in the user's own braces.
+    pub(crate) body: TokenStream,
+}
+
+/// The future that a function returns which is not `async` itself.
+struct Frame {
+    /// What the future is put into, `Box::pin` or nothing.
+    pin: TokenStream,
+    /// What `#[async_trait]` puts at the beginning of the future: the arguments under their real names.
+    head: TokenStream,
+}
+
+/// The arguments of a function, in order.
+pub(crate) struct Arguments {
+    list: Vec<Argument>,
+    /// Whether there are no other names, as a macro among the patterns could make.
+    pub(crate) all_named: bool,
+}
+
+/// A variable that a pattern of the signature binds.
+pub(crate) struct Argument {
+    pub(crate) ident: Ident,
+    /// The name for users; none if the name is ours.
+    name: Option<String>,
+    /// The conditions under which there is such an argument.
+    pub(crate) cfg: Vec<Attribute>,
+}
+
+impl Function {
+    // Input:  pub async fn claim(&self, Path(id): Path<u64>, _: Tx) -> Res<u64> { BODY }
+    // Output: Function { arguments: [self, id, __arg2], output: Res<u64>, body: { BODY }, .. }
+    pub(crate) fn parse(item: TokenStream) -> syn::Result<Function> {
+        let parser = |input: ParseStream<'_>| {
+            let raw: Raw = input.parse()?;
+            raw.understand()
+        };
+        parser.parse2(item)
+    }
+
+    /// The function with `locked` in place of its asynchronous part.
+    pub(crate) fn with_body(&self, locked: &TokenStream) -> TokenStream {
+        let Function {
+            before,
+            signature,
+            inner_attributes,
+            ..
+        } = self;
+        let body = match &self.frame {
+            None => locked.clone(),
+            Some(Frame { pin, head }) => {
+                let future = quote_spanned!(Span::mixed_site()=> async move { #head #locked });
+                if pin.is_empty() {
+                    future
+                } else {
+                    quote_spanned!(Span::mixed_site()=> #pin(#future))
+                }
+            }
+        };
+        quote! {
+            #before #signature {
+                #(#inner_attributes)*
+                #body
+            }
+        }
+    }
+
+    /// How the asynchronous part calls `self`.
+    pub(crate) fn receiver(&self) -> Option<&Ident> {
+        self.arguments.named("self")
+    }
+}
+
+impl Arguments {
+    /// Nothing known, because the function itself could not be read.
+    pub(crate) fn unknown() -> Arguments {
+        Arguments {
+            list: Vec::new(),
+            all_named: false,
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Argument> {
+        self.list.iter()
+    }
+
+    /// The names that a user may use.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.list
+            .iter()
+            .filter_map(|argument| argument.name.as_deref())
+    }
+
+    /// The argument that a user calls `name`.
+    pub(crate) fn named(&self, name: &str) -> Option<&Ident> {
+        let argument = self
+            .list
+            .iter()
+            .find(|argument| argument.name.as_deref() == Some(name))?;
+        Some(&argument.ident)
+    }
+
+    /// Whether `name` could be two different arguments: `macro_rules!` can write two that only hygiene tells apart.
+    pub(crate) fn is_ambiguous(&self, name: &str) -> bool {
+        let same = self
+            .list
+            .iter()
+            .filter(|argument| argument.name.as_deref() == Some(name));
+        same.filter(|argument| argument.cfg.is_empty()).count() > 1
+    }
+
+    /// A guard must not hide what the caller gave.
+    pub(crate) fn check_guard(&self, guard: &Ident, errors: &mut Errors) {
+        let name = guard.unraw().to_string();
+        if self.named(&name).is_some() {
+            errors.at(
+                guard,
+                format!("`guard = {name}` would hide the argument `{name}`; choose another name"),
+            );
+        }
+    }
+
+    fn push(&mut self, ident: &Ident, cfg: &[Attribute]) {
+        self.list.push(Argument {
+            ident: ident.clone(),
+            name: Some(ident.unraw().to_string()),
+            cfg: cfg.to_vec(),
+        });
+    }
+
+    fn push_hidden(&mut self, ident: &Ident, cfg: &[Attribute]) {
+        self.list.push(Argument {
+            ident: ident.clone(),
+            name: None,
+            cfg: cfg.to_vec(),
+        });
+    }
+
+    /// Every name that `pattern` binds.
+    fn push_pattern(&mut self, pattern: &Pat, cfg: &[Attribute]) {
+        match pattern {
+            Pat::Ident(pattern) => {
+                // `Unit` is a constant or a unit struct, and no name.
+                let text = pattern.ident.unraw().to_string();
+                let plain = pattern.by_ref.is_none()
+                    && pattern.mutability.is_none()
+                    && pattern.subpat.is_none();
+                if !(plain && text.starts_with(char::is_uppercase)) {
+                    self.push(&pattern.ident, cfg);
+                }
+                if let Some((_, inner)) = &pattern.subpat {
+                    self.push_pattern(inner, cfg);
+                }
+            }
+            Pat::Paren(pattern) => self.push_pattern(&pattern.pat, cfg),
+            Pat::Reference(pattern) => self.push_pattern(&pattern.pat, cfg),
+            Pat::Type(pattern) => self.push_pattern(&pattern.pat, cfg),
+            Pat::Tuple(pattern) => self.push_patterns(&pattern.elems, cfg),
+            Pat::TupleStruct(pattern) => self.push_patterns(&pattern.elems, cfg),
+            Pat::Slice(pattern) => self.push_patterns(&pattern.elems, cfg),
+            Pat::Struct(pattern) => {
+                self.push_patterns(pattern.fields.iter().map(|field| &*field.pat), cfg)
+            }
+            // Each alternative binds the same names.
+            Pat::Or(pattern) => self.push_patterns(pattern.cases.first(), cfg),
+            Pat::Macro(_) | Pat::Verbatim(_) => self.all_named = false,
+            _ => {}
+        }
+    }
+
+    fn push_patterns<'a>(
+        &mut self,
+        patterns: impl IntoIterator<Item = &'a Pat>,
+        cfg: &[Attribute],
+    ) {
+        for pattern in patterns {
+            self.push_pattern(pattern, cfg);
+        }
+    }
+}
+
+/// A function taken apart, the body unread: a half-typed one shall reach the compiler, and the editor, as it is.
+struct Raw {
+    before: TokenStream,
+    signature: Signature,
+    inner_attributes: Vec<Attribute>,
+    body: Group,
+}
+
+impl Parse for Raw {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Raw> {
+        let attributes = input.call(Attribute::parse_outer)?;
+        let visibility: Visibility = input.parse()?;
+        check_is_function(input)?;
+        let default: Option<Token![default]> = input.parse()?;
+        let signature: Signature = input.parse()?;
+        if let Ok(semicolon) = input.parse::<Token![;]>() {
+            return Err(Error::new(
+                semicolon.span,
+                "`#[distributed_lock]` needs a function body; put it on the implementation of this method",
+            ));
+        }
+        let (inner_attributes, body) = open(body(input)?);
+        Ok(Raw {
+            before: quote!(#(#attributes)* #visibility #default),
+            signature,
+            inner_attributes,
+            body,
+        })
+    }
+}
+
+impl Raw {
+    fn understand(self) -> syn::Result<Function> {
+        let Raw {
+            before,
+            mut signature,
+            inner_attributes,
+            body,
+        } = self;
+        let mut arguments = name_arguments(&mut signature);
+        let (frame, output, body) = if signature.asyncness.is_some() {
+            (None, output(&signature), body.into_token_stream())
+        } else {
+            let future =
+                returned_future(&signature.output).ok_or_else(|| not_async(&signature, &body))?;
+            let (frame, body) = future.open(body, &mut arguments);
+            (Some(frame), future.output, body)
+        };
+        Ok(Function {
+            before,
+            signature,
+            inner_attributes,
+            frame,
+            arguments,
+            output,
+            body,
+        })
+    }
+}
+
+/// Refuses everything but functions, each with its own advice.
+fn check_is_function(input: ParseStream<'_>) -> syn::Result<()> {
+    let tokens: TokenStream = input.fork().parse()?;
+    let mut words = tokens.into_iter().filter_map(|token| match token {
+        TokenTree::Ident(word) => Some(word),
+        _ => None,
+    });
+    let Some(first) = words.next() else {
+        return Err(input.error("`#[distributed_lock]` goes on an `async fn`"));
+    };
+    let qualifiers = ["default", "const", "async", "safe", "unsafe", "extern"];
+    let is_function = first == "fn"
+        || (qualifiers.iter().any(|word| first == word) && words.any(|word| word == "fn"));
+    // `unsafe impl`, `unsafe trait`, `extern crate` and the like may have functions within, but not at this level before a brace.
+    if is_function
+        && !input.peek2(Token![impl])
+        && !input.peek2(Token![trait])
+        && !input.peek2(Token![crate])
+    {
+        return Ok(());
+    }
+    let advice = match first.to_string().as_str() {
+        "impl" => "; put it on each method that needs the lock",
+        "trait" => "; put it on the methods of the implementations",
+        _ => "",
+    };
+    Err(Error::new(
+        first.span(),
+        format!("`#[distributed_lock]` goes on an `async fn`{advice}"),
+    ))
+}
+
+/// The body; in the output of `macro_rules!` it may be in an invisible group.
+fn body(input: ParseStream<'_>) -> syn::Result<Group> {
+    let missing = || input.error("`#[distributed_lock]` needs a function body");
+    let mut token: TokenTree = input.parse().map_err(|_| missing())?;
+    loop {
+        match token {
+            TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => return Ok(group),
+            TokenTree::Group(group) if group.delimiter() == Delimiter::None => {
+                token = group.stream().into_iter().next().ok_or_else(missing)?;
+            }
+            other => {
+                return Err(Error::new(
+                    other.span(),
+                    "`#[distributed_lock]` needs a function body",
+                ));
+            }
+        }
+    }
+}
+
+// Input:  { #![allow(unused)] STATEMENTS }
+// Output: #![allow(unused)] and { STATEMENTS }
+fn open(body: Group) -> (Vec<Attribute>, Group) {
+    let parser = |input: ParseStream<'_>| {
+        let attributes = input.call(Attribute::parse_inner)?;
+        Ok((attributes, input.parse::<TokenStream>()?))
+    };
+    match parser.parse2(body.stream()) {
+        Ok((attributes, rest)) if !attributes.is_empty() => {
+            let mut group = Group::new(Delimiter::Brace, rest);
+            group.set_span(body.span());
+            (attributes, group)
+        }
+        _ => (Vec::new(), body),
+    }
+}
+
+/// Collects the arguments. A `_` gets a name, so that it can be moved into the body and dropped before the release.
+fn name_arguments(signature: &mut Signature) -> Arguments {
+    let mut arguments = Arguments {
+        list: Vec::new(),
+        all_named: true,
+    };
+    for (at, input) in signature.inputs.iter_mut().enumerate() {
+        match input {
+            FnArg::Receiver(receiver) => {
+                let name = Ident::new("self", receiver.self_token.span);
+                arguments.push(&name, &conditions(&receiver.attrs));
+            }
+            FnArg::Typed(argument) => {
+                let cfg = conditions(&argument.attrs);
+                if let Pat::Wild(wild) = &*argument.pat {
+                    let span = Span::mixed_site().located_at(wild.underscore_token.span);
+                    let name = format_ident!("__arg{at}", span = span);
+                    arguments.push_hidden(&name, &cfg);
+                    *argument.pat = parse_quote!(#name);
+                } else {
+                    arguments.push_pattern(&argument.pat, &cfg);
+                }
+            }
+        }
+    }
+    arguments
+}
+
+fn conditions(attributes: &[Attribute]) -> Vec<Attribute> {
+    let conditional = |attribute: &&Attribute| {
+        attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr")
+    };
+    attributes.iter().filter(conditional).cloned().collect()
+}
+
+fn output(signature: &Signature) -> Type {
+    match &signature.output {
+        ReturnType::Default => parse_quote_spanned!(signature.ident.span()=> ()),
+        ReturnType::Type(_, output) => (**output).clone(),
+    }
+}
+
+/// Why a function that is not `async` cannot be locked.
+fn not_async(signature: &Signature, body: &Group) -> Error {
+    if let Some(constness) = &signature.constness {
+        return Error::new(
+            constness.span,
+            "a `const fn` cannot wait for a lock; make it an `async fn`",
+        );
+    }
+    let message = if mentions(body.stream(), "block_on") {
+        "this function is not `async` any more; if `#[tokio::main]` or `#[tokio::test]` stands above `#[distributed_lock]`, put it below"
+    } else {
+        "`#[distributed_lock]` needs an `async fn`, or a function that returns `Pin<Box<dyn Future>>` or `impl Future`"
+    };
+    Error::new(signature.fn_token.span, message)
+}
+
+fn mentions(tokens: TokenStream, word: &str) -> bool {
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Group(group) => mentions(group.stream(), word),
+        TokenTree::Ident(ident) => ident == word,
+        _ => false,
+    })
+}
+
+/// A return type that is a future.
+struct ReturnedFuture {
+    /// What the future puts out.
+    output: Type,
+    /// Its type, if that can be named.
+    named: Option<Type>,
+}
+
+// Input:  -> Pin<Box<dyn Future<Output = Res<u64>> + Send + '_>>
+// Output: Res<u64>
+fn returned_future(output: &ReturnType) -> Option<ReturnedFuture> {
+    let ReturnType::Type(_, ty) = output else {
+        return None;
+    };
+    let (bounds, named) = match &**ty {
+        Type::ImplTrait(future) => (&future.bounds, None),
+        Type::Path(path) => {
+            let last = path.path.segments.last()?;
+            if last.ident == "BoxFuture" || last.ident == "LocalBoxFuture" {
+                return Some(ReturnedFuture {
+                    output: type_argument(&last.arguments)?.clone(),
+                    named: Some((**ty).clone()),
+                });
+            }
+            let boxed = inside(ty, "Pin").and_then(|ty| inside(ty, "Box"))?;
+            match boxed {
+                Type::TraitObject(future) => (&future.bounds, Some((**ty).clone())),
+                _ => return None,
+            }
+        }
+        _ => return None,
+    };
+    let output = bounds.iter().find_map(future_output)?.clone();
+    Some(ReturnedFuture { output, named })
+}
+
+/// `T` of `Wrapper<T>`.
+fn inside<'a>(ty: &'a Type, wrapper: &str) -> Option<&'a Type> {
+    match ty {
+        Type::Path(path) => {
+            let last = path.path.segments.last()?;
+            (last.ident == wrapper).then(|| type_argument(&last.arguments))?
+        }
+        _ => None,
+    }
+}
+
+fn type_argument(arguments: &PathArguments) -> Option<&Type> {
+    let PathArguments::AngleBracketed(arguments) = arguments else {
+        return None;
+    };
+    arguments.args.iter().find_map(|argument| match argument {
+        GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    })
+}
+
+/// `T` of `Future<Output = T>`.
+fn future_output(bound: &TypeParamBound) -> Option<&Type> {
+    let TypeParamBound::Trait(bound) = bound else {
+        return None;
+    };
+    let last = bound
+        .path
+        .segments
+        .last()
+        .filter(|last| last.ident == "Future")?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else {
+        return None;
+    };
+    arguments.args.iter().find_map(|argument| match argument {
+        GenericArgument::AssocType(output) if output.ident == "Output" => Some(&output.ty),
+        _ => None,
+    })
+}
+
+impl ReturnedFuture {
+    /// Splits the body into what stays around the lock and the block to be locked.
+    fn open(&self, body: Group, arguments: &mut Arguments) -> (Frame, TokenStream) {
+        if let Some((pin, future)) = only_a_future(&body) {
+            let (head, rest) = split_head(&future.block, arguments);
+            let body = quote_spanned!(future.block.brace_token.span.join()=> { #(#rest)* });
+            return (Frame { pin, head }, body);
+        }
+        let pin = match self.named {
+            Some(_) => quote_spanned!(Span::mixed_site()=> ::std::boxed::Box::pin),
+            None => TokenStream::new(),
+        };
+        (
+            Frame {
+                pin,
+                head: TokenStream::new(),
+            },
+            self.call(&body),
+        )
+    }
+
+    /// The body as a call, because it may `return` the future.
+    fn call(&self, body: &Group) -> TokenStream {
+        let ty = self.named.iter();
+        quote_spanned! {Span::mixed_site()=> {
+            #[allow(clippy::redundant_closure_call)]
+            let __future = (move || #(-> #ty)* #body)();
+            __future.await
+        }}
+    }
+}
+
+/// `Box::pin(async move { .. })` or `async move { .. }`, if the body is nothing else.
+fn only_a_future(body: &Group) -> Option<(TokenStream, ExprAsync)> {
+    let statements = Block::parse_within.parse2(body.stream()).ok()?;
+    let [Stmt::Expr(expression, None)] = <[Stmt; 1]>::try_from(statements).ok()? else {
+        return None;
+    };
+    match expression {
+        Expr::Async(future) => Some((TokenStream::new(), future)),
+        Expr::Call(call) => {
+            let arguments: Vec<Expr> = call.args.into_iter().collect();
+            match (*call.func, <[Expr; 1]>::try_from(arguments).ok()?) {
+                (Expr::Path(pin), [Expr::Async(future)]) if ends_in_box_pin(&pin.path) => {
+                    Some((pin.to_token_stream(), future))
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+fn ends_in_box_pin(path: &Path) -> bool {
+    let mut words = path.segments.iter().rev();
+    words.next().is_some_and(|word| word.ident == "pin")
+        && words.next().is_some_and(|word| word.ident == "Box")
+}
+
+// Input:  if let Some(__ret) = None::<R> { return __ret; } let __self = self; let Path(id) = { let __arg1 = __arg1; __arg1 }; REST
+// Output: what stands before REST, REST, and the arguments under the names that REST knows them by
+fn split_head<'a>(block: &'a Block, arguments: &mut Arguments) -> (TokenStream, &'a [Stmt]) {
+    let mut end = block
+        .stmts
+        .iter()
+        .take_while(|statement| matches!(statement, Stmt::Expr(Expr::If(_), None)))
+        .count()
+        .min(1);
+    while let Some(Stmt::Local(local)) = block.stmts.get(end) {
+        let Some(moved) = moved_argument(local) else {
+            break;
+        };
+        let Some(at) = arguments
+            .list
+            .iter()
+            .position(|argument| argument.ident == moved)
+        else {
+            break;
+        };
+        let argument = arguments.list.remove(at);
+        let mut renamed = Arguments {
+            list: Vec::new(),
+            all_named: true,
+        };
+        match &local.pat {
+            Pat::Ident(name) if moved == "self" => renamed.list.push(Argument {
+                ident: name.ident.clone(),
+                ..argument
+            }),
+            Pat::Ident(name) if name.ident == moved && moved.to_string().starts_with("__arg") => {
+                renamed.push_hidden(&name.ident, &argument.cfg)
+            }
+            pattern => renamed.push_pattern(pattern, &argument.cfg),
+        }
+        arguments.all_named &= renamed.all_named;
+        arguments.list.splice(at..at, renamed.list);
+        end += 1;
+    }
+    let (head, rest) = block.stmts.split_at(end);
+    if end <= 1 && !matches!(head, [Stmt::Local(_)]) {
+        // Nothing but the user's own.
+        return (TokenStream::new(), &block.stmts);
+    }
+    (quote!(#(#head)*), rest)
+}
+
+/// `x` of `let PATTERN = x;` and of `let PATTERN = { let x = x; x };`.
+fn moved_argument(local: &Local) -> Option<Ident> {
+    let init = local.init.as_ref().filter(|init| init.diverge.is_none())?;
+    let expression = match &*init.expr {
+        Expr::Block(block) => match block.block.stmts.as_slice() {
+            [Stmt::Local(_), Stmt::Expr(last, None)] => last,
+            _ => return None,
+        },
+        other => other,
+    };
+    let Expr::Path(path) = expression else {
+        return None;
+    };
+    let moved = path.path.get_ident()?;
+    let renames = match &local.pat {
+        Pat::Ident(name) => name.ident == *moved || moved == "self",
+        // A pattern is moved out of an argument of async-trait's own.
+        _ => moved.to_string().starts_with("__arg"),
+    };
+    renames.then(|| moved.clone())
+}

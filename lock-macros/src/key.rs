@@ -1,0 +1,350 @@
+//! The key: a template read into text and placeholders, or an expression checked for placeholders that nobody would fill in.
+
+use proc_macro2::{Span, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::ext::IdentExt;
+use syn::{Expr, Ident, Index, Lit, LitStr, Member};
+
+use crate::args::Key;
+use crate::errors::Errors;
+use crate::item::Arguments;
+use crate::spelling::closest;
+
+/// The longest key, as the runtime has it too.
+const MAX_LEN: usize = 1024;
+
+/// The key, checked against the arguments of the function.
+pub(crate) enum CheckedKey {
+    Template(Vec<Segment>),
+    Expression(Expr),
+}
+
+/// A piece of a template, ready for use.
+pub(crate) enum Segment {
+    Text(String),
+    Value(Placeholder),
+}
+
+/// A value in a template: an argument, or a field of one.
+pub(crate) struct Placeholder {
+    pub(crate) argument: Ident,
+    pub(crate) members: Vec<Member>,
+}
+
+/// Checks the key against the arguments of the function.
+pub(crate) fn check(key: Key, arguments: &Arguments, errors: &mut Errors) -> CheckedKey {
+    match key {
+        Key::Template(literal) => CheckedKey::Template(template(&literal, arguments, errors)),
+        Key::Expression(expression) => {
+            check_expression(&expression, arguments, errors);
+            CheckedKey::Expression(expression)
+        }
+    }
+}
+
+// Input:  "coupon:{<tenant>}:<order.id>"
+// Output: Text("coupon:{"), Value(tenant), Text("}:"), Value(order.id)
+fn template(literal: &LitStr, arguments: &Arguments, errors: &mut Errors) -> Vec<Segment> {
+    let pieces = match pieces(&literal.value()) {
+        Ok(pieces) => pieces,
+        Err(fault) => {
+            errors.at(literal, fault);
+            return Vec::new();
+        }
+    };
+    for fault in faults(&pieces, arguments) {
+        errors.at(literal, fault);
+    }
+    let mut segments = Vec::new();
+    for piece in pieces {
+        match piece {
+            Piece::Text(text) => segments.push(Segment::Text(text)),
+            Piece::Path(path) => match placeholder(&path, literal.span(), arguments) {
+                Ok(value) => segments.push(Segment::Value(value)),
+                Err(fault) => errors.at(literal, fault),
+            },
+        }
+    }
+    segments
+}
+
+// Input:  concat!("coupon:", "<id>")
+// Output: an error: `<id>` is not replaced there
+fn check_expression(expression: &Expr, arguments: &Arguments, errors: &mut Errors) {
+    check_literals(expression.to_token_stream(), false, arguments, errors);
+}
+
+/// `formatted`: the tokens are the input of a macro, where a brace group may well be a placeholder.
+fn check_literals(
+    tokens: TokenStream,
+    formatted: bool,
+    arguments: &Arguments,
+    errors: &mut Errors,
+) {
+    let mut after_bang = false;
+    for token in tokens {
+        match &token {
+            TokenTree::Group(group) => {
+                check_literals(group.stream(), formatted || after_bang, arguments, errors);
+            }
+            TokenTree::Literal(literal) => {
+                if let Lit::Str(text) = Lit::new(literal.clone())
+                    && let Some(fault) = unfilled(&text.value(), formatted, arguments)
+                {
+                    errors.at(&token, fault);
+                }
+            }
+            _ => {}
+        }
+        after_bang = matches!(&token, TokenTree::Punct(punct) if punct.as_char() == '!');
+    }
+}
+
+/// What is wrong with a text in a key expression that looks like a template.
+fn unfilled(text: &str, formatted: bool, arguments: &Arguments) -> Option<String> {
+    let angled = groups(text, '<', '>').find(|group| arguments.named(root(group)).is_some());
+    if let Some(group) = angled {
+        return Some(format!(
+            "`<{group}>` is replaced only where the text itself is the key, as in `key = \"…<{group}>\"`: here every call would take the same lock"
+        ));
+    }
+    let braced = groups(text, '{', '}').find(|group| arguments.named(root(group)).is_some());
+    braced.filter(|_| !formatted).map(|group| {
+        format!("`{{{group}}}` is not replaced here: every call would take the same lock; write `key = \"…<{}>\"`", path(group))
+    })
+}
+
+/// A piece of a template, as it is written.
+enum Piece {
+    Text(String),
+    /// What stands between `<` and `>`.
+    Path(String),
+}
+
+// Input:  "a<<b:<id>"
+// Output: Text("a<b:"), Path("id")
+fn pieces(template: &str) -> Result<Vec<Piece>, String> {
+    let mut pieces = Vec::new();
+    let mut text = String::new();
+    let mut rest = template;
+    while let Some(at) = rest.find(['<', '>']) {
+        text.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some(after) = rest.strip_prefix("<<") {
+            text.push('<');
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix(">>") {
+            text.push('>');
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix('<') {
+            let end = after
+                .find(['<', '>'])
+                .filter(|&end| after[end..].starts_with('>'));
+            let Some(end) = end else {
+                return Err(format!(
+                    "`<{after}` is not closed; write e.g. `<id>`, or `<<` for a `<` of the key itself"
+                ));
+            };
+            if !text.is_empty() {
+                pieces.push(Piece::Text(std::mem::take(&mut text)));
+            }
+            pieces.push(Piece::Path(after[..end].to_owned()));
+            rest = &after[end + 1..];
+        } else {
+            return Err(
+                "this `>` closes no placeholder; write `>>` for a `>` of the key itself".to_owned(),
+            );
+        }
+    }
+    text.push_str(rest);
+    if !text.is_empty() {
+        pieces.push(Piece::Text(text));
+    }
+    Ok(pieces)
+}
+
+/// What is wrong with the template as a whole.
+fn faults(pieces: &[Piece], arguments: &Arguments) -> Vec<String> {
+    let mut faults = Vec::new();
+    for piece in pieces {
+        if let Piece::Text(text) = piece {
+            faults.extend(brace_placeholders(text, arguments));
+        }
+    }
+    faults.extend(unseparated(pieces));
+    if faults.is_empty() {
+        faults.extend(unusable(pieces));
+    }
+    faults
+}
+
+/// `{id}` where `<id>` was meant.
+fn brace_placeholders(text: &str, arguments: &Arguments) -> impl Iterator<Item = String> {
+    let meant = groups(text, '{', '}').filter(|group| arguments.named(root(group)).is_some());
+    meant.map(|group| {
+        let path = path(group);
+        format!("`{{{group}}}` is no placeholder: every call would take the same lock; write `<{path}>`, or `{{<{path}>}}` for a hash tag")
+    })
+}
+
+/// Placeholders with nothing in between that their values cannot contain: `%`-encoding leaves them all but `:`, `{` and `}`.
+fn unseparated(pieces: &[Piece]) -> impl Iterator<Item = String> {
+    let places = pieces.iter().enumerate();
+    let places = places.filter_map(|(at, piece)| match piece {
+        Piece::Path(path) => Some((at, path)),
+        Piece::Text(_) => None,
+    });
+    let pairs = places.clone().zip(places.skip(1));
+    pairs
+        .filter(|((one, _), (two, _))| {
+            !pieces[*one..*two].iter().any(|piece| matches!(piece, Piece::Text(text) if text.contains([':', '{', '}'])))
+        })
+        .map(|((one, a), (two, b))| {
+            let between = match &pieces[one + 1..two] {
+                [Piece::Text(text)] => format!("`{text}` does not separate"),
+                _ => "nothing separates".to_owned(),
+            };
+            format!("{between} `<{a}>` from `<{b}>`: different values would make one key; write `<{a}>:<{b}>`")
+        })
+}
+
+/// Why no lock can have such a key. The runtime checks the same again on the whole key, prefix and values included.
+fn unusable(pieces: &[Piece]) -> Option<String> {
+    let mut key = String::new();
+    for piece in pieces {
+        match piece {
+            Piece::Text(text) => key.push_str(text),
+            // Some value: not empty, and without braces and colons of its own.
+            Piece::Path(_) => key.push('x'),
+        }
+    }
+    let tag = key
+        .split_once('{')
+        .and_then(|(_, rest)| rest.split_once('}'));
+    if key.is_empty() {
+        Some("an empty key names no lock; write e.g. \"coupon:<id>\"".to_owned())
+    } else if key.len() > MAX_LEN {
+        Some(format!("this key is longer than {MAX_LEN} bytes"))
+    } else if key.contains('}') && tag.is_none_or(|(tag, _)| tag.is_empty()) {
+        Some("these braces form no hash tag, so Redis Cluster could not keep the lock and its queue in one slot; write e.g. \"{<id>}:seat\", or leave the braces out".to_owned())
+    } else {
+        let ending = [":queue", ":fence"]
+            .into_iter()
+            .find(|ending| key.ends_with(ending));
+        ending.map(|ending| format!("a key cannot end in `{ending}`, as the companions of other locks do; choose another ending"))
+    }
+}
+
+// Input:  order.items.0
+// Output: the argument `order`, its members `items` and `0`
+fn placeholder(path: &str, place: Span, arguments: &Arguments) -> Result<Placeholder, String> {
+    if path.is_empty() {
+        return Err("`<>` names no argument; write e.g. `<id>`".to_owned());
+    }
+    let mut words = path.split('.');
+    let first = words.next().unwrap_or_default();
+    let Some(name) = identifier(first, place) else {
+        return Err(not_a_path(path));
+    };
+    let members: Option<Vec<Member>> = words.map(|word| member(word, place)).collect();
+    let Some(members) = members else {
+        return Err(not_a_path(path));
+    };
+    let argument = argument(name, path, arguments)?;
+    Ok(Placeholder { argument, members })
+}
+
+/// The argument that the placeholder `<path>` means by `name`.
+fn argument(name: Ident, path: &str, arguments: &Arguments) -> Result<Ident, String> {
+    let word = name.unraw().to_string();
+    if arguments.is_ambiguous(&word) {
+        return Err(format!(
+            "`<{path}>` could be two arguments of this name; rename one of them"
+        ));
+    }
+    if let Some(argument) = arguments.named(&word) {
+        // The literal's place, for messages; the argument's hygiene, so that it is found whichever macro wrote either.
+        let mut argument = argument.clone();
+        argument.set_span(name.span().resolved_at(argument.span()));
+        return Ok(argument);
+    }
+    if !arguments.all_named {
+        return Ok(name);
+    }
+    Err(match closest(&word, arguments.names()) {
+        Some(close) => {
+            let rest = path.find('.').map_or("", |dot| &path[dot..]);
+            format!(
+                "`<{path}>` names no argument of this function; did you mean `<{close}{rest}>`?"
+            )
+        }
+        None if word == "self" => format!("`<{path}>`: this function has no `self`"),
+        None => format!(
+            "`<{path}>` names no argument of this function{}",
+            listed(arguments)
+        ),
+    })
+}
+
+fn listed(arguments: &Arguments) -> String {
+    let names: Vec<String> = arguments
+        .names()
+        .map(|name| format!("`<{name}>`"))
+        .collect();
+    match names.as_slice() {
+        [] => "; it has none".to_owned(),
+        [one] => format!("; there is {one}"),
+        [first @ .., last] => format!("; there are {} and {last}", first.join(", ")),
+    }
+}
+
+fn not_a_path(path: &str) -> String {
+    format!(
+        "`<{path}>`: only an argument or a field of one can stand here, as in `<id>` or `<order.id>`; write `<<` for a `<` of the key itself"
+    )
+}
+
+/// `word` as an identifier, a raw one if it must be.
+fn identifier(word: &str, span: Span) -> Option<Ident> {
+    let mut name = syn::parse_str::<Ident>(word)
+        .or_else(|_| {
+            let keyword = syn::parse::Parser::parse_str(Ident::parse_any, word)?;
+            match word {
+                "self" => Ok(keyword),
+                // What cannot be raw is no name.
+                "Self" | "super" | "crate" | "_" => Err(syn::Error::new(span, "no name")),
+                _ => Ok(Ident::new_raw(word, span)),
+            }
+        })
+        .ok()?;
+    name.set_span(span);
+    Some(name)
+}
+
+fn member(word: &str, span: Span) -> Option<Member> {
+    if !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit()) {
+        let index = word.parse().ok()?;
+        return Some(Member::Unnamed(Index { index, span }));
+    }
+    identifier(word, span)
+        .filter(|name| name != "self")
+        .map(Member::Named)
+}
+
+/// What `text` has between an `open` and the next `close`.
+fn groups(text: &str, open: char, close: char) -> impl Iterator<Item = &str> {
+    text.split(open)
+        .skip(1)
+        .filter_map(move |rest| Some(rest.split_once(close)?.0))
+}
+
+/// A group as a placeholder: without a format specification.
+fn path(group: &str) -> &str {
+    group.split(':').next().unwrap_or_default().trim()
+}
+
+/// The argument that a group would name.
+fn root(group: &str) -> &str {
+    let root = path(group).split('.').next().unwrap_or_default();
+    root.strip_prefix("r#").unwrap_or(root)
+}
