@@ -40,8 +40,6 @@ pub use crate::error::{BoxError, LockError, LostReason};
 pub use crate::fence::{FenceBlock, FencingToken};
 pub use crate::guard::{LockGuard, LockHandle};
 pub use crate::key::{InvalidKey, LockKey};
-#[doc(hidden)]
-pub use crate::key_part::KeyTemplate;
 pub use crate::key_part::{KeyBuilder, KeyPart};
 pub use crate::lease::{MAX_TTL, MIN_TTL};
 pub use crate::lock::{Lock, Renew};

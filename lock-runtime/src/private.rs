@@ -12,7 +12,7 @@ use crate::lock::{Renew, Wish};
 use crate::run::{Body, Entered};
 use crate::runtime::LockRuntime;
 
-pub use crate::key_part::{KeyBuilder, KeyPart};
+pub use crate::key_part::{KeyPart, KeyTemplate};
 pub use crate::lock_return::LockReturn;
 
 /// What the attribute of a function says, evaluated for one call. Boxed, so that futures stay thin.
