@@ -258,6 +258,9 @@ impl Driver {
             .filter(|_| !error.is_denied());
         let error = Arc::new(error);
         self.tell(Answer::Failed(error.clone()));
+        if self.wanted().is_none() {
+            return;
+        }
         match pause {
             Some(pause) => {
                 tokio::select! {

@@ -22,6 +22,9 @@ use crate::watchdog::{self, Watchdog};
 /// How long after the last answer to a command those who wait for it may still be told.
 const MARGIN: Duration = Duration::from_millis(50);
 
+/// How often a waiter starts another driver in the place of one that ended; in vain if what ended it is a panic in a user's function.
+const RESTARTS: u32 = 3;
+
 pub(crate) struct Front {
     pub(crate) backend: Arc<dyn ErasedBackend>,
     pub(crate) executor: Executor,
@@ -69,21 +72,21 @@ impl Front {
             wait
         };
         let deadline = later(started, patience);
-        loop {
+        for _ in 0..=RESTARTS {
             let mut place = self.enter(key, terms, once)?;
             match timeout_at(deadline, &mut place.outcome).await {
                 Ok(Ok(outcome)) => {
                     place.settled = true;
                     return outcome;
                 }
-                // The tokio runtime on which the driver ran has ended. On the backend's own there will be no other.
-                Ok(Err(_)) if matches!(self.executor, Executor::Backend(_)) => {
-                    return Err(LockError::ShutDown);
-                }
+                // The driver is gone, with the tokio runtime on which it ran: start another on this one.
                 Ok(Err(_)) => tokio::task::yield_now().await,
                 Err(_) => return place.give_up(started, once),
             }
         }
+        Err(LockError::Unavailable(
+            "the task that asks the store keeps ending".into(),
+        ))
     }
 
     /// Puts a waiter into the queue of `key`, unless the answer is known already.

@@ -1,4 +1,54 @@
 //! A distributed lock as an attribute on an async function.
+//!
+//! ```
+//! use lock_runtime::{LockError, LockRuntime, distributed_lock};
+//!
+//! #[distributed_lock(key = "coupon:<id>", ttl = "5s", wait = "2s")]
+//! async fn claim(id: u64, user: &str) -> Result<String, LockError> {
+//!     // Of all tasks of all processes, one at a time is here for each `id`.
+//!     Ok(format!("coupon {id} goes to {user}"))
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), LockError> {
+//!     // Once, at startup; `LockRuntime::redis("redis://127.0.0.1/")` for real.
+//!     LockRuntime::in_memory().build().await?.install()?;
+//!     println!("{}", claim(42, "alice").await?);
+//!     LockRuntime::global()?.shutdown().await
+//! }
+//! ```
+//!
+//! - [`distributed_lock`] is the attribute, with its arguments.
+//! - [`LockRuntime`] is what it acquires its locks from, configured once by a [`LockRuntimeBuilder`].
+//! - [`Lock`] and [`LockGuard`] are the same without the attribute, for code that is not a function.
+//! - [`LockError`] says why a lock was not taken, or not kept.
+//! - [`FencingToken`] makes what the lock protects safe from holders that lost it without noticing.
+//! - [`MemoryBackend`] is a store for unit tests; [`Backend`] is the trait for one of your own.
+//!
+//! # What this promises
+//!
+//! - At any time at most one holder of a key has a valid lease, as long as the store keeps its data and its clock does not jump.
+//! - Each grant of a key has a larger [`FencingToken`] than all before it, even after the store lost its data.
+//! - A function that lost its lock does not return `Ok`: its body is dropped at its current `.await`, and the caller gets
+//!   [`LockError::Lost`] (`on_lost = continue` leaves this to you).
+//! - Every wait ends by its deadline, and "held by another" is never the same error as "the store is down".
+//! - A future that is dropped leaves no lock and no place in a queue behind.
+//!
+//! # What this does not promise
+//!
+//! - That two bodies *never* run at once. No lock with leases can: a process may be stopped for longer than its lease, and a write that is on its
+//!   way cannot be called back. Where that matters, let the resource compare fencing tokens.
+//! - Order among waiters across the loss of the store's data, or of a process.
+//! - Anything about code that blocks its thread after the lock was lost: it ends as lost when it next awaits or returns.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `macros` | yes | the attribute |
+//! | `redis` | yes | locks on Redis 6.2 or newer, or Valkey |
+//! | `tls` | no | `rediss://` URLs, by rustls |
+//! | `uuid` | no | `uuid::Uuid` as a part of keys |
 
 // So that the attribute can be used within this crate: generated code names `::lock_runtime`.
 #[allow(unused_extern_crates)]

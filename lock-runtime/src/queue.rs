@@ -268,6 +268,10 @@ impl Entry {
     /// Leaves the key to the holder of `lease`; whoever came only to try is told that it is taken.
     pub(crate) fn hold(&mut self, key: &LockKey, lease: Arc<Lease>) {
         self.take_in(key, Answer::Held { until: None });
+        if self.waiters.is_empty() {
+            // Most held locks are never waited for.
+            self.waiters.shrink_to_fit();
+        }
         self.phase = Phase::Held {
             lease,
             granted_at: Instant::now(),

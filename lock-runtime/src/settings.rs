@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use crate::backoff::{Backoff, Retry};
 use crate::error::LockError;
+use crate::key::LockKey;
 use crate::lease::{MAX_TTL, MIN_TTL, checked_ttl};
 use crate::owner::{OwnerTokens, uuid_v4};
+
+/// Each pass reserves a fencing token, and a block of tokens must not run ahead of the microseconds that they are floored by.
+const MAX_LOCAL_PASSES: u32 = 10_000;
 
 /// The settings every runtime has, whatever its backend.
 #[derive(Clone)]
@@ -74,6 +78,15 @@ impl Settings {
                 "`local_share` is a share of the ttl, from 0 to 1, not {}",
                 self.local_share
             )));
+        }
+        if self.local_passes > MAX_LOCAL_PASSES {
+            return Err(LockError::Config(format!(
+                "`local_passes` is {}, but must not be above {MAX_LOCAL_PASSES}",
+                self.local_passes
+            )));
+        }
+        if let Err(error) = LockKey::new(&self.key_prefix, "k") {
+            return Err(LockError::Config(format!("`key_prefix`: {error}")));
         }
         Ok(self)
     }

@@ -332,3 +332,30 @@ async fn shutdown_does_not_wait_for_ever() {
     ));
     drop(guard);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_locked_run_can_be_spawned() {
+    let (_, locks) = one_process().await;
+    let id = 7_u64;
+    let task = tokio::spawn(async move {
+        locks
+            .lock(format!("k:{id}"))
+            .run(async |lock| {
+                sleep(ms(1)).await;
+                lock.is_held()
+            })
+            .await
+    });
+    assert!(task.await.unwrap().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generator_of_owner_tokens_that_panics_hangs_nobody() {
+    let locks = LockRuntime::in_memory()
+        .owner_tokens(|key| panic!("no token for {key}"))
+        .build()
+        .await
+        .unwrap();
+    let outcome = tokio::spawn(async move { locks.lock("k").acquire().await.map(drop) });
+    assert!(timeout(secs(20), outcome).await.unwrap().is_err());
+}
