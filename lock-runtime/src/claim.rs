@@ -29,7 +29,7 @@ const FOREIGN: Backoff = Backoff {
 /// How long after a lease should have ended a waiter looks, at the most, so that not all look at once.
 const AFTER_EXPIRY: Duration = Duration::from_millis(4);
 
-/// How often a withdrawal or a release is tried before it is left to the ttl.
+/// How often a withdrawal is tried before it is left to the ttl.
 const TRIES: u32 = 3;
 
 /// What a driver begins with.
@@ -133,7 +133,7 @@ impl Driver {
         reply: Option<Reply>,
     ) -> Option<Heard> {
         let next = self.wanted().map(|wanted| self.new_claim(&wanted));
-        let mut failures = 0;
+        let (started, mut failures) = (Instant::now(), 0);
         let (outcome, heard) = loop {
             let since = Instant::now();
             let question = self
@@ -149,8 +149,10 @@ impl Driver {
                 Ok(Released::NotHeld) => break (Err(lease.was_not_held()), None),
                 Err(error) => {
                     failures += 1;
+                    // Its holder waits for this, so a store that is down must not keep it for long; the lease ends by itself.
+                    let again = started.elapsed() < self.front.settings.command_timeout;
                     let pause = self.front.settings.retry.pause(failures);
-                    match pause.filter(|_| failures < TRIES && !error.is_denied()) {
+                    match pause.filter(|_| again && !error.is_denied()) {
                         Some(pause) => sleep(pause).await,
                         None => break (Err(error.into()), None),
                     }

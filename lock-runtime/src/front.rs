@@ -67,7 +67,7 @@ impl Front {
         let once = wait.is_zero();
         // Who does not wait for the lock still waits for the answer.
         let patience = if once {
-            self.settings.command_timeout + MARGIN
+            self.settings.command_timeout + 2 * MARGIN
         } else {
             wait
         };
@@ -230,7 +230,8 @@ impl Front {
         &self,
         question: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        timeout(self.settings.command_timeout, question)
+        // The backend keeps the timeout itself, and knows better what went wrong.
+        timeout(self.settings.command_timeout + MARGIN, question)
             .await
             .unwrap_or_else(|_| Err(BackendError::unavailable("no answer in time")))
     }
