@@ -75,6 +75,8 @@ mod lock_return;
 mod memory;
 mod owner;
 mod queue;
+#[cfg(feature = "redis")]
+mod redis;
 mod run;
 mod runtime;
 mod settings;
@@ -96,4 +98,9 @@ pub use crate::lock::{Lock, Renew};
 pub use crate::lock_return::LockReturn;
 pub use crate::memory::{Fault, MemoryBackend};
 pub use crate::owner::OwnerToken;
+#[cfg(feature = "redis")]
+pub use crate::redis::{RedisBackend, RedisSettings};
 pub use crate::runtime::LockRuntime;
+/// The pool that a [`RedisBackend`] is configured by, and the Redis client below it.
+#[cfg(feature = "redis")]
+pub use deadpool_redis;

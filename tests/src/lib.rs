@@ -6,3 +6,5 @@
 pub mod checker;
 pub mod conformance;
 pub mod memory_store;
+pub mod redis_store;
+pub mod server;

@@ -1,0 +1,184 @@
+//! From what the user configures to a pool whose connections behave.
+
+use std::time::Duration;
+
+use deadpool_redis::redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use deadpool_redis::redis::{
+    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
+    PushInfo, RedisError,
+};
+use deadpool_redis::{Config, Hook, HookError, Manager, Pool, Runtime};
+
+use super::fault::Fault;
+
+/// How the lock uses Redis, besides what a [`deadpool_redis::Config`] says.
+///
+/// ```
+/// use lock_runtime::RedisSettings;
+///
+/// let mut settings = RedisSettings::default();
+/// settings.lanes = 2;
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RedisSettings {
+    /// How many connections carry the commands; at least 1, at most the size of the pool.
+    ///
+    /// The default is 1: one connection pipelines the commands of all tasks, and more gain little.
+    pub lanes: usize,
+    /// How long the answer to a command may take, the wait for a connection included.
+    ///
+    /// The default is 1 s, so that a lease of a few seconds survives a command that gets lost.
+    pub command_timeout: Duration,
+    /// How long it may take to open a connection; the default is 1 s.
+    pub connect_timeout: Duration,
+    /// What the names of the pub/sub channels start with, so that one ACL rule can name them: the prefix of the keys. A `/` becomes `|`.
+    pub key_prefix: String,
+    /// Certificates in PEM format to trust for `rediss://` *instead of* those of the system.
+    pub tls_root_certificates: Option<Vec<u8>>,
+}
+
+impl Default for RedisSettings {
+    fn default() -> RedisSettings {
+        RedisSettings {
+            lanes: 1,
+            command_timeout: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(1),
+            key_prefix: "lock:".to_owned(),
+            tls_root_certificates: None,
+        }
+    }
+}
+
+impl RedisSettings {
+    /// What the names of the channels start with. The queue separates its fields by `/`, so they hold none.
+    pub(super) fn channel_prefix(&self) -> String {
+        self.key_prefix.replace('/', "|")
+    }
+}
+
+/// The pool for `config`, whose connections push to `receive`, and the address it connects to.
+pub(super) fn pool(
+    config: &Config,
+    settings: &RedisSettings,
+    receive: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
+) -> Result<(Pool, String), Fault> {
+    let info = connection_info(config, settings)?;
+    let address = info.addr().to_string();
+    let connections = AsyncConnectionConfig::new()
+        .set_response_timeout(Some(settings.command_timeout))
+        .set_connection_timeout(Some(settings.connect_timeout))
+        .set_pipeline_buffer_size(1024)
+        .set_push_sender(receive);
+    let manager = Manager::new_with_config(info, connections).map_err(|error| wrong(&error))?;
+
+    let mut pool_config = config.get_pool_config();
+    if settings.lanes == 0 || settings.lanes > pool_config.max_size {
+        return Err(Fault::Config(format!(
+            "{} lanes, where 1 to {} (the size of the pool) are possible",
+            settings.lanes, pool_config.max_size
+        )));
+    }
+    // The pool's own default is to wait for ever.
+    for timeout in [
+        &mut pool_config.timeouts.wait,
+        &mut pool_config.timeouts.create,
+        &mut pool_config.timeouts.recycle,
+    ] {
+        timeout.get_or_insert(settings.connect_timeout);
+    }
+    let pool = Pool::builder(manager)
+        .config(pool_config)
+        .runtime(Runtime::Tokio1)
+        // A connection that somebody else has used is driven by the tokio runtime it was used in, which may be blocked or gone.
+        .pre_recycle(Hook::sync_fn(|_, _| {
+            Err(HookError::message("the lock uses fresh connections only"))
+        }))
+        .build()
+        .map_err(|error| Fault::Config(error.to_string()))?;
+    Ok((pool, address))
+}
+
+fn connection_info(config: &Config, settings: &RedisSettings) -> Result<ConnectionInfo, Fault> {
+    let info = match (&config.url, &config.connection) {
+        (Some(_), Some(_)) => {
+            return Err(Fault::Config(
+                "both `url` and `connection` are given".into(),
+            ));
+        }
+        (Some(url), None) => url
+            .as_str()
+            .into_connection_info()
+            .map_err(|error| wrong(&error))?,
+        (None, connection) => ConnectionInfo::from(connection.clone().unwrap_or_default()),
+    };
+    let redis = info
+        .redis_settings()
+        .clone()
+        .set_protocol(ProtocolVersion::RESP3)
+        .set_lib_name(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    if redis.db() < 0 {
+        return Err(Fault::Config(format!(
+            "there is no database {}",
+            redis.db()
+        )));
+    }
+    let info = info
+        .set_redis_settings(redis)
+        .set_tcp_settings(tcp_settings(settings));
+    match info.addr() {
+        ConnectionAddr::TcpTls { .. } => with_tls(info, settings),
+        ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_) => Ok(info),
+        other => Err(Fault::Config(format!(
+            "the address {other} is not supported"
+        ))),
+    }
+}
+
+fn tcp_settings(settings: &RedisSettings) -> TcpSettings {
+    // Finds out within some ten seconds that an idle connection is dead: waiters may depend on it without sending anything.
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(5))
+        .with_interval(Duration::from_secs(2))
+        .with_retries(3);
+    let tcp = TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(keepalive);
+    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+    let tcp = tcp.set_user_timeout(settings.command_timeout.max(Duration::from_secs(5)));
+    #[cfg(not(any(target_os = "android", target_os = "fuchsia", target_os = "linux")))]
+    let _ = settings;
+    tcp
+}
+
+#[cfg(feature = "tls")]
+fn with_tls(info: ConnectionInfo, settings: &RedisSettings) -> Result<ConnectionInfo, Fault> {
+    use deadpool_redis::redis::{Client, TlsCertificates};
+    use rustls::crypto::{CryptoProvider, ring};
+
+    // rustls panics at the first connection if the process has no provider. Another thread may be faster, which is as good.
+    if CryptoProvider::get_default().is_none() {
+        let _ = ring::default_provider().install_default();
+    }
+    let Some(root_cert) = settings.tls_root_certificates.clone() else {
+        return Ok(info);
+    };
+    let certificates = TlsCertificates {
+        client_tls: None,
+        root_cert: Some(root_cert),
+    };
+    let client = Client::build_with_tls(info, certificates).map_err(|error| wrong(&error))?;
+    Ok(client.get_connection_info().clone())
+}
+
+#[cfg(not(feature = "tls"))]
+fn with_tls(_: ConnectionInfo, _: &RedisSettings) -> Result<ConnectionInfo, Fault> {
+    Err(Fault::Config(
+        "`rediss://` needs the feature `tls` of lock-runtime".into(),
+    ))
+}
+
+/// The text of an error of the client, which never repeats the URL and the password in it.
+fn wrong(error: &RedisError) -> Fault {
+    Fault::Config(error.to_string())
+}

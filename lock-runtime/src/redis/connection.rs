@@ -1,0 +1,155 @@
+//! How a lane gets its connection: checked out of the pool, looked at, and prepared.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{ErrorKind, Pipeline, RedisResult, ServerErrorKind, Value, cmd};
+use deadpool_redis::{Pool, PoolError};
+use tokio::time::{Instant, timeout};
+
+use super::fault::Fault;
+use super::lane::Pulse;
+use super::scripts;
+
+/// The oldest Redis that has all that the scripts use.
+const OLDEST: (u32, u32) = (6, 2);
+
+/// What opens connections for one lane.
+#[derive(Clone)]
+pub(super) struct Connector {
+    pub(super) pool: Pool,
+    pub(super) address: Arc<str>,
+    pub(super) channel: Arc<str>,
+    pub(super) command_timeout: Duration,
+}
+
+/// The connection of a lane. It stays checked out of the pool, so that the pool knows of it.
+pub(super) struct Connection(deadpool_redis::Connection);
+
+impl Connection {
+    /// A handle to send commands by, without the PING that a checkout costs.
+    pub(super) fn commands(&self) -> MultiplexedConnection {
+        (*self.0).clone()
+    }
+
+    /// Ends the connection; it does not go back into the pool.
+    pub(super) fn discard(self) {
+        drop(deadpool_redis::Connection::take(self.0));
+    }
+}
+
+impl Connector {
+    pub(super) fn channel(&self) -> &str {
+        &self.channel
+    }
+
+    pub(super) fn command_timeout(&self) -> Duration {
+        self.command_timeout
+    }
+
+    /// Opens a connection that knows the scripts and listens to the channel of the lane.
+    pub(super) async fn open(self, pulse: Arc<Pulse>) -> Result<Connection, Fault> {
+        let connection = Connection(self.pool.get().await.map_err(|error| self.fault(error))?);
+        match timeout(self.command_timeout, self.prepare(&connection, &pulse)).await {
+            Ok(Ok(())) => Ok(connection),
+            Ok(Err(fault)) => {
+                connection.discard();
+                Err(fault)
+            }
+            Err(_) => {
+                connection.discard();
+                Err(Fault::NoAnswer(self.command_timeout))
+            }
+        }
+    }
+
+    async fn prepare(&self, connection: &Connection, pulse: &Pulse) -> Result<(), Fault> {
+        let mut commands = connection.commands();
+        let mut pipeline = Pipeline::new();
+        // Without arguments it changes nothing, tells what the server is, and is allowed to every user.
+        pipeline.add_command(cmd("HELLO"));
+        for load in scripts::loads() {
+            pipeline.add_command(load);
+        }
+        let replies = commands
+            .send_packed_commands(&pipeline, 0, pipeline.len())
+            .await
+            .map_err(|error| Fault::Lost(Some(error)))?;
+        let mut replies = replies.into_iter().map(Value::extract_error);
+        check_server(&replies.next().unwrap_or(Ok(Value::Nil)))?;
+        replies
+            .try_for_each(|loaded| loaded.map(drop))
+            .map_err(Fault::Refused)?;
+
+        // No message can have been published to this connection before now.
+        pulse.answered(Instant::now());
+        commands
+            .subscribe(&*self.channel)
+            .await
+            .map_err(Fault::Refused)
+    }
+
+    fn fault(&self, error: PoolError) -> Fault {
+        match error {
+            PoolError::Backend(source) => Fault::NoConnection {
+                address: self.address.to_string(),
+                source,
+            },
+            PoolError::Closed => Fault::Closed,
+            other => Fault::Pool {
+                address: self.address.to_string(),
+                reason: other.to_string(),
+            },
+        }
+    }
+}
+
+/// Whether the server, which answered HELLO like this, can hold locks.
+fn check_server(hello: &RedisResult<Value>) -> Result<(), Fault> {
+    let hello = match hello {
+        Ok(hello) => hello,
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError) => {
+            return Err(Fault::Server(
+                "older, since it wants arguments for HELLO".into(),
+            ));
+        }
+        Err(error) => return Err(Fault::Refused(error.clone())),
+    };
+    let field = |name: &str| {
+        hello.as_map_iter()?.find_map(|(key, value)| {
+            (text(key)? == name)
+                .then(|| text(value))
+                .flatten()
+                .map(str::to_owned)
+        })
+    };
+    let Some(version) = field("version") else {
+        return Err(Fault::Server(
+            "a server that does not say its version".into(),
+        ));
+    };
+    if field("mode").as_deref() == Some("sentinel") {
+        return Err(Fault::Server(
+            "a Redis Sentinel, which holds no data".into(),
+        ));
+    }
+    let mut numbers = version.split('.').map(|part| part.parse::<u32>().ok());
+    let major_minor = (
+        numbers.next().flatten().unwrap_or(0),
+        numbers.next().flatten().unwrap_or(0),
+    );
+    if major_minor < OLDEST {
+        let name = field("server").unwrap_or_else(|| "redis".into());
+        return Err(Fault::Server(format!("{name} {version}")));
+    }
+    Ok(())
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}

@@ -1,0 +1,151 @@
+//! What can go wrong between the verbs and Redis, and whether asking again can help.
+
+use std::time::Duration;
+
+use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+
+use crate::backend::BackendError;
+use crate::key::{FENCE, LockKey, QUEUE};
+
+/// Why a verb has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("the Redis backend is closed")]
+    Closed,
+
+    #[error("Redis did not answer within {}", humantime::format_duration(*.0))]
+    NoAnswer(Duration),
+
+    #[error("no connection to Redis at {address}")]
+    NoConnection {
+        address: String,
+        #[source]
+        source: RedisError,
+    },
+
+    #[error("no connection to Redis at {address}: {reason}")]
+    Pool { address: String, reason: String },
+
+    #[error("the connection to Redis was lost")]
+    Lost(#[source] Option<RedisError>),
+
+    #[error(transparent)]
+    Refused(RedisError),
+
+    #[error("the Redis user lacks a permission; the lock needs: {rule}")]
+    Acl {
+        rule: String,
+        #[source]
+        source: RedisError,
+    },
+
+    #[error("`{key}` holds something that is not {meaning}")]
+    BadKey { key: String, meaning: &'static str },
+
+    #[error("Redis answered {0}, which no script of the lock does")]
+    BadReply(String),
+
+    #[error("the lock needs Redis 6.2 or newer, or Valkey, and this is {0}")]
+    Server(String),
+
+    #[error("the Redis configuration is wrong: {0}")]
+    Config(String),
+}
+
+impl Fault {
+    /// A reply that cannot be understood.
+    pub(super) fn bad_reply(reply: &Value) -> Fault {
+        // Enough to recognise it; a reply may be of any size.
+        Fault::BadReply(format!("{reply:?}").chars().take(200).collect())
+    }
+
+    /// What the server answered a script for `key` instead of a reply.
+    pub(super) fn of_reply(error: RedisError, key: &LockKey) -> Fault {
+        if error.code() != Some("BADKEY") {
+            return Fault::Refused(error);
+        }
+        let (key, meaning) = match error.detail() {
+            Some(detail) if detail.starts_with("queue") => {
+                (key.companion(QUEUE), "the queue of a lock")
+            }
+            Some(detail) if detail.starts_with("fence") => {
+                (key.companion(FENCE), "a fencing token")
+            }
+            _ => (key.stored().to_owned(), "a lock"),
+        };
+        Fault::BadKey { key, meaning }
+    }
+
+    /// The same, with the rule that grants what is missing if that is the fault.
+    pub(super) fn explained(self, acl_rule: &str) -> Fault {
+        match self {
+            Fault::Refused(source) | Fault::NoConnection { source, .. } if is_acl(&source) => {
+                Fault::Acl {
+                    rule: acl_rule.to_owned(),
+                    source,
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether asking again is useless, whatever happens to server and network.
+    pub(super) fn is_for_good(&self) -> bool {
+        match self {
+            Fault::Closed
+            | Fault::NoAnswer(_)
+            | Fault::Pool { .. }
+            | Fault::Lost(_)
+            | Fault::BadReply(_) => false,
+            Fault::Acl { .. } | Fault::BadKey { .. } | Fault::Server(_) | Fault::Config(_) => true,
+            Fault::Refused(error) | Fault::NoConnection { source: error, .. } => {
+                is_acl(error) || is_authentication(error) || is_configuration(error)
+            }
+        }
+    }
+}
+
+impl From<Fault> for BackendError {
+    fn from(fault: Fault) -> BackendError {
+        if fault.is_for_good() {
+            BackendError::denied(fault)
+        } else {
+            BackendError::unavailable(fault)
+        }
+    }
+}
+
+/// Whether a permission is missing: to the client directly, or to a script of its (before Redis 7.2 by the text alone).
+fn is_acl(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+        || error.detail().is_some_and(|detail| {
+            detail.contains("The user executing the script can't") || detail.contains("NOPERM")
+        })
+}
+
+fn is_authentication(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed
+        || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
+}
+
+fn is_configuration(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::InvalidClientConfig
+            | ErrorKind::RESP3NotSupported
+            | ErrorKind::Server(ServerErrorKind::CrossSlot | ServerErrorKind::Moved)
+    ) || error.code() == Some("WRONGTYPE")
+        || error.detail().is_some_and(|detail| {
+            detail.contains("WRONGTYPE") || detail.contains("DB index is out of range")
+        })
+}
+
+/// Whether the server behind the connection is, for now or for good, not the one to ask: another connection may lead to the right one.
+pub(super) fn is_wrong_server(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(
+            ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown | ServerErrorKind::BusyLoading
+        )
+    ) || error.code() == Some("NOAUTH")
+}

@@ -1,0 +1,284 @@
+//! The Redis backend: one server, or whatever looks like one from here.
+//!
+//! A lock is the owner token as the value of a key with a time to live; waiters stand in a sorted set, and a release hands the lock over to
+//! the first of them and tells its process by pub/sub, in one script. What a script promises is said at its top (`scripts/*.lua`).
+//!
+//! ```text
+//! verbs (here) ── scripts: typed questions and answers ── lanes: order, batches, repair ── connections ── pool
+//!                                                            wakeups ◄── pushes ◄───────────┘
+//! ```
+
+mod backoff;
+mod config;
+mod connection;
+mod fault;
+mod lane;
+mod pushes;
+mod scripts;
+mod thread;
+mod wakeups;
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_redis::redis::{RedisResult, Value};
+use deadpool_redis::{Config, Pool};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+pub use self::config::RedisSettings;
+use self::connection::Connector;
+use self::fault::Fault;
+use self::lane::{Lane, Replies, Unheard};
+use self::pushes::Pushes;
+use self::thread::{Running, Thread};
+use self::wakeups::Wakeups;
+use crate::backend::{Acquired, Backend, BackendError, Claim, Released, Renewal, Renewed, Wakeup};
+use crate::key::LockKey;
+use crate::owner::OwnerToken;
+
+/// However long commands may take, [`RedisBackend::connect`] fails by then.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Locks held by a Redis server (6.2 or newer) or Valkey.
+///
+/// The connections, the commands and the repairs run on a thread of their own: the verbs may be awaited on any executor. Dropping
+/// the backend ends the thread, without waiting for it.
+pub struct RedisBackend {
+    lanes: Vec<Lane>,
+    wakeups: Arc<Wakeups>,
+    pool: Pool,
+    acl_rule: String,
+    executor: Handle,
+    closing: watch::Sender<bool>,
+    _thread: Running,
+}
+
+impl RedisBackend {
+    /// Connects, and checks that the server can hold locks.
+    ///
+    /// # Errors
+    ///
+    /// Within 5 s, if there is no server, if it is none that can hold locks, if it refuses, or if the configuration is wrong. The last three
+    /// are [denied](BackendError::is_denied).
+    pub async fn connect(
+        config: Config,
+        settings: RedisSettings,
+    ) -> Result<RedisBackend, BackendError> {
+        let within = CONNECT_LIMIT.min(settings.command_timeout + settings.connect_timeout);
+        let backend = RedisBackend::connect_lazily(config, settings)?;
+        for lane in &backend.lanes {
+            lane.connected(within)
+                .await
+                .map_err(|fault| backend.error(fault))?;
+        }
+        Ok(backend)
+    }
+
+    /// Starts without waiting for a server; it connects in the background.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration is wrong, a [denied](BackendError::is_denied) one.
+    pub fn connect_lazily(
+        config: Config,
+        settings: RedisSettings,
+    ) -> Result<RedisBackend, BackendError> {
+        let wakeups = Arc::new(Wakeups::default());
+        let pushes = Arc::new(Pushes::new(Arc::clone(&wakeups), settings.command_timeout));
+        let receiver = Arc::clone(&pushes);
+        let (pool, address) = config::pool(&config, &settings, move |push| {
+            receiver.receive(&push);
+            Ok(())
+        })?;
+
+        let thread = Thread::start().map_err(BackendError::unavailable)?;
+        let (closing, closed) = watch::channel(false);
+        let channel_prefix = settings.channel_prefix();
+        let (address, backend) = (Arc::<str>::from(address), Uuid::new_v4().simple());
+        let (lanes, tasks): (Vec<_>, Vec<_>) = (0..settings.lanes)
+            .map(|index| {
+                let connector = Connector {
+                    pool: pool.clone(),
+                    address: Arc::clone(&address),
+                    channel: format!("{channel_prefix}{backend}:{index}").into(),
+                    command_timeout: settings.command_timeout,
+                };
+                Lane::new(index, connector, Arc::clone(&wakeups), closed.clone())
+            })
+            .unzip();
+        pushes.connect(&lanes);
+        let executor = thread.handle().clone();
+        Ok(RedisBackend {
+            lanes,
+            wakeups,
+            pool,
+            acl_rule: scripts::acl_rule(&settings.key_prefix, &channel_prefix),
+            executor,
+            closing,
+            _thread: thread.run(tasks.into_iter().map(lane::Task::run)),
+        })
+    }
+
+    /// The pool the connections are checked out of: for its [status](Pool::status), and to resize it.
+    ///
+    /// Its connections are meant for the lock. One that is checked out by somebody else is not used again.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The lane of `key`: always the same, so that whatever concerns one key stays in order.
+    fn lane_of(&self, key: &LockKey) -> usize {
+        let mut hasher = DefaultHasher::new();
+        key.stored().hash(&mut hasher);
+        usize::try_from(hasher.finish() % self.lanes.len() as u64).unwrap_or_default()
+    }
+
+    /// From now on the claim may be handed its lock.
+    fn expect(&self, claim: &Claim, lane: usize) {
+        if claim.queue {
+            self.wakeups.register(&claim.owner, lane);
+        }
+    }
+
+    /// Nothing is handed to the claim any more, unless it is queued or may be.
+    fn settle(&self, claim: &Claim, answer: Result<Acquired, &Fault>) {
+        match answer {
+            Ok(Acquired::Queued(_)) => {}
+            Ok(Acquired::Granted(_) | Acquired::Taken(_)) => self.wakeups.forget(&claim.owner),
+            Err(fault) if fault.is_for_good() => self.wakeups.forget(&claim.owner),
+            Err(_) => {}
+        }
+    }
+
+    fn error(&self, fault: Fault) -> BackendError {
+        fault.explained(&self.acl_rule).into()
+    }
+}
+
+impl Backend for RedisBackend {
+    async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
+        let index = self.lane_of(&claim.key);
+        let lane = &self.lanes[index];
+        self.expect(claim, index);
+        let call = scripts::acquire(claim, lane.channel());
+        let reply = lane.send(vec![call], Unheard::Skip).reply().await;
+        let answer = decode(reply, &claim.key, |reply| {
+            scripts::acquired(reply, claim.ttl)
+        });
+        self.settle(claim, answer.as_ref().copied());
+        answer.map_err(|fault| self.error(fault))
+    }
+
+    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
+        let mut batches = vec![Vec::new(); self.lanes.len()];
+        for (index, lease) in leases.iter().enumerate() {
+            batches[self.lane_of(&lease.key)].push(index);
+        }
+        // All are on their way before the first answer is waited for.
+        let sent: Vec<_> = batches
+            .iter()
+            .zip(&self.lanes)
+            .map(|(batch, lane)| {
+                lane.send(
+                    batch
+                        .iter()
+                        .map(|index| scripts::renew(&leases[*index]))
+                        .collect(),
+                    Unheard::Skip,
+                )
+            })
+            .collect();
+
+        let mut answers = Vec::with_capacity(leases.len());
+        for (batch, sent) in batches.iter().zip(sent) {
+            let replies = sent.replies().await;
+            let replies = every(replies, batch.len());
+            answers.extend(batch.iter().zip(replies).map(|(index, reply)| {
+                let answer = decode(reply, &leases[*index].key, scripts::renewed);
+                (*index, answer.map_err(|fault| self.error(fault)))
+            }));
+        }
+        answers.sort_unstable_by_key(|(index, _)| *index);
+        answers.into_iter().map(|(_, answer)| answer).collect()
+    }
+
+    async fn release(
+        &self,
+        key: &LockKey,
+        owner: &OwnerToken,
+        next: Option<&Claim>,
+    ) -> Result<Released, BackendError> {
+        let index = self.lane_of(key);
+        let lane = &self.lanes[index];
+        if let Some(next) = next {
+            self.expect(next, index);
+        }
+        let call = scripts::release(key, owner, next, lane.channel());
+        let reply = lane.send(vec![call], Unheard::Run).reply().await;
+        let answer = decode(reply, key, |reply| scripts::released(reply, next));
+        if let Some(next) = next {
+            match &answer {
+                Ok(Released::Released(Some(acquired))) => self.settle(next, Ok(*acquired)),
+                Ok(_) => self.wakeups.forget(&next.owner),
+                Err(fault) => self.settle(next, Err(fault)),
+            }
+        }
+        answer.map_err(|fault| self.error(fault))
+    }
+
+    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
+        // What is handed to it from now on is given back.
+        self.wakeups.forget(&claim.owner);
+        let lane = &self.lanes[self.lane_of(&claim.key)];
+        let call = scripts::abandon(claim, lane.channel());
+        let reply = lane.send(vec![call], Unheard::Run).reply().await;
+        decode(reply, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))
+    }
+
+    async fn changed(&self, claim: &Claim) -> Wakeup {
+        self.wakeups.changed(&claim.owner).await
+    }
+
+    fn executor(&self) -> Option<Handle> {
+        Some(self.executor.clone())
+    }
+
+    async fn close(&self) {
+        self.closing.send_replace(true);
+        for lane in &self.lanes {
+            lane.closed().await;
+        }
+        self.pool.close();
+    }
+}
+
+/// The answer in `reply` to a script for `key`.
+fn decode<T>(
+    reply: Result<RedisResult<Value>, Fault>,
+    key: &LockKey,
+    answer: impl FnOnce(&Value) -> Option<T>,
+) -> Result<T, Fault> {
+    let reply = reply?.map_err(|error| Fault::of_reply(error, key))?;
+    answer(&reply).ok_or_else(|| Fault::bad_reply(&reply))
+}
+
+/// What each of `count` calls got, where they may all have got the same fault.
+fn every(replies: Result<Replies, Fault>, count: usize) -> Vec<Result<RedisResult<Value>, Fault>> {
+    match replies {
+        Ok(replies) => replies.into_iter().map(Ok).collect(),
+        Err(fault) => vec![Err(fault); count],
+    }
+}
+
+impl fmt::Debug for RedisBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBackend")
+            .field("lanes", &self.lanes.len())
+            .field("pool", &self.pool.status())
+            .finish_non_exhaustive()
+    }
+}

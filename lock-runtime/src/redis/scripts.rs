@@ -1,0 +1,350 @@
+//! The scripts as typed questions and typed answers: the only place that knows the order of their arguments and replies.
+
+use std::time::Duration;
+
+use deadpool_redis::redis::{Arg, Cmd, Script as Hashed, Value, cmd};
+use once_cell::sync::Lazy;
+
+use crate::backend::{Acquired, Claim, Grant, Holder, Released, Renewal, Renewed};
+use crate::fence::{FenceBlock, FencingToken};
+use crate::key::{FENCE, LockKey, QUEUE};
+use crate::owner::OwnerToken;
+
+/// A script and its hash.
+pub(super) struct Script {
+    source: String,
+    hash: String,
+}
+
+impl Script {
+    fn new(body: &str) -> Script {
+        let source = [include_str!("scripts/prelude.lua"), "\n", body].concat();
+        let hash = Hashed::new(&source).get_hash().to_owned();
+        Script { source, hash }
+    }
+
+    /// The command that runs the script by its hash.
+    fn call(&self, key: &LockKey) -> Cmd {
+        let mut call = cmd("EVALSHA");
+        call.arg(&self.hash)
+            .arg(3)
+            .arg(key.stored())
+            .arg(key.companion(QUEUE))
+            .arg(key.companion(FENCE));
+        call
+    }
+}
+
+static ACQUIRE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/acquire.lua")));
+static RENEW: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/renew.lua")));
+static RELEASE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/release.lua")));
+static ABANDON: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/abandon.lua")));
+
+fn all() -> [&'static Script; 4] {
+    [&ACQUIRE, &RENEW, &RELEASE, &ABANDON]
+}
+
+/// The commands that make the server know every script.
+pub(super) fn loads() -> impl Iterator<Item = Cmd> {
+    all().into_iter().map(|script| {
+        let mut load = cmd("SCRIPT");
+        load.arg("LOAD").arg(&script.source);
+        load
+    })
+}
+
+/// The same call with the source of the script instead of its hash, for a server that does not know it.
+pub(super) fn with_source(call: &Cmd) -> Option<Cmd> {
+    let mut arguments = call.args_iter().filter_map(|argument| match argument {
+        Arg::Simple(bytes) => Some(bytes),
+        // There are no others in the calls made here.
+        _ => None,
+    });
+    if arguments.next()? != b"EVALSHA" {
+        return None;
+    }
+    let hash = arguments.next()?;
+    let script = all()
+        .into_iter()
+        .find(|script| script.hash.as_bytes() == hash)?;
+    let mut full = cmd("EVAL");
+    full.arg(&script.source);
+    for argument in arguments {
+        full.arg(argument);
+    }
+    Some(full)
+}
+
+/// What the scripts need from the server: the ACL rule for a user that may do nothing else.
+pub(super) fn acl_rule(key_prefix: &str, channel_prefix: &str) -> String {
+    format!(
+        "+eval +evalsha +script|load +get +set +del +pexpire +pttl +time +zadd +zrange +zrem +zpopmin +publish +subscribe +ping \
+         ~{key_prefix}* ~{{{key_prefix}* &{channel_prefix}*"
+    )
+}
+
+/// Takes the lock for `claim`, which is woken through `channel`.
+pub(super) fn acquire(claim: &Claim, channel: &str) -> Cmd {
+    let mut call = ACQUIRE.call(&claim.key);
+    claim_arguments(&mut call, claim, channel);
+    call
+}
+
+/// Extends a lease.
+pub(super) fn renew(renewal: &Renewal) -> Cmd {
+    let mut call = RENEW.call(&renewal.key);
+    call.arg(renewal.owner.as_str())
+        .arg(millis(renewal.ttl))
+        .arg(renewal.tokens);
+    call
+}
+
+/// Ends the lease of `owner` and makes `next` a claim.
+pub(super) fn release(
+    key: &LockKey,
+    owner: &OwnerToken,
+    next: Option<&Claim>,
+    channel: &str,
+) -> Cmd {
+    let mut call = RELEASE.call(key);
+    call.arg(owner.as_str());
+    if let Some(next) = next {
+        claim_arguments(&mut call, next, channel);
+    }
+    call
+}
+
+/// Withdraws `claim`.
+pub(super) fn abandon(claim: &Claim, channel: &str) -> Cmd {
+    let mut call = ABANDON.call(&claim.key);
+    call.arg(claim.owner.as_str()).arg(member(claim, channel));
+    call
+}
+
+/// Gives back what was handed over to a claim that nobody here knows any more.
+pub(super) fn give_back(key: &LockKey, owner: &str) -> Cmd {
+    let mut call = ABANDON.call(key);
+    call.arg(owner).arg("");
+    call
+}
+
+fn claim_arguments(call: &mut Cmd, claim: &Claim, channel: &str) {
+    call.arg(claim.owner.as_str())
+        .arg(millis(claim.ttl))
+        .arg(claim.tokens.max(1))
+        .arg(member(claim, channel))
+        .arg(millis(claim.heartbeat.saturating_mul(2)));
+}
+
+/// The claim's place in the queue, or nothing if it does not wait.
+fn member(claim: &Claim, channel: &str) -> String {
+    if claim.queue {
+        let (grace, tokens) = (millis(claim.grace), claim.tokens.max(1));
+        format!("{channel}/{grace}/{tokens}/{}", claim.owner)
+    } else {
+        String::new()
+    }
+}
+
+/// Whole milliseconds, at least one (zero deletes), and few enough that the server can add them to its clock.
+fn millis(duration: Duration) -> u64 {
+    const CENTURY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
+    let rounded = duration.as_nanos().div_ceil(1_000_000);
+    u64::try_from(rounded).map_or(CENTURY, |millis| millis.clamp(1, CENTURY))
+}
+
+/// Whether the script could not finish in one call and is to be run again as it was.
+pub(super) fn is_unfinished(reply: &Value) -> bool {
+    matches!(reply, Value::Array(items) if items[..] == [Value::Int(0)])
+}
+
+/// The answer to [`acquire`] for a claim with this `ttl`; `None` if no script answers like that.
+pub(super) fn acquired(reply: &Value, ttl: Duration) -> Option<Acquired> {
+    match items(reply) {
+        [Value::Int(1), first, last] => Some(Acquired::Granted(Grant {
+            tokens: block(first, last)?,
+            valid_for: ttl,
+        })),
+        [Value::Int(2), remaining, foreign] => holder(remaining, foreign).map(Acquired::Queued),
+        [Value::Int(3), remaining, foreign] => holder(remaining, foreign).map(Acquired::Taken),
+        _ => None,
+    }
+}
+
+/// The answer to [`renew`].
+pub(super) fn renewed(reply: &Value) -> Option<Renewed> {
+    match items(reply) {
+        [Value::Int(1)] => Some(Renewed::Held(None)),
+        [Value::Int(1), first, last] => Some(Renewed::Held(Some(block(first, last)?))),
+        [Value::Int(2)] => Some(Renewed::Lost),
+        _ => None,
+    }
+}
+
+/// The answer to [`release`] with this `next` claim.
+pub(super) fn released(reply: &Value, next: Option<&Claim>) -> Option<Released> {
+    match (items(reply), next) {
+        ([Value::Int(1)], None) => Some(Released::Released(None)),
+        ([Value::Int(1), reply], Some(next)) => {
+            Some(Released::Released(Some(acquired(reply, next.ttl)?)))
+        }
+        ([Value::Int(2)], _) => Some(Released::NotHeld),
+        _ => None,
+    }
+}
+
+/// The answer to [`abandon`].
+pub(super) fn abandoned(reply: &Value) -> Option<()> {
+    matches!(items(reply), [Value::Int(1)]).then_some(())
+}
+
+/// What a script tells the process of a waiter that it has made the owner.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct HandOver {
+    /// The claim that is the owner now.
+    pub(super) owner: String,
+    /// The stored name of the lock.
+    pub(super) lock: String,
+    /// The lease.
+    pub(super) grant: Grant,
+}
+
+/// Reads the message `first/last/grace_ms/length of the owner/owner, lock`, which anybody can publish.
+pub(super) fn hand_over(message: &[u8]) -> Option<HandOver> {
+    let text = std::str::from_utf8(message).ok()?;
+    let mut parts = text.splitn(5, '/');
+    let mut number = || parts.next()?.parse::<u64>().ok();
+    let (first, last, grace_ms, owner_len) = (number()?, number()?, number()?, number()?);
+    let (owner, lock) = parts
+        .next()?
+        .split_at_checked(usize::try_from(owner_len).ok()?)?;
+    Some(HandOver {
+        owner: owner.to_owned(),
+        lock: lock.to_owned(),
+        grant: Grant {
+            tokens: fence_block(first, last)?,
+            valid_for: Duration::from_millis(grace_ms),
+        },
+    })
+}
+
+fn items(reply: &Value) -> &[Value] {
+    match reply {
+        Value::Array(items) => items,
+        _ => &[],
+    }
+}
+
+fn holder(remaining_ms: &Value, foreign: &Value) -> Option<Holder> {
+    let (Value::Int(remaining_ms), Value::Int(foreign @ (0 | 1))) = (remaining_ms, foreign) else {
+        return None;
+    };
+    Some(Holder {
+        // Negative: it never ends.
+        remaining: u64::try_from(*remaining_ms).ok().map(Duration::from_millis),
+        foreign: *foreign == 1,
+    })
+}
+
+fn block(first: &Value, last: &Value) -> Option<FenceBlock> {
+    let (Value::Int(first), Value::Int(last)) = (first, last) else {
+        return None;
+    };
+    fence_block(u64::try_from(*first).ok()?, u64::try_from(*last).ok()?)
+}
+
+fn fence_block(first: u64, last: u64) -> Option<FenceBlock> {
+    (first <= last && last < 1 << 53).then_some(FenceBlock {
+        first: FencingToken::new(first),
+        last: FencingToken::new(last),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn array(numbers: &[i64]) -> Value {
+        Value::Array(numbers.iter().map(|number| Value::Int(*number)).collect())
+    }
+
+    #[test]
+    fn replies_that_no_script_gives_are_not_taken_for_others() {
+        let ttl = Duration::from_secs(1);
+        for reply in [
+            Value::Nil,
+            Value::Okay,
+            array(&[]),
+            array(&[0]),
+            array(&[1]),
+            array(&[1, 5, 4]),
+            array(&[1, -1, 4]),
+            array(&[1, 1, i64::MAX]),
+            array(&[2, 10]),
+            array(&[2, 10, 2]),
+            array(&[9, 1, 1]),
+            Value::Array(vec![Value::Int(1), Value::Nil, Value::Int(2)]),
+        ] {
+            assert_eq!(acquired(&reply, ttl), None, "{reply:?}");
+        }
+        assert_eq!(renewed(&array(&[3])), None);
+        assert_eq!(released(&array(&[1, 2]), None), None);
+        assert_eq!(abandoned(&array(&[2])), None);
+    }
+
+    #[test]
+    fn a_lease_without_end_has_no_remaining_time() {
+        let taken = acquired(&array(&[3, -1, 1]), Duration::from_secs(1));
+        let holder = Holder {
+            remaining: None,
+            foreign: true,
+        };
+        assert_eq!(taken, Some(Acquired::Taken(holder)));
+    }
+
+    #[test]
+    fn a_hand_over_survives_slashes_in_owner_and_key() {
+        let message = hand_over(b"7/9/500/5/a/b/clock:k/x").unwrap();
+        assert_eq!(
+            (message.owner.as_str(), message.lock.as_str()),
+            ("a/b/c", "lock:k/x")
+        );
+        assert_eq!(message.grant.tokens.last, FencingToken::new(9));
+        assert_eq!(message.grant.valid_for, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn nonsense_on_the_channel_is_no_hand_over() {
+        let nonsense: [&[u8]; 8] = [
+            b"",
+            b"hello",
+            b"1/2/3",
+            b"1/2/3/4",
+            b"1/2/3/99/short",
+            b"2/1/3/1/ab",
+            "1/2/3/1/\u{e9}".as_bytes(),
+            b"1/2/3/1/\xff\xfe",
+        ];
+        for message in nonsense {
+            assert_eq!(hand_over(message), None, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn a_call_can_carry_its_source() {
+        let key = LockKey::new("lock:", "k").unwrap();
+        let call = give_back(&key, "owner");
+        let full = with_source(&call).unwrap();
+        let arguments = |cmd: &Cmd| cmd.args_iter().count();
+        assert_eq!(arguments(&call), arguments(&full));
+        assert!(with_source(&cmd("PING")).is_none());
+    }
+
+    #[test]
+    fn milliseconds_are_rounded_up_and_bounded() {
+        assert_eq!(millis(Duration::ZERO), 1);
+        assert_eq!(millis(Duration::from_nanos(1_000_001)), 2);
+        assert!(millis(Duration::MAX) < 1 << 53);
+    }
+}

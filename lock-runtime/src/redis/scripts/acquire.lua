@@ -1,0 +1,35 @@
+-- acquire.lua: take the lock, or queue for it. Idempotent by owner: a waiter polls by the same call.
+-- ARGV: [1] owner, [2] ttl_ms, [3] tokens, [4] member: its place in the queue, '' if it does not wait,
+--       [5] queue_ms: how long the queue outlives the present lease
+-- Returns: {1, first, last} granted | {2, remaining_ms, foreign} queued | {3, remaining_ms, foreign} taken | {0} again
+--          | error BADKEY lock, queue or fence: it holds something else
+local owner, ttl_ms, tokens, member, queue_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+
+local holder = read('lock', 'GET', lock)
+if refusal then return refusal end
+
+if holder and holder ~= owner then
+  local ours = string.match(holder, '/lr%-(%x+)%-%x+%-%x+$')
+  local foreign = (ours and #ours == 16) and 0 or 1
+  return stand_back(member, queue_ms, redis.call('PTTL', lock), foreign)
+end
+
+read_fence()
+local waiter = not holder and first_waiter()
+if refusal then return refusal end
+
+if holder then
+  redis.call('PEXPIRE', lock, ttl_ms)
+  if member ~= '' then redis.call('ZREM', queue, member) end
+  if last_token > 0 then return {1, last_token, last_token} end
+  return make_owner(owner, ttl_ms, block(tokens))
+end
+
+-- The last lease ended without a release: those that wait come first.
+if waiter and waiter ~= member then
+  local outcome, grace_ms = hand_over(waiter, member)
+  if outcome == 'again' then return {0} end
+  if outcome == 'handed' then return stand_back(member, queue_ms, grace_ms, 0) end
+end
+if waiter and member ~= '' then redis.call('ZREM', queue, member) end
+return make_owner(owner, ttl_ms, block(tokens))

@@ -1,0 +1,101 @@
+-- prelude.lua: what the scripts share; it is put in front of each of them.
+-- KEYS: [1] lock: the owner token   [2] queue: the waiters   [3] fence: the last fencing token
+-- A waiter is a member `channel/grace_ms/tokens/owner` of the queue.
+local lock, queue, fence = KEYS[1], KEYS[2], KEYS[3]
+
+-- Enough to outlive every lease, so that the counter is there when the next grant comes; TIME covers what is later.
+local FENCE_MS = 2 * 24 * 60 * 60 * 1000
+-- Below 2^53 by more than any block, so that sums stay exact.
+local LARGEST_TOKEN = 9000000000000000
+-- No script may take longer the more dead waiters there are.
+local DEAD_AT_ONCE = 16
+
+-- Scripts do not roll back. So everything is read before anything is written, and the first read that fails is kept here for the script
+-- to return.
+local refusal
+
+local function refuse(name)
+  refusal = refusal or redis.error_reply('BADKEY ' .. name)
+end
+
+local function read(name, ...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then
+    if string.find(reply.err, 'WRONGTYPE', 1, true) then refuse(name) else refusal = refusal or reply end
+    return nil
+  end
+  return reply
+end
+
+local function integer(number)
+  return string.format('%.0f', number)
+end
+
+-- The last fencing token and the time; `block` needs both.
+local last_token, now = 0, 0
+
+local function read_fence()
+  local text = read('fence', 'GET', fence)
+  local time = read('fence', 'TIME')
+  if refusal then return end
+  if text then
+    last_token = string.find(text, '^%d+$') and #text <= 16 and tonumber(text) or -1
+    if last_token < 0 or last_token > LARGEST_TOKEN then refuse('fence') end
+  end
+  now = time[1] * 1000000 + time[2]
+end
+
+-- The next block of fencing tokens: larger than all before, and not below the time, which saves the order when the counter is lost.
+-- Where the counter runs ahead of the time the block is one token, lest it outrun what has to save it.
+local function block(tokens)
+  local first = last_token + 1
+  if first <= now then first = now else tokens = 1 end
+  return first, first + tokens - 1
+end
+
+local function make_owner(owner, ttl_ms, first, last)
+  redis.call('SET', lock, owner, 'PX', ttl_ms)
+  redis.call('SET', fence, integer(last), 'PX', FENCE_MS)
+  last_token = last
+  return {1, first, last}
+end
+
+local function first_waiter()
+  local members = read('queue', 'ZRANGE', queue, 0, 0)
+  return members and members[1]
+end
+
+-- Makes `member`, the first of the queue, the owner for its grace; if its process is gone, which the count of receivers tells, the next
+-- one, and so on as far as `own`.
+-- Returns: 'handed', grace_ms | 'free': nobody else waits | 'again': there were too many dead for one call
+local function hand_over(member, own)
+  for _ = 1, DEAD_AT_ONCE do
+    -- The pop comes first: after it, the SET passes even when the memory is full.
+    redis.call('ZPOPMIN', queue)
+    local channel, grace_ms, tokens, owner = string.match(member, '^([^/]*)/(%d+)/(%d+)/(.+)$')
+    if channel then
+      local first, last = block(tonumber(tokens))
+      local message = table.concat({integer(first), integer(last), grace_ms, #owner, owner .. lock}, '/')
+      if redis.call('PUBLISH', channel, message) > 0 then
+        make_owner(owner, grace_ms, first, last)
+        return 'handed', tonumber(grace_ms)
+      end
+    end
+    member = first_waiter()
+    if not member or member == own then return 'free' end
+  end
+  return 'again'
+end
+
+-- Answers a claim that cannot have the lock: queues it, if it waits (`member` is not empty) and is not queued yet.
+-- Returns: {2, remaining_ms, foreign} queued | {3, remaining_ms, foreign} taken; remaining_ms is -1 if the lease never ends
+local function stand_back(member, queue_ms, remaining_ms, foreign)
+  if member == '' then return {3, remaining_ms, foreign} end
+  local newest = read('queue', 'ZRANGE', queue, -1, -1, 'WITHSCORES')
+  if refusal then return refusal end
+  -- Not the time: a clock set back would let newcomers pass.
+  redis.call('ZADD', queue, 'NX', integer((newest[2] or 0) + 1), member)
+  local wanted = math.max(remaining_ms, 0) + queue_ms
+  if redis.call('PTTL', queue) < wanted then redis.call('PEXPIRE', queue, integer(wanted)) end
+  return {2, remaining_ms, foreign}
+end

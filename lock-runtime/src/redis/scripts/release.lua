@@ -1,0 +1,25 @@
+-- release.lua: end the lease of this owner, hand the lock over to the first waiter, and queue the next claim of the same process.
+-- ARGV: [1] owner; if there is a next claim: [2] to [6] as [1] to [5] of acquire.lua
+-- Returns: {1} released | {1, what acquire.lua returns for the next claim} | {2} not held | {0} again | error BADKEY
+local owner, next_owner = ARGV[1], ARGV[2]
+local ttl_ms, tokens, member, queue_ms = ARGV[3], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+
+local holder = read('lock', 'GET', lock)
+if refusal then return refusal end
+if holder ~= owner then return {2} end
+
+local waiter = first_waiter()
+if waiter or next_owner then read_fence() end
+if refusal then return refusal end
+
+if waiter then
+  local outcome, grace_ms = hand_over(waiter)
+  if outcome == 'again' then return {0} end
+  if outcome == 'handed' then
+    if not next_owner then return {1} end
+    return {1, stand_back(member, queue_ms, grace_ms, 0)}
+  end
+end
+redis.call('DEL', lock)
+if not next_owner then return {1} end
+return {1, make_owner(next_owner, ttl_ms, block(tokens))}

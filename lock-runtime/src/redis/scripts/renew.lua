@@ -1,0 +1,13 @@
+-- renew.lua: extend the lease if, and only if, this owner still holds it.
+-- ARGV: [1] owner, [2] ttl_ms, [3] tokens: how many further fencing tokens to reserve
+-- Returns: {1} held | {1, first, last} held, with these tokens | {2} lost | error BADKEY lock or fence
+local owner, ttl_ms, tokens = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+local holder = read('lock', 'GET', lock)
+if tokens > 0 and holder == owner then read_fence() end
+if refusal then return refusal end
+
+if holder ~= owner then return {2} end
+redis.call('PEXPIRE', lock, ttl_ms)
+if tokens == 0 then return {1} end
+return make_owner(owner, ttl_ms, block(tokens))

@@ -1,0 +1,108 @@
+//! The claims of this process that wait in a queue of Redis, and the news for them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::backend::Wakeup;
+use crate::owner::OwnerToken;
+
+/// Every claim that may be handed a lock.
+///
+/// A claim is registered *before* it is sent: whatever is handed over to a claim that is not here belongs to nobody and is given back.
+/// It stays until its grant has been told, or it cannot come any more.
+///
+/// A std mutex, since nothing waits while it is held.
+#[derive(Default)]
+pub(super) struct Wakeups(Mutex<HashMap<Arc<str>, Waiter>>);
+
+struct Waiter {
+    /// The connection that brings its news.
+    lane: usize,
+    /// What has not been told yet.
+    news: Option<Wakeup>,
+    bell: Arc<Notify>,
+}
+
+impl Wakeups {
+    /// From now on, news for `owner` is kept.
+    pub(super) fn register(&self, owner: &OwnerToken, lane: usize) {
+        self.waiters()
+            .entry(owner.as_str().into())
+            .or_insert_with(|| Waiter {
+                lane,
+                news: None,
+                bell: Arc::default(),
+            });
+    }
+
+    /// The claim has its answer, or wants none.
+    pub(super) fn forget(&self, owner: &OwnerToken) {
+        if let Some(waiter) = self.waiters().remove(owner.as_str()) {
+            waiter.bell.notify_one();
+        }
+    }
+
+    /// Keeps a grant for its claim, or says that nobody here waits for it.
+    #[must_use]
+    pub(super) fn granted(&self, owner: &str, news: Wakeup) -> bool {
+        match self.waiters().get_mut(owner) {
+            Some(waiter) => {
+                waiter.news = Some(news);
+                waiter.bell.notify_one();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Makes every waiter of `lane` ask: messages may have been lost.
+    pub(super) fn ask_again(&self, lane: usize) {
+        for waiter in self.waiters().values_mut() {
+            if waiter.lane == lane {
+                // A grant that is already here says more.
+                waiter.news.get_or_insert(Wakeup::Ask);
+                waiter.bell.notify_one();
+            }
+        }
+    }
+
+    /// Resolves with the news for `owner`; at once, if it is not waiting.
+    pub(super) async fn changed(&self, owner: &OwnerToken) -> Wakeup {
+        let Some(bell) = self.bell(owner) else {
+            return Wakeup::Ask;
+        };
+        loop {
+            if let Some(news) = self.take(owner) {
+                return news;
+            }
+            // A ring that came since is remembered by the bell.
+            bell.notified().await;
+        }
+    }
+
+    fn bell(&self, owner: &OwnerToken) -> Option<Arc<Notify>> {
+        self.waiters()
+            .get(owner.as_str())
+            .map(|waiter| Arc::clone(&waiter.bell))
+    }
+
+    /// The news, if there is any; a grant ends the registration.
+    fn take(&self, owner: &OwnerToken) -> Option<Wakeup> {
+        let mut waiters = self.waiters();
+        let Some(waiter) = waiters.get_mut(owner.as_str()) else {
+            return Some(Wakeup::Ask);
+        };
+        let news = waiter.news.take()?;
+        if matches!(news, Wakeup::Granted { .. }) {
+            waiters.remove(owner.as_str());
+        }
+        Some(news)
+    }
+
+    fn waiters(&self) -> MutexGuard<'_, HashMap<Arc<str>, Waiter>> {
+        // The map is whole after every statement, so a panic elsewhere cannot have broken it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,60 @@
+//! The Redis backend on a real server as a store under test.
+
+use lock_runtime::deadpool_redis::Config;
+use lock_runtime::{LockKey, RedisBackend, RedisSettings};
+use tokio::sync::Mutex;
+
+use crate::conformance::Store;
+use crate::server::Server;
+
+/// A server; each backend connects to it as a process of its own would.
+pub struct RedisStore {
+    server: Mutex<Server>,
+}
+
+impl RedisStore {
+    /// A store on a server of its own.
+    pub fn start() -> RedisStore {
+        RedisStore {
+            server: Mutex::new(Server::start()),
+        }
+    }
+}
+
+impl Store for RedisStore {
+    type Backend = RedisBackend;
+
+    async fn connect(&self) -> RedisBackend {
+        connect(&*self.server.lock().await).await
+    }
+
+    async fn expire(&self, key: &LockKey) {
+        let server = self.server.lock().await;
+        server.run::<()>(&["DEL", key.stored()]);
+    }
+
+    async fn seize(&self, key: &LockKey) {
+        let server = self.server.lock().await;
+        server.run::<()>(&["SET", key.stored(), "another library's token"]);
+        server.forgive(key.stored());
+    }
+
+    async fn go_dark(&self) {
+        self.server.lock().await.pause();
+    }
+
+    async fn leftovers(&self) -> Vec<String> {
+        let server = self.server.lock().await;
+        let mut keys: Vec<String> = server.run(&["KEYS", "*"]);
+        keys.retain(|key| !key.ends_with(":fence"));
+        keys
+    }
+}
+
+/// A backend on `server`, with the default settings.
+pub async fn connect(server: &Server) -> RedisBackend {
+    let config = Config::from_url(server.url());
+    RedisBackend::connect(config, RedisSettings::default())
+        .await
+        .unwrap()
+}
