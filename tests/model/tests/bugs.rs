@@ -1,0 +1,56 @@
+//! Every mistake that can be put into the protocol breaks the promise it is about, and nothing that does not follow from it.
+
+use std::collections::BTreeSet;
+
+use lock_model::{Bug, Expected};
+use stateright::{Checker, Expectation, Model};
+
+/// The properties that do not hold with `bug` in the protocol.
+fn broken_by(bug: Bug) -> BTreeSet<Expected> {
+    let checker = bug.shown_by().checker().spawn_bfs().join();
+    let found = checker.discoveries();
+    let fails = |expected: &Expected| {
+        let property = checker.model().property(expected.name());
+        found.contains_key(expected.name()) == (property.expectation != Expectation::Sometimes)
+    };
+    Expected::ALL.into_iter().filter(fails).collect()
+}
+
+macro_rules! each_is_caught {
+    ($($test:ident: $bug:ident,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                assert_eq!(broken_by(Bug::$bug), BTreeSet::from_iter(Bug::$bug.breaks().iter().copied()));
+            }
+        )*
+
+        #[test]
+        fn no_mistake_is_left_out() {
+            assert_eq!([$(Bug::$bug),*], Bug::ALL);
+        }
+    };
+}
+
+each_is_caught! {
+    a_hand_over_without_a_lease_is_caught: HandOffWithoutLease,
+    a_resource_that_ignores_the_token_is_caught: ResourceIgnoresToken,
+    a_release_that_does_not_compare_is_caught: ReleaseWithoutCompare,
+    a_renewal_that_does_not_compare_is_caught: RenewWithoutCompare,
+    a_release_that_forgets_the_queue_is_caught: ReleaseForgetsQueue,
+    a_waiter_that_never_asks_is_caught: WaiterNeverAsks,
+    a_waiter_that_asks_only_whether_it_is_the_owner_is_caught: WaiterAsksOnlyForOwner,
+    a_free_lock_that_anyone_takes_is_caught: FreeForAnyone,
+    tokens_without_time_are_caught: TokensWithoutTime,
+    blocks_that_outrun_the_time_are_caught: BlocksOutrunTime,
+    passing_beyond_the_block_is_caught: PassesBeyondBlock,
+    a_hand_over_with_the_old_token_is_caught: HandOffKeepsToken,
+    a_repeated_acquire_that_queues_again_is_caught: RepeatQueuesAgain,
+    an_acquire_that_does_not_know_its_own_claim_is_caught: OwnerNotRecognised,
+    an_abandon_that_only_leaves_the_queue_is_caught: AbandonOnlyLeavesQueue,
+    an_abandon_that_forgets_the_queue_is_caught: AbandonForgetsQueue,
+    a_lease_counted_from_the_arrival_of_its_message_is_caught: LeaseCountedFromArrival,
+    a_grace_taken_for_the_whole_ttl_is_caught: GraceTakenForTtl,
+    passing_a_spent_lease_on_is_caught: PassesSpentLease,
+    passing_on_without_end_is_caught: PassesWithoutEnd,
+}
