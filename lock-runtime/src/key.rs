@@ -62,6 +62,7 @@ impl LockKey {
     }
 
     /// The name in the store of a companion, in the same Redis Cluster slot as the lock itself.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     pub(crate) fn companion(&self, suffix: &str) -> String {
         // Unambiguous, because `fault` refuses the keys for which the two forms could meet.
         match hash_tag(&self.text) {

@@ -1,5 +1,6 @@
 //! From what the user configures to a pool whose connections behave.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use deadpool_redis::redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
@@ -10,6 +11,9 @@ use deadpool_redis::redis::{
 use deadpool_redis::{Config, Hook, HookError, Manager, Pool, Runtime};
 
 use super::fault::Fault;
+
+/// What a command or a connection attempt may take.
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 
 /// How the lock uses Redis, besides what a [`deadpool_redis::Config`] says.
 ///
@@ -26,11 +30,11 @@ pub struct RedisSettings {
     ///
     /// The default is 1: one connection pipelines the commands of all tasks, and more gain little.
     pub lanes: usize,
-    /// How long the answer to a command may take, the wait for a connection included.
+    /// How long the answer to a command may take, the wait for a connection included; from 1 ms to 1 h.
     ///
     /// The default is 1 s, so that a lease of a few seconds survives a command that gets lost.
     pub command_timeout: Duration,
-    /// How long it may take to open a connection; the default is 1 s.
+    /// How long it may take to open a connection, from 1 ms to 1 h; the default is 1 s.
     pub connect_timeout: Duration,
     /// What the names of the pub/sub channels start with, so that one ACL rule can name them: the prefix of the keys. A `/` becomes `|`.
     pub key_prefix: String,
@@ -63,6 +67,13 @@ pub(super) fn pool(
     settings: &RedisSettings,
     receive: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
 ) -> Result<(Pool, String), Fault> {
+    for timeout in [settings.command_timeout, settings.connect_timeout] {
+        if !TIMEOUTS.contains(&timeout) {
+            return Err(Fault::Config(format!(
+                "a timeout of {timeout:?}, where 1 ms to 1 h are possible"
+            )));
+        }
+    }
     let info = connection_info(config, settings)?;
     let address = info.addr().to_string();
     let connections = AsyncConnectionConfig::new()

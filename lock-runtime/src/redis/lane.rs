@@ -17,18 +17,23 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Cmd, ErrorKind, Pipeline, RedisResult, ServerErrorKind, Value, cmd};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::backoff::Backoff;
 use super::connection::{Connection, Connector};
 use super::fault::{Fault, is_wrong_server};
 use super::scripts;
 use super::wakeups::Wakeups;
+use crate::backoff::{Backoff, Retry, jittered};
 
 /// How many calls go out in one pipeline; more wait for the next one.
 const BATCH: usize = 256;
 /// After so many batches in a row without an answer the connection is taken for dead.
 const UNANSWERED: u32 = 2;
+/// The pauses between attempts to connect.
+const RECONNECT: Backoff = Backoff {
+    first: Duration::from_millis(10),
+    longest: Duration::from_millis(500),
+};
 /// A server that refuses for good is asked again this often, in case somebody mends it.
 const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 
@@ -284,36 +289,47 @@ enum Ended {
 impl Task {
     /// Serves the lane until the backend is closed or dropped.
     pub(super) async fn run(mut self) {
-        let mut backoff = Backoff::default();
-        while let Some(connection) = self.connect(&mut backoff).await {
+        let mut failures = 0;
+        while let Some(connection) = self.connect(&mut failures).await {
             self.wakeups.ask_again(self.index);
             let since = Instant::now();
             match self.serve(connection).await {
                 Ended::Closed => return,
-                Ended::Broken => backoff.rest(since.elapsed()),
+                // One that breaks at once is no success.
+                Ended::Broken if since.elapsed() < RECONNECT.longest => failures += 1,
+                Ended::Broken => failures = 0,
             }
         }
     }
 
     /// A connection, as soon as there is one; nothing if the backend is closed first.
-    async fn connect(&mut self, backoff: &mut Backoff) -> Option<Connection> {
+    async fn connect(&mut self, failures: &mut u32) -> Option<Connection> {
         loop {
-            let pause = backoff.pause();
-            self.meanwhile(tokio::time::sleep(pause)).await?;
+            self.meanwhile(sleep(self.pause(*failures))).await?;
             let attempt = self.connector.clone().open(Arc::clone(&self.pulse));
             match self.meanwhile(attempt).await? {
                 Ok(connection) => {
                     self.trouble = None;
                     return Some(connection);
                 }
-                Err(fault) => self.cannot_connect(fault, backoff),
+                Err(fault) => {
+                    *failures += 1;
+                    self.cannot_connect(fault);
+                }
             }
         }
     }
 
-    fn cannot_connect(&mut self, fault: Fault, backoff: &mut Backoff) {
+    fn pause(&self, failures: u32) -> Duration {
+        match &self.trouble {
+            Some(fault) if fault.is_for_good() => jittered(REFUSED_PAUSE),
+            _ if failures == 0 => Duration::ZERO,
+            _ => RECONNECT.pause(failures).unwrap_or(RECONNECT.longest),
+        }
+    }
+
+    fn cannot_connect(&mut self, fault: Fault) {
         if fault.is_for_good() {
-            backoff.at_least(REFUSED_PAUSE);
             for message in self.waiting.drain(..) {
                 message.fail(fault.clone());
             }

@@ -8,7 +8,6 @@
 //!                                                            wakeups ◄── pushes ◄───────────┘
 //! ```
 
-mod backoff;
 mod config;
 mod connection;
 mod fault;
@@ -68,7 +67,11 @@ impl RedisBackend {
         config: Config,
         settings: RedisSettings,
     ) -> Result<RedisBackend, BackendError> {
-        let within = CONNECT_LIMIT.min(settings.command_timeout + settings.connect_timeout);
+        let within = CONNECT_LIMIT.min(
+            settings
+                .command_timeout
+                .saturating_add(settings.connect_timeout),
+        );
         let backend = RedisBackend::connect_lazily(config, settings)?;
         for lane in &backend.lanes {
             lane.connected(within)
@@ -137,11 +140,9 @@ impl RedisBackend {
         usize::try_from(hasher.finish() % self.lanes.len() as u64).unwrap_or_default()
     }
 
-    /// From now on the claim may be handed its lock.
-    fn expect(&self, claim: &Claim, lane: usize) {
-        if claim.queue {
-            self.wakeups.register(&claim.owner, lane);
-        }
+    /// From now on the claim may be handed its lock. Whether that is new.
+    fn expect(&self, claim: &Claim, lane: usize) -> bool {
+        claim.queue && self.wakeups.register(&claim.owner, lane)
     }
 
     /// Nothing is handed to the claim any more, unless it is queued or may be.
@@ -214,16 +215,16 @@ impl Backend for RedisBackend {
     ) -> Result<Released, BackendError> {
         let index = self.lane_of(key);
         let lane = &self.lanes[index];
-        if let Some(next) = next {
-            self.expect(next, index);
-        }
+        let expected = next.is_some_and(|next| self.expect(next, index));
         let call = scripts::release(key, owner, next, lane.channel());
         let reply = lane.send(vec![call], Unheard::Run).reply().await;
         let answer = decode(reply, key, |reply| scripts::released(reply, next));
         if let Some(next) = next {
             match &answer {
                 Ok(Released::Released(Some(acquired))) => self.settle(next, Ok(*acquired)),
-                Ok(_) => self.wakeups.forget(&next.owner),
+                // It was not looked at; but an earlier try whose answer got lost may have queued it.
+                Ok(_) if expected => self.wakeups.forget(&next.owner),
+                Ok(_) => {}
                 Err(fault) => self.settle(next, Err(fault)),
             }
         }

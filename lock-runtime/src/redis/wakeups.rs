@@ -26,15 +26,19 @@ struct Waiter {
 }
 
 impl Wakeups {
-    /// From now on, news for `owner` is kept.
-    pub(super) fn register(&self, owner: &OwnerToken, lane: usize) {
-        self.waiters()
-            .entry(owner.as_str().into())
-            .or_insert_with(|| Waiter {
+    /// From now on, news for `owner` is kept. Whether it was not before.
+    pub(super) fn register(&self, owner: &OwnerToken, lane: usize) -> bool {
+        let mut waiters = self.waiters();
+        let is_new = !waiters.contains_key(owner.as_str());
+        if is_new {
+            let waiter = Waiter {
                 lane,
                 news: None,
                 bell: Arc::default(),
-            });
+            };
+            waiters.insert(owner.as_str().into(), waiter);
+        }
+        is_new
     }
 
     /// The claim has its answer, or wants none.
