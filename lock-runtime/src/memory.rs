@@ -32,20 +32,17 @@ use crate::owner::OwnerToken;
 /// # Examples
 ///
 /// ```
-/// use std::time::Duration;
-/// use lock_runtime::backend::{Backend, Claim};
-/// use lock_runtime::{LockKey, MemoryBackend, OwnerToken};
+/// use lock_runtime::{LockRuntime, MemoryBackend};
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn main() -> Result<(), lock_runtime::LockError> {
 /// let store = MemoryBackend::new();
-/// let key = LockKey::new("lock:", "coupon:42")?;
-/// let claim = Claim::new(key, OwnerToken::unique("alice"), Duration::from_secs(5));
+/// let locks = LockRuntime::backend(store.clone()).build().await?;
 ///
-/// store.acquire(&claim).await?;
-/// assert!(store.is_held("coupon:42"));
+/// let guard = locks.lock("coupon:42").acquire().await?;
+/// assert_eq!(store.owner("coupon:42").as_ref(), Some(guard.owner_token()));
 ///
-/// store.release(&claim.key, &claim.owner, None).await?;
+/// guard.release().await?;
 /// assert!(store.is_idle());
 /// # Ok(())
 /// # }
@@ -96,20 +93,17 @@ impl MemoryBackend {
     /// # Examples
     ///
     /// ```
-    /// # use std::time::Duration;
-    /// # use lock_runtime::backend::{Backend, Claim, Renewal, Renewed};
-    /// # use lock_runtime::{LockKey, MemoryBackend, OwnerToken};
-    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let store = MemoryBackend::new();
-    /// # let key = LockKey::new("lock:", "coupon:42")?;
-    /// # let claim = Claim::new(key.clone(), OwnerToken::unique("alice"), Duration::from_secs(5));
-    /// # store.acquire(&claim).await?;
-    /// store.expire("coupon:42");
+    /// use lock_runtime::{LockRuntime, MemoryBackend};
     ///
-    /// assert!(!store.is_held("coupon:42"));
-    /// let renewal = Renewal::new(claim.key, claim.owner, claim.ttl);
-    /// assert_eq!(store.renew(&[renewal]).await.remove(0)?, Renewed::Lost);
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), lock_runtime::LockError> {
+    /// let store = MemoryBackend::new();
+    /// let locks = LockRuntime::backend(store.clone()).build().await?;
+    /// let guard = locks.lock("coupon:42").acquire().await?;
+    ///
+    /// store.expire("coupon:42");
+    /// guard.lost().await;
+    /// assert!(guard.release().await.unwrap_err().is_lost());
     /// # Ok(())
     /// # }
     /// ```
@@ -124,19 +118,18 @@ impl MemoryBackend {
     /// # Examples
     ///
     /// ```
-    /// # use std::time::Duration;
-    /// # use lock_runtime::backend::{Acquired, Backend, Claim};
-    /// # use lock_runtime::{LockKey, MemoryBackend, OwnerToken};
+    /// use lock_runtime::{LockRuntime, MemoryBackend};
+    ///
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let store = MemoryBackend::new();
-    /// # let key = LockKey::new("lock:", "coupon:42")?;
-    /// # let claim = Claim::new(key, OwnerToken::unique("alice"), Duration::from_secs(5));
+    /// # async fn main() -> Result<(), lock_runtime::LockError> {
+    /// let store = MemoryBackend::new();
+    /// let locks = LockRuntime::backend(store.clone()).build().await?;
+    ///
     /// store.steal("coupon:42");
-    /// assert!(matches!(store.acquire(&claim).await?, Acquired::Taken(_)));
+    /// assert!(locks.lock("coupon:42").try_acquire().await?.is_none());
     ///
     /// store.expire("coupon:42");
-    /// assert!(matches!(store.acquire(&claim).await?, Acquired::Granted(_)));
+    /// assert!(locks.lock("coupon:42").try_acquire().await?.is_some());
     /// # Ok(())
     /// # }
     /// ```
@@ -151,20 +144,18 @@ impl MemoryBackend {
     /// # Examples
     ///
     /// ```
-    /// # use std::time::Duration;
-    /// # use lock_runtime::backend::{Backend, Claim};
-    /// # use lock_runtime::{LockKey, OwnerToken};
-    /// use lock_runtime::{Fault, MemoryBackend};
+    /// use lock_runtime::{Fault, LockRuntime, MemoryBackend};
     ///
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let store = MemoryBackend::new();
-    /// # let key = LockKey::new("lock:", "coupon:42")?;
-    /// # let claim = Claim::new(key, OwnerToken::unique("alice"), Duration::from_secs(5));
-    /// store.fail_next(1, Fault::AnswerLost);
+    /// # async fn main() -> Result<(), lock_runtime::LockError> {
+    /// let store = MemoryBackend::new();
+    /// let locks = LockRuntime::backend(store.clone()).build().await?;
     ///
-    /// assert!(store.acquire(&claim).await.is_err());
-    /// assert!(store.is_held("coupon:42"));
+    /// store.fail_next(usize::MAX, Fault::Unavailable);
+    /// assert!(locks.lock("coupon:42").acquire().await.unwrap_err().is_unavailable());
+    ///
+    /// store.heal();
+    /// assert!(locks.lock("coupon:42").acquire().await.is_ok());
     /// # Ok(())
     /// # }
     /// ```
@@ -628,5 +619,43 @@ impl Fence {
             first: FencingToken::new(first),
             last: FencingToken::new(self.last),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(number: usize) -> Claim {
+        let key = LockKey::new("", &format!("k{number}")).expect("a valid key");
+        let ttl = Duration::from_millis(100);
+        Claim::new(key, OwnerToken::unique("test"), ttl)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_that_nobody_holds_takes_no_memory() {
+        let backend = MemoryBackend::new();
+        for number in 0..1000 {
+            let claim = claim(number);
+            backend.acquire(&claim).await.expect("it is free");
+            assert_eq!(backend.store().locks.len(), 1);
+            let renewal = Renewal::new(claim.key.clone(), OwnerToken::unique("x"), claim.ttl);
+            backend.renew(&[renewal]).await;
+            backend.abandon(&claim).await.expect("no fault");
+            assert_eq!(backend.store().locks.len(), 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn locks_that_ran_out_unnoticed_do_not_pile_up() {
+        let backend = MemoryBackend::new();
+        let mut most = 0;
+        for number in 0..10_000 {
+            backend.acquire(&claim(number)).await.expect("it is free");
+            sleep(Duration::from_millis(1)).await;
+            most = most.max(backend.store().locks.len());
+        }
+        // 100 are alive at a time.
+        assert!(most <= 400, "{most} locks in memory");
     }
 }
