@@ -1,0 +1,546 @@
+//! What each script promises at its top, row by row, on a real server.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use lock_runtime::backend::{
+    Acquired, Backend, BackendError, Claim, Grant, Holder, Released, Renewal, Renewed,
+};
+use lock_runtime::{FenceBlock, LockKey, OwnerToken, RedisBackend};
+use lock_tests::redis_store::connect;
+use lock_tests::server::Server;
+
+const TTL: Duration = Duration::from_secs(30);
+const HEARTBEAT: Duration = Duration::from_secs(100);
+
+/// A server, a process that uses it, and the keys of one lock.
+struct Fixture {
+    server: Server,
+    backend: RedisBackend,
+    key: LockKey,
+}
+
+const LOCK: &str = "lock:k";
+const QUEUE: &str = "{lock:k}:queue";
+const FENCE: &str = "{lock:k}:fence";
+
+impl Fixture {
+    async fn start() -> Fixture {
+        let server = Server::start();
+        let backend = connect(&server).await;
+        let key = LockKey::new("lock:", "k").unwrap();
+        Fixture {
+            server,
+            backend,
+            key,
+        }
+    }
+
+    fn claim(&self) -> Claim {
+        Claim::new(self.key.clone(), OwnerToken::unique("test"), TTL)
+    }
+
+    fn waiter(&self) -> Claim {
+        let mut claim = self.claim().queued();
+        claim.grace = Duration::from_secs(5);
+        claim.heartbeat = HEARTBEAT;
+        claim
+    }
+
+    async fn granted(&self, claim: &Claim) -> FenceBlock {
+        match self.backend.acquire(claim).await.unwrap() {
+            Acquired::Granted(Grant { tokens, valid_for }) => {
+                assert_eq!(valid_for, claim.ttl);
+                tokens
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn queued(&self, claim: &Claim) -> Holder {
+        match self.backend.acquire(claim).await.unwrap() {
+            Acquired::Queued(holder) => holder,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn taken(&self) -> Holder {
+        match self.backend.acquire(&self.claim()).await.unwrap() {
+            Acquired::Taken(holder) => holder,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn release(&self, claim: &Claim, next: Option<&Claim>) -> Released {
+        let released = self.backend.release(&claim.key, &claim.owner, next).await;
+        released.unwrap()
+    }
+
+    fn owner(&self) -> Option<String> {
+        self.server.run(&["GET", LOCK])
+    }
+
+    fn waiters(&self) -> Vec<String> {
+        self.server.run(&["ZRANGE", QUEUE, "0", "-1"])
+    }
+
+    fn ttl(&self, key: &str) -> Duration {
+        let millis: i64 = self.server.run(&["PTTL", key]);
+        Duration::from_millis(u64::try_from(millis).unwrap())
+    }
+
+    /// Queues waiters whose process is gone.
+    fn plant_dead(&self, count: usize) {
+        for number in 0..count {
+            let (score, member) = (number.to_string(), format!("gone/5000/1/dead-{number}"));
+            self.server.run::<()>(&["ZADD", QUEUE, &score, &member]);
+        }
+        self.server.run::<()>(&["EXPIRE", QUEUE, "100"]);
+    }
+
+    /// The channel through which the backend is told of hand-overs, as its waiters name it.
+    async fn channel(&self) -> String {
+        let waiter = self.waiter();
+        self.queued(&waiter).await;
+        let member = self.waiters().pop().unwrap();
+        self.backend.abandon(&waiter).await.unwrap();
+        member.split('/').next().unwrap().to_owned()
+    }
+}
+
+fn single(block: FenceBlock) -> u64 {
+    assert_eq!(block.first, block.last);
+    block.first.as_u64()
+}
+
+#[tokio::test]
+async fn a_grant_is_the_bare_owner_token_with_a_ttl() {
+    let it = Fixture::start().await;
+    let claim = it.claim();
+    let token = single(it.granted(&claim).await);
+    assert_eq!(it.owner().as_deref(), Some(claim.owner.as_str()));
+    assert!(it.ttl(LOCK) <= TTL && it.ttl(LOCK) > TTL / 2);
+    assert_eq!(it.server.run::<u64>(&["GET", FENCE]), token);
+    assert!(it.ttl(FENCE) > Duration::from_secs(24 * 60 * 60));
+    assert_eq!(it.server.run::<Vec<String>>(&["KEYS", "*"]).len(), 2);
+    it.server.finish();
+}
+
+#[tokio::test]
+async fn a_token_is_the_time_or_one_more_than_the_last() {
+    let it = Fixture::start().await;
+    let (seconds, _): (u64, u64) = it.server.run(&["TIME"]);
+    let mut claim = it.claim();
+    claim.tokens = 8;
+    let block = it.granted(&claim).await;
+    assert!(block.first.as_u64() >= seconds * 1_000_000);
+    assert_eq!(block.last.as_u64(), block.first.as_u64() + 7);
+    assert_eq!(it.server.run::<u64>(&["GET", FENCE]), block.last.as_u64());
+    it.release(&claim, None).await;
+
+    // Where the counter is ahead of the clock, it does not run further ahead than it must.
+    let ahead = (seconds + 1000) * 1_000_000;
+    it.server
+        .run::<()>(&["SET", FENCE, &ahead.to_string(), "EX", "100"]);
+    let mut claim = it.claim();
+    claim.tokens = 8;
+    assert_eq!(single(it.granted(&claim).await), ahead + 1);
+}
+
+#[tokio::test]
+async fn an_owner_that_asks_again_gets_the_last_token_of_its_block() {
+    let it = Fixture::start().await;
+    let mut claim = it.claim();
+    claim.tokens = 8;
+    let block = it.granted(&claim).await;
+    it.server.run::<()>(&["PEXPIRE", LOCK, "5000"]);
+    assert_eq!(single(it.granted(&claim).await), block.last.as_u64());
+    assert!(it.ttl(LOCK) > TTL / 2);
+
+    // Without the counter nobody can tell what it had.
+    it.server.run::<()>(&["DEL", FENCE]);
+    assert!(it.granted(&claim).await.first > block.last);
+    assert!(it.ttl(FENCE) > Duration::from_secs(24 * 60 * 60));
+}
+
+#[tokio::test]
+async fn an_owner_that_asks_again_waits_no_longer() {
+    let it = Fixture::start().await;
+    let (holder, waiter) = (it.claim(), it.waiter());
+    it.granted(&holder).await;
+    it.queued(&waiter).await;
+    // As if it had been handed the lock and put back into the queue by a late question.
+    it.server
+        .run::<()>(&["SET", LOCK, waiter.owner.as_str(), "PX", "5000"]);
+    it.granted(&waiter).await;
+    assert_eq!(it.waiters(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn holders_are_ours_or_foreign_by_their_suffix() {
+    let it = Fixture::start().await;
+    it.granted(&it.claim()).await;
+    assert!(!it.taken().await.foreign);
+    for foreign in [
+        "8f3a",
+        "a/lr-",
+        "a/lr-0123456789abcdef-1",
+        "a/lr-0123-1-1",
+        "a/lr-0123456789abcdef-1-1/more",
+        "a/lr-0123456789abcdeg-1-1",
+    ] {
+        it.server.run::<()>(&["SET", LOCK, foreign, "PX", "20000"]);
+        let holder = it.taken().await;
+        assert!(holder.foreign, "{foreign}");
+        assert!(holder.remaining.unwrap() > Duration::from_secs(10));
+    }
+    it.server.run::<()>(&["SET", LOCK, "without a ttl"]);
+    it.server.forgive(LOCK);
+    assert_eq!(it.taken().await.remaining, None);
+}
+
+#[tokio::test]
+async fn a_queue_keeps_the_order_and_outlives_the_lease() {
+    let it = Fixture::start().await;
+    it.granted(&it.claim()).await;
+    let (one, two) = (it.waiter(), it.waiter());
+    for waiter in [&one, &two, &one] {
+        it.queued(waiter).await;
+    }
+    let members: Vec<String> = it.waiters();
+    let ends = |member: &String, waiter: &Claim| {
+        member.ends_with(&format!("/5000/1/{}", waiter.owner.as_str()))
+    };
+    assert!(members.len() == 2 && ends(&members[0], &one) && ends(&members[1], &two));
+    let scores: Vec<(String, f64)> = it.server.run(&["ZRANGE", QUEUE, "0", "-1", "WITHSCORES"]);
+    assert_eq!((scores[0].1, scores[1].1), (1.0, 2.0));
+
+    let least = it.ttl(LOCK) + 2 * HEARTBEAT - Duration::from_millis(100);
+    assert!(it.ttl(QUEUE) >= least, "{:?}", it.ttl(QUEUE));
+    it.server.run::<()>(&["EXPIRE", QUEUE, "9000"]);
+    it.queued(&two).await;
+    assert!(
+        it.ttl(QUEUE) > Duration::from_secs(8000),
+        "it was shortened"
+    );
+    it.server.run::<()>(&["EXPIRE", QUEUE, "9"]);
+    it.queued(&two).await;
+    assert!(
+        it.ttl(QUEUE) > Duration::from_secs(9),
+        "it was not refreshed"
+    );
+}
+
+#[tokio::test]
+async fn a_newcomer_serves_the_head_before_itself() {
+    let it = Fixture::start().await;
+    let (holder, head) = (it.claim(), it.waiter());
+    it.granted(&holder).await;
+    it.queued(&head).await;
+    it.server.run::<()>(&["DEL", LOCK]);
+    let holder = it.taken().await;
+    assert!(!holder.foreign && holder.remaining.unwrap() <= head.grace);
+    assert_eq!(it.owner().as_deref(), Some(head.owner.as_str()));
+    assert!(it.ttl(LOCK) <= head.grace);
+    assert_eq!(it.waiters(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_head_that_asks_takes_the_free_lock_itself() {
+    let it = Fixture::start().await;
+    let (holder, head, second) = (it.claim(), it.waiter(), it.waiter());
+    it.granted(&holder).await;
+    it.queued(&head).await;
+    it.queued(&second).await;
+    it.server.run::<()>(&["DEL", LOCK]);
+    it.granted(&head).await;
+    assert_eq!(it.waiters().len(), 1);
+}
+
+#[tokio::test]
+async fn however_many_waiters_are_dead_one_question_is_enough() {
+    let it = Fixture::start().await;
+    it.plant_dead(40);
+    it.granted(&it.claim()).await;
+    assert_eq!(it.waiters(), Vec::<String>::new());
+    it.server.run::<()>(&["DEL", LOCK]);
+
+    let holder = it.claim();
+    it.granted(&holder).await;
+    it.plant_dead(40);
+    assert_eq!(it.release(&holder, None).await, Released::Released(None));
+    assert_eq!((it.owner(), it.waiters().len()), (None, 0));
+
+    let holder = it.claim();
+    it.granted(&holder).await;
+    it.plant_dead(40);
+    it.backend.abandon(&holder).await.unwrap();
+    assert_eq!((it.owner(), it.waiters().len()), (None, 0));
+}
+
+#[tokio::test]
+async fn no_call_looks_at_more_than_sixteen_dead_waiters() {
+    let it = Fixture::start().await;
+    let holder = it.claim();
+    it.granted(&holder).await;
+    it.plant_dead(40);
+    let monitor = it.server.monitor();
+    it.release(&holder, None).await;
+    // 16, 16, and 8 with the end.
+    assert_eq!(monitor.commands(&it.server).len(), 3);
+}
+
+#[tokio::test]
+async fn a_release_hands_over_to_the_first_that_lives() {
+    let it = Fixture::start().await;
+    let (holder, heir, last) = (it.claim(), it.waiter(), it.waiter());
+    let before = it.granted(&holder).await;
+    it.plant_dead(3);
+    it.queued(&heir).await;
+    it.queued(&last).await;
+    assert_eq!(it.release(&holder, None).await, Released::Released(None));
+    assert_eq!(it.owner().as_deref(), Some(heir.owner.as_str()));
+    assert!(it.ttl(LOCK) <= heir.grace);
+    assert!(it.server.run::<u64>(&["GET", FENCE]) > before.last.as_u64());
+    assert_eq!(it.waiters().len(), 1);
+    assert_eq!(it.release(&holder, None).await, Released::NotHeld);
+}
+
+#[tokio::test]
+async fn a_release_says_what_became_of_the_next_claim() {
+    let it = Fixture::start().await;
+    let (holder, next, refused) = (it.claim(), it.waiter(), it.claim());
+    let first = it.granted(&holder).await;
+    let Released::Released(Some(Acquired::Granted(grant))) = it.release(&holder, Some(&next)).await
+    else {
+        panic!("nobody else waits");
+    };
+    assert!(grant.tokens.first > first.last);
+    assert_eq!(grant.valid_for, TTL);
+    assert!(it.ttl(LOCK) > next.grace);
+
+    let (head, behind) = (it.waiter(), it.waiter());
+    it.queued(&head).await;
+    let released = it.release(&next, Some(&behind)).await;
+    let Released::Released(Some(Acquired::Queued(holder))) = released else {
+        panic!("{released:?}");
+    };
+    assert!(!holder.foreign && holder.remaining == Some(head.grace));
+    assert_eq!(it.owner().as_deref(), Some(head.owner.as_str()));
+    assert_eq!(it.waiters().len(), 1);
+
+    let released = it.release(&head, Some(&refused)).await;
+    assert!(matches!(
+        released,
+        Released::Released(Some(Acquired::Taken(_)))
+    ));
+    assert_eq!(it.release(&head, Some(&refused)).await, Released::NotHeld);
+    assert_eq!(it.waiters(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_renewal_extends_reserves_or_finds_the_lease_lost() {
+    let it = Fixture::start().await;
+    let claim = it.claim();
+    let block = it.granted(&claim).await;
+    let mut renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), 2 * TTL);
+    let renew = async |renewal: &Renewal| {
+        let mut answers = it.backend.renew(std::slice::from_ref(renewal)).await;
+        answers.pop().unwrap().unwrap()
+    };
+    assert_eq!(renew(&renewal).await, Renewed::Held(None));
+    assert!(it.ttl(LOCK) > TTL);
+    renewal.tokens = 4;
+    let Renewed::Held(Some(further)) = renew(&renewal).await else {
+        panic!("no tokens");
+    };
+    assert!(further.first > block.last);
+    assert_eq!(further.last.as_u64(), further.first.as_u64() + 3);
+    assert_eq!(it.server.run::<u64>(&["GET", FENCE]), further.last.as_u64());
+
+    it.server.run::<()>(&["DEL", LOCK]);
+    assert_eq!(renew(&renewal).await, Renewed::Lost);
+    it.server.run::<()>(&["SET", LOCK, "another", "PX", "9000"]);
+    assert_eq!(renew(&renewal).await, Renewed::Lost);
+    assert!(it.ttl(LOCK) <= Duration::from_secs(9));
+}
+
+#[tokio::test]
+async fn many_renewals_are_answered_in_order() {
+    let it = Fixture::start().await;
+    let key = |number: usize| LockKey::new("lock:", &format!("k{number}")).unwrap();
+    let claims: Vec<_> = (0..300)
+        .map(|number| Claim::new(key(number), OwnerToken::unique("test"), TTL))
+        .collect();
+    for claim in &claims[..200] {
+        it.granted(claim).await;
+    }
+    let renewals: Vec<_> = claims
+        .iter()
+        .map(|claim| Renewal::new(claim.key.clone(), claim.owner.clone(), TTL))
+        .collect();
+    let answers = it.backend.renew(&renewals).await;
+    assert_eq!(answers.len(), 300);
+    for (number, answer) in answers.into_iter().enumerate() {
+        let held = matches!(answer.unwrap(), Renewed::Held(None));
+        assert_eq!(held, number < 200, "{number}");
+    }
+    assert!(it.backend.renew(&[]).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_abandon_leaves_the_queue_and_passes_a_grant_on() {
+    let it = Fixture::start().await;
+    let (holder, one, two) = (it.claim(), it.waiter(), it.waiter());
+    it.granted(&holder).await;
+    it.queued(&one).await;
+    it.queued(&two).await;
+    it.backend.abandon(&one).await.unwrap();
+    assert_eq!(it.waiters().len(), 1);
+    it.backend.abandon(&holder).await.unwrap();
+    assert_eq!(it.owner().as_deref(), Some(two.owner.as_str()));
+    it.backend.abandon(&two).await.unwrap();
+    it.backend.abandon(&two).await.unwrap();
+    assert_eq!(it.owner(), None);
+}
+
+#[tokio::test]
+async fn what_is_handed_to_nobody_is_given_back_at_once() {
+    let it = Fixture::start().await;
+    let holder = it.claim();
+    it.granted(&holder).await;
+    let channel = it.channel().await;
+    // A claim whose withdrawal got lost; it would hold the lock for a minute.
+    let member = format!("{channel}/60000/1/forgotten/lr-0123456789abcdef-1-1");
+    it.server.run::<()>(&["ZADD", QUEUE, "1", &member]);
+    it.server.run::<()>(&["EXPIRE", QUEUE, "100"]);
+    it.release(&holder, None).await;
+    let free = async {
+        while it.owner().is_some() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), free)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_full_memory_refuses_new_locks_and_lets_the_old_ones_go_on() {
+    let it = Fixture::start().await;
+    let (holder, heir) = (it.claim(), it.waiter());
+    it.granted(&holder).await;
+    it.queued(&heir).await;
+    it.server.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+
+    let key = LockKey::new("lock:", "another").unwrap();
+    let newcomer = Claim::new(key, OwnerToken::unique("test"), TTL);
+    let error = it.backend.acquire(&newcomer).await.unwrap_err();
+    assert!(!error.is_denied(), "{error:?}");
+    assert!(causes(&error).contains("OOM"), "{}", causes(&error));
+
+    let mut renewal = Renewal::new(holder.key.clone(), holder.owner.clone(), TTL);
+    renewal.tokens = 4;
+    let renewed = it.backend.renew(&[renewal]).await.pop().unwrap().unwrap();
+    assert!(matches!(renewed, Renewed::Held(Some(_))));
+    assert_eq!(it.release(&holder, None).await, Released::Released(None));
+    assert_eq!(it.owner().as_deref(), Some(heir.owner.as_str()));
+    let next = it.waiter();
+    let released = it.release(&heir, Some(&next)).await;
+    assert!(matches!(
+        released,
+        Released::Released(Some(Acquired::Granted(_)))
+    ));
+    it.backend.abandon(&next).await.unwrap();
+    assert_eq!(it.owner(), None);
+}
+
+/// An error and what it comes from, as a log shows it.
+fn causes(error: &BackendError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Every verb is refused for good with a message that names `bad`, and nothing is written.
+async fn assert_refused(it: &Fixture, holder: &Claim, bad: &str) {
+    let dump = || -> Vec<Option<Vec<u8>>> {
+        [LOCK, QUEUE, FENCE]
+            .map(|key| it.server.run(&["DUMP", key]))
+            .to_vec()
+    };
+    let before = dump();
+    let mut answers = Vec::new();
+    if bad != LOCK {
+        answers.push(
+            it.backend
+                .release(&it.key, &holder.owner, Some(&it.waiter()))
+                .await
+                .err(),
+        );
+    } else {
+        answers.push(it.backend.release(&it.key, &holder.owner, None).await.err());
+        answers.push(it.backend.abandon(&it.waiter()).await.err());
+    }
+    for answer in answers {
+        let error = answer.expect(bad);
+        assert!(error.is_denied(), "{bad}: {}", causes(&error));
+        assert!(
+            causes(&error).contains(&format!("`{bad}`")),
+            "{}",
+            causes(&error)
+        );
+    }
+    assert_eq!(dump(), before, "something was written");
+}
+
+#[tokio::test]
+async fn a_key_of_another_kind_is_refused_for_good_and_left_alone() {
+    for bad in [LOCK, QUEUE, FENCE] {
+        let it = Fixture::start().await;
+        let holder = it.claim();
+        it.granted(&holder).await;
+        it.server.run::<()>(&["DEL", bad]);
+        it.server.run::<()>(&["LPUSH", bad, "something"]);
+        it.server.forgive(bad);
+        assert_refused(&it, &holder, bad).await;
+
+        if bad != LOCK {
+            it.server.run::<()>(&["DEL", LOCK]);
+        }
+        let error = it.backend.acquire(&it.waiter()).await.unwrap_err();
+        assert!(
+            error.is_denied() && causes(&error).contains(bad),
+            "{}",
+            causes(&error)
+        );
+        assert_eq!(it.server.run::<String>(&["TYPE", bad]), "list");
+    }
+}
+
+#[tokio::test]
+async fn a_counter_that_is_no_fencing_token_is_refused_for_good() {
+    let it = Fixture::start().await;
+    let holder = it.claim();
+    it.granted(&holder).await;
+    for garbage in [
+        "abc",
+        "",
+        " 5",
+        "-1",
+        "1.5",
+        "9e99",
+        "0x10",
+        "9007199254740993",
+        "9223372036854775807",
+        "99999999999999999999999999",
+    ] {
+        it.server.run::<()>(&["SET", FENCE, garbage, "EX", "100"]);
+        assert_refused(&it, &holder, FENCE).await;
+        assert_eq!(it.server.run::<String>(&["GET", FENCE]), garbage);
+    }
+}
