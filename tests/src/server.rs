@@ -20,14 +20,33 @@ use tempfile::TempDir;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How to start a server.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
+    program: String,
     arguments: Vec<String>,
     password: Option<String>,
     tls: bool,
 }
 
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            program: "redis-server".to_owned(),
+            arguments: Vec::new(),
+            password: None,
+            tls: false,
+        }
+    }
+}
+
 impl Options {
+    /// Runs another program than `redis-server`, such as `valkey-server`.
+    #[must_use]
+    pub fn program(mut self, program: &str) -> Options {
+        self.program = program.to_owned();
+        self
+    }
+
     /// Adds arguments of `redis-server`, such as `["--maxmemory", "2mb"]`.
     #[must_use]
     pub fn with<const N: usize>(mut self, arguments: [&str; N]) -> Options {
@@ -206,7 +225,7 @@ impl Server {
     }
 
     fn spawn(&mut self) {
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(&self.options.program);
         command
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .args(["--save", "", "--appendonly", "no"])
@@ -232,7 +251,10 @@ impl Server {
             .stderr(log)
             .spawn();
         self.process = Some(process.unwrap_or_else(|error| {
-            panic!("redis-server cannot be run ({error}); `scripts/test` installs it where it is missing")
+            panic!(
+                "{} cannot be run ({error}); `scripts/test` installs redis-server where it is missing",
+                self.options.program
+            )
         }));
     }
 
