@@ -87,7 +87,9 @@ impl Bug {
             Bug::FreeForAnyone => &[NobodyOvertaken],
             Bug::TokensWithoutTime | Bug::HandOffKeepsToken => &[TokensGrow, NoStaleWrite],
             Bug::BlocksOutrunTime | Bug::PassesBeyondBlock => &[TokensGrow],
-            Bug::RepeatQueuesAgain | Bug::OwnerNotRecognised => &[ClaimStandsOnce],
+            Bug::RepeatQueuesAgain | Bug::OwnerNotRecognised => {
+                &[ClaimStandsOnce, ValidLeaseIsTheStores]
+            }
             Bug::AbandonOnlyLeavesQueue => &[WithdrawnIsGone],
             Bug::LeaseCountedFromArrival | Bug::GraceTakenForTtl | Bug::PassesSpentLease => {
                 &[ValidLeaseIsTheStores]

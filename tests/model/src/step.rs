@@ -277,6 +277,8 @@ impl Protocol {
         for Message { to, block, grant } in script.sent {
             let process = &mut state.processes[to.process];
             if process.lives() {
+                // Of one claim only the newest is kept.
+                process.inbox.retain(|hint| hint.number != to.number);
                 process.inbox.push(Hint {
                     number: to.number,
                     block,
@@ -319,8 +321,10 @@ impl Protocol {
             Stage::Waiting if mine && proves => {
                 process.stage = Stage::Holding(Hold::new(hint.block, hint.grant, true));
             }
-            Stage::Waiting | Stage::Holding(_) if mine => {}
-            // A claim that nobody here waits for any more: it is given back at once.
+            Stage::Waiting if mine => {}
+            // It asked before it read. Of a later grant than this one it would not know, and it is given back below.
+            Stage::Holding(ref hold) if mine && hint.grant <= hold.token_of => {}
+            // Nobody here waits for that claim, or not any more: it is given back at once.
             _ if process.connected => {
                 let claim = Claim {
                     process: p,
