@@ -4,6 +4,7 @@
 //! and whatever happens meanwhile (answers lost, waiters gone, wake-ups missed) it asks again with the same owner token until it knows.
 //! Waiters come and go without it; each has a deadline of its own, so the driver has none.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,12 +118,24 @@ impl Driver {
         };
         let mut claim = self.claim.take().unwrap_or_else(|| self.new_claim(&wanted));
         claim.queue |= wanted.waits;
-        let claim = self.claim.insert(claim);
+        self.claim = Some(claim.clone());
         let since = Instant::now();
-        Some((
-            self.front.ask(self.front.backend.acquire(claim)).await,
-            since,
-        ))
+        let answer = {
+            let mut asking = pin!(self.front.ask(self.front.backend.acquire(&claim)));
+            loop {
+                tokio::select! {
+                    biased;
+                    answer = &mut asking => break answer,
+                    () = self.nudge.notified() => {
+                        // Nobody wants it any more: the withdrawal goes right behind the question, while there is a way.
+                        if self.wanted().is_none() {
+                            return None;
+                        }
+                    }
+                }
+            }
+        };
+        Some((answer, since))
     }
 
     /// Ends `lease`, and in the same round trip claims the lock anew for those who wait. Tells what became of the new claim, if it is known.
