@@ -24,6 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub struct Options {
     program: String,
     arguments: Vec<String>,
+    environment: Vec<(String, PathBuf)>,
     password: Option<String>,
     tls: bool,
 }
@@ -51,6 +52,13 @@ impl Options {
     #[must_use]
     pub fn with<const N: usize>(mut self, arguments: [&str; N]) -> Options {
         self.arguments.extend(arguments.map(str::to_owned));
+        self
+    }
+
+    /// Sets a variable of the environment of the process to a path.
+    #[must_use]
+    pub fn env(mut self, name: &str, path: &Path) -> Options {
+        self.environment.push((name.to_owned(), path.to_owned()));
         self
     }
 
@@ -246,6 +254,12 @@ impl Server {
         let log = File::create(self.directory.path().join("log")).unwrap();
         let process = command
             .args(&self.options.arguments)
+            .envs(
+                self.options
+                    .environment
+                    .iter()
+                    .map(|(name, path)| (name, path)),
+            )
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

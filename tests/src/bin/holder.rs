@@ -1,0 +1,125 @@
+//! A process that holds and waits for locks as it is told by lines on its standard input, and answers each with a line.
+//!
+//! `holder URL` connects. What it understands:
+//!
+//! ```text
+//! acquire KEY TTL_MS WAIT_MS     held TOKEN | error KIND
+//! release                        released | error KIND
+//! drop                           dropped
+//! state                          held | lost
+//! write URL RESOURCE             accepted | refused        a fenced write with the token of the lock
+//! run KEY TTL_MS BODY_MS         began TOKEN, then: ended | error KIND
+//! panic KEY TTL_MS               began TOKEN, then: panicked    in a body of `run`
+//! exit, abort                    nothing: the process ends, holding what it holds
+//! ```
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, Write};
+use std::time::Duration;
+
+use lock_runtime::{LockError, LockGuard, LockRuntime};
+use lock_tests::faults::builder;
+use lock_tests::faults::resource::{self, Write as Written};
+
+#[tokio::main]
+async fn main() {
+    let url = std::env::args().nth(1).expect("usage: holder URL");
+    let locks = builder(url).build().await.unwrap();
+    say("ready");
+    let mut guard = None;
+    let (lines, mut commands) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            let _ = lines.send(line);
+        }
+    });
+    while let Some(line) = commands.recv().await {
+        let words: Vec<&str> = line.split(' ').collect();
+        obey(&locks, &mut guard, &words).await;
+    }
+}
+
+async fn obey(locks: &LockRuntime, guard: &mut Option<LockGuard>, words: &[&str]) {
+    match *words {
+        ["acquire", key, ttl, wait] => {
+            let lock = locks.lock(key).ttl(millis(ttl)).wait(millis(wait));
+            match lock.acquire().await {
+                Ok(acquired) => {
+                    say(&format!("held {}", acquired.fencing_token()));
+                    *guard = Some(acquired);
+                }
+                Err(error) => say(&told(&error)),
+            }
+        }
+        ["release"] => match guard.take().expect("a lock is held").release().await {
+            Ok(()) => say("released"),
+            Err(error) => say(&told(&error)),
+        },
+        ["drop"] => {
+            *guard = None;
+            say("dropped");
+        }
+        ["state"] => {
+            let held = guard.as_ref().is_some_and(LockGuard::is_held);
+            say(if held { "held" } else { "lost" });
+        }
+        ["write", url, resource] => {
+            let guard = guard.as_ref().expect("a lock was held");
+            let (token, owner) = (guard.fencing_token(), guard.owner_token());
+            match resource::write(url, resource, token, owner.as_str()) {
+                Written::Accepted => say("accepted"),
+                Written::Refused => say("refused"),
+            }
+        }
+        ["run", key, ttl, body] => {
+            let body = millis(body);
+            let ran = locks.lock(key).ttl(millis(ttl)).run(async |lock| {
+                say(&format!("began {}", lock.fencing_token()));
+                tokio::time::sleep(body).await;
+            });
+            match ran.await {
+                Ok(()) => say("ended"),
+                Err(error) => say(&told(&error)),
+            }
+        }
+        ["panic", key, ttl] => {
+            let locks = locks.clone();
+            let (key, ttl) = (key.to_owned(), millis(ttl));
+            let body = async move {
+                let ran = locks.lock(key).ttl(ttl).run(async |lock| {
+                    say(&format!("began {}", lock.fencing_token()));
+                    std::panic::resume_unwind(Box::new("on command"));
+                });
+                ran.await
+            };
+            let ended = tokio::spawn(body).await;
+            say(if ended.is_err() { "panicked" } else { "ended" });
+        }
+        ["exit"] => std::process::exit(0),
+        ["abort"] => std::process::abort(),
+        _ => panic!("unknown: {words:?}"),
+    }
+}
+
+fn told(error: &LockError) -> String {
+    let kind = match error {
+        error if error.is_taken() => "taken",
+        error if error.is_timeout() => "timeout",
+        error if error.is_lost() => "lost",
+        error if error.is_unavailable() => "unavailable",
+        error if error.is_denied() => "denied",
+        _ => "other",
+    };
+    format!("error {kind}")
+}
+
+fn millis(text: &str) -> Duration {
+    Duration::from_millis(text.parse().unwrap())
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").unwrap();
+    out.flush().unwrap();
+}

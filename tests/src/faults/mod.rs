@@ -1,0 +1,86 @@
+//! What goes wrong, on command: networks, processes and clocks.
+
+pub mod clock;
+pub mod process;
+pub mod proxy;
+pub mod resource;
+mod resp;
+
+use std::time::Duration;
+
+use lock_runtime::{LockRuntime, LockRuntimeBuilder};
+use tokio::time::{Instant, sleep};
+
+use crate::server::Server;
+
+/// By when what must happen has happened.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Waits until `condition` holds; `what` says in a failure what did not come true.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// The settings of a runtime whose patience suits a test.
+pub fn builder(url: impl Into<String>) -> LockRuntimeBuilder {
+    LockRuntime::redis(url)
+        .default_ttl(Duration::from_secs(2))
+        .default_wait(Duration::from_secs(5))
+        .command_timeout(Duration::from_millis(500))
+        .grace(Duration::from_millis(400))
+        .heartbeat(Duration::from_millis(400))
+        .shutdown_timeout(Duration::from_secs(2))
+}
+
+/// A runtime as one process would have it.
+pub async fn locks(url: impl Into<String>) -> LockRuntime {
+    builder(url).build().await.unwrap()
+}
+
+/// Who holds the lock, as the server has it.
+pub fn owner(server: &Server, key: &str) -> Option<String> {
+    server.run(&["GET", &format!("lock:{key}")])
+}
+
+/// What is left of the lease, as the server has it; `None` if there is none.
+pub fn remaining(server: &Server, key: &str) -> Option<Duration> {
+    let millis: i64 = server.run(&["PTTL", &format!("lock:{key}")]);
+    u64::try_from(millis).ok().map(Duration::from_millis)
+}
+
+/// How many claims wait, as the server has it.
+pub fn waiters(server: &Server, key: &str) -> usize {
+    server.run(&["ZCARD", &format!("{{lock:{key}}}:queue")])
+}
+
+/// Waits until the lock is free.
+pub async fn free(server: &Server, key: &str) {
+    eventually("the lock is free", || owner(server, key).is_none()).await;
+}
+
+/// Waits until so many claims wait.
+pub async fn queued(server: &Server, key: &str, count: usize) {
+    eventually(&format!("{count} claims wait"), || {
+        waiters(server, key) == count
+    })
+    .await;
+}
+
+/// Asserts that no lock and no queue is left, before any ttl could have helped.
+pub async fn nothing_left(server: &Server) {
+    let mut left = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < deadline {
+        left = server.run::<Vec<String>>(&["KEYS", "*"]);
+        left.retain(|key| !key.ends_with(":fence"));
+        if left.is_empty() {
+            return;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    panic!("left behind: {left:?}");
+}
