@@ -34,6 +34,7 @@ impl Default for Options {
         Options {
             program: "redis-server".to_owned(),
             arguments: Vec::new(),
+            environment: Vec::new(),
             password: None,
             tls: false,
         }
