@@ -481,6 +481,31 @@ async fn a_wrong_password_is_refused_for_good() {
     assert!(acquire(&backend, &claim("k")).await.unwrap());
 }
 
+#[tokio::test]
+async fn a_user_that_is_removed_is_refused_until_it_is_back() {
+    let server = Server::start();
+    let rule = ["ACL", "SETUSER", "app", "on", ">pw", "+@all", "~*", "&*"];
+    server.run::<()>(&rule);
+    let url = format!("redis://app:pw@127.0.0.1:{}", server.port());
+    let backend = RedisBackend::connect(Config::from_url(url), settings())
+        .await
+        .unwrap();
+    assert!(acquire(&backend, &claim("k")).await.unwrap());
+    server.run::<()>(&["ACL", "DELUSER", "app"]);
+    let refused = async {
+        loop {
+            match backend.acquire(&claim("other")).await {
+                Err(error) if error.is_denied() => return error,
+                _ => sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    let error = timeout(DEADLINE, refused).await.unwrap();
+    assert!(causes(&error).contains("WRONGPASS"), "{}", causes(&error));
+    server.run::<()>(&rule);
+    eventually_granted(&backend, &claim("third")).await;
+}
+
 /// The rule that an error says is needed.
 fn needed_rule(error: &BackendError) -> Vec<String> {
     let text = causes(error);

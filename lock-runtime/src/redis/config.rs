@@ -154,7 +154,10 @@ fn tcp_settings(settings: &RedisSettings) -> TcpSettings {
         .with_retries(3);
     let tcp = TcpSettings::default()
         .set_nodelay(true)
-        .set_keepalive(keepalive);
+        .set_keepalive(keepalive)
+        // What has not left when a connection is given up must never arrive: a claim that is delivered late, after its withdrawal came
+        // by the next connection, would hold the lock for nobody.
+        .set_linger_time(Duration::ZERO);
     #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
     let tcp = tcp.set_user_timeout(settings.command_timeout.max(Duration::from_secs(5)));
     #[cfg(not(any(target_os = "android", target_os = "fuchsia", target_os = "linux")))]

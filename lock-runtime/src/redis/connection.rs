@@ -92,6 +92,9 @@ impl Connector {
 
     fn fault(&self, error: PoolError) -> Fault {
         match error {
+            PoolError::Backend(source) if source.kind() == ErrorKind::RESP3NotSupported => {
+                Fault::Server("a server without RESP3".into())
+            }
             PoolError::Backend(source) => Fault::NoConnection {
                 address: self.address.to_string(),
                 source,
@@ -151,5 +154,51 @@ fn text(value: &Value) -> Option<&str> {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         Value::SimpleString(text) => Some(text),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(fields: &[(&str, &str)]) -> RedisResult<Value> {
+        let value = |text: &str| Value::BulkString(text.into());
+        let fields = fields.iter().map(|(name, text)| (value(name), value(text)));
+        Ok(Value::Map(fields.collect()))
+    }
+
+    fn refusal(fields: &[(&str, &str)]) -> String {
+        check_server(&hello(fields)).map_or_else(|fault| fault.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn servers_that_have_what_the_scripts_use_are_accepted() {
+        for version in ["6.2.0", "7.0.15", "8.4", "10.0.0-rc1", "255.255.255"] {
+            assert_eq!(refusal(&[("server", "redis"), ("version", version)]), "");
+        }
+        assert_eq!(
+            refusal(&[
+                ("server", "valkey"),
+                ("version", "7.2.4"),
+                ("mode", "cluster")
+            ]),
+            ""
+        );
+    }
+
+    #[test]
+    fn servers_that_cannot_hold_locks_are_named() {
+        for version in ["6.0.16", "5.0", "2", "new", ""] {
+            let refusal = refusal(&[("server", "redis"), ("version", version)]);
+            assert!(
+                refusal.ends_with(&format!("this is redis {version}")),
+                "{refusal}"
+            );
+        }
+        let sentinel = refusal(&[("version", "7.0.0"), ("mode", "sentinel")]);
+        assert!(sentinel.contains("Sentinel"), "{sentinel}");
+        for odd in [Ok(Value::Nil), hello(&[]), Ok(Value::Okay)] {
+            assert!(check_server(&odd).is_err());
+        }
     }
 }

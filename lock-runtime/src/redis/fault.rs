@@ -132,7 +132,6 @@ fn is_configuration(error: &RedisError) -> bool {
     matches!(
         error.kind(),
         ErrorKind::InvalidClientConfig
-            | ErrorKind::RESP3NotSupported
             | ErrorKind::Server(ServerErrorKind::CrossSlot | ServerErrorKind::Moved)
     ) || error.code() == Some("WRONGTYPE")
         || error.detail().is_some_and(|detail| {
