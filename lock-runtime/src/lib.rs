@@ -22,7 +22,8 @@
 //! - [`LockRuntime`] is what it acquires its locks from, configured once by a [`LockRuntimeBuilder`].
 //! - [`Lock`] and [`LockGuard`] are the same without the attribute, for code that is not a function.
 //! - [`LockError`] says why a lock was not taken, or not kept.
-//! - [`FencingToken`] makes what the lock protects safe from holders that lost it without noticing.
+//! - [`FencingToken`] makes what the lock protects safe from holders that lost it without noticing; [`fencing`] has helpers
+//!   for SQL, Redis and HTTP.
 //! - [`MemoryBackend`] is a store for unit tests; [`Backend`] is the trait for one of your own.
 //!
 //! # What this promises
@@ -48,6 +49,7 @@
 //! | `macros` | yes | the attribute |
 //! | `redis` | yes | locks on Redis 6.2 or newer, or Valkey |
 //! | `tls` | no | `rediss://` URLs, by rustls |
+//! | `axum` | no | the headers of [`fencing::http`] as an axum 0.8 extractor |
 //! | `uuid` | no | `uuid::Uuid` as a part of keys |
 
 // So that the attribute can be used within this crate: generated code names `::lock_runtime`.
@@ -64,6 +66,7 @@ mod claim;
 mod error;
 mod executor;
 mod fence;
+pub mod fencing;
 mod front;
 mod guard;
 mod hold;
