@@ -1,0 +1,37 @@
+//! The race of the coupons, as a user runs it.
+#![allow(clippy::unwrap_used)]
+
+mod example;
+
+use lock_tests::server::Server;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Given {
+    without_lock: usize,
+    with_lock: usize,
+}
+
+fn race(server: Option<&Server>) -> Given {
+    let mut race = example::command("coupon", server);
+    race.args(["--processes", "4", "--json"]);
+    let output = example::output(race);
+    serde_json::from_str(output.lines().last().unwrap()).unwrap()
+}
+
+fn assert_needed_and_kept(given: &Given) {
+    assert!(given.without_lock > 10, "this race needs no lock");
+    assert_eq!(given.with_lock, 10);
+}
+
+#[test]
+fn in_memory_ten_coupons_are_given_with_the_lock_and_more_without() {
+    assert_needed_and_kept(&race(None));
+}
+
+#[test]
+fn processes_on_redis_give_ten_coupons_with_the_lock_and_more_without() {
+    let server = Server::start();
+    assert_needed_and_kept(&race(Some(&server)));
+    server.finish();
+}

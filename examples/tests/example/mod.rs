@@ -1,0 +1,35 @@
+//! Running an example as a user does, as a process.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use lock_tests::server::Server;
+
+/// An example, with its locks on `server`, or in memory.
+pub(crate) fn command(name: &str, server: Option<&Server>) -> Command {
+    let mut command = Command::new(program(name));
+    match server {
+        Some(server) => command.env("LOCK_URL", server.url()),
+        None => command.env_remove("LOCK_URL"),
+    };
+    command.stderr(Stdio::inherit());
+    command
+}
+
+/// What an example prints, which must end well.
+pub(crate) fn output(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "ended with {}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Where Cargo puts the examples, which it builds with the tests of their package.
+fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let program = test.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(
+        program.exists(),
+        "build the examples first: `cargo build --examples`"
+    );
+    program
+}
