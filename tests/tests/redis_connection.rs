@@ -109,6 +109,67 @@ async fn a_hand_over_costs_one_command() {
 }
 
 #[tokio::test]
+async fn a_hand_over_that_lay_in_a_buffer_is_not_counted_from_its_arrival() {
+    const STOPPED: Duration = Duration::from_millis(500);
+    let server = Server::start();
+    let (here, there) = (connect(&server).await, connect(&server).await);
+    let (holder, heir) = (claim("k"), claim("k").queued());
+    assert!(acquire(&here, &holder).await.unwrap());
+    assert!(!acquire(&there, &heir).await.unwrap());
+
+    let (stopped, is_stopped) = tokio::sync::oneshot::channel();
+    there.executor().unwrap().spawn(async move {
+        stopped.send(()).unwrap();
+        std::thread::sleep(STOPPED);
+    });
+    is_stopped.await.unwrap();
+    let released_at = Instant::now();
+    release(&here, &holder).await;
+    // A command that is answered together with the message must not make it look younger.
+    let (news, other) = (there.changed(&heir), claim("other"));
+    let (news, _) = tokio::join!(timeout(DEADLINE, news), acquire(&there, &other));
+    let Wakeup::Granted { since, .. } = news.unwrap() else {
+        panic!("no hand-over");
+    };
+    assert!(released_at.elapsed() >= STOPPED / 2, "nothing was stopped");
+    assert!(since <= released_at);
+    release(&there, &heir).await;
+}
+
+#[tokio::test]
+async fn odd_names_are_handed_over_intact() {
+    let server = Server::start();
+    for (prefix, key, owner) in [
+        ("app/locks:", "a/b", "x/1/2/y"),
+        ("", "nul \0 and\nlines\r\n", "\0/\n"),
+        ("ключ:", "ü {tag} 🔒", "é%d%%/lr-"),
+        ("*?[", "]%f\\", ""),
+    ] {
+        let mut settings = settings();
+        settings.key_prefix = prefix.to_owned();
+        let backend = RedisBackend::connect(Config::from_url(server.url()), settings)
+            .await
+            .unwrap();
+        let claim = || {
+            let key = LockKey::new(prefix, key).unwrap();
+            Claim::new(key, OwnerToken::unique(owner), TTL)
+        };
+        let (holder, heir) = (claim(), claim().queued());
+        assert!(acquire(&backend, &holder).await.unwrap());
+        let Acquired::Queued(of) = backend.acquire(&heir).await.unwrap() else {
+            panic!("{key:?}");
+        };
+        assert!(!of.foreign, "{owner:?}");
+        release(&backend, &holder).await;
+        let news = timeout(DEADLINE, backend.changed(&heir)).await.expect(key);
+        assert!(matches!(news, Wakeup::Granted { .. }), "{key:?}");
+        let owner: String = server.run(&["GET", heir.key.stored()]);
+        assert_eq!(owner, heir.owner.as_str());
+        release(&backend, &heir).await;
+    }
+}
+
+#[tokio::test]
 async fn a_waiter_whose_process_is_gone_costs_nothing() {
     let server = Server::start();
     let (here, there) = (connect(&server).await, connect(&server).await);
