@@ -429,6 +429,33 @@ async fn several_lanes_share_the_keys() {
 }
 
 #[tokio::test]
+async fn a_lane_that_has_nothing_to_renew_is_left_alone() {
+    let server = Server::start();
+    let mut settings = settings();
+    settings.lanes = 4;
+    let backend = RedisBackend::connect(Config::from_url(server.url()), settings)
+        .await
+        .unwrap();
+    let claim = claim("k");
+    assert!(acquire(&backend, &claim).await.unwrap());
+    let clients = || -> Vec<String> {
+        let list: String = server.run(&["CLIENT", "LIST", "TYPE", "PUBSUB"]);
+        let ids = list.lines().filter_map(|line| line.split(' ').next());
+        ids.map(str::to_owned).collect()
+    };
+    let before = clients();
+    let renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), TTL);
+    for leases in [&[][..], std::slice::from_ref(&renewal)] {
+        for answer in backend.renew(leases).await {
+            assert_eq!(answer.unwrap(), Renewed::Held(None));
+        }
+    }
+    // A reconnect would be quicker than this.
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(clients(), before);
+}
+
+#[tokio::test]
 async fn without_a_server_it_starts_lazily_or_fails_in_time() {
     let mut server = Server::start();
     server.kill();

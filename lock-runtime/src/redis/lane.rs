@@ -134,10 +134,9 @@ impl Lane {
         self.send_within(calls, unheard, self.timeout)
     }
 
-    /// Resolves when the lane has a connection that answers.
-    pub(super) async fn connected(&self, within: Duration) -> Result<(), Fault> {
-        let ping = self.send_within(vec![cmd("PING")], Unheard::Skip, within);
-        ping.reply().await?.map(drop).map_err(Fault::Refused)
+    /// Asks for a sign of life, as soon as there is a connection.
+    pub(super) fn ping(&self, within: Duration) -> Answer {
+        self.send_within(vec![cmd("PING")], Unheard::Skip, within)
     }
 
     /// Resolves when the lane has ended.
@@ -470,6 +469,11 @@ async fn exchange(
         let mut pipeline = Pipeline::new();
         for call in batch.iter_mut().flat_map(Message::unanswered) {
             pipeline.add_command(call.command.clone());
+        }
+        if pipeline.is_empty() {
+            // The client refuses to send nothing.
+            batch.into_iter().for_each(Message::finish);
+            return outcome;
         }
         let sent_at = Instant::now();
         let sending = connection.send_packed_commands(&pipeline, 0, pipeline.len());

@@ -73,10 +73,13 @@ impl RedisBackend {
                 .saturating_add(settings.connect_timeout),
         );
         let backend = RedisBackend::connect_lazily(config, settings)?;
-        for lane in &backend.lanes {
-            lane.connected(within)
+        let pings: Vec<_> = backend.lanes.iter().map(|lane| lane.ping(within)).collect();
+        for ping in pings {
+            let pong = ping
+                .reply()
                 .await
-                .map_err(|fault| backend.error(fault))?;
+                .and_then(|reply| reply.map_err(Fault::Refused));
+            pong.map_err(|fault| backend.error(fault))?;
         }
         Ok(backend)
     }
