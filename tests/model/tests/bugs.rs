@@ -16,6 +16,21 @@ fn broken_by(bug: Bug) -> BTreeSet<Expected> {
     Expected::ALL.into_iter().filter(fails).collect()
 }
 
+#[test]
+fn every_mistake_names_a_test_of_the_product_that_is_there() {
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let files = ["src", "tests"].map(|folder| std::fs::read_dir(format!("{tests}/{folder}")));
+    let texts: Vec<String> = files
+        .into_iter()
+        .flat_map(|folder| folder.expect("the folders of the tests"))
+        .filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok())
+        .collect();
+    for bug in Bug::ALL {
+        let test = format!("fn {}", bug.guarded_by());
+        assert!(texts.iter().any(|text| text.contains(&test)), "{test}");
+    }
+}
+
 macro_rules! each_is_caught {
     ($($test:ident: $bug:ident,)*) => {
         $(

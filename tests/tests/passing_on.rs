@@ -1,0 +1,145 @@
+//! What a process may do with a lease that it passes on between its own callers, or was handed: mistakes that the model of the protocol
+//! shows to be harmful.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use lock_runtime::backend::{
+    Acquired, Backend, BackendError, Claim, Released, Renewal, Renewed, Wakeup,
+};
+use lock_runtime::{LockGuard, LockKey, LockRuntime, MemoryBackend, OwnerToken};
+use tokio::task::{JoinHandle, yield_now};
+use tokio::time::{sleep, timeout};
+
+const TTL: Duration = Duration::from_secs(10);
+
+/// A caller that waits for the lock, in the queue already.
+async fn waiter(locks: &LockRuntime) -> JoinHandle<LockGuard> {
+    let acquire = locks.lock("k").ttl(TTL).wait(TTL * 10).acquire();
+    let waiter = tokio::spawn(async { acquire.await.unwrap() });
+    for _ in 0..20 {
+        yield_now().await;
+    }
+    waiter
+}
+
+async fn process(store: impl Backend, local_share: f64) -> LockRuntime {
+    let runtime = LockRuntime::backend(store).local_share(local_share);
+    runtime.build().await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn others_get_their_turn_when_the_share_of_a_process_is_used_up() {
+    let store = MemoryBackend::new();
+    let (one, two) = (process(store.clone(), 0.1).await, process(store, 0.1).await);
+    let holder = one.lock("k").ttl(TTL).acquire().await.unwrap();
+    let (here, there) = (waiter(&one).await, waiter(&two).await);
+    sleep(TTL / 5).await;
+    holder.release().await.unwrap();
+    let there = timeout(TTL / 10, there).await.unwrap().unwrap();
+    assert!(!here.is_finished());
+    there.release().await.unwrap();
+    here.await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handed_over_lease_is_relied_on_for_its_grace_only() {
+    let store = MemoryBackend::new();
+    let (one, two) = (process(store.clone(), 0.1).await, process(store, 0.1).await);
+    let holder = one.lock("k").ttl(TTL).acquire().await.unwrap();
+    let waiter = waiter(&two).await;
+    holder.release().await.unwrap();
+    let handed = waiter.await.unwrap();
+    // The grace is a second, unless it is set.
+    assert!(handed.is_held() && handed.remaining() <= Duration::from_secs(1));
+    sleep(Duration::from_secs(1)).await;
+    assert!(handed.is_held() && handed.remaining() > Duration::from_secs(1));
+    handed.release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_is_not_passed_on() {
+    let store = MemoryBackend::new();
+    let one = process(store.clone(), 1.0).await;
+    let holder = one.lock("k").ttl(TTL).acquire().await.unwrap();
+    let waiter = waiter(&one).await;
+    store.steal("k");
+    sleep(TTL / 4).await;
+    assert!(!holder.is_held());
+    assert!(holder.release().await.unwrap_err().is_lost());
+    for _ in 0..100 {
+        yield_now().await;
+    }
+    assert!(!waiter.is_finished());
+    waiter.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_passed_on_with_reserved_tokens_only() {
+    let store = OneToken(MemoryBackend::new());
+    let (one, two) = (process(store.clone(), 0.1).await, process(store, 0.1).await);
+    let holder = one.lock("k").ttl(TTL).acquire().await.unwrap();
+    let mut last = holder.fencing_token();
+    let waiters = [
+        waiter(&one).await,
+        waiter(&two).await,
+        waiter(&one).await,
+        waiter(&two).await,
+    ];
+    let tokens = waiters.map(|waiter| {
+        tokio::spawn(async {
+            let guard = waiter.await.unwrap();
+            let token = guard.fencing_token();
+            guard.release().await.unwrap();
+            token
+        })
+    });
+    holder.release().await.unwrap();
+    let mut seen = Vec::new();
+    for token in tokens {
+        seen.push(token.await.unwrap());
+    }
+    seen.sort();
+    for token in seen {
+        assert!(token > last, "{token} after {last}");
+        last = token;
+    }
+}
+
+/// A store that reserves one fencing token a grant, as it may.
+#[derive(Clone)]
+struct OneToken(MemoryBackend);
+
+fn with_one(claim: &Claim) -> Claim {
+    let mut claim = claim.clone();
+    claim.tokens = 1;
+    claim
+}
+
+impl Backend for OneToken {
+    async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
+        self.0.acquire(&with_one(claim)).await
+    }
+
+    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
+        self.0.renew(leases).await
+    }
+
+    async fn release(
+        &self,
+        key: &LockKey,
+        owner: &OwnerToken,
+        next: Option<&Claim>,
+    ) -> Result<Released, BackendError> {
+        let next = next.map(with_one);
+        self.0.release(key, owner, next.as_ref()).await
+    }
+
+    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
+        self.0.abandon(claim).await
+    }
+
+    async fn changed(&self, claim: &Claim) -> Wakeup {
+        self.0.changed(claim).await
+    }
+}
