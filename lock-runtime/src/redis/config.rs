@@ -117,10 +117,7 @@ fn connection_info(config: &Config, settings: &RedisSettings) -> Result<Connecti
                 "both `url` and `connection` are given".into(),
             ));
         }
-        (Some(url), None) => url
-            .as_str()
-            .into_connection_info()
-            .map_err(|error| wrong(&error))?,
+        (Some(url), None) => parsed(url)?,
         (None, connection) => ConnectionInfo::from(connection.clone().unwrap_or_default()),
     };
     let redis = info
@@ -144,6 +141,18 @@ fn connection_info(config: &Config, settings: &RedisSettings) -> Result<Connecti
             "the address {other} is not supported"
         ))),
     }
+}
+
+fn parsed(url: &str) -> Result<ConnectionInfo, Fault> {
+    // The client would not say which feature of which crate is missing.
+    if cfg!(not(feature = "tls")) && (url.starts_with("rediss:") || url.starts_with("valkeys:")) {
+        return Err(without_tls());
+    }
+    url.into_connection_info().map_err(|error| wrong(&error))
+}
+
+fn without_tls() -> Fault {
+    Fault::Config("`rediss://` needs the feature `tls` of lock-runtime".into())
 }
 
 fn tcp_settings(settings: &RedisSettings) -> TcpSettings {
@@ -187,12 +196,25 @@ fn with_tls(info: ConnectionInfo, settings: &RedisSettings) -> Result<Connection
 
 #[cfg(not(feature = "tls"))]
 fn with_tls(_: ConnectionInfo, _: &RedisSettings) -> Result<ConnectionInfo, Fault> {
-    Err(Fault::Config(
-        "`rediss://` needs the feature `tls` of lock-runtime".into(),
-    ))
+    Err(without_tls())
 }
 
 /// The text of an error of the client, which never repeats the URL and the password in it.
 fn wrong(error: &RedisError) -> Fault {
     Fault::Config(error.to_string())
+}
+
+#[cfg(all(test, not(feature = "tls")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_needs_tls_says_which_feature_is_missing() {
+        for url in ["rediss://localhost", "valkeys://localhost:1/2"] {
+            let config = Config::from_url(url);
+            let fault = pool(&config, &RedisSettings::default(), |_| Ok(())).map(drop);
+            let text = fault.expect_err("without the feature").to_string();
+            assert!(text.contains("feature `tls`"), "{text}");
+        }
+    }
 }
