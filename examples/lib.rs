@@ -9,3 +9,8 @@ pub fn locks() -> LockRuntimeBuilder {
         None => LockRuntime::in_memory(),
     }
 }
+
+/// The code of the README, which is compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
