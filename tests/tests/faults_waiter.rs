@@ -1,0 +1,766 @@
+//! Promises to those who wait: rows W1 to W14 and W16 to W19 of the fault catalogue.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lock_runtime::backend::{Acquired, Backend, Claim, Released, Wakeup};
+use lock_runtime::{LockKey, LockRuntime, OwnerToken};
+use lock_tests::faults::process::{Process, token};
+use lock_tests::faults::proxy::{Fault, Proxy};
+use lock_tests::faults::{
+    builder, eventually, free, locks, nothing_left, owner, queued, remaining, waiters,
+};
+use lock_tests::redis_store::connect;
+use lock_tests::server::Server;
+use tokio::time::{Instant, sleep, timeout};
+
+const HOLDER: &str = env!("CARGO_BIN_EXE_holder");
+
+/// The grace of the runtimes under test.
+const GRACE: Duration = Duration::from_millis(400);
+/// What things may take longer than promised on a busy machine.
+const SLACK: Duration = Duration::from_millis(400);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+async fn start() -> (Server, Proxy, LockRuntime) {
+    let server = Server::start();
+    let proxy = Proxy::start(server.port());
+    let locks = locks(proxy.url()).await;
+    (server, proxy, locks)
+}
+
+#[tokio::test]
+async fn w01_a_lost_answer_does_not_leave_an_orphan() {
+    let (server, proxy, locks) = start().await;
+    proxy.fault("acquire", Fault::CutAnswer);
+    let guard = locks.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+    assert_eq!((proxy.faults(), proxy.seen("acquire")), (1, 2));
+
+    let stored = server.run::<String>(&["GET", "{lock:k}:fence"]);
+    assert!(guard.fencing_token().as_u64() <= stored.parse().unwrap());
+    assert_eq!(
+        owner(&server, "k").as_deref(),
+        Some(guard.owner_token().as_str())
+    );
+    guard.release().await.unwrap();
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w01_a_lost_answer_to_a_caller_who_left_does_not_leave_an_orphan() {
+    let (server, proxy, locks) = start().await;
+    proxy.fault("acquire", Fault::LoseAnswer);
+    let acquiring = tokio::spawn(locks.lock("k").ttl(ms(60_000)).acquire());
+    eventually("the server grants it", || owner(&server, "k").is_some()).await;
+    acquiring.abort();
+    assert_eq!(proxy.faults(), 1);
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w01_a_lost_answer_to_a_release_is_no_failure() {
+    let (server, proxy, locks) = start().await;
+    let guard = locks.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+    proxy.fault("release", Fault::CutAnswer);
+    guard.release().await.unwrap();
+    assert_eq!((proxy.faults(), proxy.seen("release")), (1, 2));
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w01_a_lost_answer_to_a_queued_claim_does_not_queue_it_twice() {
+    let (server, proxy, waiting) = start().await;
+    let holder = locks(server.url()).await.lock("k").acquire().await.unwrap();
+    proxy.fault("acquire", Fault::CutAnswer);
+    let waiter = tokio::spawn(waiting.lock("k").acquire());
+    eventually("it asks again", || proxy.seen("acquire") >= 2).await;
+    assert_eq!((proxy.faults(), waiters(&server, "k")), (1, 1));
+    holder.release().await.unwrap();
+    waiter.await.unwrap().unwrap().release().await.unwrap();
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w02_a_claim_that_its_withdrawal_overtook_is_given_back_when_it_is_served() {
+    let (server, proxy, waiting) = start().await;
+    let holder = locks(server.url())
+        .await
+        .lock("k")
+        .ttl(ms(60_000))
+        .acquire()
+        .await
+        .unwrap();
+    // On a connection of its own the request crawls, while the withdrawal takes the next one.
+    proxy.fault("acquire", Fault::Delay(ms(2500)));
+    let waiter = tokio::spawn(waiting.lock("k").wait(ms(1200)).acquire());
+    eventually("the request is under way", || proxy.faults() == 1).await;
+    proxy.fault_nth("acquire", 1, Fault::LoseRequest);
+    let error = waiter.await.unwrap().unwrap_err();
+    assert!(error.is_unavailable() || error.is_timeout(), "{error}");
+    eventually("the withdrawal comes first", || proxy.seen("abandon") > 0).await;
+    queued(&server, "k", 1).await;
+
+    let released = Instant::now();
+    holder.release().await.unwrap();
+    free(&server, "k").await;
+    assert!(released.elapsed() < GRACE + SLACK);
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w03_a_request_that_arrives_twice_is_one_grant() {
+    let (server, proxy, locks) = start().await;
+    proxy.fault("acquire", Fault::Duplicate);
+    let guard = locks.lock("k").acquire().await.unwrap();
+    assert_eq!(proxy.faults(), 1);
+    assert_eq!(
+        owner(&server, "k").as_deref(),
+        Some(guard.owner_token().as_str())
+    );
+    proxy.fault("release", Fault::Duplicate);
+    guard.release().await.unwrap();
+    nothing_left(&server).await;
+
+    let holder = self::locks(server.url())
+        .await
+        .lock("k")
+        .acquire()
+        .await
+        .unwrap();
+    proxy.fault("acquire", Fault::Duplicate);
+    let waiter = tokio::spawn(locks.lock("k").acquire());
+    queued(&server, "k", 1).await;
+    sleep(ms(50)).await;
+    assert_eq!((proxy.faults(), waiters(&server, "k")), (3, 1));
+    holder.release().await.unwrap();
+    waiter.await.unwrap().unwrap().release().await.unwrap();
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w04_a_late_answer_is_not_taken_for_that_to_a_later_question() {
+    let (server, proxy, locks) = start().await;
+    let other = self::locks(server.url()).await;
+    let _taken = other.lock("taken").acquire().await.unwrap();
+    // Later than the client waits: 0.5 s.
+    proxy.fault("acquire", Fault::DelayAnswer(ms(700)));
+    let error = locks
+        .lock("free")
+        .wait(Duration::ZERO)
+        .acquire()
+        .await
+        .unwrap_err();
+    assert!(error.is_unavailable() && proxy.faults() == 1, "{error}");
+    // The answer that is still to come says "granted".
+    for _ in 0..5 {
+        let outcome = locks.lock("taken").try_acquire().await;
+        assert!(!matches!(outcome, Ok(Some(_))), "{outcome:?}");
+        sleep(ms(100)).await;
+    }
+    free(&server, "free").await;
+}
+
+#[tokio::test]
+async fn w06_a_queued_process_that_crashed_costs_nothing() {
+    let server = Server::start();
+    let holder = locks(server.url())
+        .await
+        .lock("k")
+        .ttl(ms(60_000))
+        .acquire()
+        .await
+        .unwrap();
+    let mut doomed = Vec::new();
+    for place in 1..=3 {
+        let mut process = Process::start(HOLDER, &server.url()).await;
+        process.tell("acquire k 60000 60000").await;
+        queued(&server, "k", place).await;
+        doomed.push(process);
+    }
+    let waiter = tokio::spawn(locks(server.url()).await.lock("k").acquire());
+    queued(&server, "k", 4).await;
+    for process in &mut doomed {
+        process.kill().await;
+    }
+    eventually("the server notices", || {
+        server
+            .run::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"])
+            .lines()
+            .count()
+            <= 2
+    })
+    .await;
+
+    let released = Instant::now();
+    holder.release().await.unwrap();
+    let guard = waiter.await.unwrap().unwrap();
+    assert!(released.elapsed() < GRACE, "{:?}", released.elapsed());
+    guard.release().await.unwrap();
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w07_a_process_that_crashes_as_it_is_handed_the_lock_costs_the_grace() {
+    let server = Server::start();
+    let holder = locks(server.url())
+        .await
+        .lock("k")
+        .ttl(ms(60_000))
+        .acquire()
+        .await
+        .unwrap();
+    let mut doomed = Process::start(HOLDER, &server.url()).await;
+    doomed.tell("acquire k 60000 60000").await;
+    queued(&server, "k", 1).await;
+    let waiter = tokio::spawn(locks(server.url()).await.lock("k").acquire());
+    queued(&server, "k", 2).await;
+
+    doomed.pause().await;
+    let first = owner(&server, "k");
+    let released = Instant::now();
+    holder.release().await.unwrap();
+    assert!(
+        owner(&server, "k").is_some() && owner(&server, "k") != first,
+        "not handed over"
+    );
+    assert!(remaining(&server, "k").unwrap() <= GRACE);
+    doomed.kill().await;
+    let guard = waiter.await.unwrap().unwrap();
+    assert!(
+        released.elapsed() < GRACE + SLACK,
+        "{:?}",
+        released.elapsed()
+    );
+    guard.release().await.unwrap();
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w07_several_that_die_with_the_lock_in_hand_cost_a_grace_each() {
+    let server = Server::start();
+    let holder = locks(server.url())
+        .await
+        .lock("k")
+        .ttl(ms(60_000))
+        .acquire()
+        .await
+        .unwrap();
+    let mut doomed = Vec::new();
+    for place in 1..=3 {
+        let mut process = Process::start(HOLDER, &server.url()).await;
+        process.tell("acquire k 60000 60000").await;
+        queued(&server, "k", place).await;
+        doomed.push(process);
+    }
+    let waiter = tokio::spawn(locks(server.url()).await.lock("k").acquire());
+    queued(&server, "k", 4).await;
+    for process in &doomed {
+        process.pause().await;
+    }
+    let released = Instant::now();
+    holder.release().await.unwrap();
+    let guard = waiter.await.unwrap().unwrap();
+    assert!(
+        released.elapsed() >= GRACE,
+        "the stopped ones were not served"
+    );
+    assert!(
+        released.elapsed() < 3 * GRACE + 2 * SLACK,
+        "{:?}",
+        released.elapsed()
+    );
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn w08_a_message_that_gets_lost_costs_a_heartbeat() {
+    let (server, proxy, waiting) = start().await;
+    let holder = locks(server.url())
+        .await
+        .lock("k")
+        .ttl(ms(60_000))
+        .acquire()
+        .await
+        .unwrap();
+    proxy.fault("push", Fault::LosePush);
+    let waiter = tokio::spawn(waiting.lock("k").acquire());
+    queued(&server, "k", 1).await;
+    let released = Instant::now();
+    holder.release().await.unwrap();
+    let guard = waiter.await.unwrap().unwrap();
+    assert_eq!(proxy.faults(), 1);
+    assert!(
+        released.elapsed() < ms(400) + SLACK,
+        "{:?}",
+        released.elapsed()
+    );
+    guard.release().await.unwrap();
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w08_a_wake_up_connection_that_is_killed_is_replaced() {
+    let server = Server::start();
+    let holding = locks(server.url()).await;
+    let holder = holding.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+    let waiter = tokio::spawn(locks(server.url()).await.lock("k").acquire());
+    queued(&server, "k", 1).await;
+    let killed: usize = server.run(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    assert_eq!(killed, 2);
+    let released = Instant::now();
+    holder.release().await.unwrap();
+    let guard = waiter.await.unwrap().unwrap();
+    assert!(released.elapsed() < Duration::from_secs(1) + SLACK);
+    guard.release().await.unwrap();
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w08_a_client_that_the_server_drops_for_its_full_buffer_comes_back() {
+    let server = Server::start();
+    let holder = locks(server.url())
+        .await
+        .lock("k")
+        .ttl(ms(60_000))
+        .acquire()
+        .await
+        .unwrap();
+    let mut process = Process::start(HOLDER, &server.url()).await;
+    process.tell("acquire k 60000 60000").await;
+    queued(&server, "k", 1).await;
+    let channel = |name: &str| name.starts_with("lock:");
+    let channels: Vec<String> = server.run(&["PUBSUB", "CHANNELS"]);
+    assert_eq!(channels.len(), 2);
+    process.pause().await;
+    let noise = "x".repeat(1 << 20);
+    let full = || {
+        server
+            .run::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"])
+            .lines()
+            .count()
+            < 2
+    };
+    for _ in 0..200 {
+        for name in channels.iter().filter(|name| channel(name)) {
+            // The holder here takes no harm from nonsense on its channel.
+            server.run::<()>(&["PUBLISH", name, &noise]);
+        }
+        if full() {
+            break;
+        }
+    }
+    assert!(full(), "the server drops nobody");
+    process.resume();
+    holder.release().await.unwrap();
+    token(&process.hear().await);
+    assert_eq!(process.ask("release").await, "released");
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w09_a_stopped_waiter_does_not_believe_in_a_grace_that_has_passed() {
+    let server = Server::start();
+    let (one, two) = (locks(server.url()).await, locks(server.url()).await);
+    let holder = one.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+    let mut process = Process::start(HOLDER, &server.url()).await;
+    process.tell("acquire k 60000 60000").await;
+    queued(&server, "k", 1).await;
+    process.pause().await;
+    holder.release().await.unwrap();
+    assert!(owner(&server, "k").is_some(), "not handed over");
+    // The grace passes, and another takes the lock.
+    let other = two.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+    process.resume();
+    queued(&server, "k", 1).await;
+    assert_eq!(
+        owner(&server, "k").as_deref(),
+        Some(other.owner_token().as_str())
+    );
+    let token_of_other = other.fencing_token().as_u64();
+    other.release().await.unwrap();
+    assert!(token(&process.hear().await) > token_of_other);
+    assert_eq!(process.ask("release").await, "released");
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w10_a_wait_that_ends_as_the_lock_comes_gives_it_or_hands_it_on() {
+    let server = Server::start();
+    let (one, two, three) = (
+        locks(server.url()).await,
+        locks(server.url()).await,
+        locks(server.url()).await,
+    );
+    let (mut got, mut missed) = (0, 0);
+    for round in 0..60_u64 {
+        let holder = one.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+        let wait = ms(20) + Duration::from_micros(round * 50);
+        let started = Instant::now();
+        let racing = tokio::spawn(two.lock("k").ttl(ms(60_000)).wait(wait).acquire());
+        queued(&server, "k", 1).await;
+        let successor = tokio::spawn(three.lock("k").ttl(ms(60_000)).acquire());
+        tokio::time::sleep_until(started + ms(21)).await;
+        holder.release().await.unwrap();
+        match racing.await.unwrap() {
+            Ok(guard) => {
+                got += 1;
+                guard.release().await.unwrap();
+            }
+            Err(error) => {
+                missed += 1;
+                assert!(error.is_timeout(), "{error}");
+            }
+        }
+        let guard = timeout(GRACE + SLACK, successor)
+            .await
+            .expect("the lock is stuck");
+        guard.unwrap().unwrap().release().await.unwrap();
+    }
+    nothing_left(&server).await;
+    assert!(
+        got > 0 && missed > 0,
+        "no race: {got} got it, {missed} missed it"
+    );
+}
+
+#[tokio::test]
+async fn w11_ten_thousand_waiters_are_served_in_order_and_no_script_takes_long() {
+    const CLAIMS: usize = 10_000;
+    let server = Server::start();
+    let backend = Arc::new(connect(&server).await);
+    let key = LockKey::new("lock:", "k").unwrap();
+    let mut claims = Vec::new();
+    for _ in 0..CLAIMS {
+        let mut claim = Claim::new(key.clone(), OwnerToken::unique("w"), ms(600_000)).queued();
+        claim.heartbeat = ms(60_000);
+        claims.push(claim);
+    }
+    // The verbs take effect in the order of their first polls.
+    for batch in claims.chunks(500) {
+        let mut asking = tokio::task::JoinSet::new();
+        for claim in batch.to_vec() {
+            let backend = Arc::clone(&backend);
+            asking.spawn(async move { backend.acquire(&claim).await.unwrap() });
+        }
+        asking.join_all().await;
+    }
+    assert_eq!(waiters(&server, "k"), CLAIMS - 1);
+
+    server.run::<()>(&["CONFIG", "RESETSTAT"]);
+    let mut last = None;
+    for pair in claims[..500].windows(2) {
+        let released = backend.release(&key, &pair[0].owner, None).await.unwrap();
+        assert_eq!(released, Released::Released(None));
+        let Wakeup::Granted { grant, .. } = timeout(ms(5000), backend.changed(&pair[1]))
+            .await
+            .expect("out of order")
+        else {
+            panic!("no grant");
+        };
+        assert!(last < Some(grant.tokens.first));
+        last = Some(grant.tokens.last);
+    }
+    let stats: String = server.run(&["INFO", "commandstats"]);
+    let stats = stats
+        .lines()
+        .find(|line| line.starts_with("cmdstat_evalsha"))
+        .unwrap();
+    let per_call = stats
+        .split("usec_per_call=")
+        .nth(1)
+        .unwrap()
+        .split(',')
+        .next()
+        .unwrap();
+    assert!(per_call.parse::<f64>().unwrap() < 1000.0, "{stats}");
+}
+
+#[tokio::test]
+async fn w11_many_keys_are_held_at_once() {
+    let keys: usize = std::env::var("FAULT_KEYS").map_or(5_000, |text| text.parse().unwrap());
+    let server = Server::start();
+    let locks = builder(server.url())
+        .command_timeout(Duration::from_secs(5))
+        .default_ttl(ms(600_000))
+        .build()
+        .await
+        .unwrap();
+    let mut acquiring = tokio::task::JoinSet::new();
+    for number in 0..keys {
+        acquiring.spawn(locks.lock(format!("k{number}")).wait(ms(60_000)).acquire());
+    }
+    let guards: Vec<_> = acquiring
+        .join_all()
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    let owners: HashSet<_> = guards
+        .iter()
+        .map(|guard| guard.owner_token().clone())
+        .collect();
+    assert_eq!(owners.len(), keys);
+    drop(guards);
+    eventually("all are free", || {
+        server.run::<Vec<String>>(&["KEYS", "lock:*"]).is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn w12_a_queue_that_is_evicted_or_flushed_is_joined_again() {
+    let server = Server::start();
+    let holder = locks(server.url())
+        .await
+        .lock("k")
+        .ttl(ms(60_000))
+        .acquire()
+        .await
+        .unwrap();
+    let (one, two) = (locks(server.url()).await, locks(server.url()).await);
+    let one = tokio::spawn(one.lock("k").acquire());
+    let two = tokio::spawn(two.lock("k").acquire());
+    queued(&server, "k", 2).await;
+    assert_eq!(server.run::<usize>(&["DEL", "{lock:k}:queue"]), 1);
+    queued(&server, "k", 2).await;
+    holder.release().await.unwrap();
+    let first = async { one.await.unwrap().unwrap().release().await.unwrap() };
+    let second = async { two.await.unwrap().unwrap().release().await.unwrap() };
+    tokio::join!(first, second);
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w13_no_wait_is_too_short_or_too_long() {
+    let server = Server::start();
+    let (one, two) = (locks(server.url()).await, locks(server.url()).await);
+    for wait in [Duration::ZERO, Duration::from_nanos(1), ms(3)] {
+        let held = one.lock("k").acquire().await.unwrap();
+        let started = Instant::now();
+        let error = two.lock("k").wait(wait).acquire().await.unwrap_err();
+        assert!(error.is_retryable(), "{wait:?}: {error}");
+        assert!(error.is_taken() == wait.is_zero(), "{wait:?}: {error}");
+        assert!(started.elapsed() < ms(100) + SLACK, "{wait:?}");
+        held.release().await.unwrap();
+    }
+    let endless = [
+        Duration::MAX,
+        Duration::from_millis(u64::MAX),
+        Duration::from_secs(1 << 62),
+    ];
+    for wait in endless {
+        let held = one.lock("k").acquire().await.unwrap();
+        let waiter = tokio::spawn(two.lock("k").wait(wait).acquire());
+        queued(&server, "k", 1).await;
+        held.release().await.unwrap();
+        waiter.await.unwrap().unwrap().release().await.unwrap();
+    }
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w14_taking_a_lock_twice_in_one_task_times_out() {
+    let server = Server::start();
+    let locks = locks(server.url()).await;
+    let held = locks.lock("k").acquire().await.unwrap();
+    let error = locks.lock("k").wait(ms(100)).acquire().await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    assert!(error.to_string().contains('k'));
+    held.release().await.unwrap();
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w14_two_that_want_what_the_other_has_time_out() {
+    let server = Server::start();
+    let (one, two) = (locks(server.url()).await, locks(server.url()).await);
+    let a = one.lock("a").acquire().await.unwrap();
+    let b = two.lock("b").acquire().await.unwrap();
+    let (b_too, a_too) = tokio::join!(
+        one.lock("b").wait(ms(200)).acquire(),
+        two.lock("a").wait(ms(300)).acquire()
+    );
+    assert!(b_too.unwrap_err().is_timeout() && a_too.unwrap_err().is_timeout());
+    a.release().await.unwrap();
+    b.release().await.unwrap();
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w16_a_stopped_subscriber_that_still_counts_costs_the_grace() {
+    let server = Server::start();
+    let (one, two) = (locks(server.url()).await, locks(server.url()).await);
+    let holder = one.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+    let mut stopped = Process::start(HOLDER, &server.url()).await;
+    stopped.tell("acquire k 60000 60000").await;
+    queued(&server, "k", 1).await;
+    let waiter = tokio::spawn(two.lock("k").acquire());
+    queued(&server, "k", 2).await;
+    stopped.pause().await;
+    let released = Instant::now();
+    holder.release().await.unwrap();
+    let guard = waiter.await.unwrap().unwrap();
+    assert!(
+        released.elapsed() >= GRACE / 2,
+        "the stopped one was not handed the lock"
+    );
+    assert!(
+        released.elapsed() < GRACE + SLACK,
+        "{:?}",
+        released.elapsed()
+    );
+    guard.release().await.unwrap();
+    stopped.resume();
+    token(&stopped.hear().await);
+    assert_eq!(stopped.ask("release").await, "released");
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w16_a_dead_waiter_under_the_eyes_of_a_monitor_costs_the_grace() {
+    let server = Server::start();
+    let (one, two) = (locks(server.url()).await, locks(server.url()).await);
+    let holder = one.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+    let mut dead = Process::start(HOLDER, &server.url()).await;
+    dead.tell("acquire k 60000 60000").await;
+    queued(&server, "k", 1).await;
+    let waiter = tokio::spawn(two.lock("k").acquire());
+    queued(&server, "k", 2).await;
+    // Whoever listens to everything is counted as a receiver of everything.
+    let mut client = server.client();
+    let mut monitor = client.as_pubsub();
+    monitor.psubscribe("*").unwrap();
+    dead.kill().await;
+    let released = Instant::now();
+    holder.release().await.unwrap();
+    let guard = waiter.await.unwrap().unwrap();
+    assert!(released.elapsed() >= GRACE / 2, "nobody was counted");
+    assert!(
+        released.elapsed() < GRACE + SLACK,
+        "{:?}",
+        released.elapsed()
+    );
+    guard.release().await.unwrap();
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w17_a_waiter_between_two_connections_is_skipped_and_comes_back() {
+    let (server, proxy, waiting) = start().await;
+    let (one, two) = (locks(server.url()).await, locks(server.url()).await);
+    let holder = one.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+    let away = tokio::spawn(waiting.lock("k").acquire());
+    queued(&server, "k", 1).await;
+    let next = tokio::spawn(two.lock("k").acquire());
+    queued(&server, "k", 2).await;
+    proxy.refuse();
+    eventually("it is away", || {
+        server
+            .run::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"])
+            .lines()
+            .count()
+            == 2
+    })
+    .await;
+    let released = Instant::now();
+    holder.release().await.unwrap();
+    let guard = next.await.unwrap().unwrap();
+    assert!(released.elapsed() < GRACE, "it was not skipped");
+    proxy.heal();
+    queued(&server, "k", 1).await;
+    guard.release().await.unwrap();
+    away.await.unwrap().unwrap().release().await.unwrap();
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w18_nobody_barges_in_where_a_lease_ended_without_a_release() {
+    let server = Server::start();
+    let backend = connect(&server).await;
+    let key = LockKey::new("lock:", "k").unwrap();
+    let claim = |name: &str| Claim::new(key.clone(), OwnerToken::unique(name), ms(60_000));
+    assert!(matches!(
+        backend.acquire(&claim("first")).await.unwrap(),
+        Acquired::Granted(_)
+    ));
+    let waiting = claim("waiting").queued();
+    assert!(matches!(
+        backend.acquire(&waiting).await.unwrap(),
+        Acquired::Queued(_)
+    ));
+    assert_eq!(server.run::<usize>(&["DEL", "lock:k"]), 1);
+
+    let newcomer = backend.acquire(&claim("newcomer")).await.unwrap();
+    assert!(matches!(newcomer, Acquired::Taken(_)), "{newcomer:?}");
+    assert_eq!(owner(&server, "k").as_deref(), Some(waiting.owner.as_str()));
+}
+
+#[tokio::test]
+async fn w19_every_local_holder_has_a_larger_token_and_a_lease_that_lasts() {
+    let server = Server::start();
+    let locks = builder(server.url()).local_passes(5).build().await.unwrap();
+    let monitor = server.monitor();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let lock = locks.lock("k").ttl(ms(5000)).wait(ms(9000));
+        tasks.spawn(async move {
+            let guard = lock.acquire().await.unwrap();
+            let seen = (
+                guard.fencing_token(),
+                guard.remaining(),
+                guard.owner_token().clone(),
+            );
+            tokio::task::yield_now().await;
+            guard.release().await.unwrap();
+            seen
+        });
+    }
+    let mut seen = tasks.join_all().await;
+    seen.sort();
+    assert!(
+        seen.windows(2).all(|pair| pair[0].0 < pair[1].0),
+        "a token was given twice"
+    );
+    // A grace at the least.
+    assert!(
+        seen.iter().all(|(_, remaining, _)| *remaining > GRACE / 4),
+        "{seen:?}"
+    );
+    let owners: HashSet<_> = seen.iter().map(|(_, _, owner)| owner.clone()).collect();
+    assert!(
+        owners.len() > 1 && owners.len() < 40,
+        "nothing was passed on locally, or everything"
+    );
+    let grants = |owner: &OwnerToken| seen.iter().filter(|seen| seen.2 == *owner).count();
+    assert!(
+        owners.iter().all(|owner| grants(owner) <= 6),
+        "the budget was not kept"
+    );
+    assert!(monitor.commands(&server).len() < 3 * 40);
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w19_a_cancelled_local_waiter_is_skipped() {
+    let server = Server::start();
+    let locks = locks(server.url()).await;
+    let holder = locks.lock("k").acquire().await.unwrap();
+    let cancelled = tokio::spawn(locks.lock("k").acquire());
+    tokio::task::yield_now().await;
+    let next = tokio::spawn(locks.lock("k").acquire());
+    tokio::task::yield_now().await;
+    cancelled.abort();
+    assert!(cancelled.await.unwrap_err().is_cancelled());
+    let token = holder.fencing_token();
+    holder.release().await.unwrap();
+    let guard = timeout(ms(1000), next).await.unwrap().unwrap().unwrap();
+    assert!(guard.fencing_token() > token);
+    guard.release().await.unwrap();
+    nothing_left(&server).await;
+}
