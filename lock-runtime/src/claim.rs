@@ -265,20 +265,18 @@ impl Driver {
 
     /// Tells those who wait that the store could not be asked, and pauses.
     async fn failed(&mut self, error: BackendError, failures: u32) {
-        let pause = self
-            .front
-            .settings
-            .retry
-            .pause(failures)
-            .filter(|_| !error.is_denied());
+        let denied = error.is_denied();
         let error = Arc::new(error);
         self.tell(Answer::Failed(error.clone()));
-        if self.wanted().is_none() {
+        // A refusal has been told to all who had asked by then; for whoever has come since, it is asked again.
+        if denied || self.wanted().is_none() {
             return;
         }
-        match pause {
+        match self.front.settings.retry.pause(failures) {
             Some(pause) => {
                 tokio::select! {
+                    biased;
+                    (grant, since) = self.handed_over() => self.deliver(grant, since, true),
                     () = sleep(pause) => {}
                     () = self.nudge.notified() => {}
                 }
@@ -290,6 +288,18 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Resolves when the lock is handed over to the claim, which may be queued although questions fail: a server whose memory is full
+    /// refuses to queue a claim again, and serves it all the same.
+    async fn handed_over(&self) -> (Grant, Instant) {
+        if let Some(claim) = self.claim.as_ref().filter(|claim| claim.queue)
+            && let Wakeup::Granted { grant, since } = self.front.backend.changed(claim).await
+        {
+            return (grant, since);
+        }
+        // Asking is what the pause is for.
+        std::future::pending().await
     }
 
     /// Takes the claim back from the store.
