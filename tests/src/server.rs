@@ -196,6 +196,20 @@ impl Server {
         }
     }
 
+    /// Takes away the directory into which it saves.
+    pub fn lose_disk(&self) {
+        fs::remove_dir_all(self.data()).unwrap();
+    }
+
+    /// The append-only file that grows, of a server that keeps one.
+    pub fn append_only_file(&self) -> PathBuf {
+        let files = fs::read_dir(self.data().join("appendonlydir")).unwrap();
+        let mut paths = files.map(|file| file.unwrap().path());
+        paths
+            .find(|path| path.to_string_lossy().ends_with(".incr.aof"))
+            .expect("it keeps one")
+    }
+
     /// Everything that clients send from now on.
     pub fn monitor(&self) -> Monitor {
         Monitor::start(self)
@@ -234,12 +248,13 @@ impl Server {
     }
 
     fn spawn(&mut self) {
+        fs::create_dir_all(self.data()).unwrap();
         let mut command = Command::new(&self.options.program);
         command
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .args(["--save", "", "--appendonly", "no"])
             .arg("--dir")
-            .arg(self.directory.path())
+            .arg(self.data())
             .arg("--unixsocket")
             .arg(self.socket());
         if self.options.tls {
@@ -330,6 +345,10 @@ impl Server {
 
     fn forgiven(&self) -> MutexGuard<'_, Vec<String>> {
         self.forgiven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
     }
 
     fn socket(&self) -> PathBuf {
