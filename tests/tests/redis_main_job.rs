@@ -89,7 +89,11 @@ async fn python(server: &Server, program: &str) -> String {
         "import redis, time\nr = redis.Redis(port={})\n{program}",
         server.port()
     );
-    let run = move || Command::new("/usr/bin/python3").args(["-c", &program]).output();
+    let run = move || {
+        Command::new("/usr/bin/python3")
+            .args(["-c", &program])
+            .output()
+    };
     let output = spawn_blocking(run).await.unwrap().expect("python3 runs");
     assert!(
         output.status.success(),

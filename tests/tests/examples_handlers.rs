@@ -1,7 +1,7 @@
 //! The web service, asked by a real HTTP client.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../handlers.rs"]
+#[path = "../../examples/handlers.rs"]
 mod handlers;
 
 use std::time::{Duration, Instant};

@@ -23,13 +23,13 @@ pub(crate) fn output(mut command: Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Where Cargo puts the examples, which it builds with the tests of their package.
+/// Where Cargo puts the examples, which it builds with the tests of the workspace.
 fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let program = test.ancestors().nth(2).unwrap().join("examples").join(name);
     assert!(
         program.exists(),
-        "build the examples first: `cargo build --examples`"
+        "build the examples first: `cargo build --workspace --examples`"
     );
     program
 }
