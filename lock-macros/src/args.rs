@@ -229,11 +229,12 @@ fn argument(input: ParseStream<'_>) -> syn::Result<Written> {
     if input.is_empty() || input.peek(Token![,]) {
         return Ok(Written { name, value: None });
     }
-    let value = input.parse::<Expr>().map_err(|error| {
+    let place = input.span();
+    let value = input.parse::<Expr>().map_err(|_| {
         let word = name.unraw().to_string();
         let form = example(&word).unwrap_or("name = value");
         Error::new(
-            error.span(),
+            place,
             format!("this is no value for `{word}`; write e.g. `{form}`"),
         )
     })?;
@@ -356,13 +357,15 @@ fn nonzero(value: &Expr, name: &str) -> syn::Result<Time> {
 }
 
 fn ttl(value: &Expr) -> syn::Result<Time> {
-    match nonzero(value, "ttl")? {
-        Time::Known(ttl) if !TTL.contains(&ttl) => Err(Error::new_spanned(
-            value,
-            "`ttl` must be from 10ms to 24h; a longer job keeps its lock by renewals",
-        )),
-        ttl => Ok(ttl),
-    }
+    let ttl = nonzero(value, "ttl")?;
+    let fault = match ttl {
+        Time::Known(ttl) if ttl < *TTL.start() => "`ttl` must be at least 10ms",
+        Time::Known(ttl) if ttl > *TTL.end() => {
+            "`ttl` must be at most 24h; a longer job keeps its lock by renewals"
+        }
+        _ => return Ok(ttl),
+    };
+    Err(Error::new_spanned(value, fault))
 }
 
 fn renew(value: &Expr) -> syn::Result<Renew> {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
-use quote::{ToTokens, quote_spanned};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{GenericArgument, Path, PathArguments, ReturnType, Type, parse_quote};
 
@@ -94,8 +94,8 @@ fn spec(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
         CheckedKey::Template(segments) => template(segments, &private),
         CheckedKey::Expression(value) => {
             let value = expression(value);
-            let text = quote_spanned!(value.span()=> ::core::convert::AsRef::<::core::primitive::str>::as_ref);
-            quote_spanned!(at=> #private::key_text(#text(&#value)))
+            let text = as_ref(&value, &quote!(::core::primitive::str));
+            quote_spanned!(at=> #private::key_text(#text))
         }
     };
     let mut spec = quote_spanned!(at=> #private::Spec::new(#key));
@@ -120,12 +120,17 @@ fn spec(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
         spec.extend(quote_spanned!(at=> .continue_when_lost()));
     }
     if let Some(runtime) = &args.runtime {
-        let runtime = expression(runtime);
-        let as_runtime =
-            quote_spanned!(runtime.span()=> ::core::convert::AsRef::<#krate::LockRuntime>::as_ref);
-        spec.extend(quote_spanned!(at=> .runtime(#as_runtime(&#runtime))));
+        let runtime = as_ref(&expression(runtime), &quote!(#krate::LockRuntime));
+        spec.extend(quote_spanned!(at=> .runtime(#runtime)));
     }
     spec
+}
+
+/// `value` as a `&ty`, by reference; all of it at the value, where the error belongs if it is none.
+fn as_ref(value: &TokenStream, ty: &TokenStream) -> TokenStream {
+    let place = Span::mixed_site().located_at(value.span());
+    let ty = relocate(ty.clone(), place);
+    quote_spanned!(place=> ::core::convert::AsRef::<#ty>::as_ref(&#value))
 }
 
 // Input:  Text("coupon:"), Value(id)
@@ -135,9 +140,10 @@ fn template(segments: &[Segment], private: &TokenStream) -> TokenStream {
     let steps = segments.iter().map(|segment| match segment {
         Segment::Text(text) => quote_spanned!(at=> __key.text(#text);),
         Segment::Value(Placeholder { argument, members }) => {
+            // All of it at the template, where the error belongs if the value cannot be part of a key.
             let place = at.located_at(argument.span());
-            let add = quote_spanned!(place=> #private::KeyPart::add);
-            quote_spanned!(at=> #add(&#argument #(.#members)*, __key.value());)
+            let private = relocate(private.clone(), place);
+            quote_spanned!(place=> #private::KeyPart::add(&#argument #(.#members)*, __key.value());)
         }
     });
     quote_spanned! {at=> {
@@ -197,9 +203,9 @@ fn return_type_hint(output: &Type) -> Option<TokenStream> {
     if matches!(output, Type::Never(_)) {
         return None;
     }
+    let place = Span::mixed_site().located_at(output.span());
     infer_impl_trait(&mut output);
-    let at = Span::mixed_site();
-    Some(quote_spanned! {at=>
+    Some(quote_spanned! {place=>
         if let ::core::option::Option::Some(__ret) = ::core::option::Option::None::<#output> {
             #[allow(unreachable_code)]
             return __ret;

@@ -133,15 +133,17 @@ impl Arguments {
         same.filter(|argument| argument.cfg.is_empty()).count() > 1
     }
 
-    /// A guard must not hide what the caller gave.
-    pub(crate) fn check_guard(&self, guard: &Ident, errors: &mut Errors) {
+    /// Whether `guard` hides nothing that the caller gave.
+    pub(crate) fn check_guard(&self, guard: &Ident, errors: &mut Errors) -> bool {
         let name = guard.unraw().to_string();
-        if self.named(&name).is_some() {
+        let hides = self.named(&name).is_some();
+        if hides {
             errors.at(
                 guard,
                 format!("`guard = {name}` would hide the argument `{name}`; choose another name"),
             );
         }
+        !hides
     }
 
     fn push(&mut self, ident: &Ident, cfg: &[Attribute]) {

@@ -306,6 +306,13 @@ fn not_a_path(path: &str) -> String {
 
 /// `word` as an identifier, a raw one if it must be.
 fn identifier(word: &str, span: Span) -> Option<Ident> {
+    // The parser would overlook spaces and comments.
+    if !word
+        .chars()
+        .all(|c| c.is_alphanumeric() || matches!(c, '_' | '#'))
+    {
+        return None;
+    }
     let mut name = syn::parse_str::<Ident>(word)
         .or_else(|_| {
             let keyword = syn::parse::Parser::parse_str(Ident::parse_any, word)?;

@@ -37,9 +37,9 @@ fn lock(
     let arguments = function
         .as_ref()
         .map_or(&unknown, |function| &function.arguments);
-    if let Some(guard) = &args.guard {
-        arguments.check_guard(guard, &mut errors);
-    }
+    args.guard = args
+        .guard
+        .filter(|guard| arguments.check_guard(guard, &mut errors));
     let key = args
         .key
         .take()

@@ -178,8 +178,10 @@ impl KeyTemplate {
     }
 }
 
+// `do_not_recommend`, here and below: a list of some of these types is no help to someone whose type is not among them.
 macro_rules! plain_parts {
     ($($ty:ty),* $(,)?) => {$(
+        #[diagnostic::do_not_recommend]
         impl KeyPart for $ty {
             fn add(&self, key: &mut KeyBuilder) {
                 key.plain(self);
@@ -200,6 +202,7 @@ plain_parts!(uuid::Uuid);
 
 macro_rules! pointers {
     ($($ty:ty),* $(,)?) => {$(
+        #[diagnostic::do_not_recommend]
         impl<T: KeyPart + ?Sized> KeyPart for $ty {
             fn add(&self, key: &mut KeyBuilder) {
                 (**self).add(key);
@@ -210,6 +213,7 @@ macro_rules! pointers {
 
 pointers!(&T, &mut T, Box<T>, Rc<T>, Arc<T>);
 
+#[diagnostic::do_not_recommend]
 impl<T: KeyPart + ToOwned + ?Sized> KeyPart for Cow<'_, T> {
     fn add(&self, key: &mut KeyBuilder) {
         (**self).add(key);

@@ -1,0 +1,11 @@
+use lock_runtime::{LockError, distributed_lock};
+
+#[distributed_lock(key = "coupon:<id>")]
+async fn claim(id: u64) -> Result<u64, LockError> {
+    if id == 0 {
+        return None::<u64>;
+    }
+    Ok(id)
+}
+
+fn main() {}

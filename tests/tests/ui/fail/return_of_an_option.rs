@@ -1,0 +1,8 @@
+use lock_runtime::distributed_lock;
+
+#[distributed_lock(key = "coupon:<id>")]
+async fn claim(id: u64) -> Option<u64> {
+    Some(id)
+}
+
+fn main() {}
