@@ -1,0 +1,100 @@
+//! Runs annotated functions on an in-memory store and records what happened: each lock acquired and released, with its key, and what
+//! the cases note in between.
+#![allow(clippy::unwrap_used)]
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use lock_runtime::backend::{Acquired, BackendError, Claim, Released, Renewal, Renewed, Wakeup};
+use lock_runtime::{Backend, LockKey, LockRuntime, MemoryBackend, OwnerToken};
+
+thread_local! {
+    /// Each test, and all that it runs, has one thread.
+    static EVENTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Adds an event.
+pub fn note(event: impl Into<String>) {
+    EVENTS.with_borrow_mut(|events| events.push(event.into()));
+}
+
+/// A value that notes its end.
+#[derive(Debug)]
+pub struct Noted(pub &'static str);
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        note(format!("drop {}", self.0));
+    }
+}
+
+/// What `calls` returned, and the events meanwhile, in order.
+///
+/// Ends when every lock that was acquired has been released: the release after a dropped future runs in the background.
+pub async fn record<T>(calls: impl Future<Output = T>) -> (T, Vec<String>) {
+    let (store, runtime) = recorded().await;
+    let output = LockRuntime::scope(runtime, calls).await;
+    let released = async {
+        while !store.is_idle() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), released)
+        .await
+        .expect("every lock is released");
+    (output, EVENTS.take())
+}
+
+/// A runtime whose locks are recorded, and the store behind it.
+pub async fn recorded() -> (MemoryBackend, LockRuntime) {
+    EVENTS.take();
+    let store = MemoryBackend::new();
+    let runtime = LockRuntime::backend(Recording(store.clone()))
+        .build()
+        .await
+        .unwrap();
+    (store, runtime)
+}
+
+/// The events of a call that did `inner` under the lock `key`.
+pub fn locked<'a>(key: &str, inner: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut events = vec![format!("acquire {key}")];
+    events.extend(inner.into_iter().map(str::to_owned));
+    events.push(format!("release {key}"));
+    events
+}
+
+/// A store that notes each grant and each release.
+struct Recording(MemoryBackend);
+
+impl Backend for Recording {
+    async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
+        let acquired = self.0.acquire(claim).await?;
+        if let Acquired::Granted(_) = acquired {
+            note(format!("acquire {}", claim.key));
+        }
+        Ok(acquired)
+    }
+
+    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
+        self.0.renew(leases).await
+    }
+
+    async fn release(
+        &self,
+        key: &LockKey,
+        owner: &OwnerToken,
+        next: Option<&Claim>,
+    ) -> Result<Released, BackendError> {
+        note(format!("release {key}"));
+        self.0.release(key, owner, next).await
+    }
+
+    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
+        self.0.abandon(claim).await
+    }
+
+    async fn changed(&self, claim: &Claim) -> Wakeup {
+        self.0.changed(claim).await
+    }
+}
