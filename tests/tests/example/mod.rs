@@ -1,6 +1,6 @@
 //! Running an example as a user does, as a process.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use lock_tests::server::Server;
@@ -23,12 +23,14 @@ pub(crate) fn output(mut command: Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Where Cargo puts the examples, which it builds with the tests of the workspace.
+/// Where Cargo puts the examples, which it builds with the tests of the workspace; but not with those of this package alone.
 fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let program = test.ancestors().nth(2).unwrap().join("examples").join(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../examples/{name}.rs"));
+    let changed = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
     assert!(
-        program.exists(),
+        changed(&program) >= changed(&source),
         "build the examples first: `cargo build --workspace --examples`"
     );
     program
