@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use lock_runtime::{FencingToken, LockError, LockRuntime, MemoryBackend};
 
-/// A store that is protected by a lock. In SQL: `UPDATE … SET author = $1, token = $2 WHERE token <= $2`, and one row must have changed.
+/// What a lock protects. `lock_runtime::fencing` has this for SQL, Redis and HTTP.
 #[derive(Default)]
 struct Document {
     author: String,
