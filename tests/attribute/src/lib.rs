@@ -18,6 +18,12 @@ pub fn note(event: impl Into<String>) {
     EVENTS.with_borrow_mut(|events| events.push(event.into()));
 }
 
+/// Takes the events so far.
+#[must_use]
+pub fn events() -> Vec<String> {
+    EVENTS.take()
+}
+
 /// A value that notes its end.
 #[derive(Debug)]
 pub struct Noted(pub &'static str);
@@ -42,7 +48,7 @@ pub async fn record<T>(calls: impl Future<Output = T>) -> (T, Vec<String>) {
     tokio::time::timeout(Duration::from_secs(10), released)
         .await
         .expect("every lock is released");
-    (output, EVENTS.take())
+    (output, events())
 }
 
 /// A runtime whose locks are recorded, and the store behind it.

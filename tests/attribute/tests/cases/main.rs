@@ -1,1 +1,9 @@
 //! Functions of every shape under the attribute, run: each case asserts the key that was locked, and the order of what happened.
+//!
+//! Compiled in both editions. A case that names an upstream issue shows what another attribute macro got wrong.
+#![deny(warnings, missing_docs, clippy::pedantic)]
+#![allow(clippy::unwrap_used)]
+
+mod arguments;
+mod drops;
+mod returns;
