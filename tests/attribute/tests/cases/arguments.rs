@@ -155,6 +155,7 @@ async fn dereferenced(&d: &u8) -> Res<u8> {
 }
 
 #[distributed_lock(key = "p:<all>")]
+#[allow(clippy::redundant_pattern)]
 async fn bound(all @ _: u8, Unit: Unit, _: u8) -> Res<u8> {
     Ok(all)
 }
@@ -175,7 +176,7 @@ async fn raw_without_mark(r#type: &str) -> Res<usize> {
 }
 
 #[distributed_lock(key = "p:<there>")]
-async fn conditional(there: u8, #[cfg(any())] absent: u8, #[cfg(all())] present: u8) -> Res<u8> {
+async fn conditional(there: u8, #[cfg(any())] absent: u8, #[cfg(test)] present: u8) -> Res<u8> {
     Ok(there + present)
 }
 
@@ -261,6 +262,7 @@ async fn not_send() -> Res<Rc<u8>> {
 }
 
 async fn shown(value: impl Display) -> String {
+    tokio::task::yield_now().await;
     value.to_string()
 }
 

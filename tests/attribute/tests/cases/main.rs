@@ -6,4 +6,9 @@
 
 mod arguments;
 mod drops;
+mod macros;
+mod names;
 mod returns;
+mod settings;
+mod sizes;
+mod traits;
