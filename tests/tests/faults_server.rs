@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
+use lock_runtime::fencing::Writer;
 use lock_runtime::{LockError, LockGuard};
 use lock_tests::faults::clock::Clock;
 use lock_tests::faults::proxy::{Fault, Proxy};
-use lock_tests::faults::resource::{self, Write};
+use lock_tests::faults::resource::{Resource, Write};
 use lock_tests::faults::{
     builder, eventually, free, locks, nothing_left, owner, queued, remaining,
 };
@@ -21,17 +22,22 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Writes to the resource of a test as the holder of `guard`.
-fn write(resource: &Server, guard: &LockGuard) -> Write {
-    let (token, owner) = (guard.fencing_token(), guard.owner_token());
-    resource::write(&resource.url(), "resource", token, owner.as_str())
+async fn write(resource: &Resource, guard: &LockGuard) -> Write {
+    resource.write(&Writer::from(guard)).await
 }
 
-/// Asserts that a new holder wrote and that the one from before cannot any more.
-async fn assert_fenced(resource: &Server, stale: &LockGuard, fresh: &LockGuard) {
+/// Asserts that a new holder can write, and the one from before cannot any more.
+async fn assert_fenced(resource: &Resource, stale: &LockGuard, fresh: &LockGuard) {
     assert!(fresh.fencing_token() > stale.fencing_token());
-    assert_eq!(write(resource, fresh), Write::Accepted);
-    assert_eq!(write(resource, stale), Write::Refused);
+    assert_eq!(write(resource, fresh).await, Write::Accepted);
+    assert_eq!(write(resource, stale).await, Write::Refused);
+    assert_eq!(resource.stale_writes().await, 0);
+    resource.write_unguarded(&Writer::from(stale)).await;
+    assert_eq!(
+        resource.stale_writes().await,
+        1,
+        "a resource that does not compare is no witness"
+    );
 }
 
 /// The text of an error and all of its causes.
@@ -57,7 +63,8 @@ async fn loaded(server: &Server) {
 
 #[tokio::test]
 async fn r01_a_restart_without_persistence_is_fenced_and_recovered_from_within_a_second() {
-    let (mut server, resource) = (Server::start(), Server::start());
+    let (mut server, store) = (Server::start(), Server::start());
+    let resource = Resource::in_redis(&store);
     let (one, two) = (locks(server.url()).await, locks(server.url()).await);
     let stale = one
         .lock("k")
@@ -66,7 +73,7 @@ async fn r01_a_restart_without_persistence_is_fenced_and_recovered_from_within_a
         .acquire()
         .await
         .unwrap();
-    assert_eq!(write(&resource, &stale), Write::Accepted);
+    assert_eq!(write(&resource, &stale).await, Write::Accepted);
     server.kill();
     server.restart();
     assert_eq!(owner(&server, "k"), None, "it forgot nothing");
@@ -110,6 +117,7 @@ async fn r02_a_restart_with_an_append_only_file_keeps_the_lock() {
         let held = one.lock("k").ttl(ms(20_000)).acquire().await.unwrap();
         server.kill();
         server.restart();
+        loaded(&server).await;
         assert_eq!(
             owner(&server, "k").as_deref(),
             Some(held.owner_token().as_str())
@@ -126,10 +134,11 @@ async fn r02_a_restart_with_an_append_only_file_keeps_the_lock() {
 #[tokio::test]
 async fn r03_a_lock_that_was_deleted_is_lost_and_never_made_again() {
     for command in [&["FLUSHALL"][..], &["FLUSHDB"], &["DEL", "lock:k"]] {
-        let (server, resource) = (Server::start(), Server::start());
+        let (server, directory) = (Server::start(), tempfile::tempdir().unwrap());
+        let resource = Resource::in_sqlite(directory.path());
         let (one, two) = (locks(server.url()).await, locks(server.url()).await);
         let stale = one.lock("k").ttl(ms(1000)).acquire().await.unwrap();
-        assert_eq!(write(&resource, &stale), Write::Accepted);
+        assert_eq!(write(&resource, &stale).await, Write::Accepted);
         server.run::<()>(command);
         let deleted = Instant::now();
         stale.lost().await;
@@ -296,10 +305,11 @@ async fn r11_a_lock_that_was_evicted_is_lost_and_fenced() {
     let server = Options::default()
         .with(["--maxmemory-policy", "volatile-ttl"])
         .start();
-    let resource = Server::start();
+    let store = Server::start();
+    let resource = Resource::in_redis(&store);
     let (one, two) = (locks(server.url()).await, locks(server.url()).await);
     let stale = one.lock("k").ttl(ms(1000)).acquire().await.unwrap();
-    assert_eq!(write(&resource, &stale), Write::Accepted);
+    assert_eq!(write(&resource, &stale).await, Write::Accepted);
     server.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     let _: redis::RedisResult<()> = redis::cmd("SET")
         .arg("x")
@@ -438,7 +448,8 @@ async fn r14_a_server_that_cannot_save_is_unavailable_and_a_lease_ends_by_its_de
 
 #[tokio::test]
 async fn r15_a_clock_that_jumps_ahead_is_fenced() {
-    let (clock, resource) = (Clock::new(), Server::start());
+    let (clock, store) = (Clock::new(), Server::start());
+    let resource = Resource::in_redis(&store);
     let server = clock.server().start();
     let (one, two) = (locks(server.url()).await, locks(server.url()).await);
     let stale = one
@@ -448,7 +459,7 @@ async fn r15_a_clock_that_jumps_ahead_is_fenced() {
         .acquire()
         .await
         .unwrap();
-    assert_eq!(write(&resource, &stale), Write::Accepted);
+    assert_eq!(write(&resource, &stale).await, Write::Accepted);
     let before: Vec<u64> = server.run(&["TIME"]);
     clock.shift(60);
     let after: Vec<u64> = server.run(&["TIME"]);
@@ -622,19 +633,10 @@ async fn r18_a_permission_taken_away_names_the_rule_that_is_needed() {
 
 #[tokio::test]
 async fn r20_a_grant_that_the_append_only_file_lost_is_fenced() {
-    let (mut server, resource) = (
-        Options::default()
-            .with([
-                "--appendonly",
-                "yes",
-                "--appendfsync",
-                "always",
-                "--aof-load-truncated",
-                "yes",
-            ])
-            .start(),
-        Server::start(),
-    );
+    let options = Options::default().with(["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut server = options.with(["--aof-load-truncated", "yes"]).start();
+    let directory = tempfile::tempdir().unwrap();
+    let resource = Resource::in_sqlite(directory.path());
     let (one, two) = (locks(server.url()).await, locks(server.url()).await);
     one.lock("k")
         .acquire()
@@ -651,7 +653,7 @@ async fn r20_a_grant_that_the_append_only_file_lost_is_fenced() {
         .acquire()
         .await
         .unwrap();
-    assert_eq!(write(&resource, &stale), Write::Accepted);
+    assert_eq!(write(&resource, &stale).await, Write::Accepted);
     server.kill();
     // The power went before the last write reached the disk.
     let file = std::fs::OpenOptions::new()

@@ -7,7 +7,8 @@
 //! release                        released | error KIND
 //! drop                           dropped
 //! state                          held | lost
-//! write URL RESOURCE             accepted | refused        a fenced write with the token of the lock
+//! write PLACE                    accepted | refused        to a resource, with the token of the lock
+//! write-unguarded PLACE          written                   the same where nobody compares
 //! run KEY TTL_MS BODY_MS         began TOKEN, then: ended | error KIND
 //! panic KEY TTL_MS               began TOKEN, then: panicked    in a body of `run`
 //! exit, abort                    nothing: the process ends, holding what it holds
@@ -18,9 +19,10 @@
 use std::io::{BufRead, Write};
 use std::time::Duration;
 
+use lock_runtime::fencing::Writer;
 use lock_runtime::{LockError, LockGuard, LockRuntime};
 use lock_tests::faults::builder;
-use lock_tests::faults::resource::{self, Write as Written};
+use lock_tests::faults::resource::{Resource, Write as Written};
 
 #[tokio::main]
 async fn main() {
@@ -64,13 +66,17 @@ async fn obey(locks: &LockRuntime, guard: &mut Option<LockGuard>, words: &[&str]
             let held = guard.as_ref().is_some_and(LockGuard::is_held);
             say(if held { "held" } else { "lost" });
         }
-        ["write", url, resource] => {
-            let guard = guard.as_ref().expect("a lock was held");
-            let (token, owner) = (guard.fencing_token(), guard.owner_token());
-            match resource::write(url, resource, token, owner.as_str()) {
+        ["write", place] => {
+            let writer = Writer::from(guard.as_ref().expect("a lock was held"));
+            match Resource::at(place).write(&writer).await {
                 Written::Accepted => say("accepted"),
                 Written::Refused => say("refused"),
             }
+        }
+        ["write-unguarded", place] => {
+            let writer = Writer::from(guard.as_ref().expect("a lock was held"));
+            Resource::at(place).write_unguarded(&writer).await;
+            say("written");
         }
         ["run", key, ttl, body] => {
             let body = millis(body);
