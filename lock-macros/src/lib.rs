@@ -18,6 +18,229 @@ use crate::errors::Errors;
 use crate::item::{Arguments, Function};
 
 /// Makes an async function mutually exclusive across processes.
+///
+/// A call acquires the lock, runs the body, and releases the lock: at its end, an early `return`, a `?`, a panic, or when the caller
+/// drops the future. Locals and arguments end before the lock does. The signature stays as it is.
+///
+/// Everything runs on the runtime that was installed at startup; the examples here bring one of their own into scope.
+///
+/// ```
+/// use lock_runtime::{LockError, LockRuntime, distributed_lock};
+///
+/// #[distributed_lock(key = "coupon:<id>", ttl = "5s", wait = "2s")]
+/// async fn claim(id: u64) -> Result<u64, LockError> {
+///     Ok(id)
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), LockError> {
+/// let locks = LockRuntime::in_memory().build().await?;
+/// LockRuntime::scope(locks, async {
+///     assert_eq!(claim(42).await?, 42);
+///     Ok(())
+/// })
+/// .await
+/// # }
+/// ```
+///
+/// It goes on an `async fn`, a method of any receiver, and on functions that return `Pin<Box<dyn Future>>` or `impl Future`; below
+/// `#[async_trait]`, above `#[tokio::main]` and `#[tokio::test]`. Of two `#[distributed_lock]` on one function the lower is taken first.
+///
+/// # `key`
+///
+/// Required. A text is a template: `<argument>`, or `<argument.field>`, stands for a value, escaped so that two different lists of
+/// values never take the same lock. Two placeholders need a `:`, `{` or `}` between them; `<<` and `>>` are `<` and `>` themselves. Braces
+/// are Redis Cluster's hash tags. What may stand in a key implements `KeyPart`.
+///
+/// ```
+/// # use lock_runtime::{LockError, distributed_lock};
+/// struct Order { id: u64 }
+///
+/// #[distributed_lock(key = "order:{<tenant>}:<order.id>")]
+/// async fn ship(tenant: &str, order: &Order) -> Result<(), LockError> {
+///     Ok(())
+/// }
+/// ```
+///
+/// Any other expression is the whole key, as it is written: nothing is escaped, and nothing replaced.
+///
+/// ```
+/// # use lock_runtime::{LockError, distributed_lock};
+/// const NIGHTLY: &str = "report:nightly";
+///
+/// #[distributed_lock(key = NIGHTLY)]
+/// async fn report() -> Result<(), LockError> {
+///     Ok(())
+/// }
+///
+/// #[distributed_lock(key = format!("report:{}", name.to_lowercase()))]
+/// async fn report_on(name: &str) -> Result<(), LockError> {
+///     Ok(())
+/// }
+/// ```
+///
+/// # `ttl`
+///
+/// How long the lock outlives a process that dies; a living one renews it. Default: that of the runtime, 30 s. From 10 ms to 24 h, as
+/// text (`"500ms"`, `"5s"`, `"1m 30s"`, `"2h"`) or as an expression of type `Duration`, like every duration here.
+///
+/// ```
+/// # use lock_runtime::{LockError, distributed_lock};
+/// # use std::time::Duration;
+/// #[distributed_lock(key = "job", ttl = Duration::from_secs(seconds))]
+/// async fn job(seconds: u64) -> Result<(), LockError> {
+///     Ok(())
+/// }
+/// ```
+///
+/// # `wait`
+///
+/// How long to wait for a lock that another holds; `"0s"` tries once. Default: that of the runtime, 10 s.
+///
+/// ```
+/// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
+/// #[distributed_lock(key = "seat:<id>", wait = "0s")]
+/// async fn reserve(id: u32) -> Result<(), LockError> {
+///     Ok(())
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), LockError> {
+/// let locks = LockRuntime::in_memory().build().await?;
+/// let taken = locks.lock("seat:1").acquire().await?;
+/// let refused = LockRuntime::scope(locks, reserve(1)).await.unwrap_err();
+/// assert!(refused.is_taken());
+/// # taken.release().await
+/// # }
+/// ```
+///
+/// # `renew`
+///
+/// How often the lease is renewed while the body runs; shorter than `ttl`. `false` turns it off: the body then has to be shorter than the
+/// ttl. Default: that of the runtime, a tenth of the ttl.
+///
+/// ```
+/// # use lock_runtime::{LockError, distributed_lock};
+/// #[distributed_lock(key = "cache:<name>", ttl = "2s", renew = false)]
+/// async fn refresh(name: &str) -> Result<(), LockError> {
+///     Ok(())
+/// }
+/// ```
+///
+/// # `max_hold`
+///
+/// The longest time a body may hold the lock, renewals included; then it is dropped, the lock released, and the call returns
+/// `LockError::MaxHold`. Default: none.
+///
+/// ```
+/// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
+/// #[distributed_lock(key = "import", max_hold = "50ms")]
+/// async fn import() -> Result<(), LockError> {
+///     std::future::pending().await
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), LockError> {
+/// let locks = LockRuntime::in_memory().build().await?;
+/// assert!(LockRuntime::scope(locks, import()).await.unwrap_err().is_max_hold());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # `on_lost`
+///
+/// What happens when the lease can no longer be proven, because the store was away for too long or somebody took the lock. `cancel`, the
+/// default, drops the body at its `.await` and returns `LockError::Lost`; with `continue` it goes on, and asks its guard if it has to know.
+///
+/// ```
+/// # use lock_runtime::{LockError, distributed_lock};
+/// #[distributed_lock(key = "mail:<id>", on_lost = continue, guard = lock)]
+/// async fn send(id: u64) -> Result<bool, LockError> {
+///     Ok(lock.is_held())
+/// }
+/// ```
+///
+/// # `on_error`
+///
+/// The path of a function that makes the return value of a `LockError`, for functions that do not return `Result<T, E>` with
+/// `E: From<LockError>`. Default: the trait `LockReturn`.
+///
+/// ```
+/// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
+/// #[distributed_lock(key = "price:<id>", on_error = unknown)]
+/// async fn price(id: u64) -> Option<u64> {
+///     Some(id * 100)
+/// }
+///
+/// fn unknown(_: LockError) -> Option<u64> {
+///     None
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() {
+/// // No runtime is installed.
+/// assert_eq!(price(1).await, None);
+/// # }
+/// ```
+///
+/// # `guard`
+///
+/// A name for the lock within the body, a `LockHandle`: it tells the fencing token and how much of the lease is left. It cannot
+/// release the lock, nor keep it. Default: none.
+///
+/// ```
+/// # use lock_runtime::{LockError, distributed_lock};
+/// #[distributed_lock(key = "account:<id>", guard = lock)]
+/// async fn withdraw(id: u64) -> Result<u64, LockError> {
+///     // To be sent along with the write, so that the store can refuse a holder that is too late.
+///     Ok(lock.fencing_token().as_u64())
+/// }
+/// ```
+///
+/// # `runtime`
+///
+/// Another runtime than the one in scope, or installed: anything that is `AsRef<LockRuntime>`, by reference. It may use the arguments.
+///
+/// ```
+/// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
+/// struct App { locks: LockRuntime }
+///
+/// impl App {
+///     #[distributed_lock(key = "app", runtime = self.locks)]
+///     async fn sweep(&self) -> Result<(), LockError> {
+///         Ok(())
+///     }
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), LockError> {
+/// App { locks: LockRuntime::in_memory().build().await? }.sweep().await
+/// # }
+/// ```
+///
+/// # `crate`
+///
+/// Where the crate `lock_runtime` is found, for crates that re-export it: a path, or one as text. Default: `::lock_runtime`.
+///
+/// ```
+/// mod facade {
+///     pub use lock_runtime;
+/// }
+///
+/// use facade::lock_runtime::{LockError, distributed_lock};
+///
+/// #[distributed_lock(key = "facade", crate = crate::facade::lock_runtime)]
+/// async fn through_a_facade() -> Result<(), LockError> {
+///     Ok(())
+/// }
+/// # fn main() {}
+/// ```
+///
+/// # What it does not do
+///
+/// * What a pattern does not name (the rest of `Point { x, .. }`, a `ref` argument) stays in the function and is dropped after the
+///   release. A `_` is dropped before it.
+/// * A key expression is not searched for placeholders, beyond the obvious mistakes.
 #[proc_macro_attribute]
 pub fn distributed_lock(args: TokenStream, item: TokenStream) -> TokenStream {
     lock(args.into(), item.into()).into()
@@ -53,5 +276,52 @@ fn lock(
             quote!(#item #errors)
         }
         (errors, _, None) => quote!(#item #errors),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quote::quote;
+
+    use super::lock;
+
+    #[test]
+    fn a_half_typed_body_reaches_the_compiler_as_it_is() {
+        let body = quote!({ let x = self. ; match });
+        let item = quote!(async fn claim(&self, id: u64) -> Result<(), E> #body);
+        let output = lock(quote!(key = "coupon:<id>"), item).to_string();
+        assert!(output.contains(&body.to_string()), "{output}");
+        assert!(!output.contains("compile_error"), "{output}");
+    }
+
+    #[test]
+    fn an_item_stays_whatever_is_wrong_with_the_attribute() {
+        for args in [
+            quote!(),
+            quote!(key = ),
+            quote!(=),
+            quote!(key = "<"),
+            quote!(tll = "5s", 5),
+        ] {
+            let output = lock(
+                args,
+                quote!(
+                    async fn claim(id: u64) -> Result<u64, E> {
+                        Ok(id)
+                    }
+                ),
+            )
+            .to_string();
+            assert!(output.contains("async fn claim (id : u64)"), "{output}");
+            assert!(output.contains("compile_error"), "{output}");
+        }
+        let output = lock(
+            quote!(key = "k"),
+            quote!(
+                struct Coupon;
+            ),
+        )
+        .to_string();
+        assert!(output.starts_with("struct Coupon ;"), "{output}");
     }
 }

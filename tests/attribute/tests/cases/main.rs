@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod arguments;
+mod attributes;
 mod drops;
+mod keys;
 mod macros;
 mod names;
 mod returns;

@@ -1,0 +1,139 @@
+//! Two different lists of values never take the same lock.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::future::Future;
+
+use lock_attribute_tests::{locked, record};
+use lock_runtime::{KeyBuilder, KeyPart, LockError, distributed_lock};
+use proptest::prelude::*;
+
+type Res<T> = Result<T, LockError>;
+
+#[distributed_lock(key = "k:<a>:{<b>}<c>")]
+async fn three(a: &str, b: &str, c: &str) -> Res<()> {
+    let _ = (a, b, c);
+    Ok(())
+}
+
+fn run<T>(calls: impl Future<Output = T>) -> (T, Vec<String>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(record(calls))
+}
+
+/// The key that the call takes.
+fn key(a: &str, b: &str, c: &str) -> Option<String> {
+    let (result, events) = run(three(a, b, c));
+    result.ok()?;
+    Some(events[0].strip_prefix("acquire ").unwrap().to_owned())
+}
+
+/// Reads the values back out of a key, knowing nothing but the template.
+fn decode(key: &str) -> [String; 3] {
+    let (a, rest) = key.strip_prefix("k:").unwrap().split_once(":{").unwrap();
+    let (b, c) = rest.split_once('}').unwrap();
+    [a, b, c].map(|value| {
+        value
+            .replace("%3A", ":")
+            .replace("%7B", "{")
+            .replace("%7D", "}")
+            .replace("%25", "%")
+    })
+}
+
+fn value() -> impl Strategy<Value = String> {
+    let special = prop::sample::select(vec![
+        ":", "%", "{", "}", "<", ">", "%3A", "%25", "\0", "\r\n", "é", "日", "a", "3", "A",
+    ]);
+    let piece = prop_oneof![3 => special.prop_map(str::to_owned), 1 => any::<char>().prop_map(String::from)];
+    prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_values_can_be_read_back_from_the_key(a in value(), b in value().prop_filter("a tag", |b| !b.is_empty()), c in value()) {
+        let key = key(&a, &b, &c).unwrap();
+        prop_assert_eq!(decode(&key), [a, b, c]);
+    }
+}
+
+#[test]
+fn short_values_never_meet() {
+    let parts = ["", ":", "%", "{", "}", "a", "%3A"];
+    let mut seen = HashMap::new();
+    for a in parts {
+        for b in parts.into_iter().filter(|b| !b.is_empty()) {
+            for c in parts {
+                let other = seen.insert(key(a, b, c).unwrap(), (a, b, c));
+                assert_eq!(other, None, "{:?}", (a, b, c));
+            }
+        }
+    }
+    assert_eq!(seen.len(), 7 * 6 * 7);
+}
+
+#[test]
+fn what_cannot_be_a_key_is_refused_before_the_body() {
+    let refused =
+        |a: &str, b: &str| matches!(run(three(a, b, "")).0, Err(LockError::InvalidKey(_)));
+    assert!(refused("a", ""), "an empty hash tag");
+    assert!(refused(&"x".repeat(1100), "b"), "too long");
+    assert!(!refused(&"x".repeat(900), "b"));
+}
+
+struct CustomerId(u64);
+
+impl KeyPart for CustomerId {
+    fn add(&self, key: &mut KeyBuilder) {
+        key.part(&self.0);
+    }
+}
+
+struct Seat {
+    row: u8,
+    number: u8,
+}
+
+impl KeyPart for Seat {
+    fn add(&self, key: &mut KeyBuilder) {
+        key.part(&self.row).part(&self.number);
+    }
+}
+
+#[distributed_lock(key = "t:<a>:<b>:<c>:<d>:<e>")]
+async fn types(a: CustomerId, b: Seat, c: Cow<'_, str>, d: Box<char>, e: uuid::Uuid) -> Res<()> {
+    drop((a, b, c, d, e));
+    Ok(())
+}
+
+#[distributed_lock(key = "<<k>>:{coupons}:<a>")]
+async fn literal_marks(a: bool) -> Res<bool> {
+    Ok(a)
+}
+
+#[test]
+fn every_kind_of_part_has_its_text() {
+    let ((), events) = run(async {
+        let seat = Seat { row: 1, number: 12 };
+        types(
+            CustomerId(5),
+            seat,
+            "c".into(),
+            Box::new('d'),
+            uuid::Uuid::nil(),
+        )
+        .await
+        .unwrap();
+        literal_marks(true).await.unwrap();
+    });
+    let expected = [
+        locked("t:5:%(1%,12%):c:d:00000000-0000-0000-0000-000000000000", []),
+        locked("<k>:{coupons}:true", []),
+    ];
+    assert_eq!(events, expected.concat());
+}
