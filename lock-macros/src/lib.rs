@@ -271,11 +271,11 @@ fn lock(
     match (errors.into_compile_errors(), key, function) {
         (None, Some(key), Some(function)) => expand::expand(&args, &key, &function),
         // The item stays: an editor goes on to know it, and the compiler says nothing that only follows from the errors.
-        (errors, _, Some(function)) => {
+        (errors, _, Some(function)) if args.guard.is_some() => {
             let item = expand::expand_without_lock(&args, &function);
             quote!(#item #errors)
         }
-        (errors, _, None) => quote!(#item #errors),
+        (errors, _, _) => quote!(#item #errors),
     }
 }
 
