@@ -18,7 +18,7 @@
 //! Or they are processes of the operating system, with locks and stock in Redis:
 //!
 //! ```text
-//! $ LOCK_URL=redis://127.0.0.1/ cargo run --release --example coupon -- --processes 4
+//! $ LOCK_URL=redis://127.0.0.1/ cargo run --example coupon -- --processes 4
 //! 10 coupons, 2000 claims, 4 processes, locks in Redis
 //!
 //!               coupons given  too many      time
