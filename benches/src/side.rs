@@ -1,0 +1,285 @@
+//! The sides of a comparison: ours, and what else one would use.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use deadpool_redis::{Config, Pool, Runtime};
+use lock_runtime::{LockGuard, LockRuntime};
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::io::tcp::TcpSettings;
+use redis::{Cmd, IntoConnectionInfo, Script, cmd};
+use rlock::async_lock::{RLock, RLockGuard};
+use rlock::{AcquireOptions, RenewalMode};
+use rslock::LockManager;
+use serde::{Deserialize, Serialize};
+
+/// Whatever goes wrong ends the run.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// The ttl of every lock, on every side: our default.
+pub const TTL: Duration = Duration::from_secs(30);
+
+/// How often the raw lock and rlock ask for a lock that is taken.
+const POLL: Duration = Duration::from_millis(1);
+
+/// rslock sleeps at random up to this between two tries; its own default is 200 ms, and 1 ms would make it spin.
+const RSLOCK_DELAY: Duration = Duration::from_millis(10);
+
+/// A way to lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// This crate, as it comes.
+    Ours,
+    /// This crate with local passing off: every hand-over goes through Redis.
+    OursRemote,
+    /// `SET NX PX` and a compare-and-delete by EVALSHA on one multiplexed connection.
+    Raw,
+    /// The raw commands, each on a connection from `pool.get()`.
+    Pool,
+    /// The crate rslock.
+    Rslock,
+    /// The crate rlock.
+    Rlock,
+    /// No lock at all.
+    None,
+    /// No lock either: the bare wake-up of a task by PUBLISH and a push.
+    Publish,
+}
+
+impl Side {
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Ours => "ours",
+            Side::OursRemote => "ours-remote",
+            Side::Raw => "raw",
+            Side::Pool => "pool",
+            Side::Rslock => "rslock",
+            Side::Rlock => "rlock",
+            Side::None => "none",
+            Side::Publish => "publish",
+        }
+    }
+
+    /// How it is configured, where that matters.
+    pub fn settings(self) -> String {
+        match self {
+            Side::Ours => "the defaults".to_owned(),
+            Side::OursRemote => "the defaults, but local_passes 0".to_owned(),
+            Side::Raw => format!("one MultiplexedConnection; polls every {POLL:?}"),
+            Side::Pool => {
+                format!("a deadpool-redis pool of the default size; polls every {POLL:?}")
+            }
+            Side::Rslock => {
+                format!("acquire, release; retries for ever, after up to {RSLOCK_DELAY:?}")
+            }
+            Side::Rlock => format!("RenewalMode::Auto, retry_interval {POLL:?}"),
+            Side::None => "no lock".to_owned(),
+            Side::Publish => {
+                "one MultiplexedConnection (RESP3) for the commands and the pushes".to_owned()
+            }
+        }
+    }
+
+    /// The commands that the scripts of this side call, and its clients never send by themselves.
+    pub fn called_by_scripts(self) -> &'static [&'static str] {
+        match self {
+            Side::Ours | Side::OursRemote => &[
+                "get", "set", "del", "pexpire", "pttl", "time", "zadd", "zrange", "zrem",
+                "zpopmin", "publish",
+            ],
+            Side::Raw | Side::Pool | Side::Rslock => &["get", "del"],
+            Side::Rlock => &["exists", "type", "get", "del", "pexpire"],
+            Side::None | Side::Publish => &[],
+        }
+    }
+
+    pub async fn connect(self, url: &str) -> Result<Client, Failure> {
+        Ok(match self {
+            Side::Ours => Client::Ours(LockRuntime::redis(url).build().await?),
+            Side::OursRemote => {
+                Client::Ours(LockRuntime::redis(url).local_passes(0).build().await?)
+            }
+            Side::Raw => {
+                let mut connection = multiplexed(url).await?;
+                let commands = Commands::load(&mut connection).await?;
+                Client::Raw(connection, Arc::new(commands))
+            }
+            Side::Pool => {
+                let pool = Config::from_url(url).create_pool(Some(Runtime::Tokio1))?;
+                let commands = Commands::load(&mut pool.get().await?).await?;
+                Client::Pool(pool, Arc::new(commands))
+            }
+            Side::Rslock => {
+                let mut manager = LockManager::new(vec![url]);
+                manager.set_retry(u32::MAX, RSLOCK_DELAY);
+                Client::Rslock(manager)
+            }
+            Side::Rlock => {
+                let options = AcquireOptions::builder()
+                    .ttl(TTL)
+                    .retry_interval(POLL)
+                    .lock_timeout(None)
+                    .renewal_mode(RenewalMode::Auto)
+                    .build()?;
+                Client::Rlock(RLock::new(url).await?, options)
+            }
+            Side::None | Side::Publish => Client::None,
+        })
+    }
+}
+
+/// One multiplexed connection, with TCP_NODELAY as ours has it.
+pub async fn multiplexed(url: &str) -> Result<MultiplexedConnection, Failure> {
+    let tcp = TcpSettings::default().set_nodelay(true);
+    let info = url.into_connection_info()?.set_tcp_settings(tcp);
+    Ok(redis::Client::open(info)?
+        .get_multiplexed_async_connection()
+        .await?)
+}
+
+/// The client of one process.
+#[derive(Clone)]
+pub enum Client {
+    Ours(LockRuntime),
+    Raw(MultiplexedConnection, Arc<Commands>),
+    Pool(Pool, Arc<Commands>),
+    Rslock(LockManager),
+    Rlock(RLock, AcquireOptions),
+    None,
+}
+
+/// A lock that is held.
+pub enum Held {
+    Ours(LockGuard),
+    Raw(MultiplexedConnection, Cmd),
+    Pool(Pool, Cmd),
+    Rslock(rslock::LockGuard),
+    Rlock(RLockGuard),
+    None,
+}
+
+impl Client {
+    /// Waits for the lock on `key`, for as long as it takes.
+    pub async fn acquire(&self, key: &str) -> Result<Held, Failure> {
+        Ok(match self {
+            Client::Ours(locks) => Held::Ours(locks.lock(key).wait(WAIT).acquire().await?),
+            Client::Raw(connection, commands) => {
+                let mut connection = connection.clone();
+                let (take, give) = commands.of_claim(key);
+                while take
+                    .query_async::<Option<String>>(&mut connection)
+                    .await?
+                    .is_none()
+                {
+                    tokio::time::sleep(POLL).await;
+                }
+                Held::Raw(connection, give)
+            }
+            Client::Pool(pool, commands) => {
+                let (take, give) = commands.of_claim(key);
+                while take
+                    .query_async::<Option<String>>(&mut pool.get().await?)
+                    .await?
+                    .is_none()
+                {
+                    tokio::time::sleep(POLL).await;
+                }
+                Held::Pool(pool.clone(), give)
+            }
+            Client::Rslock(manager) => Held::Rslock(manager.acquire(key, TTL).await?),
+            Client::Rlock(locks, options) => Held::Rlock(
+                locks
+                    .acquire_mutex_with_options(key, options.clone())
+                    .await?,
+            ),
+            Client::None => Held::None,
+        })
+    }
+
+    /// Ends what runs in the background.
+    pub async fn close(self) -> Result<(), Failure> {
+        match self {
+            Client::Ours(locks) => locks.shutdown().await?,
+            Client::Rlock(locks, _) => locks.shutdown().await,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Held {
+    /// The fencing token, on the sides that have one.
+    pub fn fence(&self) -> Option<u64> {
+        match self {
+            Held::Ours(guard) => Some(guard.fencing_token().as_u64()),
+            _ => None,
+        }
+    }
+
+    pub async fn release(self) -> Result<(), Failure> {
+        match self {
+            Held::Ours(guard) => guard.release().await?,
+            Held::Raw(mut connection, give) => {
+                released(give.query_async(&mut connection).await?)?;
+            }
+            Held::Pool(pool, give) => released(give.query_async(&mut pool.get().await?).await?)?,
+            Held::Rslock(guard) => guard.release().await,
+            Held::Rlock(mut guard) => guard.release().await?,
+            Held::None => tokio::task::yield_now().await,
+        }
+        Ok(())
+    }
+}
+
+/// Long enough for whoever is served at all.
+const WAIT: Duration = Duration::from_secs(120);
+
+/// The two commands of the raw lock.
+pub struct Commands {
+    release: String,
+    process: u32,
+    next: AtomicU64,
+}
+
+impl Commands {
+    async fn load(connection: &mut impl ConnectionLike) -> Result<Commands, Failure> {
+        const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
+        cmd("SCRIPT")
+            .arg("LOAD")
+            .arg(RELEASE)
+            .exec_async(connection)
+            .await?;
+        Ok(Commands {
+            release: Script::new(RELEASE).get_hash().to_owned(),
+            process: std::process::id(),
+            next: AtomicU64::new(0),
+        })
+    }
+
+    /// The commands that take and give back the lock under a token of their own.
+    fn of_claim(&self, key: &str) -> (Cmd, Cmd) {
+        let token = format!(
+            "{}-{}",
+            self.process,
+            self.next.fetch_add(1, Ordering::Relaxed)
+        );
+        let (mut take, mut give) = (cmd("SET"), cmd("EVALSHA"));
+        take.arg(key)
+            .arg(&token)
+            .arg("NX")
+            .arg("PX")
+            .arg(TTL.as_millis() as u64);
+        give.arg(&self.release).arg(1).arg(key).arg(&token);
+        (take, give)
+    }
+}
+
+fn released(count: u32) -> Result<(), Failure> {
+    match count {
+        1 => Ok(()),
+        _ => Err("the raw lock was not held when it was released".into()),
+    }
+}
