@@ -3,7 +3,24 @@
 --       [5] queue_ms: how long the queue outlives the present lease
 -- Returns: {1, first, last} granted | {2, remaining_ms, foreign} queued | {3, remaining_ms, foreign} taken | {0} again
 --          | error BADKEY lock, queue or fence: it holds something else
+local lock, queue, fence = KEYS[1], KEYS[2], KEYS[3]
 local owner, ttl_ms, tokens, member, queue_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+
+-- Nobody holds the lock, nobody waits for it, and the counter is behind the time.
+if redis.pcall('GET', lock) == false and redis.pcall('EXISTS', queue) == 0 then
+  local last, time = redis.pcall('GET', fence), redis.pcall('TIME')
+  local first = time[1] and time[1] * 1000000 + time[2]
+  local number = type(last) == 'string' and not string.find(last, '%D') and tonumber(last)
+  if first and (last == false or number and number < first) then
+    last = first + tokens - 1
+    redis.call('SET', lock, owner, 'PX', ttl_ms)
+    -- For as long as in the prelude.
+    redis.call('SET', fence, string.format('%.0f', last), 'PX', '172800000')
+    return {1, first, last}
+  end
+end
+
+-- prelude
 
 local holder = read('lock', 'GET', lock)
 if refusal then return refusal end

@@ -1,10 +1,10 @@
--- prelude.lua: what the scripts share; it is put in front of each of them.
+-- What the scripts share; it stands in each of them where they say `-- prelude`.
 -- KEYS: [1] lock: the owner token   [2] queue: the waiters   [3] fence: the last fencing token
 -- A waiter is a member `channel/grace_ms/tokens/owner` of the queue.
-local lock, queue, fence = KEYS[1], KEYS[2], KEYS[3]
+-- To make these functions takes a third of the time of a script, so the usual question is answered ahead of them.
 
 -- Enough to outlive every lease, so that the counter is there when the next grant comes; TIME covers what is later.
-local FENCE_MS = 2 * 24 * 60 * 60 * 1000
+local FENCE_MS = '172800000'
 -- Below 2^53 by more than any block, so that sums stay exact.
 local LARGEST_TOKEN = 9000000000000000
 -- No script may take longer the more dead waiters there are.
@@ -61,7 +61,7 @@ local function make_owner(owner, ttl_ms, first, last)
 end
 
 local function first_waiter()
-  local members = read('queue', 'ZRANGE', queue, 0, 0)
+  local members = read('queue', 'ZRANGE', queue, '0', '0')
   return members and members[1]
 end
 
@@ -91,7 +91,7 @@ end
 -- Returns: {2, remaining_ms, foreign} queued | {3, remaining_ms, foreign} taken; remaining_ms is -1 if the lease never ends
 local function stand_back(member, queue_ms, remaining_ms, foreign)
   if member == '' then return {3, remaining_ms, foreign} end
-  local newest = read('queue', 'ZRANGE', queue, -1, -1, 'WITHSCORES')
+  local newest = read('queue', 'ZRANGE', queue, '-1', '-1', 'WITHSCORES')
   if refusal then return refusal end
   -- Not the time: a clock set back would let newcomers pass.
   redis.call('ZADD', queue, 'NX', integer((newest[2] or 0) + 1), member)

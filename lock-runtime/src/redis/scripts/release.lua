@@ -1,8 +1,17 @@
 -- release.lua: end the lease of this owner, hand the lock over to the first waiter, and queue the next claim of the same process.
 -- ARGV: [1] owner; if there is a next claim: [2] to [6] as [1] to [5] of acquire.lua
 -- Returns: {1} released | {1, what acquire.lua returns for the next claim} | {2} not held | {0} again | error BADKEY
+local lock, queue, fence = KEYS[1], KEYS[2], KEYS[3]
 local owner, next_owner = ARGV[1], ARGV[2]
 local ttl_ms, tokens, member, queue_ms = ARGV[3], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+
+-- Nobody waits.
+if not next_owner and redis.pcall('GET', lock) == owner and redis.pcall('EXISTS', queue) == 0 then
+  redis.call('DEL', lock)
+  return {1}
+end
+
+-- prelude
 
 local holder = read('lock', 'GET', lock)
 if refusal then return refusal end

@@ -1,7 +1,16 @@
 -- renew.lua: extend the lease if, and only if, this owner still holds it.
 -- ARGV: [1] owner, [2] ttl_ms, [3] tokens: how many further fencing tokens to reserve
 -- Returns: {1} held | {1, first, last} held, with these tokens | {2} lost | error BADKEY lock or fence
+local lock, queue, fence = KEYS[1], KEYS[2], KEYS[3]
 local owner, ttl_ms, tokens = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+-- No tokens are wanted.
+if tokens == 0 and redis.pcall('GET', lock) == owner then
+  redis.call('PEXPIRE', lock, ttl_ms)
+  return {1}
+end
+
+-- prelude
 
 local holder = read('lock', 'GET', lock)
 if tokens > 0 and holder == owner then read_fence() end
