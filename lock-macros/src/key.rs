@@ -230,8 +230,8 @@ fn unusable(pieces: &[Piece]) -> Option<String> {
     } else {
         let ending = [":queue", ":fence"]
             .into_iter()
-            .find(|ending| key.ends_with(ending));
-        ending.map(|ending| format!("a key cannot end in `{ending}`, as the companions of other locks do; choose another ending"))
+            .find(|ending| tag.is_some() && key.ends_with(ending));
+        ending.map(|ending| format!("a key with a hash tag cannot end in `{ending}`, as the companions of other locks do; choose another ending"))
     }
 }
 

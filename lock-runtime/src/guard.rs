@@ -120,7 +120,12 @@ impl LockGuard {
 ///
 /// The attribute binds one with `guard = name`; [`LockGuard::handle`] gives others. Cloning is cheap.
 #[derive(Clone)]
-pub struct LockHandle {
+pub struct LockHandle(
+    /// One pointer, so that a body that has a handle stays thin.
+    Arc<View>,
+);
+
+struct View {
     front: Arc<Front>,
     lease: Arc<Lease>,
     token: FencingToken,
@@ -128,31 +133,31 @@ pub struct LockHandle {
 
 impl LockHandle {
     pub(crate) fn new(hold: &Hold) -> LockHandle {
-        LockHandle {
+        LockHandle(Arc::new(View {
             front: hold.front.clone(),
             lease: hold.lease.clone(),
             token: hold.token,
-        }
+        }))
     }
 
     /// The key as it was asked for.
     pub fn key(&self) -> &LockKey {
-        &self.lease.key
+        &self.0.lease.key
     }
 
     /// The value that names the owner in the store.
     pub fn owner_token(&self) -> &OwnerToken {
-        &self.lease.owner
+        &self.0.lease.owner
     }
 
     /// A number larger than that of every earlier holder: give it to what the lock protects.
     pub fn fencing_token(&self) -> FencingToken {
-        self.token
+        self.0.token
     }
 
     /// How long the lock is held at least, unless it is renewed; zero once it is lost or released.
     pub fn remaining(&self) -> Duration {
-        self.lease.remaining(self.token)
+        self.0.lease.remaining(self.0.token)
     }
 
     /// Whether the lock is still held for certain; see [`LockGuard::is_held`].
@@ -166,7 +171,7 @@ impl LockHandle {
     ///
     /// Dropping the future loses nothing.
     pub async fn lost(&self) {
-        self.lease.ended(self.token).await;
+        self.0.lease.ended(self.0.token).await;
     }
 
     /// Extends the lease to its full ttl now; see [`LockGuard::renew`].
@@ -175,17 +180,17 @@ impl LockHandle {
     ///
     /// As [`LockGuard::renew`].
     pub async fn renew(&self) -> Result<(), LockError> {
-        self.front.renew(&self.lease, self.token).await
+        self.0.front.renew(&self.0.lease, self.0.token).await
     }
 
     /// `Ok` while the lock is held, else the error that says why it is not.
     pub(crate) fn check(&self) -> Result<(), LockError> {
-        self.lease.check(self.token)
+        self.0.lease.check(self.0.token)
     }
 
     /// Whether this is a lock of that runtime.
     pub(crate) fn is_of(&self, front: &Arc<Front>) -> bool {
-        Arc::ptr_eq(&self.front, front)
+        Arc::ptr_eq(&self.0.front, front)
     }
 }
 
@@ -193,7 +198,7 @@ impl fmt::Debug for LockHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LockHandle")
             .field("key", self.key())
-            .field("fencing_token", &self.token)
+            .field("fencing_token", &self.0.token)
             .field("remaining", &self.remaining())
             .finish()
     }

@@ -114,9 +114,9 @@ fn fault(text: &str, key: &str) -> Option<&'static str> {
         Some("it is empty")
     } else if text.len() > LockKey::MAX_LEN {
         Some("it is longer than 1024 bytes, prefix included")
-    } else if text.ends_with(QUEUE) || text.ends_with(FENCE) {
+    } else if tag.is_some() && (text.ends_with(QUEUE) || text.ends_with(FENCE)) {
         Some(
-            "it ends like the companion of another lock; choose an ending other than `:queue` and `:fence`",
+            "it has a hash tag and ends like the companion of another lock; choose an ending other than `:queue` and `:fence`",
         )
     } else if tag.is_some_and(|tag| tag.len() + 2 == text.len()) {
         Some("it is nothing but a hash tag; put something before or after the braces")
@@ -165,11 +165,16 @@ mod tests {
 
     #[test]
     fn keys_whose_companions_would_meet_or_stray_are_refused() {
-        for key in ["a{}b", "a}b", "k:queue", "k:fence", "", "}{"] {
+        for key in ["a{}b", "a}b", "{t}:queue", "{t}k:fence", "", "}{"] {
             assert!(companion("lock:", key).is_err(), "{key}");
         }
         assert!(companion("", "{t}").is_err());
         assert!(companion("lock:", "{t}").is_ok());
+        // Without a hash tag, the companions begin with a brace, which the key does not.
+        assert_eq!(
+            companion("lock:", "k:queue").as_deref(),
+            Ok("{lock:k:queue}:queue")
+        );
     }
 
     #[test]

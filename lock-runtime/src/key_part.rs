@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::error::LockError;
-use crate::key::{InvalidKey, LockKey};
+use crate::key::{FENCE, InvalidKey, LockKey, QUEUE};
 
 /// A value that can stand in a key template: `<id>` in `key = "coupon:<id>"`.
 ///
@@ -162,8 +162,16 @@ impl KeyTemplate {
 
     /// The key.
     pub fn finish(mut self) -> Result<String, LockError> {
+        let last_value = self.open;
         self.close();
-        let text = self.key.text;
+        let mut text = self.key.text;
+        // What a value says must not decide whether a key can be used: no key with a hash tag may end like a companion.
+        if let Some(start) = last_value
+            && [QUEUE, FENCE].contains(&&*format!(":{}", &text[start..]))
+        {
+            text.insert_str(start, "%(");
+            text.push_str("%)");
+        }
         if text.len() > LockKey::MAX_LEN {
             return Err(InvalidKey::new(&text, "it is longer than 1024 bytes").into());
         }
@@ -266,6 +274,17 @@ mod tests {
     #[test]
     fn the_marks_of_a_template_are_escaped_in_values() {
         assert_eq!(key("a:b%{c}"), "a%3Ab%25%7Bc%7D");
+    }
+
+    #[test]
+    fn no_value_makes_a_key_end_like_a_companion() {
+        let keys = ["queue", "fence", "fences"].map(|value| {
+            let mut template = KeyTemplate::new();
+            template.text("{t}:");
+            value.add(template.value());
+            template.finish().expect("a short key")
+        });
+        assert_eq!(keys, ["{t}:%(queue%)", "{t}:%(fence%)", "{t}:fences"]);
     }
 
     #[test]
