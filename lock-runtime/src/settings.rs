@@ -13,6 +13,9 @@ use crate::owner::{OwnerTokens, uuid_v4};
 /// Each pass reserves a fencing token, and a block of tokens must not run ahead of the microseconds that they are floored by.
 const MAX_LOCAL_PASSES: u32 = 10_000;
 
+/// The shortest period of the watchdog: timers are no finer, and below it the watchdog would do nothing else.
+const MIN_RENEWAL: Duration = Duration::from_millis(1);
+
 /// The settings every runtime has, whatever its backend.
 #[derive(Clone)]
 pub(crate) struct Settings {
@@ -130,10 +133,11 @@ pub(crate) fn ttl(name: &str, value: Duration) -> Result<Duration, LockError> {
 
 /// `every` as a watchdog period for leases of `ttl`, or an error that names the setting.
 pub(crate) fn renewal(name: &str, every: Duration, ttl: Duration) -> Result<Duration, LockError> {
-    if every.is_zero() || every >= ttl {
+    if every < MIN_RENEWAL || every >= ttl {
         return Err(LockError::Config(format!(
-            "`{name}` is {}, but must be above zero and shorter than the ttl, {}",
+            "`{name}` is {}, but must be at least {} and shorter than the ttl, {}",
             humantime::format_duration(every),
+            humantime::format_duration(MIN_RENEWAL),
             humantime::format_duration(ttl),
         )));
     }
