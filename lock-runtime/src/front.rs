@@ -103,7 +103,7 @@ impl Front {
         }
         let known = shard
             .get(key)
-            .filter(|_| once)
+            .filter(|entry| once && entry.is_current())
             .and_then(|entry| entry.known_answer(key));
         if let Some(answer) = known {
             return Err(answer);

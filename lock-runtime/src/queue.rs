@@ -182,6 +182,11 @@ impl Entry {
         }
     }
 
+    /// Whether what is known of the lock is kept up to date. A driver whom nobody waits for any more asks no further questions.
+    pub(crate) fn is_current(&self) -> bool {
+        !self.waiters.is_empty() || matches!(self.phase, Phase::Held { .. })
+    }
+
     /// What a waiter who does not wait can be told without asking the store.
     pub(crate) fn known_answer(&self, key: &LockKey) -> Option<LockError> {
         let remaining = match &self.phase {
