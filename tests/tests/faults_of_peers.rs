@@ -195,15 +195,15 @@ async fn p4_a_wake_up_connection_cut_just_before_the_release_costs_no_ttl() {
         let holder = holding.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
         let waiter = tokio::spawn(waiting.lock("k").wait(ms(60_000)).acquire());
         queued(&server, "k", 1).await;
-        let before = proxy.log().last().map(|command| command.connection);
         proxy.cut();
         let cut = Instant::now();
         holder.release().await.unwrap();
         let guard = waiter.await.unwrap().unwrap();
         assert!(cut.elapsed() < ms(1500), "{:?}", cut.elapsed());
-        assert_ne!(proxy.log().last().map(|command| command.connection), before);
         guard.release().await.unwrap();
     }
+    let connections = proxy.log().iter().map(|command| command.connection).max();
+    assert!(connections >= Some(3), "it was not cut");
     nothing_left(&server).await;
 }
 
