@@ -1,0 +1,201 @@
+//! The processes of a run.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use lock_tests::checker::{Event, Fault, Nanos, Recorder, What, now};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::worker::Orders;
+
+/// This program, also when it has been replaced by a newer build meanwhile.
+pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
+/// How long a process may take from the order to end until it has.
+const END: Duration = Duration::from_secs(20);
+
+/// As many processes as were asked for, whatever happens to them.
+pub(crate) struct Fleet {
+    orders: Orders,
+    processes: Vec<Process>,
+    /// Ended without having been told to.
+    pub(crate) crashed: Vec<String>,
+}
+
+struct Process {
+    number: u32,
+    child: Child,
+}
+
+impl Fleet {
+    pub(crate) fn start(orders: Orders, count: usize) -> io::Result<Fleet> {
+        let mut fleet = Fleet {
+            orders,
+            processes: Vec::new(),
+            crashed: Vec::new(),
+        };
+        for _ in 0..count {
+            fleet.add()?;
+        }
+        Ok(fleet)
+    }
+
+    fn add(&mut self) -> io::Result<()> {
+        self.orders.number += 1;
+        let orders = serde_json::to_string(&self.orders)?;
+        let child = Command::new(OWN_PROGRAM)
+            .args(["worker", &orders])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()?;
+        let number = self.orders.number;
+        self.processes.push(Process { number, child });
+        Ok(())
+    }
+
+    /// The processes that run, by the ids that owner tokens name them by.
+    pub(crate) fn pids(&self) -> HashSet<u32> {
+        self.processes
+            .iter()
+            .map(|process| process.child.id())
+            .collect()
+    }
+
+    /// Notes the processes that have ended, and puts others in their places.
+    pub(crate) fn look(&mut self) -> io::Result<()> {
+        let mut ended = Vec::new();
+        for (index, process) in self.processes.iter_mut().enumerate() {
+            if let Some(status) = process.child.try_wait()? {
+                let what = format!("process {} ended by itself: {status}", process.number);
+                self.crashed.push(what);
+                ended.push(index);
+            }
+        }
+        for index in ended.into_iter().rev() {
+            self.processes.remove(index);
+            self.add()?;
+        }
+        Ok(())
+    }
+
+    /// Stops a process where it stands. `false` if there is none with this id.
+    pub(crate) fn stop(&mut self, pid: u32) -> io::Result<bool> {
+        if !self.pids().contains(&pid) {
+            return Ok(false);
+        }
+        signal(pid, Signal::STOP)?;
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while state(pid) != Some('T') && Instant::now() < deadline {
+            sleep(Duration::from_millis(1));
+        }
+        Ok(state(pid) == Some('T'))
+    }
+
+    /// Lets a stopped process go on.
+    pub(crate) fn go_on(&self, pid: u32, since: Nanos, log: &Recorder) -> io::Result<()> {
+        signal(pid, Signal::CONT)?;
+        self.record(pid, since, Fault::Stopped, log)
+    }
+
+    /// Kills a process.
+    pub(crate) fn kill(&mut self, pid: u32, since: Nanos, log: &Recorder) -> io::Result<()> {
+        let process = self
+            .processes
+            .iter_mut()
+            .find(|process| process.child.id() == pid);
+        if let Some(process) = process {
+            process.child.kill()?;
+            process.child.wait()?;
+        }
+        self.record(pid, since, Fault::Killed, log)
+    }
+
+    /// Puts another process in the place of one that was killed.
+    pub(crate) fn replace(&mut self, pid: u32) -> io::Result<()> {
+        self.processes.retain(|process| process.child.id() != pid);
+        self.add()
+    }
+
+    fn record(&self, pid: u32, since: Nanos, fault: Fault, log: &Recorder) -> io::Result<()> {
+        let process = self
+            .processes
+            .iter()
+            .find(|process| process.child.id() == pid);
+        log.append(&Event {
+            process: process.map_or(0, |process| process.number),
+            key: "*".to_owned(),
+            invoke: since,
+            returned: now(),
+            what: What::Fault { fault },
+        })
+    }
+
+    /// Tells all processes to end, and waits for them.
+    pub(crate) fn end(mut self) -> io::Result<Vec<String>> {
+        self.look()?;
+        for process in &mut self.processes {
+            drop(process.child.stdin.take());
+        }
+        let deadline = Instant::now() + END;
+        for Process { number, child } in &mut self.processes {
+            let status = loop {
+                match child.try_wait()? {
+                    Some(status) => break Some(status),
+                    None if Instant::now() > deadline => break None,
+                    None => sleep(Duration::from_millis(10)),
+                }
+            };
+            match status {
+                Some(status) if status.success() => {}
+                Some(status) => self
+                    .crashed
+                    .push(format!("process {number} ended: {status}")),
+                None => self.crashed.push(format!("process {number} does not end")),
+            }
+        }
+        Ok(std::mem::take(&mut self.crashed))
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            // One that has ended cannot be killed.
+            let _ = process.child.kill();
+            let _ = process.child.wait();
+        }
+    }
+}
+
+/// The process that made an owner token, which names it at the end: `…/lr-<random>-<pid>-<claim>`.
+pub(crate) fn pid_of(owner: &str) -> Option<u32> {
+    let mut parts = owner.rsplit_once("/lr-")?.1.split('-');
+    u32::from_str_radix(parts.nth(1)?, 16).ok()
+}
+
+fn signal(pid: u32, signal: Signal) -> io::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("no process id"))?;
+    Ok(kill_process(pid, signal)?)
+}
+
+/// The state in which the kernel has a process.
+pub(crate) fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_token_names_its_process() {
+        let token = lock_runtime::OwnerToken::unique("any/lr-thing");
+        assert_eq!(pid_of(token.as_str()), Some(std::process::id()));
+        assert_eq!(pid_of("another library's"), None);
+    }
+}

@@ -1,0 +1,174 @@
+//! What goes wrong with processes: those that hold a lock or wait for one are killed and stopped.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use lock_tests::checker::{Nanos, Recorder, now};
+use redis::RedisResult;
+
+use crate::admin::{Admin, lock, queue};
+use crate::effects::Effects;
+use crate::fleet::{Fleet, pid_of};
+use crate::plan::{Kind, LONGEST_TTL, Place, Step};
+use crate::station::rotated;
+
+/// How long to look for a process to hit.
+const HUNT: Duration = Duration::from_secs(2);
+
+/// Finds processes by what the servers know of them.
+pub(crate) struct Hunter<'a> {
+    fleet: &'a Mutex<Fleet>,
+    /// In the order of [`Place::ALL`].
+    servers: Vec<Admin>,
+    log: Recorder,
+    effects: Effects,
+}
+
+/// A stopped process and why it is one to hit.
+struct Prey {
+    pid: u32,
+    /// Since when it stands still.
+    since: Nanos,
+    place: usize,
+    key: String,
+    owner: String,
+}
+
+impl<'a> Hunter<'a> {
+    pub(crate) fn new(
+        fleet: &'a Mutex<Fleet>,
+        urls: &[String],
+        log: Recorder,
+        effects: Effects,
+    ) -> RedisResult<Hunter<'a>> {
+        // Their servers fail meanwhile; another is asked then.
+        let patience = Duration::from_millis(100);
+        let servers = urls.iter().map(|url| Admin::new(url, patience));
+        Ok(Hunter {
+            fleet,
+            servers: servers.collect::<RedisResult<_>>()?,
+            log,
+            effects,
+        })
+    }
+
+    /// Does what `step` says, and notes what came of it.
+    pub(crate) fn strike(&mut self, step: &Step) -> io::Result<()> {
+        self.fleet().look()?;
+        let waits = step.kind == Kind::WaiterKilled;
+        let deadline = Instant::now() + HUNT;
+        let mut attempt = 0;
+        while Instant::now() < deadline {
+            attempt += 1;
+            if let Some(prey) = self.find(step.choice.wrapping_add(attempt), waits)? {
+                let effect = match step.kind {
+                    Kind::HolderKilled | Kind::WaiterKilled => self.kill(&prey, waits)?,
+                    Kind::HolderStoppedShort => self.stop_shortly(&prey, step)?,
+                    _ => self.stop_beyond_the_lease(&prey)?,
+                };
+                if effect {
+                    self.effects.note(step.kind, &prey.key);
+                }
+                return Ok(());
+            }
+            sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Stops a process that holds a lock, or waits for one, such that it still does when it stands still.
+    fn find(&mut self, choice: u64, waits: bool) -> io::Result<Option<Prey>> {
+        let mut keys = Vec::new();
+        for (index, place) in Place::ALL.into_iter().enumerate() {
+            keys.extend(place.keys().into_iter().map(|key| (index, key)));
+        }
+        for (place, key) in rotated(keys, choice) {
+            let Some((owner, pid)) = self.seen(place, &key, waits) else {
+                continue;
+            };
+            let since = now();
+            if !self.fleet().stop(pid)? {
+                continue;
+            }
+            let prey = Prey {
+                pid,
+                since,
+                place,
+                key,
+                owner,
+            };
+            // What it had sent before arrives by now.
+            sleep(Duration::from_millis(2));
+            if self.still(&prey, waits) == Some(true) {
+                return Ok(Some(prey));
+            }
+            self.fleet().go_on(pid, since, &self.log)?;
+        }
+        Ok(None)
+    }
+
+    /// A claim that holds `key`, or waits for it, and its process.
+    fn seen(&mut self, place: usize, key: &str, waits: bool) -> Option<(String, u32)> {
+        let owner = if waits {
+            let members: Vec<String> = self.servers[place]
+                .ask(&["ZRANGE", &queue(key), "0", "0"])
+                .ok()?;
+            members.into_iter().next()?
+        } else {
+            let owner: Option<String> = self.servers[place].ask(&["GET", &lock(key)]).ok()?;
+            owner?
+        };
+        let pid = pid_of(&owner)?;
+        Some((owner, pid))
+    }
+
+    /// Whether the claim still holds or waits; `None` if it cannot be told.
+    fn still(&mut self, prey: &Prey, waits: bool) -> Option<bool> {
+        let server = &mut self.servers[prey.place];
+        if waits {
+            let score: Option<f64> = server
+                .ask(&["ZSCORE", &queue(&prey.key), &prey.owner])
+                .ok()?;
+            Some(score.is_some())
+        } else {
+            let owner: Option<String> = server.ask(&["GET", &lock(&prey.key)]).ok()?;
+            Some(owner.as_deref() == Some(prey.owner.as_str()))
+        }
+    }
+
+    /// The effect is that the claim of the dead is still in the store.
+    fn kill(&mut self, prey: &Prey, waits: bool) -> io::Result<bool> {
+        self.fleet().kill(prey.pid, prey.since, &self.log)?;
+        let still = self.still(prey, waits);
+        self.fleet().replace(prey.pid)?;
+        Ok(still == Some(true))
+    }
+
+    /// The effect is that the process stood still with the lock in its hand.
+    fn stop_shortly(&mut self, prey: &Prey, step: &Step) -> io::Result<bool> {
+        sleep(step.length.min(LONGEST_TTL / 2));
+        let still = self.still(prey, false);
+        self.fleet().go_on(prey.pid, prey.since, &self.log)?;
+        Ok(still == Some(true))
+    }
+
+    /// The effect is that the lock has another owner, or none, while the process stands still.
+    fn stop_beyond_the_lease(&mut self, prey: &Prey) -> io::Result<bool> {
+        let deadline = Instant::now() + LONGEST_TTL * 4;
+        let mut lost = false;
+        while !lost && Instant::now() < deadline {
+            sleep(Duration::from_millis(5));
+            lost = self.still(prey, false) == Some(false);
+        }
+        // Time for the next holder to write.
+        sleep(Duration::from_millis(50));
+        self.fleet().go_on(prey.pid, prey.since, &self.log)?;
+        Ok(lost)
+    }
+
+    fn fleet(&self) -> MutexGuard<'a, Fleet> {
+        self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

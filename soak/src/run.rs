@@ -1,0 +1,187 @@
+//! A run: servers, processes and faults, and then a look at what is left.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lock_tests::checker::{Event, Recorder, What, now};
+use lock_tests::server::Server;
+
+use crate::admin::Admin;
+use crate::effects::Effects;
+use crate::fleet::Fleet;
+use crate::hunter::Hunter;
+use crate::plan::{Place, Plan, Schedule, Step, Target};
+use crate::resource::counter;
+use crate::station::{Left, Station};
+use crate::verdict::Verdict;
+use crate::worker::Orders;
+
+/// The number of a log that is not that of a process.
+const NOBODY: u32 = 0;
+/// How often to tell how far it is.
+const PROGRESS: Duration = Duration::from_secs(10);
+/// How long everything goes on after the last fault; whatever is stuck then is stuck for good.
+const CALM: Duration = Duration::from_secs(2);
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// Carries out `plan`, and says what came of it and where the logs are.
+pub(crate) fn run(plan: &Plan) -> Fallible<(Verdict, PathBuf)> {
+    let logs = match &plan.logs {
+        Some(directory) => directory.clone(),
+        None => tempfile::Builder::new()
+            .prefix("lock-soak-")
+            .tempdir()?
+            .keep(),
+    };
+    std::fs::create_dir_all(&logs)?;
+    println!("seed {}, logs in {}", plan.seed, logs.display());
+
+    let resource = Server::start();
+    for key in Place::ALL.into_iter().flat_map(Place::keys) {
+        resource.forgive(&counter(&key));
+        resource.forgive(&format!("{}:fence", counter(&key)));
+    }
+    let mut stations = Vec::new();
+    for place in Place::ALL {
+        let name = format!("server-{place:?}").to_lowercase();
+        stations.push(Station::start(
+            place,
+            log(&logs, &name)?,
+            Effects::open(&logs, &name)?,
+        )?);
+    }
+    let mut counters = Admin::new(&resource.url(), Duration::from_secs(10))?;
+    let urls: Vec<String> = stations.iter().map(Station::direct_url).collect();
+    let orders = Orders {
+        number: NOBODY,
+        seed: plan.seed,
+        tasks: plan.tasks,
+        logs: logs.clone(),
+        resource: resource.url(),
+        servers: stations.iter().map(|s| (s.url(), s.direct_url())).collect(),
+        sabotage: plan.sabotage,
+    };
+    let fleet = Mutex::new(Fleet::start(orders, plan.processes)?);
+
+    let calm_since = trouble(plan, &logs, &mut stations, &fleet, &urls, &mut counters)?;
+    thread::sleep(CALM);
+    let fleet = fleet.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let problems = fleet.end()?;
+
+    let mut left = Left::default();
+    for station in &mut stations {
+        left.add(station.leftovers()?);
+    }
+    let end = log(&logs, "end")?;
+    end.append(&left.event())?;
+    for key in Place::ALL.into_iter().flat_map(Place::keys) {
+        let value: Option<u64> = counters.ask(&["GET", &counter(&key)])?;
+        let value = value.unwrap_or(0);
+        end.append(&event(&key, What::Counter { value }))?;
+    }
+    let verdict = Verdict::reach(&logs, calm_since, &left, problems)?;
+    Ok((verdict, logs))
+}
+
+/// Lets everything fail that the plan says, until its time is up. The time of the last fault.
+fn trouble(
+    plan: &Plan,
+    logs: &Path,
+    stations: &mut [Station],
+    fleet: &Mutex<Fleet>,
+    urls: &[String],
+    counters: &mut Admin,
+) -> Fallible<u64> {
+    let over = AtomicBool::new(false);
+    let log_of_hunter = log(logs, "hunter")?;
+    let mut hunter = Hunter::new(fleet, urls, log_of_hunter, Effects::open(logs, "hunter")?)?;
+    thread::scope(|scope| {
+        let mut troubles = Vec::new();
+        for (place, station) in Place::ALL.into_iter().zip(stations) {
+            let schedule = Schedule::new(plan.seed, Target::Server(place));
+            let over = &over;
+            troubles
+                .push(scope.spawn(move || until_over(over, schedule, |step| station.suffer(step))));
+        }
+        let schedule = Schedule::new(plan.seed, Target::Processes);
+        let over = &over;
+        troubles.push(scope.spawn(move || until_over(over, schedule, |step| hunter.strike(step))));
+
+        let outcome = watch(plan, logs, counters, || {
+            troubles.iter().any(|t| t.is_finished())
+        });
+        over.store(true, Ordering::Relaxed);
+        for trouble in troubles {
+            trouble
+                .join()
+                .map_err(|_| "a thread that causes faults has panicked")??;
+        }
+        outcome?;
+        Ok(now())
+    })
+}
+
+fn until_over(
+    over: &AtomicBool,
+    schedule: Schedule,
+    mut cause: impl FnMut(&Step) -> io::Result<()>,
+) -> io::Result<()> {
+    for step in schedule {
+        thread::sleep(step.pause);
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
+        cause(&step)?;
+    }
+    Ok(())
+}
+
+/// Tells how far it is, until the time is up or no more faults come.
+fn watch(
+    plan: &Plan,
+    logs: &Path,
+    counters: &mut Admin,
+    failed: impl Fn() -> bool,
+) -> Fallible<()> {
+    let started = Instant::now();
+    let mut told = started;
+    while started.elapsed() < plan.duration && !failed() {
+        thread::sleep(Duration::from_millis(100));
+        if told.elapsed() < PROGRESS {
+            continue;
+        }
+        told = Instant::now();
+        let mut writes = 0;
+        for key in Place::ALL.into_iter().flat_map(Place::keys) {
+            let count: Option<u64> = counters.ask(&["GET", &counter(&key)])?;
+            writes += count.unwrap_or(0);
+        }
+        let effects = Effects::tally(logs)?;
+        println!(
+            "{:>5} s: {writes} writes under a lock, {} faults of {} kinds",
+            started.elapsed().as_secs(),
+            effects.values().sum::<u64>(),
+            effects.len()
+        );
+    }
+    Ok(())
+}
+
+fn log(logs: &Path, name: &str) -> io::Result<Recorder> {
+    Recorder::open_for(logs.join(name).with_extension("jsonl"), NOBODY)
+}
+
+fn event(key: &str, what: What) -> Event {
+    Event {
+        process: NOBODY,
+        key: key.to_owned(),
+        invoke: now(),
+        returned: now(),
+        what,
+    }
+}

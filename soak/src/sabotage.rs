@@ -1,0 +1,126 @@
+//! The backend with a protection removed: what a run must be able to notice.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use lock_runtime::backend::{
+    Acquired, Backend, BackendError, Claim, Grant, Released, Renewal, Renewed, Wakeup,
+};
+use lock_runtime::{FenceBlock, FencingToken, LockKey, OwnerToken, RedisBackend};
+use tokio::runtime::Handle;
+
+use crate::plan::Sabotage;
+
+/// One in so many calls does wrong.
+const ONE_IN: u64 = 20;
+
+/// Passes everything on to Redis, and does wrong now and then.
+pub(crate) struct Saboteur {
+    inner: RedisBackend,
+    sabotage: Sabotage,
+    /// The server itself.
+    client: redis::Client,
+    calls: AtomicU64,
+}
+
+impl Saboteur {
+    pub(crate) fn new(inner: RedisBackend, sabotage: Sabotage, client: redis::Client) -> Saboteur {
+        Saboteur {
+            inner,
+            sabotage,
+            client,
+            calls: AtomicU64::new(0),
+        }
+    }
+
+    fn strikes(&self, sabotage: Sabotage) -> bool {
+        self.sabotage == sabotage
+            && self.calls.fetch_add(1, Ordering::Relaxed) % ONE_IN == ONE_IN - 1
+    }
+
+    /// Takes the ttl from the key of `lock`, if there is still one.
+    async fn persist(&self, lock: &LockKey) -> bool {
+        let Ok(mut connection) = self.client.get_multiplexed_async_connection().await else {
+            return false;
+        };
+        let persisted = redis::cmd("PERSIST")
+            .arg(lock.stored())
+            .query_async(&mut connection)
+            .await;
+        persisted.unwrap_or(false)
+    }
+}
+
+impl Backend for Saboteur {
+    async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
+        if self.strikes(Sabotage::Hang) {
+            std::thread::sleep(Duration::MAX);
+        }
+        let answer = self.inner.acquire(claim).await?;
+        match answer {
+            Acquired::Granted(grant) if self.strikes(Sabotage::LowFence) => {
+                let earlier = |token: FencingToken| FencingToken::new(token.as_u64() - 60_000_000);
+                Ok(Acquired::Granted(Grant {
+                    tokens: FenceBlock {
+                        first: earlier(grant.tokens.first),
+                        last: earlier(grant.tokens.last),
+                    },
+                    ..grant
+                }))
+            }
+            Acquired::Queued(_) | Acquired::Taken(_) if self.strikes(Sabotage::DoubleGrant) => {
+                self.inner.abandon(claim).await?;
+                Ok(Acquired::Granted(Grant {
+                    tokens: one_token_of_now(),
+                    valid_for: claim.ttl,
+                }))
+            }
+            answer => Ok(answer),
+        }
+    }
+
+    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
+        self.inner.renew(leases).await
+    }
+
+    async fn release(
+        &self,
+        key: &LockKey,
+        owner: &OwnerToken,
+        next: Option<&Claim>,
+    ) -> Result<Released, BackendError> {
+        if self.strikes(Sabotage::LeakKey) && self.persist(key).await {
+            return Ok(Released::Released(None));
+        }
+        self.inner.release(key, owner, next).await
+    }
+
+    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
+        self.inner.abandon(claim).await
+    }
+
+    async fn changed(&self, claim: &Claim) -> Wakeup {
+        self.inner.changed(claim).await
+    }
+
+    fn executor(&self) -> Option<Handle> {
+        match self.sabotage {
+            // So that it is a thread of the callers that blocks: the backend's own would cost only what depends on it.
+            Sabotage::Hang => None,
+            _ => self.inner.executor(),
+        }
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+fn one_token_of_now() -> FenceBlock {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let token = FencingToken::new(u64::try_from(now.as_micros()).unwrap_or_default());
+    FenceBlock {
+        first: token,
+        last: token,
+    }
+}

@@ -1,0 +1,251 @@
+//! A process that takes locks, holds them and writes to what they protect, until it is told to stop or dies.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use fastrand::Rng;
+use lock_runtime::backend::Backend;
+use lock_runtime::deadpool_redis::Config;
+use lock_runtime::{LockError, LockRuntime, RedisBackend, RedisSettings};
+use lock_tests::checker::{Leftovers, Nanos, Outcome, Recorder, What, now};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::{Builder, Handle};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::effects::Effects;
+use crate::plan::{GRACE, HEARTBEAT, KEYS, LONGEST_TTL, Place, Sabotage};
+use crate::resource::Resource;
+use crate::turn::Turn;
+
+/// What a backend keeps running while nothing goes on: its lane, the driver of its connection, the sleeping watchdog.
+const IDLE_TASKS: usize = 3;
+/// By when everything has come to rest.
+const REST: Duration = Duration::from_secs(10);
+
+/// What a process is told at its start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Orders {
+    /// Which process of the run.
+    pub(crate) number: u32,
+    pub(crate) seed: u64,
+    pub(crate) tasks: usize,
+    pub(crate) logs: PathBuf,
+    /// Where the resource is.
+    pub(crate) resource: String,
+    /// Where the lock servers are: how to connect to them, and, for sabotage, without a network between, in the order of [`Place::ALL`].
+    pub(crate) servers: Vec<(String, String)>,
+    pub(crate) sabotage: Option<Sabotage>,
+}
+
+/// What the tasks of a process share.
+pub(crate) struct Worker {
+    pub(crate) number: u32,
+    pub(crate) log: Recorder,
+    pub(crate) effects: Effects,
+    pub(crate) locks: Vec<LockRuntime>,
+    pub(crate) resource: Resource,
+    stopping: AtomicBool,
+    claims: AtomicU64,
+}
+
+impl Worker {
+    /// Notes what happened to `key` from `since` until now.
+    pub(crate) fn record(&self, key: &str, since: Nanos, what: What) {
+        // Without its log a run proves nothing.
+        self.log
+            .record(key, since, what)
+            .expect("the log can be written");
+    }
+
+    /// A name for a claim that no other has.
+    pub(crate) fn name_claim(&self) -> String {
+        let claim = self.claims.fetch_add(1, Ordering::Relaxed);
+        format!("{}/{claim}", self.number)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs the process; it ends when its standard input does.
+pub(crate) fn main(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
+    std::panic::set_hook(Box::new(|panic| {
+        // The planned ones say nothing.
+        if panic.payload().downcast_ref::<&str>() != Some(&crate::turn::PLANNED_PANIC) {
+            eprintln!("{panic}");
+        }
+    }));
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(orders))
+}
+
+async fn run(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
+    let name = format!("process-{}", orders.number);
+    let log = orders.logs.join(&name).with_extension("jsonl");
+    let log = Recorder::open_for(log, orders.number)?;
+    let effects = Effects::open(&orders.logs, &name)?;
+    let fds = open_fds()?;
+
+    let (locks, executors) = connect(orders).await?;
+    let fenced = orders.sabotage != Some(Sabotage::NoFence);
+    let worker = Arc::new(Worker {
+        number: orders.number,
+        log,
+        effects,
+        locks,
+        resource: Resource::connect(&orders.resource, fenced).await?,
+        stopping: AtomicBool::new(false),
+        claims: AtomicU64::new(0),
+    });
+    stop_at_end_of_input(&worker);
+
+    let mut rng = Rng::with_seed(orders.seed ^ u64::from(orders.number) << 32);
+    take_turns(&worker, orders.tasks, &mut rng).await?;
+    for (place, _) in Place::ALL.into_iter().enumerate() {
+        for number in 0..KEYS {
+            Turn::with(&worker, place, number, &mut rng).insist().await;
+        }
+    }
+
+    let mut left = Leftovers {
+        tasks: tasks_after_rest(&executors).await,
+        ..Leftovers::default()
+    };
+    for locks in &worker.locks {
+        locks.shutdown().await?;
+    }
+    drop(executors);
+    let worker = Arc::into_inner(worker).ok_or("a task is still there")?;
+    drop((worker.locks, worker.resource));
+    until(|| lock_threads().is_ok_and(|threads| threads == 0)).await;
+    left.tasks += lock_threads()?;
+    until(|| open_fds().is_ok_and(|open| open <= fds)).await;
+    left.fds = open_fds()?.saturating_sub(fds);
+    worker.log.record("*", now(), What::End(left))?;
+    Ok(())
+}
+
+/// A runtime for each server, and what their background work runs on.
+async fn connect(orders: &Orders) -> Result<(Vec<LockRuntime>, Vec<Handle>), LockError> {
+    let (mut all, mut executors) = (Vec::new(), Vec::new());
+    for (url, direct) in &orders.servers {
+        let mut settings = RedisSettings::default();
+        settings.command_timeout = Duration::from_millis(400);
+        let timeout = settings.command_timeout;
+        let redis = RedisBackend::connect_lazily(Config::from_url(url), settings)?;
+        executors.extend(redis.executor());
+        let builder = match orders.sabotage {
+            Some(sabotage) => {
+                let client = redis::Client::open(direct.as_str())
+                    .map_err(|error| LockError::Config(error.to_string()))?;
+                LockRuntime::backend(crate::sabotage::Saboteur::new(redis, sabotage, client))
+            }
+            None => LockRuntime::backend(redis),
+        };
+        let builder = builder
+            .default_ttl(LONGEST_TTL)
+            .command_timeout(timeout)
+            .grace(GRACE)
+            .heartbeat(HEARTBEAT)
+            .shutdown_timeout(REST);
+        all.push(builder.build().await?);
+    }
+    Ok((all, executors))
+}
+
+async fn take_turns(worker: &Arc<Worker>, tasks: usize, rng: &mut Rng) -> io::Result<()> {
+    let mut running = JoinSet::new();
+    for _ in 0..tasks {
+        let (worker, mut rng) = (worker.clone(), rng.fork());
+        running.spawn(async move {
+            while !worker.is_stopping() {
+                sleep(Duration::from_millis(rng.u64(..25))).await;
+                Turn::any(&worker, &mut rng).take().await;
+            }
+        });
+    }
+    let (blocker, blocking) = (worker.clone(), rng.fork());
+    running.spawn_blocking(move || block_executors(&blocker, blocking));
+    while let Some(ended) = running.join_next().await {
+        ended.map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Now and then holds a lock for longer than its ttl while it blocks the only thread of its executor.
+fn block_executors(worker: &Arc<Worker>, mut rng: Rng) {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime can be started");
+    runtime.block_on(async {
+        while !worker.is_stopping() {
+            let until = Instant::now() + Duration::from_millis(rng.u64(2_000..12_000));
+            while Instant::now() < until && !worker.is_stopping() {
+                sleep(Duration::from_millis(50)).await;
+            }
+            Turn::any(worker, &mut rng).block().await;
+        }
+    });
+}
+
+fn stop_at_end_of_input(worker: &Arc<Worker>) {
+    let worker = Arc::downgrade(worker);
+    std::thread::spawn(move || {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        if let Some(worker) = worker.upgrade() {
+            worker.stopping.store(true, Ordering::Relaxed);
+        }
+    });
+}
+
+/// How many tasks are left that should have ended.
+async fn tasks_after_rest(executors: &[Handle]) -> u64 {
+    let excess = || {
+        let alive = executors
+            .iter()
+            .map(|executor| executor.metrics().num_alive_tasks());
+        let excess: usize = alive.map(|alive| alive.saturating_sub(IDLE_TASKS)).sum();
+        u64::try_from(excess).unwrap_or(u64::MAX)
+    };
+    until(|| excess() == 0).await;
+    excess()
+}
+
+/// Waits for `condition` as long as it may take.
+async fn until(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + REST;
+    while !condition() && Instant::now() < deadline {
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn open_fds() -> io::Result<u64> {
+    Ok(fs::read_dir("/proc/self/fd")?.count() as u64)
+}
+
+/// How many threads of the lock runtime are left.
+fn lock_threads() -> io::Result<u64> {
+    let mut count = 0;
+    for thread in fs::read_dir("/proc/self/task")? {
+        // A thread may end while it is looked at.
+        let name = fs::read_to_string(thread?.path().join("comm")).unwrap_or_default();
+        count += u64::from(name.trim() == "lock-runtime");
+    }
+    Ok(count)
+}
+
+/// What the log says of an acquire that ended with `error`.
+pub(crate) fn outcome_of(error: &LockError) -> Outcome {
+    match error {
+        LockError::Taken { .. } | LockError::Timeout { .. } => Outcome::Fail,
+        _ => Outcome::Unknown,
+    }
+}
