@@ -16,7 +16,7 @@ use std::time::Duration;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Cmd, ErrorKind, Pipeline, RedisResult, ServerErrorKind, Value, cmd};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::connection::{Connection, Connector};
@@ -438,10 +438,12 @@ async fn next_batch(
     waiting: &mut VecDeque<Message>,
     messages: &mut mpsc::UnboundedReceiver<Message>,
 ) -> Option<Vec<Message>> {
-    let first = match waiting.pop_front() {
-        Some(message) => message,
-        None => messages.recv().await?,
-    };
+    if waiting.is_empty() {
+        waiting.push_back(messages.recv().await?);
+        // Those who are ready to speak share the message to the server. What was taken is safe if this is dropped here.
+        yield_now().await;
+    }
+    let first = waiting.pop_front()?;
     let mut calls = first.calls.len();
     let mut batch = vec![first];
     while calls < BATCH {
