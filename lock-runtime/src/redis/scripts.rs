@@ -78,7 +78,7 @@ pub(super) fn with_source(call: &Cmd) -> Option<Cmd> {
 /// What the scripts need from the server: the ACL rule for a user that may do nothing else.
 pub(super) fn acl_rule(key_prefix: &str, channel_prefix: &str) -> String {
     format!(
-        "+eval +evalsha +script|load +get +set +del +exists +pexpire +pttl +time +zadd +zrange +zrem +zpopmin +publish +subscribe +ping \
+        "+eval +evalsha +script|load +get +set +del +pexpire +pttl +time +zadd +zrange +zrem +zpopmin +publish +subscribe +ping \
          ~{key_prefix}* ~{{{key_prefix}* &{channel_prefix}*"
     )
 }

@@ -7,7 +7,7 @@ local lock, queue, fence = KEYS[1], KEYS[2], KEYS[3]
 local owner, ttl_ms, tokens, member, queue_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 
 -- Nobody holds the lock, nobody waits for it, and the counter is behind the time.
-if redis.pcall('GET', lock) == false and redis.pcall('EXISTS', queue) == 0 then
+if redis.pcall('GET', lock) == false and next(redis.pcall('ZRANGE', queue, '0', '0')) == nil then
   local last, time = redis.pcall('GET', fence), redis.pcall('TIME')
   local first = time[1] and time[1] * 1000000 + time[2]
   local number = type(last) == 'string' and not string.find(last, '%D') and tonumber(last)

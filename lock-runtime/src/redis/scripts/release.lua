@@ -6,7 +6,7 @@ local owner, next_owner = ARGV[1], ARGV[2]
 local ttl_ms, tokens, member, queue_ms = ARGV[3], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 
 -- Nobody waits.
-if not next_owner and redis.pcall('GET', lock) == owner and redis.pcall('EXISTS', queue) == 0 then
+if not next_owner and redis.pcall('GET', lock) == owner and next(redis.pcall('ZRANGE', queue, '0', '0')) == nil then
   redis.call('DEL', lock)
   return {1}
 end
