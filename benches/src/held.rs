@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
+use lock_runtime::LockGuard;
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -109,10 +110,12 @@ fn measure(
 pub async fn hold(job: Job) -> Result<Tally, Failure> {
     let board = Shared::map(&job.board)?;
     let client = job.side.connect(&job.url).await?;
-    // What is made once, and the largest extent of what grows with the load, is not the leases'.
-    drop(acquire(&client, &job, "warm-up").await?);
+    // What is made once is not the leases'.
+    for guard in acquire(&client, &job, 1, "warm-up").await? {
+        guard.release().await?;
+    }
     let before = HEAP.live();
-    let guards = acquire(&client, &job, "lease").await?;
+    let guards = acquire(&client, &job, job.tasks, "lease").await?;
     let bytes_per_lease = (HEAP.live() - before) as f64 / job.tasks as f64;
 
     board.ready.fetch_add(1, Ordering::SeqCst);
@@ -141,10 +144,10 @@ async fn acquire(
     let Client::Ours(locks) = client else {
         return Err("only our locks are renewed here".into());
     };
-    let mut guards = Vec::with_capacity(job.tasks);
-    for hundred in 0..job.tasks.div_ceil(100) {
+    let mut guards = Vec::with_capacity(count);
+    for hundred in 0..count.div_ceil(100) {
         let mut tasks = JoinSet::new();
-        for number in hundred * 100..job.tasks.min((hundred + 1) * 100) {
+        for number in hundred * 100..count.min((hundred + 1) * 100) {
             tasks.spawn(
                 locks
                     .lock(format!("{}:{kind}:{number}", job.key))
