@@ -139,8 +139,9 @@ pub async fn hold(job: Job) -> Result<Tally, Failure> {
 async fn acquire(
     client: &Client,
     job: &Job,
+    count: usize,
     kind: &str,
-) -> Result<Vec<lock_runtime::LockGuard>, Failure> {
+) -> Result<Vec<LockGuard>, Failure> {
     let Client::Ours(locks) = client else {
         return Err("only our locks are renewed here".into());
     };
