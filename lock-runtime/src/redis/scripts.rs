@@ -263,6 +263,8 @@ fn fence_block(first: u64, last: u64) -> Option<FenceBlock> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn array(numbers: &[i64]) -> Value {
@@ -346,5 +348,63 @@ mod tests {
         assert_eq!(millis(Duration::ZERO), 1);
         assert_eq!(millis(Duration::from_nanos(1_000_001)), 2);
         assert!(millis(Duration::MAX) < 1 << 53);
+    }
+
+    /// Any reply, most of them near to those of the scripts.
+    fn replies() -> impl Strategy<Value = Value> {
+        let number = prop_oneof![-2..5_i64, any::<i64>()].prop_map(Value::Int);
+        let leaf = prop_oneof![
+            4 => number,
+            1 => Just(Value::Nil),
+            1 => Just(Value::Okay),
+            1 => any::<bool>().prop_map(Value::Boolean),
+            1 => any::<f64>().prop_map(Value::Double),
+            1 => any::<Vec<u8>>().prop_map(Value::BulkString),
+            1 => any::<String>().prop_map(Value::SimpleString),
+        ];
+        leaf.prop_recursive(3, 16, 5, |part| {
+            prop::collection::vec(part, 0..5).prop_map(Value::Array)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn no_reply_panics_and_no_grant_is_beyond_reason(reply in replies()) {
+            let claim = Claim::new(LockKey::new("lock:", "k").unwrap(), OwnerToken::unique("o"), Duration::from_secs(1));
+            let sane = |tokens: FenceBlock| tokens.first <= tokens.last && tokens.last < FencingToken::new(1 << 53);
+            if let Some(Acquired::Granted(grant)) = acquired(&reply, claim.ttl) {
+                prop_assert!(sane(grant.tokens) && grant.valid_for == claim.ttl);
+            }
+            if let Some(Renewed::Held(Some(tokens))) = renewed(&reply) {
+                prop_assert!(sane(tokens));
+            }
+            for next in [None, Some(&claim)] {
+                if let Some(Released::Released(Some(_))) = released(&reply, next) {
+                    prop_assert!(next.is_some());
+                }
+            }
+            let _ = (abandoned(&reply), is_unfinished(&reply));
+        }
+
+        #[test]
+        fn no_message_panics_and_a_true_one_is_read_as_it_was_written(
+            noise in any::<Vec<u8>>(),
+            text in "[0-9/-]{0,40}",
+            first in 0..1_u64 << 52,
+            more in 0..1000_u64,
+            grace in any::<u32>(),
+            owner in ".{0,20}",
+            lock in ".{0,20}",
+        ) {
+            let _ = (hand_over(&noise), hand_over(text.as_bytes()));
+            let last = first + more;
+            let message = format!("{first}/{last}/{grace}/{}/{owner}{lock}", owner.len());
+            let read = hand_over(message.as_bytes()).expect("a true message");
+            prop_assert_eq!((read.owner, read.lock), (owner, lock));
+            prop_assert_eq!(read.grant.tokens.last, FencingToken::new(last));
+            prop_assert_eq!(read.grant.valid_for, Duration::from_millis(grace.into()));
+        }
     }
 }
