@@ -128,9 +128,7 @@ impl Driver {
                     answer = &mut asking => break answer,
                     () = self.nudge.notified() => {
                         // Nobody wants it any more: the withdrawal goes right behind the question, while there is a way.
-                        if self.wanted().is_none() {
-                            return None;
-                        }
+                        self.wanted()?;
                     }
                 }
             }
