@@ -100,7 +100,7 @@ struct World {
 
 enum Store {
     Memory(MemoryBackend),
-    Redis(Server, [Arc<RedisBackend>; 2]),
+    Redis(Box<Server>, [Arc<RedisBackend>; 2]),
 }
 
 impl World {
@@ -134,7 +134,7 @@ impl World {
         World {
             one: one.await.unwrap(),
             other: other.await.unwrap(),
-            store: Store::Redis(server, backends),
+            store: Store::Redis(Box::new(server), backends),
         }
     }
 
@@ -242,15 +242,14 @@ enum Situation {
 
 /// Drops `what` after `polls` polls; tells whether it was complete by then.
 async fn drop_after(world: &World, what: What, situation: Situation, polls: usize) -> bool {
-    let done = match what {
+    match what {
         What::Release => drop_release(world, situation, polls).await,
         What::Acquire => {
             let acquiring = async { world.one.lock("k").wait(TTL).acquire().await.map(drop) };
             drop_wait(world, acquiring, situation, polls).await
         }
         What::Call => drop_wait(world, call(&world.one), situation, polls).await,
-    };
-    done
+    }
 }
 
 async fn drop_release(world: &World, situation: Situation, polls: usize) -> bool {

@@ -506,7 +506,8 @@ async fn r16_a_clock_that_is_set_back_is_safe_and_its_fences_go_on() {
 
 #[tokio::test]
 async fn r17_a_server_that_stands_still_gives_no_guard_beyond_its_lease() {
-    let stalls: [(&str, fn(&mut Server)); 3] = [
+    type Stall = fn(&mut Server);
+    let stalls: [(&str, Stall); 3] = [
         ("sleep", |server| {
             let mut client = server.client();
             std::thread::spawn(move || {

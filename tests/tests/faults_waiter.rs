@@ -444,8 +444,8 @@ async fn w11_ten_thousand_waiters_are_served_in_order_and_no_script_takes_long()
     // The verbs take effect in the order of their first polls.
     for batch in claims.chunks(500) {
         let mut asking = tokio::task::JoinSet::new();
-        for claim in batch.to_vec() {
-            let backend = Arc::clone(&backend);
+        for claim in batch {
+            let (backend, claim) = (Arc::clone(&backend), claim.clone());
             asking.spawn(async move { backend.acquire(&claim).await.unwrap() });
         }
         asking.join_all().await;

@@ -183,6 +183,7 @@ impl Proxy {
     }
 
     /// How many connections are open.
+    #[allow(clippy::misnamed_getters)]
     pub fn connections(&self) -> usize {
         self.control.state().open
     }
@@ -343,13 +344,13 @@ impl State {
     }
 }
 
-/// The name of a script, which the last comment of the form `-- name.lua:` tells.
+/// The name of a script, which a comment of the form `-- name.lua:` tells.
 fn script_name(source: &[u8]) -> Option<String> {
     let source = std::str::from_utf8(source).ok()?;
-    let names = source
+    let mut names = source
         .lines()
-        .filter_map(|line| line.strip_prefix("-- ")?.split_once(".lua:"));
-    names.last().map(|(name, _)| name.to_owned())
+        .filter_map(|line| Some(line.strip_prefix("-- ")?.split_once(".lua:")?.0));
+    names.next().map(str::to_owned)
 }
 
 async fn accept(listener: TcpListener, control: Arc<Control>) {
