@@ -52,7 +52,8 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Ends the lease of `owner`, if it still holds `key`, and makes the claim that has waited longest the owner, for its grace.
     ///
-    /// `next`, a claim of the releasing process for the same key, is queued behind those that wait already, or granted if there are none.
+    /// `next`, a claim of the releasing process for the same key, is queued behind those that wait already, or granted if there are none; one that
+    /// does not wait is then [`Acquired::Taken`].
     fn release(
         &self,
         key: &LockKey,
@@ -67,7 +68,7 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// News that came after the claim was queued and before this call is kept for it. A wake-up may be spurious or missing: it saves
     /// time and proves nothing, so the caller asks again by itself at the latest after the claim's [heartbeat](Claim::heartbeat).
-    /// Dropping the future loses no news.
+    /// Dropping the future loses no news. For a claim that is not queued it resolves at once with [`Wakeup::Ask`].
     fn changed(&self, claim: &Claim) -> impl Future<Output = Wakeup> + Send;
 
     /// Where the timers and background work for this backend run: the caller's tokio runtime, unless the backend has one of its own.
@@ -75,7 +76,7 @@ pub trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// Closes what is open. Called once, after the last lease ended; verbs called later answer with an error.
+    /// Closes what is open. Called after the last lease ended, perhaps more than once; verbs called later answer with an error.
     fn close(&self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }

@@ -110,14 +110,14 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// The period of the watchdog; a tenth of each lock's ttl if not set, and for locks whose ttl is shorter than twice this.
+    /// The period of the watchdog, from 1 ms to half of the default ttl; a tenth of each lock's ttl if not set, and for locks whose ttl is shorter than twice this.
     pub fn renew_every(mut self, period: Duration) -> LockRuntimeBuilder {
         self.settings.renew_every = Some(period);
         self
     }
 
     /// What owner tokens start with, a UUID v4 if not set: for instance the name of the host, for whoever looks into the store. The
-    /// runtime appends a suffix that is unique to the claim.
+    /// runtime appends a suffix that is unique to the claim. The function runs where the claims are made: it must not block.
     pub fn owner_tokens(
         mut self,
         tokens: impl Fn(&LockKey) -> String + Send + Sync + 'static,
@@ -126,7 +126,8 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// How to go on when the store does not answer; if not set, after pauses of 50 ms to 1 s for as long as somebody waits.
+    /// How to go on when the store does not answer; if not set, after pauses of 50 ms to 1 s for as long as somebody waits. The policy runs where the
+    /// claims are made: it must not block.
     pub fn retry(mut self, retry: impl Retry) -> LockRuntimeBuilder {
         self.settings.retry = Arc::new(retry);
         self

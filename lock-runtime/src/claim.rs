@@ -30,9 +30,6 @@ const FOREIGN: Backoff = Backoff {
 /// How long after a lease should have ended a waiter looks, at the most, so that not all look at once.
 const AFTER_EXPIRY: Duration = Duration::from_millis(4);
 
-/// How often a withdrawal is tried before it is left to the ttl.
-const TRIES: u32 = 3;
-
 /// What a driver begins with.
 pub(crate) enum Start {
     /// Get the lock for those who wait.
@@ -96,6 +93,7 @@ impl Driver {
                     }
                 }
                 Ok(Acquired::Taken(holder)) => {
+                    failures = 0;
                     // Nothing of the claim is left in the store.
                     self.claim = None;
                     self.tell(Answer::held(holder));
@@ -141,9 +139,16 @@ impl Driver {
         &mut self,
         lease: &Lease,
         lost: Option<LockError>,
-        reply: Option<Reply>,
+        mut reply: Option<Reply>,
     ) -> Option<Heard> {
         let next = self.wanted().map(|wanted| self.new_claim(&wanted));
+        self.claim.clone_from(&next);
+        let tell = |reply: &mut Option<Reply>, outcome: Result<(), LockError>| {
+            if let Some(reply) = reply.take() {
+                // Who dropped the future of its release does not ask.
+                let _ = reply.send(outcome);
+            }
+        };
         let (started, mut failures) = (Instant::now(), 0);
         let (outcome, heard) = loop {
             let since = Instant::now();
@@ -160,21 +165,24 @@ impl Driver {
                 Ok(Released::NotHeld) => break (Err(lease.was_not_held()), None),
                 Err(error) => {
                     failures += 1;
-                    // Its holder waits for this, so a store that is down must not keep it for long; the lease ends by itself.
-                    let again = started.elapsed() < self.front.settings.command_timeout;
-                    let pause = self.front.settings.retry.pause(failures);
-                    match pause.filter(|_| again && !error.is_denied()) {
-                        Some(pause) => sleep(pause).await,
-                        None => break (Err(error.into()), None),
+                    let limit = self.front.settings.command_timeout;
+                    let pause = self.front.settings.pause(failures);
+                    // As long as the lease may live in the store, others wait for it in vain.
+                    let again = !error.is_denied() && started.elapsed() < lease.terms.ttl;
+                    let Some(pause) = pause.filter(|_| again) else {
+                        break (Err(error.into()), None);
+                    };
+                    let error = Arc::new(error);
+                    self.tell(Answer::Failed(error.clone()));
+                    if started.elapsed() >= limit {
+                        // Its holder is not kept any longer by a store that is down.
+                        tell(&mut reply, Err(LockError::from(error)));
                     }
+                    sleep(pause.min(limit)).await;
                 }
             }
         };
-        self.claim = next;
-        if let Some(reply) = reply {
-            // Who dropped the future of its release does not ask.
-            let _ = reply.send(lost.map_or(outcome, Err));
-        }
+        tell(&mut reply, lost.map_or(outcome, Err));
         heard
     }
 
@@ -202,8 +210,9 @@ impl Driver {
             return;
         }
 
-        let renew_at = if granted.valid_for < claim.ttl {
-            // A grace. With others behind, it is extended at once, so that the lease can be passed on to them.
+        let grace = granted.valid_for < claim.ttl || (handed_over && head.terms.renew.is_none());
+        let renew_at = if grace {
+            // The holder asked for more. With others behind, it is extended at once, so that the lease can be passed on to them.
             let others = entry.waiters.len() > 1 && front.settings.local_passes > 0;
             Some(if others {
                 since
@@ -241,7 +250,7 @@ impl Driver {
         };
         let mut patience = self.front.settings.heartbeat;
         if let Some(remaining) = holder.remaining {
-            patience = patience.min(remaining + jittered(AFTER_EXPIRY));
+            patience = patience.min(remaining.saturating_add(jittered(AFTER_EXPIRY)));
         }
         if let Some(pause) = FOREIGN.pause(foreign).filter(|_| foreign > 0) {
             patience = patience.min(pause);
@@ -270,7 +279,7 @@ impl Driver {
         if denied || self.wanted().is_none() {
             return;
         }
-        match self.front.settings.retry.pause(failures) {
+        match self.front.settings.pause(failures) {
             Some(pause) => {
                 tokio::select! {
                     biased;
@@ -302,19 +311,24 @@ impl Driver {
 
     /// Takes the claim back from the store.
     async fn withdraw(&mut self) {
-        let Some(claim) = self.claim.take() else {
-            return;
-        };
-        for failures in 1..=TRIES {
-            match self.front.ask(self.front.backend.abandon(&claim)).await {
-                Err(error) if !error.is_denied() => {}
-                _ => return,
-            }
-            match self.front.settings.retry.pause(failures) {
-                Some(pause) => sleep(pause).await,
-                None => return,
+        let started = Instant::now();
+        let mut failures = 0;
+        while let Some(claim) = &self.claim {
+            let again = match self.front.ask(self.front.backend.abandon(claim)).await {
+                Ok(()) => false,
+                Err(error) => !error.is_denied() && started.elapsed() < claim.ttl,
+            };
+            failures += 1;
+            let Some(pause) = self.front.settings.pause(failures).filter(|_| again) else {
+                break;
+            };
+            sleep(pause.min(self.front.settings.command_timeout)).await;
+            if self.wanted().is_some() {
+                // Somebody came meanwhile, and takes the claim over.
+                return;
             }
         }
+        self.claim = None;
     }
 
     fn tell(&self, answer: Answer) {
@@ -336,7 +350,7 @@ impl Driver {
 
     fn new_claim(&self, wanted: &Wanted) -> Claim {
         let settings = &self.front.settings;
-        let owner = OwnerToken::unique(&(settings.owner_tokens)(&self.key));
+        let owner = OwnerToken::unique(&settings.owner_text(&self.key));
         let mut claim = Claim::new(self.key.clone(), owner, wanted.terms.ttl);
         claim.queue = wanted.waits;
         claim.grace = settings.grace.min(wanted.terms.ttl);
@@ -367,6 +381,7 @@ impl Drop for Driver {
         let abandoned = if own { shard.remove(&self.key) } else { None };
         drop(shard);
         drop(abandoned);
+        self.front.quieter.notify_waiters();
         if let Some(claim) = self.claim.take() {
             let front = self.front.clone();
             self.front.executor.spawn(async move {

@@ -37,4 +37,10 @@ impl Executor {
             }
         }
     }
+
+    /// Starts `task` where the lock runtime was built, or on the backend's own thread: it outlives whatever runtime the caller is on.
+    pub(crate) fn spawn_at_home(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let (Executor::Backend(home) | Executor::Caller { built_on: home }) = self;
+        home.spawn(task);
+    }
 }

@@ -33,7 +33,7 @@ pub(crate) struct Front {
     pub(crate) watchdog: Watchdog,
     shut_down: AtomicBool,
     /// Told when a key leaves the table during a shutdown.
-    quieter: Notify,
+    pub(crate) quieter: Notify,
 }
 
 /// What becomes known of a release.
@@ -154,7 +154,13 @@ impl Front {
             return;
         }
         let lost = lease.give_up(token).err();
-        let nudge = entry.drive();
+        // Who waits behind a holder knows that the lock is held; who comes now may be the next.
+        let known = lost.is_none() && !entry.waiters.is_empty();
+        let nudge = entry.drive(if known {
+            Answer::Held { until: None }
+        } else {
+            Answer::None
+        });
         drop(shard);
         self.watchdog.forget(lease);
         claim::start(
@@ -203,7 +209,7 @@ impl Front {
             drop(shard);
             self.quieter.notify_waiters();
         } else {
-            let nudge = entry.drive();
+            let nudge = entry.drive(Answer::None);
             drop(shard);
             claim::start(self, lease.key.clone(), nudge, Start::Claim);
         }
@@ -270,9 +276,10 @@ impl Front {
         let closed = timeout(self.settings.command_timeout, self.backend.close()).await;
         // What could not be closed in time ends with the process.
         let _ = closed;
-        outcome.map_err(|_| LockError::StillHeld {
-            locks: self.table.len(),
-        })
+        match self.table.len() {
+            0 => Ok(()),
+            locks => outcome.map_err(|_| LockError::StillHeld { locks }),
+        }
     }
 }
 

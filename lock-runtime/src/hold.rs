@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::backend::{Claim, Renewal};
 use crate::error::{LockError, LostReason};
@@ -139,10 +139,15 @@ impl Lease {
             let mut told = std::pin::pin!(self.ended.notified());
             // Registered before the check, so that an end in between is not missed.
             told.as_mut().enable();
-            if self.check(token).is_err() {
+            let left = self.remaining(token);
+            if left.is_zero() {
                 return;
             }
-            told.await;
+            tokio::select! {
+                () = told => {}
+                // The watchdog tells it too, if nothing keeps it from its work.
+                () = sleep(left) => {}
+            }
         }
     }
 
@@ -234,9 +239,13 @@ impl Lease {
         state.renew_at = renew_at;
     }
 
-    /// Takes in that the store could not be asked; the watchdog tries again at `retry_at`.
-    pub(crate) fn renewal_failed(&self, retry_at: Instant) {
-        self.state().renew_at = Some(retry_at);
+    /// Takes in that the store could not be asked; the watchdog tries again after `pause`, and a few times before the lease ends.
+    pub(crate) fn renewal_failed(&self, pause: Duration) {
+        let mut state = self.state();
+        let now = Instant::now();
+        let left = state.valid_until.saturating_duration_since(now);
+        let pause = pause.min(left / 4).max(Duration::from_millis(1));
+        state.renew_at = Some(now + pause);
     }
 
     /// Takes in that the store does not know the lease any more.

@@ -23,6 +23,8 @@ pub(crate) fn checked_ttl(ttl: Duration) -> Option<Duration> {
 /// Counted from before the request left, since the store's clock may have started at any time after it, and shortened by what the two
 /// clocks may drift apart meanwhile: 1 % and 2 ms, as in the Redlock algorithm (antirez, *Distributed locks with Redis*).
 pub(crate) fn valid_until(sent_at: Instant, valid_for: Duration) -> Instant {
+    // Nobody asked for more; a store that says so must not make the sum overflow.
+    let valid_for = valid_for.min(MAX_TTL);
     let drift = valid_for / 100 + Duration::from_millis(2);
     sent_at + valid_for.saturating_sub(drift)
 }

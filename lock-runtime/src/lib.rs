@@ -40,6 +40,7 @@
 //! - That two bodies *never* run at once. No lock with leases can: a process may be stopped for longer than its lease, and a write that is on its
 //!   way cannot be called back. Where that matters, let the resource compare fencing tokens.
 //! - Order among waiters across the loss of the store's data, or of a process.
+//! - That time passes while the whole machine is suspended: local clocks stand still, and the loss is noticed at the next renewal.
 //! - Anything about code that blocks its thread after the lock was lost: it ends as lost when it next awaits or returns.
 //!
 //! # Features

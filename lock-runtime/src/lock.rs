@@ -69,7 +69,8 @@ impl Lock {
         self
     }
 
-    /// How long the lock may be held, renewals included. After that it counts as lost, and is no longer renewed.
+    /// How long the lock may be held, renewals included. After that it is no longer
+    /// renewed, and every answer about it is the error with [`is_max_hold`](LockError::is_max_hold).
     pub fn max_hold(mut self, limit: Duration) -> Lock {
         self.wish.max_hold = Some(limit);
         self

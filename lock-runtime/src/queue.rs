@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::backend::{BackendError, Holder};
 use crate::error::LockError;
 use crate::fence::FencingToken;
-use crate::front::Hold;
+use crate::front::{Hold, later};
 use crate::hold::{Lease, Terms};
 use crate::key::LockKey;
 use crate::settings::Settings;
@@ -116,7 +116,9 @@ pub(crate) enum Answer {
 impl Answer {
     pub(crate) fn held(holder: Holder) -> Answer {
         Answer::Held {
-            until: holder.remaining.map(|remaining| Instant::now() + remaining),
+            until: holder
+                .remaining
+                .map(|remaining| later(Instant::now(), remaining)),
         }
     }
 }
@@ -261,11 +263,11 @@ impl Entry {
     }
 
     /// Leaves the key to a driver, who is nudged by what this returns.
-    pub(crate) fn drive(&mut self) -> Arc<Notify> {
+    pub(crate) fn drive(&mut self, answer: Answer) -> Arc<Notify> {
         let nudge = Arc::<Notify>::default();
         self.phase = Phase::Driven {
             nudge: nudge.clone(),
-            answer: Answer::None,
+            answer,
         };
         nudge
     }

@@ -185,7 +185,7 @@ impl Entered {
                 .release()
                 .await
                 .err()
-                .filter(|error| self.cancel && !error.is_unavailable()),
+                .filter(|error| self.cancel && (error.is_lost() || error.is_max_hold())),
             Right::Nested(_) => None,
         }
     }

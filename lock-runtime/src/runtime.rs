@@ -1,6 +1,7 @@
 //! The runtime: one configuration, its backend and its watchdog.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use once_cell::sync::OnceCell;
 
@@ -9,8 +10,6 @@ use crate::builder::LockRuntimeBuilder;
 use crate::error::LockError;
 use crate::front::Front;
 use crate::lock::Lock;
-
-use std::sync::Arc;
 
 static GLOBAL: OnceCell<LockRuntime> = OnceCell::new();
 

@@ -1,6 +1,7 @@
 //! What a runtime is configured with, checked once when it is built.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,12 @@ use crate::error::LockError;
 use crate::key::LockKey;
 use crate::lease::{MAX_TTL, MIN_TTL, checked_ttl};
 use crate::owner::{OwnerTokens, uuid_v4};
+
+/// How a driver goes on if nobody says otherwise.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    longest: Duration::from_secs(1),
+};
 
 /// Each pass reserves a fencing token, and a block of tokens must not run ahead of the microseconds that they are floored by.
 const MAX_LOCAL_PASSES: u32 = 10_000;
@@ -47,10 +54,7 @@ impl Default for Settings {
             default_wait: Duration::from_secs(10),
             renew_every: None,
             owner_tokens: uuid_v4(),
-            retry: Arc::new(Backoff {
-                first: Duration::from_millis(50),
-                longest: Duration::from_secs(1),
-            }),
+            retry: Arc::new(BACKOFF),
             command_timeout: Duration::from_secs(1),
             shutdown_timeout: Duration::from_secs(30),
             grace: Duration::from_secs(1),
@@ -62,11 +66,12 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The settings with durations in whole milliseconds, or what is wrong with them.
+    /// The settings, or what is wrong with them.
     pub(crate) fn checked(mut self) -> Result<Settings, LockError> {
         self.default_ttl = ttl("default_ttl", self.default_ttl)?;
         if let Some(every) = self.renew_every {
-            renewal("renew_every", every, self.default_ttl)?;
+            // At least one more try before the lease ends.
+            renewal("renew_every", every, self.default_ttl / 2)?;
         }
         for (name, value) in [
             ("command_timeout", self.command_timeout),
@@ -94,6 +99,18 @@ impl Settings {
         Ok(self)
     }
 
+    /// The pause after so many failures. Functions of the user run on the task of a driver: one that panics must not leave a lock behind.
+    pub(crate) fn pause(&self, failures: u32) -> Option<Duration> {
+        catch_unwind(AssertUnwindSafe(|| self.retry.pause(failures)))
+            .unwrap_or_else(|_| BACKOFF.pause(failures))
+    }
+
+    /// The first part of an owner token.
+    pub(crate) fn owner_text(&self, key: &LockKey) -> String {
+        catch_unwind(AssertUnwindSafe(|| (self.owner_tokens)(key)))
+            .unwrap_or_else(|_| uuid_v4()(key))
+    }
+
     /// How many fencing tokens a claim reserves: one for itself, and one for each holder to whom the lease may be passed on.
     pub(crate) fn tokens(&self) -> u32 {
         self.local_passes.saturating_add(1)
@@ -103,7 +120,7 @@ impl Settings {
     pub(crate) fn renewal_period(&self, ttl: Duration) -> Duration {
         match self.renew_every {
             // A period that suits the default ttl may be too long for a shorter one.
-            Some(every) if every <= ttl / 2 => every,
+            Some(every) if every < ttl / 2 => every,
             _ => ttl / 10,
         }
     }
@@ -135,7 +152,7 @@ pub(crate) fn ttl(name: &str, value: Duration) -> Result<Duration, LockError> {
 pub(crate) fn renewal(name: &str, every: Duration, ttl: Duration) -> Result<Duration, LockError> {
     if every < MIN_RENEWAL || every >= ttl {
         return Err(LockError::Config(format!(
-            "`{name}` is {}, but must be at least {} and shorter than the ttl, {}",
+            "`{name}` is {}, but must be at least {} and shorter than {}",
             humantime::format_duration(every),
             humantime::format_duration(MIN_RENEWAL),
             humantime::format_duration(ttl),

@@ -4,7 +4,7 @@
 //! and renews together what is due together. Where the backend has a thread of its own the task runs there, so that a body that blocks its
 //! executor does not lose its lease.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,6 +16,9 @@ use crate::backoff::jittered;
 use crate::error::LockError;
 use crate::front::Front;
 use crate::hold::{Duty, Lease};
+
+/// How many leases are renewed under one deadline at the most, so that many do not fail together because they are many.
+const BATCH: usize = 512;
 
 /// The watch over the leases of one runtime.
 #[derive(Debug)]
@@ -76,11 +79,7 @@ impl Watchdog {
             None => {
                 files.wakes_at = Some(at);
                 drop(files);
-                let task = Task {
-                    front: Arc::downgrade(front),
-                    sooner: self.sooner.clone(),
-                };
-                front.executor.spawn(task.run());
+                front.executor.spawn(Task::new(front).run());
             }
         }
     }
@@ -98,7 +97,7 @@ impl Watchdog {
     /// Does what is due and tells when to come again; `None` when there is no lease left, and the task is to end.
     fn turn(&self, front: &Arc<Front>) -> Option<Instant> {
         let mut ended = Vec::new();
-        let mut due: HashMap<Duration, Vec<Arc<Lease>>> = HashMap::new();
+        let mut due: BTreeMap<Option<u32>, Vec<Arc<Lease>>> = BTreeMap::new();
         let now = Instant::now();
         let mut files = self.files();
         while let Some((&(at, _), lease)) = files.leases.first_key_value()
@@ -112,7 +111,11 @@ impl Watchdog {
                     ended.push(lease);
                     continue;
                 }
-                Duty::Renew => due.entry(lease.terms.ttl).or_default().push(lease.clone()),
+                Duty::Renew => {
+                    let patience = patience(front, &lease);
+                    let like = patience.as_millis().checked_ilog2();
+                    due.entry(like).or_default().push(lease.clone());
+                }
                 Duty::Wait => {}
             }
             // While a renewal is under way, the lease is watched for its end.
@@ -129,8 +132,12 @@ impl Watchdog {
         for lease in ended {
             front.detach(&lease);
         }
-        for leases in due.into_values() {
-            front.executor.spawn(renew(front.clone(), leases));
+        for leases in due.values().flat_map(|leases| leases.chunks(BATCH)) {
+            let batch = Batch {
+                front: front.clone(),
+                leases: leases.to_vec(),
+            };
+            front.executor.spawn(batch.renew());
         }
         next
     }
@@ -157,18 +164,35 @@ fn address(lease: &Arc<Lease>) -> usize {
 struct Task {
     front: Weak<Front>,
     sooner: Arc<Notify>,
+    life: Life,
+}
+
+#[derive(PartialEq, Eq)]
+enum Life {
+    /// Not polled yet: the tokio runtime may be one that has ended.
+    Unborn,
+    Running,
+    /// There was no lease left.
+    Done,
 }
 
 impl Task {
-    async fn run(self) {
-        // Dropped with the task when the tokio runtime that it runs on ends: the next lease then starts another.
-        let mut on_drop = MarkStopped(Some(&self.front));
+    fn new(front: &Arc<Front>) -> Task {
+        Task {
+            front: Arc::downgrade(front),
+            sooner: front.watchdog.sooner.clone(),
+            life: Life::Unborn,
+        }
+    }
+
+    async fn run(mut self) {
+        self.life = Life::Running;
         loop {
             let Some(front) = self.front.upgrade() else {
                 return;
             };
             let Some(next) = front.watchdog.turn(&front) else {
-                on_drop.0 = None;
+                self.life = Life::Done;
                 return;
             };
             drop(front);
@@ -180,42 +204,75 @@ impl Task {
     }
 }
 
-struct MarkStopped<'a>(Option<&'a Weak<Front>>);
-
-impl Drop for MarkStopped<'_> {
+/// The tokio runtime on which the task ran has ended, but others may hold leases: the task goes on where the lock runtime was built. If
+/// that has ended too, the next lease starts another.
+impl Drop for Task {
     fn drop(&mut self) {
-        if let Some(front) = self.0.and_then(Weak::upgrade) {
-            front.watchdog.files().wakes_at = None;
+        let Some(front) = self.front.upgrade().filter(|_| self.life != Life::Done) else {
+            return;
+        };
+        let mut files = front.watchdog.files();
+        let goes_on = self.life == Life::Running && !files.leases.is_empty();
+        files.wakes_at = goes_on.then(Instant::now);
+        drop(files);
+        if goes_on {
+            front.executor.spawn_at_home(Task::new(&front).run());
         }
     }
 }
 
-/// Renews `leases`, which have one ttl.
-async fn renew(front: Arc<Front>, leases: Vec<Arc<Lease>>) {
-    let Some(ttl) = leases.first().map(|lease| lease.terms.ttl) else {
-        return;
-    };
-    let tokens = front.settings.tokens();
-    let renewals: Vec<Renewal> = leases.iter().map(|lease| lease.renewal(tokens)).collect();
-    // Short enough for further tries before the deadline.
-    let limit = front.settings.command_timeout.min(ttl / 4);
-    let sent_at = Instant::now();
-    let mut answers = timeout(limit, front.backend.renew(&renewals))
-        .await
-        .unwrap_or_default()
-        .into_iter();
-    for lease in leases {
-        let answer = answers.next().unwrap_or_else(no_answer);
-        take_in(&front, &lease, sent_at, answer);
+/// Leases whose renewal is under way. Dropped before the answer, they are renewed again.
+struct Batch {
+    front: Arc<Front>,
+    leases: Vec<Arc<Lease>>,
+}
+
+impl Batch {
+    async fn renew(mut self) {
+        let front = self.front.clone();
+        let tokens = front.settings.tokens();
+        let renewals: Vec<Renewal> = self
+            .leases
+            .iter()
+            .map(|lease| lease.renewal(tokens))
+            .collect();
+        let patience = self
+            .leases
+            .iter()
+            .map(|lease| patience(&front, lease))
+            .min();
+        let sent_at = Instant::now();
+        let mut answers = timeout(patience.unwrap_or_default(), front.backend.renew(&renewals))
+            .await
+            .unwrap_or_default()
+            .into_iter();
+        for lease in self.leases.drain(..) {
+            let answer = answers.next().unwrap_or_else(no_answer);
+            take_in(&front, &lease, sent_at, answer);
+        }
     }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        for lease in &self.leases {
+            take_in(&self.front, lease, Instant::now(), no_answer());
+        }
+    }
+}
+
+/// How long to wait for the answer to a renewal: short enough for further tries before the lease ends.
+fn patience(front: &Front, lease: &Lease) -> Duration {
+    let left = lease.remaining(lease.token());
+    let limit = front.settings.command_timeout.min(lease.terms.ttl / 4);
+    limit.min(left / 3).max(Duration::from_millis(2))
 }
 
 /// Renews one lease because its holder asks for it.
 pub(crate) async fn renew_now(front: Arc<Front>, lease: Arc<Lease>) -> Result<(), LockError> {
-    let limit = front.settings.command_timeout.min(lease.terms.ttl / 4);
     let sent_at = Instant::now();
     let renewals = [lease.renewal(0)];
-    let answers = timeout(limit, front.backend.renew(&renewals))
+    let answers = timeout(patience(&front, &lease), front.backend.renew(&renewals))
         .await
         .unwrap_or_default();
     let answer = answers.into_iter().next().unwrap_or_else(no_answer)?;
@@ -248,7 +305,7 @@ fn take_in(
         // Whatever the error, trying costs little, and the deadline decides.
         Err(_) => {
             let pause = period.unwrap_or(lease.terms.ttl / 10) / 2;
-            lease.renewal_failed(Instant::now() + jittered(pause.min(Duration::from_secs(1))));
+            lease.renewal_failed(jittered(pause.min(Duration::from_secs(1))));
         }
     }
     front.watchdog.watch(front, lease);

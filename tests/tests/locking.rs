@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lock_runtime::{LockError, LockRuntime, LostReason, MemoryBackend};
+use lock_runtime::{Fault, LockError, LockRuntime, LostReason, MemoryBackend};
 use tokio::time::{Instant, sleep, timeout};
 
 fn secs(n: u64) -> Duration {
@@ -350,12 +350,175 @@ async fn a_locked_run_can_be_spawned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_generator_of_owner_tokens_that_panics_hangs_nobody() {
-    let locks = LockRuntime::in_memory()
-        .owner_tokens(|key| panic!("no token for {key}"))
+async fn a_generator_of_owner_tokens_that_panics_leaves_no_lock_behind() {
+    let store = MemoryBackend::new();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let locks = LockRuntime::backend(store.clone())
+        .local_passes(0)
+        .owner_tokens(move |key| match counted.fetch_add(1, Ordering::SeqCst) {
+            0 => "first".to_owned(),
+            _ => panic!("no token for {key}"),
+        })
         .build()
         .await
         .unwrap();
-    let outcome = tokio::spawn(async move { locks.lock("k").acquire().await.map(drop) });
-    assert!(timeout(secs(20), outcome).await.unwrap().is_err());
+    let guard = locks.lock("k").acquire().await.unwrap();
+    let waiting = {
+        let locks = locks.clone();
+        tokio::spawn(async move { locks.lock("k").acquire().await.map(drop) })
+    };
+    sleep(ms(10)).await;
+    guard.release().await.unwrap();
+    timeout(secs(1), waiting).await.unwrap().unwrap().unwrap();
+    assert!(
+        calls.load(Ordering::SeqCst) > 1,
+        "the generator has panicked"
+    );
+    idle(&store).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handed_over_lock_survives_a_renewal_that_fails() {
+    let (store, one, two) = two_processes().await;
+    let guard = one.lock("k").acquire().await.unwrap();
+    let waiting = tokio::spawn(async move { two.lock("k").acquire().await.unwrap() });
+    sleep(ms(10)).await;
+    guard.release().await.unwrap();
+    let guard = waiting.await.unwrap();
+    // In every way a renewal can fail.
+    store.fail_next(1, Fault::Unavailable);
+    store.fail_next(1, Fault::AnswerLost);
+    store.fail_next(1, Fault::Hang(secs(5)));
+    sleep(secs(3)).await;
+    assert!(guard.is_held());
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handed_over_lock_that_is_not_renewed_lasts_as_long_as_was_asked_for() {
+    let (_, one, two) = two_processes().await;
+    let guard = one.lock("k").acquire().await.unwrap();
+    let waiting = tokio::spawn(async move {
+        let lock = two.lock("k").ttl(secs(1)).renew(false);
+        lock.acquire().await.unwrap()
+    });
+    sleep(ms(450)).await;
+    guard.release().await.unwrap();
+    let guard = waiting.await.unwrap();
+    sleep(ms(900)).await;
+    assert!(guard.is_held(), "{:?}", guard.remaining());
+    timeout(secs(2), guard.lost()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_fails_never_replaces_the_result_of_the_body() {
+    for fault in [Fault::Unavailable, Fault::Denied, Fault::Hang(secs(60))] {
+        let (store, locks) = one_process().await;
+        let outcome = locks.lock("k").run(async |_| {
+            store.fail_next(usize::MAX, fault);
+            42
+        });
+        assert_eq!(outcome.await.unwrap(), 42, "{fault:?}");
+        assert!(store.is_held("k"), "the release has failed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_is_repeated_until_the_store_is_back() {
+    let (store, locks) = one_process().await;
+    let guard = locks.lock("k").acquire().await.unwrap();
+    store.fail_next(usize::MAX, Fault::Hang(ms(100)));
+    let started = Instant::now();
+    assert!(guard.release().await.unwrap_err().is_unavailable());
+    assert!(started.elapsed() <= ms(2_100), "{:?}", started.elapsed());
+    assert!(store.is_held("k"));
+    store.heal();
+    let again = locks.lock("k").wait(secs(3)).acquire().await.unwrap();
+    again.release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_ends_during_a_release_is_a_timeout() {
+    let store = MemoryBackend::new();
+    let builder = LockRuntime::backend(store.clone()).local_passes(0);
+    let locks = builder.build().await.unwrap();
+    let guard = locks.lock("k").acquire().await.unwrap();
+    let waiting = tokio::spawn(async move { locks.lock("k").wait(secs(1)).acquire().await });
+    sleep(ms(990)).await;
+    store.fail_next(1, Fault::Hang(ms(20)));
+    let _ = guard.release().await;
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(error.is_timeout(), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watchdog_period_below_a_millisecond_is_refused() {
+    let (_, locks) = one_process().await;
+    for period in [
+        Duration::ZERO,
+        Duration::from_nanos(1),
+        secs(30),
+        Duration::MAX,
+    ] {
+        let error = locks.lock("k").renew(period).acquire().await.unwrap_err();
+        assert!(matches!(error, LockError::Config(_)), "{error:?}");
+    }
+    locks
+        .lock("k")
+        .ttl(ms(10))
+        .acquire()
+        .await
+        .map(drop)
+        .unwrap();
+}
+
+#[test]
+fn the_watchdog_outlives_the_tokio_runtime_that_woke_it() {
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (home, first, second) = (runtime(), runtime(), runtime());
+    let store = MemoryBackend::new();
+    let locks = home.block_on(LockRuntime::backend(store).build()).unwrap();
+    let lock = |key: &str| locks.lock(key).ttl(ms(300)).acquire();
+    let one = first.block_on(lock("one")).unwrap();
+    let two = second.block_on(lock("two")).unwrap();
+    first.shutdown_timeout(secs(5));
+    second.block_on(async {
+        for _ in 0..30 {
+            sleep(ms(30)).await;
+            assert!(two.is_held() && one.is_held());
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_a_driver_that_is_gone() {
+    let other = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let store = MemoryBackend::new();
+    let locks = LockRuntime::backend(store.clone()).build().await.unwrap();
+    store.steal("k");
+    let waiting = {
+        let locks = locks.clone();
+        other.spawn(async move { locks.lock("k").acquire().await.map(drop) })
+    };
+    while store.queue_len("k") == 0 {
+        sleep(ms(1)).await;
+    }
+    let closing = {
+        let locks = locks.clone();
+        tokio::spawn(async move { locks.shutdown().await })
+    };
+    other.shutdown_background();
+    let _ = waiting.await;
+    timeout(secs(10), closing).await.unwrap().unwrap().unwrap();
 }

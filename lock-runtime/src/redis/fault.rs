@@ -5,6 +5,7 @@ use std::time::Duration;
 use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
 use crate::backend::BackendError;
+use crate::error::LockError;
 use crate::key::{FENCE, LockKey, QUEUE};
 
 /// Why a verb has no answer.
@@ -111,6 +112,16 @@ impl From<Fault> for BackendError {
             BackendError::denied(fault)
         } else {
             BackendError::unavailable(fault)
+        }
+    }
+}
+
+/// For what is noticed before any verb is called.
+impl From<Fault> for LockError {
+    fn from(fault: Fault) -> LockError {
+        match fault {
+            Fault::Config(_) => LockError::Config(fault.to_string()),
+            other => BackendError::from(other).into(),
         }
     }
 }

@@ -36,6 +36,7 @@ use self::pushes::Pushes;
 use self::thread::{Running, Thread};
 use self::wakeups::Wakeups;
 use crate::backend::{Acquired, Backend, BackendError, Claim, Released, Renewal, Renewed, Wakeup};
+use crate::error::LockError;
 use crate::key::LockKey;
 use crate::owner::OwnerToken;
 
@@ -61,12 +62,12 @@ impl RedisBackend {
     ///
     /// # Errors
     ///
-    /// Within 5 s, if there is no server, if it is none that can hold locks, if it refuses, or if the configuration is wrong. The last three
-    /// are [denied](BackendError::is_denied).
+    /// Within 5 s: [`is_unavailable`](LockError::is_unavailable) if there is no server, [`is_denied`](LockError::is_denied) if it is none that
+    /// can hold locks or refuses, [`LockError::Config`] if the configuration is wrong.
     pub async fn connect(
         config: Config,
         settings: RedisSettings,
-    ) -> Result<RedisBackend, BackendError> {
+    ) -> Result<RedisBackend, LockError> {
         let within = CONNECT_LIMIT.min(
             settings
                 .command_timeout
@@ -88,11 +89,11 @@ impl RedisBackend {
     ///
     /// # Errors
     ///
-    /// If the configuration is wrong, a [denied](BackendError::is_denied) one.
+    /// [`LockError::Config`] if the configuration is wrong.
     pub fn connect_lazily(
         config: Config,
         settings: RedisSettings,
-    ) -> Result<RedisBackend, BackendError> {
+    ) -> Result<RedisBackend, LockError> {
         let wakeups = Arc::new(Wakeups::default());
         let pushes = Arc::new(Pushes::new(Arc::clone(&wakeups), settings.command_timeout));
         let receiver = Arc::clone(&pushes);
