@@ -56,7 +56,7 @@ async fn eventually(mut condition: impl FnMut() -> bool) {
 }
 
 /// An error and what it comes from, as a log shows it.
-fn causes(error: &BackendError) -> String {
+fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -599,7 +599,7 @@ async fn a_user_that_is_removed_is_refused_until_it_is_back() {
 }
 
 /// The rule that an error says is needed.
-fn needed_rule(error: &BackendError) -> Vec<String> {
+fn needed_rule(error: &dyn std::error::Error) -> Vec<String> {
     let text = causes(error);
     let (_, rest) = text.split_once("needs: ").expect(&text);
     let (rule, _) = rest.split_once(": ").unwrap_or((rest, ""));
@@ -631,7 +631,7 @@ async fn the_rule_that_an_error_names_is_enough_and_all_of_it_is_needed() {
         less.remove(index);
         set_user(&less);
         let refused = match connect().await {
-            Ok(backend) => use_everything(&backend).await,
+            Ok(backend) => use_everything(&backend).await.map_err(LockError::from),
             Err(error) => Err(error),
         };
         server.run::<()>(&["FLUSHALL"]);
