@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use lock_runtime::LockRuntime;
+use lock_runtime::backend::{Backend, Claim};
+use lock_runtime::{LockKey, LockRuntime, OwnerToken};
+use lock_tests::faults::{owner, queued};
 use lock_tests::server::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,4 +64,41 @@ async fn every_task_of_two_processes_gets_its_turn_with_a_growing_token() {
         0
     );
     server.finish();
+}
+
+/// W7: whoever dies as it is handed the lock tells nobody, and the next has heard only of the lease before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_that_dies_as_it_is_handed_the_lock_costs_the_grace() {
+    let server = Server::start();
+    let builder = || LockRuntime::redis(server.url()).default_ttl(Duration::from_secs(30));
+    let (first, last) = (
+        builder().build().await.unwrap(),
+        builder().build().await.unwrap(),
+    );
+    let held = first.lock("k").acquire().await.unwrap();
+
+    // It stands in the queue and will never look at what it is sent.
+    let dead = lock_tests::redis_store::connect(&server).await;
+    let key = LockKey::new("lock:", "k").unwrap();
+    let mut claim = Claim::new(key, OwnerToken::unique("dead"), Duration::from_secs(30)).queued();
+    claim.grace = Duration::from_millis(300);
+    dead.acquire(&claim).await.unwrap();
+    let waiting = tokio::spawn(async move { last.lock("k").acquire().await.map(drop) });
+    queued(&server, "k", 2).await;
+
+    held.release().await.unwrap();
+    let owner = owner(&server, "k").unwrap();
+    assert_eq!(
+        owner,
+        claim.owner.as_str(),
+        "the dead was not handed the lock"
+    );
+    let released = Instant::now();
+    waiting.await.unwrap().unwrap();
+    let waited = released.elapsed();
+    assert!(
+        waited >= claim.grace / 2,
+        "{waited:?}: it was not the grace that ended"
+    );
+    assert!(waited < Duration::from_secs(3), "{waited:?}");
 }

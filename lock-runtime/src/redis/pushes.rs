@@ -62,8 +62,11 @@ impl Pushes {
             .lanes()
             .iter()
             .find(|lane| lane.channel.as_bytes() == channel);
-        if let (Some(lane), Some(hand_over)) = (lane, scripts::hand_over(message)) {
+        let Some(lane) = lane else { return };
+        if let Some(hand_over) = scripts::hand_over(message) {
             self.hand_over(lane, &hand_over);
+        } else if let Some((owner, grace)) = scripts::announcement(message) {
+            self.wakeups.look_after(owner, grace);
         }
     }
 

@@ -228,6 +228,13 @@ pub(super) fn hand_over(message: &[u8]) -> Option<HandOver> {
     })
 }
 
+/// Reads the message `next/grace_ms/owner`: the claim of `owner` is the next after one that was handed the lock for its grace.
+pub(super) fn announcement(message: &[u8]) -> Option<(&str, Duration)> {
+    let text = std::str::from_utf8(message).ok()?.strip_prefix("next/")?;
+    let (grace_ms, owner) = text.split_once('/')?;
+    Some((owner, Duration::from_millis(grace_ms.parse().ok()?)))
+}
+
 fn items(reply: &Value) -> &[Value] {
     match reply {
         Value::Array(items) => items,
@@ -314,6 +321,18 @@ mod tests {
         );
         assert_eq!(message.grant.tokens.last, FencingToken::new(9));
         assert_eq!(message.grant.valid_for, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn an_announcement_is_no_hand_over() {
+        let message = b"next/500/a/b";
+        assert_eq!(
+            announcement(message),
+            Some(("a/b", Duration::from_millis(500)))
+        );
+        assert_eq!(hand_over(message), None);
+        assert_eq!(announcement(b"7/9/500/5/a/b/clock:k/x"), None);
+        assert_eq!(announcement(b"next/-1/a"), None);
     }
 
     #[test]

@@ -2,11 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use crate::backend::Wakeup;
+use crate::backoff::jittered;
 use crate::owner::OwnerToken;
+
+/// How long after a grace should have ended a waiter looks, at the most.
+const AFTER_GRACE: Duration = Duration::from_millis(4);
 
 /// Every claim that may be handed a lock.
 ///
@@ -22,6 +28,8 @@ struct Waiter {
     lane: usize,
     /// What has not been told yet.
     news: Option<Wakeup>,
+    /// When to ask whether the owner before this claim has shown a sign of life.
+    look_at: Option<Instant>,
     bell: Arc<Notify>,
 }
 
@@ -34,6 +42,7 @@ impl Wakeups {
             let waiter = Waiter {
                 lane,
                 news: None,
+                look_at: None,
                 bell: Arc::default(),
             };
             waiters.insert(owner.as_str().into(), waiter);
@@ -72,17 +81,30 @@ impl Wakeups {
         }
     }
 
+    /// Makes the waiter `owner` ask when this grace is over: the one before it was handed the lock and may be dead.
+    pub(super) fn look_after(&self, owner: &str, grace: Duration) {
+        if let Some(waiter) = self.waiters().get_mut(owner) {
+            waiter.look_at = Instant::now().checked_add(grace + jittered(AFTER_GRACE));
+            waiter.bell.notify_one();
+        }
+    }
+
     /// Resolves with the news for `owner`; at once, if it is not waiting.
     pub(super) async fn changed(&self, owner: &OwnerToken) -> Wakeup {
         let Some(bell) = self.bell(owner) else {
             return Wakeup::Ask;
         };
         loop {
-            if let Some(news) = self.take(owner) {
-                return news;
-            }
+            let look_at = match self.take(owner) {
+                Ok(news) => return news,
+                Err(look_at) => look_at,
+            };
             // A ring that came since is remembered by the bell.
-            bell.notified().await;
+            match look_at {
+                // Whichever it was, the next look tells.
+                Some(at) => drop(timeout_at(at, bell.notified()).await),
+                None => bell.notified().await,
+            }
         }
     }
 
@@ -92,17 +114,23 @@ impl Wakeups {
             .map(|waiter| Arc::clone(&waiter.bell))
     }
 
-    /// The news, if there is any; a grant ends the registration.
-    fn take(&self, owner: &OwnerToken) -> Option<Wakeup> {
+    /// The news, if there is any, or else when to look; a grant ends the registration.
+    fn take(&self, owner: &OwnerToken) -> Result<Wakeup, Option<Instant>> {
         let mut waiters = self.waiters();
         let Some(waiter) = waiters.get_mut(owner.as_str()) else {
-            return Some(Wakeup::Ask);
+            return Ok(Wakeup::Ask);
         };
-        let news = waiter.news.take()?;
+        if waiter.look_at.is_some_and(|at| at <= Instant::now()) {
+            waiter.look_at = None;
+            waiter.news.get_or_insert(Wakeup::Ask);
+        }
+        let Some(news) = waiter.news.take() else {
+            return Err(waiter.look_at);
+        };
         if matches!(news, Wakeup::Granted { .. }) {
             waiters.remove(owner.as_str());
         }
-        Some(news)
+        Ok(news)
     }
 
     fn waiters(&self) -> MutexGuard<'_, HashMap<Arc<str>, Waiter>> {

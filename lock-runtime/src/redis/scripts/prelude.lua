@@ -65,6 +65,12 @@ local function first_waiter()
   return members and members[1]
 end
 
+-- Tells `member`, who is the next now, for how long the new owner has the lock: who dies as it is handed the lock tells nobody.
+local function announce(member, grace_ms)
+  local channel, owner = string.match(member or '', '^([^/]*)/%d+/%d+/(.+)$')
+  if channel then redis.call('PUBLISH', channel, 'next/' .. grace_ms .. '/' .. owner) end
+end
+
 -- Makes `member`, the first of the queue, the owner for its grace; if its process is gone, which the count of receivers tells, the next
 -- one, and so on as far as `own`.
 -- Returns: 'handed', grace_ms | 'free': nobody else waits | 'again': there were too many dead for one call
@@ -78,6 +84,7 @@ local function hand_over(member, own)
       local message = table.concat({integer(first), integer(last), grace_ms, #owner, owner .. lock}, '/')
       if redis.call('PUBLISH', channel, message) > 0 then
         make_owner(owner, grace_ms, first, last)
+        announce(first_waiter(), grace_ms)
         return 'handed', tonumber(grace_ms)
       end
     end
