@@ -153,6 +153,7 @@ impl LockRuntimeBuilder {
     }
 
     /// How often a waiter asks although nothing was heard; 10 s if not set. It bounds what a lost wake-up costs, beside the ttl of the holder.
+    /// Lower it where connections break often, raise it where tens of thousands of processes wait.
     pub fn heartbeat(mut self, heartbeat: Duration) -> LockRuntimeBuilder {
         self.settings.heartbeat = heartbeat;
         self
@@ -166,13 +167,15 @@ impl LockRuntimeBuilder {
     }
 
     /// For which share of its ttl a lock is passed on within this process, from 0 to 1; 0.1 if not set. The second bound beside
-    /// [`local_passes`](LockRuntimeBuilder::local_passes), for bodies that take long.
+    /// [`local_passes`](LockRuntimeBuilder::local_passes), for bodies that take long: lower it where other processes wait too long, 0 passes
+    /// every lock through the store.
     pub fn local_share(mut self, share: f64) -> LockRuntimeBuilder {
         self.settings.local_share = share;
         self
     }
 
-    /// How many connections the commands are spread over; 1 if not set, which is the fastest until it fills a core. No effect on other stores than Redis.
+    /// How many connections the commands are spread over; 1 if not set, which is the fastest until it fills a core: raise it
+    /// where the thread `lock-runtime` does. No effect on other stores than Redis.
     #[cfg(feature = "redis")]
     pub fn lanes(mut self, lanes: usize) -> LockRuntimeBuilder {
         self.redis.lanes = lanes;
