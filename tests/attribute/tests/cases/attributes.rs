@@ -128,6 +128,21 @@ fn none() -> Option<u8> {
     None
 }
 
+// rust#78840, #110011: it does nothing to an async function, and is neither added nor lost.
+#[distributed_lock(key = "tracked")]
+#[track_caller]
+#[allow(ungated_async_fn_track_caller)]
+async fn tracked() -> Res<()> {
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_tracked_caller_can_be_locked() {
+    let (outcome, events) = record(tracked()).await;
+    outcome.unwrap();
+    assert_eq!(events, locked("tracked", []));
+}
+
 // async-stream#72
 #[distributed_lock(key = "panic")]
 async fn panics(line: &mut u32) -> Res<()> {

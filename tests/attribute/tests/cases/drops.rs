@@ -71,6 +71,25 @@ async fn the_order_is_that_of_the_language() {
     assert_eq!(events, ORDER);
 }
 
+// In edition 2021 a temporary in the tail of a body outlives its locals, in edition 2024 it does not: the user's edition decides.
+#[distributed_lock(key = "tail")]
+async fn with_a_tail() -> Result<usize, LockError> {
+    let _local = Noted("local");
+    Ok::<usize, LockError>(Noted("temporary").0.len())
+}
+
+#[tokio::test]
+async fn temporaries_of_the_tail_are_dropped_as_the_edition_says() {
+    async fn plain() -> Result<usize, LockError> {
+        let _local = Noted("local");
+        Ok::<usize, LockError>(Noted("temporary").0.len())
+    }
+    let (_, expected) = record(plain()).await;
+    let (_, events) = record(with_a_tail()).await;
+    assert_eq!(events, locked("tail", expected.iter().map(String::as_str)));
+    assert_eq!(expected.len(), 2);
+}
+
 #[tokio::test]
 async fn a_dropped_call_drops_the_body_before_it_releases() {
     let (elapsed, events) = record(tokio::time::timeout(

@@ -4,6 +4,10 @@
 #![deny(warnings, missing_docs, clippy::pedantic)]
 #![allow(clippy::unwrap_used)]
 
+// What a renamed dependency looks like from within.
+#[allow(unused_extern_crates)]
+extern crate lock_runtime as locks;
+
 mod arguments;
 mod attributes;
 mod drops;

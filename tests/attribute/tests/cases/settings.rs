@@ -159,3 +159,15 @@ async fn runtime_is_another_than_the_one_in_scope() {
         [locked("app", []), locked("app", [])].concat()
     );
 }
+
+#[distributed_lock(key = "renamed", crate = ::locks)]
+async fn by_a_renamed_dependency() -> Result<(), ::locks::LockError> {
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_renamed_dependency_is_found() {
+    let (outcome, events) = record(by_a_renamed_dependency()).await;
+    outcome.unwrap();
+    assert_eq!(events, locked("renamed", []));
+}

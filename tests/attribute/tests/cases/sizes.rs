@@ -18,13 +18,24 @@ async fn annotated(data: [u8; 1024]) -> Result<u8, LockError> {
     Ok(data[0])
 }
 
+#[distributed_lock(key = "size", guard = lock)]
+async fn guarded(data: [u8; 1024]) -> Result<u8, LockError> {
+    tokio::task::yield_now().await;
+    assert!(lock.is_held());
+    Ok(data[0])
+}
+
 #[test]
 fn a_lock_adds_at_most_200_bytes_to_a_future() {
-    let (bare, locked) = (
-        size_of_val(&plain([0; 1024])),
-        size_of_val(&annotated([0; 1024])),
-    );
+    let bare = size_of_val(&plain([0; 1024]));
+    let locked = size_of_val(&annotated([0; 1024]));
     assert!(locked <= bare + 200, "{locked} bytes instead of {bare}");
+    // The handle, and the way by which it comes.
+    let guarded = size_of_val(&guarded([0; 1024]));
+    assert!(
+        guarded <= bare + 200 + 3 * size_of::<usize>(),
+        "{guarded} bytes instead of {bare}"
+    );
 }
 
 #[distributed_lock(key = "cell:<id>")]
