@@ -102,28 +102,35 @@ pub fn table(sides: &[(&str, Vec<Figures>)]) {
     for (side, rounds) in sides {
         let m = medians(rounds);
         let by = |figure: fn(&Figures) -> f64| {
-            raw.map_or_else(String::new, |raw| {
-                format!("{:.2}", ratio(rounds, raw, figure))
-            })
+            raw.map_or_else(String::new, |raw| number(ratio(rounds, raw, figure), 2))
         };
-        println!(
-            "| {side} | {:.0} | {} | {:.0} | {} | {:.1} | {} | {:.0} | {:.0} | {:.1} | {:.2} | {:.2} | {:.1} | {:.1} | {:.1} | {:.3} | {} |",
-            m.per_s,
+        let cells = [
+            number(m.per_s, 0),
             by(|f| f.per_s),
-            m.handoffs_per_s,
+            number(m.handoffs_per_s, 0),
             by(|f| f.handoffs_per_s),
-            m.p50_us,
+            number(m.p50_us, 1),
             by(|f| f.p50_us),
-            m.p99_us,
-            m.max_us,
-            m.mean_us,
-            m.commands_per_op,
-            m.commands_per_s,
-            m.server_us_per_op,
-            m.server_cpu_us_per_op,
-            m.client_cpu_us_per_op,
-            m.jain,
-            m.violations,
-        );
+            number(m.p99_us, 0),
+            number(m.max_us, 0),
+            number(m.mean_us, 1),
+            number(m.commands_per_op, 2),
+            number(m.commands_per_s, 2),
+            number(m.server_us_per_op, 1),
+            number(m.server_cpu_us_per_op, 1),
+            number(m.client_cpu_us_per_op, 1),
+            number(m.jain, 3),
+            number(m.violations, 0),
+        ];
+        println!("| {side} | {} |", cells.join(" | "));
+    }
+}
+
+/// With so many digits after the point; empty where there was nothing to divide by.
+fn number(value: f64, digits: usize) -> String {
+    if value.is_finite() {
+        format!("{value:.digits$}")
+    } else {
+        String::new()
     }
 }
