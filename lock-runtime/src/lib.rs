@@ -29,7 +29,7 @@
 //! # What this promises
 //!
 //! - At any time at most one holder of a key has a valid lease, as long as the store keeps its data and its clock does not jump.
-//! - Each grant of a key has a larger [`FencingToken`] than all before it, even after the store lost its data.
+//! - Whatever the store grants has a larger [`FencingToken`] than all that it granted of that key before, even after it lost its data.
 //! - A function that lost its lock does not return `Ok`: its body is dropped at its current `.await`, and the caller gets
 //!   [`LockError::Lost`] (`on_lost = continue` leaves this to you).
 //! - Every wait ends by its deadline, and "held by another" is never the same error as "the store is down".
