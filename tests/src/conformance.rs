@@ -1,7 +1,7 @@
 //! The contract of [`Backend`] as tests that can be mounted on any store.
 //!
 //! One function is one promise. They are generic over a [`Store`], which says how to reach the store and how to play the rest of the
-//! world; [`conformance!`](crate::conformance) makes a test of each. Beyond the letter of the contract they want that a healthy store
+//! world; [`conformance!`](macro@crate::conformance) makes a test of each. Beyond the letter of the contract they want that a healthy store
 //! delivers its wake-ups, since waiting would be slow without.
 
 use std::future::Future;
@@ -115,7 +115,7 @@ macro_rules! conformance {
     };
 }
 
-/// The second half of [`conformance!`](crate::conformance).
+/// The second half of [`conformance!`](macro@crate::conformance).
 #[doc(hidden)]
 #[macro_export]
 macro_rules! mount_promises {

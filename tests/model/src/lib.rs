@@ -1,6 +1,6 @@
 //! The lock's protocol as a model: what can happen to one key, in every order, with a bounded number of faults.
 //!
-//! A [`Protocol`] is checked by stateright, which visits every reachable [`State`] and looks at every [property](properties).
+//! A [`Protocol`] is checked by stateright, which visits every reachable [`State`] and looks at every property (`properties.rs`).
 //!
 //! - `store`: what Redis holds, and the four scripts. A script is atomic.
 //! - `process`: what a process of callers believes.
