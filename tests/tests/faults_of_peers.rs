@@ -1,20 +1,24 @@
 //! What went wrong in other libraries when they were measured, and must not here.
 //!
-//! Contention is 4 processes (a runtime each, with a connection of its own) of 16 tasks. `FAULT_SECONDS=40` makes it last longer.
+//! Contention is 4 processes of the operating system with 16 tasks each. They log who held the lock when, and the checker reads all of it.
+//! `FAULT_SECONDS=40` makes it last longer.
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lock_runtime::{LockError, LockRuntime};
+use lock_tests::checker::{self, Check, Event, Limits, Outcome, Report, What};
+use lock_tests::faults::contention::Contention;
+use lock_tests::faults::process::Process;
 use lock_tests::faults::proxy::Proxy;
-use lock_tests::faults::{builder, eventually, free, locks, nothing_left, owner, queued, waiters};
+use lock_tests::faults::{eventually, free, locks, nothing_left, owner, queued, waiters};
 use lock_tests::server::{Options, Server};
-use tokio::task::JoinSet;
+use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
+const HOLDER: &str = env!("CARGO_BIN_EXE_holder");
 const PROCESSES: usize = 4;
 const TASKS: usize = 16;
 
@@ -27,97 +31,129 @@ fn contention() -> Duration {
     Duration::from_secs(seconds)
 }
 
-async fn processes(url: &str) -> Vec<LockRuntime> {
-    let mut processes = Vec::new();
-    for _ in 0..PROCESSES {
-        processes.push(
-            builder(url)
-                .command_timeout(ms(1000))
-                .build()
-                .await
-                .unwrap(),
-        );
-    }
-    processes
+/// Processes that contend, and where they log.
+struct Contest {
+    logs: TempDir,
+    order: Contention,
+    processes: Vec<Process>,
 }
 
-/// Lets every task take the lock again and again while `interfere` does its worst, and gives what each got. None may wait for longer than
-/// `longest`; where connections are cut, leases may get lost.
-async fn contend(
-    processes: &[LockRuntime],
-    longest: Duration,
-    cancel: bool,
-    may_lose: bool,
-    interfere: impl AsyncFn(),
-) -> Vec<u64> {
-    let until = Instant::now() + contention();
-    let inside = Arc::new(AtomicU64::new(0));
-    let mut tasks = JoinSet::new();
-    for process in processes {
-        for number in 0..TASKS {
-            let (locks, inside) = (process.clone(), inside.clone());
-            tasks.spawn(async move {
-                let mut served = 0;
-                while Instant::now() < until {
-                    if cancel && number % 2 == 0 {
-                        // Half of the waiters leave in the middle, at all kinds of instants.
-                        let patience = Duration::from_micros(fastrand::u64(0..20_000));
-                        let acquiring = locks.lock("k").ttl(ms(30_000)).wait(ms(60_000)).acquire();
-                        if let Ok(guard) = timeout(patience, acquiring).await {
-                            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two hold it");
-                            inside.fetch_sub(1, Ordering::SeqCst);
-                            drop(guard.unwrap());
-                        }
-                        continue;
-                    }
-                    let lock = locks.lock("k").ttl(ms(30_000)).wait(ms(60_000));
-                    let guard = timeout(longest, lock.acquire()).await;
-                    let guard = guard.expect("a waiter is forgotten").unwrap();
-                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two hold it");
-                    tokio::task::yield_now().await;
-                    inside.fetch_sub(1, Ordering::SeqCst);
-                    let released = guard.release().await;
-                    // A release that finds no connection may come after the grace.
-                    let lost = released.as_ref().is_err_and(LockError::is_lost);
-                    assert!(released.is_ok() || (may_lose && lost), "{released:?}");
-                    served += 1;
-                }
-                served
-            });
+impl Contest {
+    /// No waiter may wait for longer than `longest`.
+    fn new(longest: Duration) -> Contest {
+        let logs = tempfile::tempdir().unwrap();
+        let order = Contention {
+            url: String::new(),
+            logs: logs.path().to_owned(),
+            tasks: TASKS,
+            lasts: contention(),
+            longest,
+            cancel: false,
+            may_lose: false,
+        };
+        Contest {
+            logs,
+            order,
+            processes: Vec::new(),
         }
     }
-    while Instant::now() < until {
-        interfere().await;
-        sleep(ms(50)).await;
+
+    /// Starts a process that takes the lock at `server`.
+    async fn join(&mut self, server: &Server) {
+        let mut process = Process::start(HOLDER, &server.url()).await;
+        let order = Contention {
+            url: server.url(),
+            ..self.order.clone()
+        };
+        let order = serde_json::to_string(&order).unwrap();
+        process.tell(&format!("contend {order}")).await;
+        self.processes.push(process);
     }
-    tasks.join_all().await
+
+    /// Lets the processes contend while `interfere` does its worst, and returns how often each task was served.
+    async fn run(&mut self, interfere: impl AsyncFn()) -> Vec<u64> {
+        let until = Instant::now() + self.order.lasts;
+        while Instant::now() < until {
+            interfere().await;
+            sleep(ms(50)).await;
+        }
+        let mut served = Vec::new();
+        for process in &mut self.processes {
+            let answer = process.hear_within(self.order.longest + ms(5000)).await;
+            let counts = answer.strip_prefix("served ").expect(&answer);
+            served.extend(counts.split(' ').map(|count| count.parse::<u64>().unwrap()));
+        }
+        served
+    }
+
+    /// What all processes logged.
+    fn events(&self) -> Vec<Event> {
+        let events = checker::read_logs(self.logs.path()).unwrap();
+        let processes: HashSet<u32> = events.iter().map(|event| event.process).collect();
+        assert_eq!(processes.len(), PROCESSES);
+        events
+    }
+
+    /// What it shows.
+    fn report(&self) -> Report {
+        checker::check(&self.events(), &Limits::default())
+    }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// Lets [`PROCESSES`] contend for a lock at `server`, and returns how often each task was served; asserts that never two held it
+/// and that nothing is left.
+async fn contend(server: &Server, contest: &mut Contest, interfere: impl AsyncFn()) -> Vec<u64> {
+    for _ in 0..PROCESSES {
+        contest.join(server).await;
+    }
+    let served = contest.run(interfere).await;
+    let report = contest.report();
+    assert!(report.violations.is_empty(), "{report}");
+    assert!(report.acquisitions as u64 >= served.iter().sum());
+    nothing_left(server).await;
+    served
+}
+
+#[tokio::test]
 async fn p1_no_waiter_is_forgotten_under_contention() {
     let server = Server::start();
-    let processes = processes(&server.url()).await;
-    let served = contend(&processes, ms(5000), false, false, async || ()).await;
+    let served = contend(&server, &mut Contest::new(ms(5000)), async || ()).await;
+    assert_eq!(served.len(), PROCESSES * TASKS);
     assert!(served.iter().all(|served| *served > 3), "{served:?}");
-    nothing_left(&server).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
+async fn p1_processes_that_share_no_server_are_seen_to_hold_at_once() {
+    let mut contest = Contest::new(ms(5000));
+    contest.order.lasts = ms(500);
+    let servers = [(); PROCESSES].map(|()| Server::start());
+    for server in &servers {
+        contest.join(server).await;
+    }
+    contest.run(async || ()).await;
+    assert!(contest.report().count(Check::DisjointLeases) > 0);
+}
+
+#[tokio::test]
 async fn p2_cancelled_waiters_swallow_no_wake_up_meant_for_others() {
     let server = Server::start();
-    let processes = processes(&server.url()).await;
-    let served = contend(&processes, ms(5000), true, false, async || ()).await;
-    let stayed = served.iter().filter(|served| **served > 3).count();
-    assert_eq!(stayed, PROCESSES * TASKS / 2, "{served:?}");
-    nothing_left(&server).await;
+    let mut contest = Contest::new(ms(5000));
+    contest.order.cancel = true;
+    let stayed = contend(&server, &mut contest, async || ()).await;
+    let events = contest.events();
+    let left = events.iter().filter(|event| is_unknown(event)).count();
+    assert!(left > 100, "only {left} waiters were cancelled");
+    assert_eq!(stayed.len(), PROCESSES * TASKS / 2);
+    assert!(stayed.iter().all(|served| *served > 3), "{stayed:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn p4_wake_up_connections_that_are_cut_all_the_time_cost_no_waiter_its_turn() {
     let server = Server::start();
-    let processes = processes(&server.url()).await;
+    let mut contest = Contest::new(ms(15_000));
+    contest.order.may_lose = true;
     let (cuts, round) = (AtomicU64::new(0), AtomicU64::new(0));
-    let served = contend(&processes, ms(15_000), false, true, async || {
+    let served = contend(&server, &mut contest, async || {
         if round.fetch_add(1, Ordering::SeqCst).is_multiple_of(8) {
             let cut: u64 = server.run(&["CLIENT", "KILL", "TYPE", "pubsub"]);
             cuts.fetch_add(cut, Ordering::SeqCst);
@@ -126,17 +162,15 @@ async fn p4_wake_up_connections_that_are_cut_all_the_time_cost_no_waiter_its_tur
     .await;
     assert!(cuts.into_inner() > 10, "nothing was cut");
     assert!(served.iter().all(|served| *served > 0), "{served:?}");
-    nothing_left(&server).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn p5_stalls_of_the_server_hang_nobody() {
     let server = Options::default()
         .with(["--enable-debug-command", "yes"])
         .start();
-    let processes = processes(&server.url()).await;
     let stalls = AtomicU64::new(0);
-    let served = contend(&processes, ms(10_000), false, false, async || {
+    let served = contend(&server, &mut Contest::new(ms(10_000)), async || {
         if stalls.fetch_add(1, Ordering::SeqCst).is_multiple_of(4) {
             server.run::<()>(&["DEBUG", "SLEEP", "0.06"]);
         }
@@ -146,6 +180,7 @@ async fn p5_stalls_of_the_server_hang_nobody() {
     assert!(served.iter().all(|served| *served > 0), "{served:?}");
 
     // Also not one that takes a free lock.
+    let locks = locks(server.url()).await;
     for _ in 0..10 {
         let mut client = server.client();
         let stall = std::thread::spawn(move || {
@@ -154,7 +189,7 @@ async fn p5_stalls_of_the_server_hang_nobody() {
                 .arg("0.06")
                 .exec(&mut client)
         });
-        let guard = timeout(ms(2000), processes[0].lock("free").acquire()).await;
+        let guard = timeout(ms(2000), locks.lock("free").acquire()).await;
         guard.expect("it hangs").unwrap().release().await.unwrap();
         stall.join().unwrap().unwrap();
     }
@@ -258,6 +293,14 @@ async fn p7_an_acquire_that_was_interrupted_in_flight_is_not_renewed_for_ever() 
         .release()
         .await
         .unwrap();
+}
+
+/// Whether it is an acquire of which nobody knows what came.
+fn is_unknown(event: &Event) -> bool {
+    let What::Acquire { outcome, .. } = &event.what else {
+        return false;
+    };
+    *outcome == Outcome::Unknown
 }
 
 /// How often a command was called, by the statistics of the server.

@@ -11,6 +11,7 @@
 //! write-unguarded PLACE          written                   the same where nobody compares
 //! run KEY TTL_MS BODY_MS         began TOKEN, then: ended | error KIND
 //! panic KEY TTL_MS               began TOKEN, then: panicked    in a body of `run`
+//! contend ORDER                  served COUNT COUNT … | failed WHY      with other processes, as a `Contention` in JSON says
 //! exit, abort                    nothing: the process ends, holding what it holds
 //! ```
 
@@ -22,6 +23,7 @@ use std::time::Duration;
 use lock_runtime::fencing::Writer;
 use lock_runtime::{LockError, LockGuard, LockRuntime};
 use lock_tests::faults::builder;
+use lock_tests::faults::contention::Contention;
 use lock_tests::faults::resource::{Resource, Write as Written};
 
 #[tokio::main]
@@ -101,6 +103,16 @@ async fn obey(locks: &LockRuntime, guard: &mut Option<LockGuard>, words: &[&str]
             };
             let ended = tokio::spawn(body).await;
             say(if ended.is_err() { "panicked" } else { "ended" });
+        }
+        ["contend", order] => {
+            let order: Contention = serde_json::from_str(order).unwrap();
+            match order.run().await {
+                Ok(served) => {
+                    let counts: Vec<_> = served.iter().map(u64::to_string).collect();
+                    say(&format!("served {}", counts.join(" ")));
+                }
+                Err(why) => say(&format!("failed {why}")),
+            }
         }
         ["exit"] => std::process::exit(0),
         ["abort"] => std::process::abort(),

@@ -1,6 +1,7 @@
 //! What goes wrong, on command: networks, processes and clocks.
 
 pub mod clock;
+pub mod contention;
 pub mod process;
 pub mod proxy;
 pub mod resource;

@@ -1,6 +1,7 @@
 //! Processes that hold and wait for locks, to be stopped and killed.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -46,7 +47,12 @@ impl Process {
 
     /// The next answer.
     pub async fn hear(&mut self) -> String {
-        let line = timeout(DEADLINE, self.answers.next_line()).await;
+        self.hear_within(DEADLINE).await
+    }
+
+    /// The next answer, to an order that takes its time.
+    pub async fn hear_within(&mut self, time: Duration) -> String {
+        let line = timeout(time, self.answers.next_line()).await;
         line.expect("the process says nothing")
             .unwrap()
             .expect("the process has ended")
