@@ -7,7 +7,7 @@ use std::time::Duration;
 use lock_runtime::backend::{
     Acquired, Backend, BackendError, Claim, Released, Renewal, Renewed, Wakeup,
 };
-use lock_runtime::{LockGuard, LockKey, LockRuntime, MemoryBackend, OwnerToken};
+use lock_runtime::{Fault, LockError, LockGuard, LockKey, LockRuntime, MemoryBackend, OwnerToken};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
@@ -86,6 +86,59 @@ async fn a_lease_is_passed_on_with_reserved_tokens_only() {
     assert!(!here.is_finished());
     there.release().await.unwrap();
     here.await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spent_lease_is_not_passed_on() {
+    let store = MemoryBackend::new();
+    let locks = process(store.clone(), 1.0).await;
+    let holder = locks.lock("k").ttl(TTL).acquire().await.unwrap();
+    let waiter = waiter(&locks).await;
+    store.fail_next(usize::MAX, Fault::Unavailable);
+    sleep(TTL - Duration::from_millis(400)).await;
+    store.heal();
+    // The control: it is still a lease, but for less than half a grace.
+    let left = holder.remaining();
+    assert!(!left.is_zero() && left < Duration::from_millis(500));
+    let owner = holder.owner_token().clone();
+    holder.release().await.unwrap();
+    let next = waiter.await.unwrap();
+    assert!(next.remaining() > TTL / 2, "{:?} left", next.remaining());
+    assert_ne!(*next.owner_token(), owner);
+    next.release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_nobody_renews_is_passed_on_while_it_is_nearly_whole() {
+    let locks = process(MemoryBackend::new(), 1.0).await;
+    let lock = locks.lock("k").ttl(TTL).wait(TTL * 10).renew(false);
+    for (held, is_passed_on) in [(TTL / 20, true), (TTL / 5, false)] {
+        let holder = lock.clone().acquire().await.unwrap();
+        let waiter = tokio::spawn(lock.clone().acquire());
+        yield_now().await;
+        sleep(held).await;
+        let owner = holder.owner_token().clone();
+        holder.release().await.unwrap();
+        let next = waiter.await.unwrap().unwrap();
+        assert_eq!(*next.owner_token() == owner, is_passed_on, "{held:?}");
+        assert!(next.remaining() > TTL / 10 * 9, "{:?}", next.remaining());
+        next.release().await.unwrap();
+    }
+}
+
+/// In real time, since a blocked thread is the point: the watchdog, which runs on it here, has not noticed.
+#[tokio::test]
+async fn a_lease_held_beyond_its_limit_is_not_passed_on() {
+    let limit = Duration::from_millis(50);
+    let locks = process(MemoryBackend::new(), 1.0).await;
+    let lock = locks.lock("k").ttl(TTL).wait(TTL).max_hold(limit);
+    let holder = lock.clone().acquire().await.unwrap();
+    let waiter = tokio::spawn(lock.acquire());
+    yield_now().await;
+    std::thread::sleep(limit);
+    let error = holder.release().await.unwrap_err();
+    assert!(matches!(error, LockError::MaxHold { .. }), "{error}");
+    waiter.await.unwrap().unwrap().release().await.unwrap();
 }
 
 /// A store that reserves one fencing token a grant, as it may.
