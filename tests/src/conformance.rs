@@ -436,7 +436,7 @@ pub async fn a_claim_that_the_store_forgot_is_queued_again<S: Store>(store: &S) 
     abandon(&backend, &forgotten).await;
     queued(&backend, &forgotten).await;
     released(&backend, &holder).await;
-    owned(&backend, &forgotten).await;
+    assert_owner(&backend, &forgotten).await;
 }
 
 /// The second of two equal releases finds nothing, and leaves the new owner alone.

@@ -98,16 +98,16 @@ impl Bug {
         }
     }
 
-    /// The test of the product that fails when the same mistake is put into its code.
+    /// The test of the product that fails when the same mistake is put into its code, as the table in the README says it was.
     pub fn guarded_by(self) -> &'static str {
         match self {
             Bug::HandOffWithoutLease => "a_waiter_that_is_gone_costs_the_grace",
-            Bug::ResourceIgnoresToken => "c4_an_accepted_stale_write_is_found",
+            Bug::ResourceIgnoresToken => "a_stale_write_is_refused",
             Bug::ReleaseWithoutCompare => "a_release_by_another_does_nothing",
             Bug::RenewWithoutCompare => "a_renewal_never_creates_a_lease",
             Bug::ReleaseForgetsQueue => "a_hand_over_wakes_the_head_of_the_queue",
             Bug::WaiterNeverAsks => "a_waiter_takes_over_when_the_lease_of_a_vanished_holder_ends",
-            Bug::WaiterAsksOnlyForOwner => "a_claim_that_the_store_forgot_is_queued_again",
+            Bug::WaiterAsksOnlyForOwner => "w12_a_queue_that_is_evicted_or_flushed_is_joined_again",
             Bug::FreeForAnyone => "nobody_barges_in_after_an_expiry",
             Bug::TokensWithoutTime | Bug::BlocksOutrunTime => {
                 "a_token_is_the_time_or_one_more_than_the_last"
@@ -118,9 +118,11 @@ impl Bug {
             Bug::OwnerNotRecognised => "a_repeated_acquire_is_granted_again",
             Bug::AbandonOnlyLeavesQueue => "an_abandoned_grant_is_free",
             Bug::AbandonForgetsQueue => "an_abandoned_grant_is_handed_on",
-            Bug::LeaseCountedFromArrival => "a_hand_over_costs_one_command",
+            Bug::LeaseCountedFromArrival => {
+                "w09_a_stopped_waiter_does_not_believe_in_a_grace_that_has_passed"
+            }
             Bug::GraceTakenForTtl => "a_handed_over_lease_is_relied_on_for_its_grace_only",
-            Bug::PassesSpentLease => "a_lost_lease_is_not_passed_on",
+            Bug::PassesSpentLease => "a_spent_lease_is_not_passed_on",
             Bug::PassesWithoutEnd => "others_get_their_turn_when_the_share_of_a_process_is_used_up",
         }
     }

@@ -1,6 +1,8 @@
 //! Every mistake that can be put into the protocol breaks the promise it is about, and nothing that does not follow from it.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use lock_model::{Bug, Expected};
 use stateright::{Checker, Expectation, Model};
@@ -18,17 +20,34 @@ fn broken_by(bug: Bug) -> BTreeSet<Expected> {
 
 #[test]
 fn every_mistake_names_a_test_of_the_product_that_is_there() {
-    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    let files = ["src", "tests"].map(|folder| std::fs::read_dir(format!("{tests}/{folder}")));
-    let texts: Vec<String> = files
-        .into_iter()
-        .flat_map(|folder| folder.expect("the folders of the tests"))
-        .filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok())
-        .collect();
+    let tests = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let texts = ["src", "tests"].map(|folder| sources(&tests.join(folder)));
+    let text = texts.concat();
     for bug in Bug::ALL {
-        let test = format!("fn {}", bug.guarded_by());
-        assert!(texts.iter().any(|text| text.contains(&test)), "{test}");
+        let test = bug.guarded_by();
+        // Those of the conformance suite take a type.
+        let is_there = ["(", "<"].map(|end| text.contains(&format!("async fn {test}{end}")));
+        assert!(is_there.contains(&true), "{test}");
     }
+}
+
+#[test]
+fn every_mistake_is_in_the_table_of_those_that_were_put_into_the_code() {
+    let table = include_str!("../README.md");
+    for bug in Bug::ALL {
+        assert!(table.contains(&format!("| `{bug:?}` |")), "{bug:?}");
+    }
+}
+
+/// The text of all files in `folder` and the folders in it.
+fn sources(folder: &Path) -> String {
+    let files = fs::read_dir(folder).expect("a folder of tests");
+    let paths = files.map(|file| file.expect("it can be listed").path());
+    let texts = paths.map(|path| match path.is_dir() {
+        true => sources(&path),
+        false => fs::read_to_string(path).unwrap_or_default(),
+    });
+    texts.collect()
 }
 
 macro_rules! each_is_caught {
