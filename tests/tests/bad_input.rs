@@ -11,14 +11,10 @@ use lock_runtime::deadpool_redis::{Config, PoolConfig};
 use lock_runtime::{
     LockError, LockKey, LockRuntime, LockRuntimeBuilder, MemoryBackend, RedisBackend, RedisSettings,
 };
-use lock_tests::faults::{builder, eventually, locks, nothing_left, owner};
+use lock_tests::faults::{builder, eventually, locks, ms, nothing_left, owner};
 use lock_tests::server::Server;
 use proptest::prelude::*;
 use tokio::time::{Instant, timeout};
-
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 /// The text of an error and all of its causes.
 fn causes(error: &LockError) -> String {

@@ -10,30 +10,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lock_runtime::backend::{Backend, Claim, Renewal, Renewed};
-use lock_runtime::{LockError, LockKey, LockRuntime, OwnerToken};
+use lock_runtime::{LockError, LockKey, OwnerToken};
 use lock_tests::faults::process::{Process, token};
-use lock_tests::faults::proxy::{Fault, Proxy};
+use lock_tests::faults::proxy::Fault;
 use lock_tests::faults::resource::Resource;
-use lock_tests::faults::{eventually, free, locks, nothing_left, owner, queued, remaining};
+use lock_tests::faults::{
+    SLACK, eventually, free, locks, ms, nothing_left, owner, queued, remaining, start,
+};
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
 use tokio::time::{Instant, sleep, timeout};
 
 const HOLDER: &str = env!("CARGO_BIN_EXE_holder");
-
-/// What things may take longer than promised on a busy machine.
-const SLACK: Duration = Duration::from_millis(400);
-
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-async fn start() -> (Server, Proxy, LockRuntime) {
-    let server = Server::start();
-    let proxy = Proxy::start(server.port());
-    let locks = locks(proxy.url()).await;
-    (server, proxy, locks)
-}
 
 #[tokio::test]
 async fn h01_a_killed_holder_costs_what_was_left_of_its_lease() {

@@ -10,24 +10,10 @@ use std::time::Duration;
 use lock_runtime::LockRuntime;
 use lock_tests::faults::proxy::{Fault, Proxy, Way};
 use lock_tests::faults::{
-    builder, eventually, free, locks, nothing_left, owner, queued, remaining,
+    SLACK, builder, eventually, free, locks, ms, nothing_left, owner, queued, remaining, start,
 };
 use lock_tests::server::Server;
 use tokio::time::{Instant, sleep, timeout};
-
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-/// What a call may take beyond its deadline on a busy machine.
-const SLACK: Duration = Duration::from_millis(400);
-
-async fn start() -> (Server, Proxy, LockRuntime) {
-    let server = Server::start();
-    let proxy = Proxy::start(server.port());
-    let locks = locks(proxy.url()).await;
-    (server, proxy, locks)
-}
 
 #[tokio::test]
 async fn n0_without_a_fault_the_proxy_changes_nothing() {

@@ -13,7 +13,7 @@ use lock_tests::checker::{self, Check, Event, Limits, Outcome, Report, What};
 use lock_tests::faults::contention::Contention;
 use lock_tests::faults::process::Process;
 use lock_tests::faults::proxy::Proxy;
-use lock_tests::faults::{eventually, free, locks, nothing_left, owner, queued, waiters};
+use lock_tests::faults::{eventually, free, locks, ms, nothing_left, owner, queued, waiters};
 use lock_tests::server::{Options, Server};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
@@ -21,10 +21,6 @@ use tokio::time::{Instant, sleep, timeout};
 const HOLDER: &str = env!("CARGO_BIN_EXE_holder");
 const PROCESSES: usize = 4;
 const TASKS: usize = 16;
-
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 fn contention() -> Duration {
     let seconds = std::env::var("FAULT_SECONDS").map_or(5, |text| text.parse().unwrap());

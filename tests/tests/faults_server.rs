@@ -10,17 +10,10 @@ use lock_tests::faults::clock::Clock;
 use lock_tests::faults::proxy::{Fault, Proxy};
 use lock_tests::faults::resource::{Resource, Write};
 use lock_tests::faults::{
-    builder, eventually, free, locks, nothing_left, owner, queued, remaining,
+    SLACK, builder, eventually, free, locks, ms, nothing_left, owner, queued, remaining,
 };
 use lock_tests::server::{Options, Server};
 use tokio::time::{Instant, sleep, timeout};
-
-/// What things may take longer than promised on a busy machine.
-const SLACK: Duration = Duration::from_millis(400);
-
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 async fn write(resource: &Resource, guard: &LockGuard) -> Write {
     resource.write(&Writer::from(guard)).await

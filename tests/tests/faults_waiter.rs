@@ -7,33 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_runtime::backend::{Acquired, Backend, Claim, Released, Wakeup};
-use lock_runtime::{LockKey, LockRuntime, OwnerToken};
+use lock_runtime::{LockKey, OwnerToken};
 use lock_tests::faults::process::{Process, token};
-use lock_tests::faults::proxy::{Fault, Proxy};
+use lock_tests::faults::proxy::Fault;
 use lock_tests::faults::{
-    builder, eventually, free, locks, nothing_left, owner, queued, remaining, waiters,
+    GRACE, SLACK, builder, eventually, free, locks, ms, nothing_left, owner, queued, remaining,
+    start, waiters,
 };
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
 use tokio::time::{Instant, sleep, timeout};
 
 const HOLDER: &str = env!("CARGO_BIN_EXE_holder");
-
-/// The grace of the runtimes under test.
-const GRACE: Duration = Duration::from_millis(400);
-/// What things may take longer than promised on a busy machine.
-const SLACK: Duration = Duration::from_millis(400);
-
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-async fn start() -> (Server, Proxy, LockRuntime) {
-    let server = Server::start();
-    let proxy = Proxy::start(server.port());
-    let locks = locks(proxy.url()).await;
-    (server, proxy, locks)
-}
 
 #[tokio::test]
 async fn w01_a_lost_answer_does_not_leave_an_orphan() {

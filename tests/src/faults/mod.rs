@@ -12,17 +12,29 @@ use std::time::Duration;
 use lock_runtime::{LockRuntime, LockRuntimeBuilder};
 use tokio::time::{Instant, sleep};
 
+use self::proxy::Proxy;
 use crate::server::Server;
 
 /// By when what must happen has happened.
 pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The grace of the runtimes of [`builder`].
+pub const GRACE: Duration = ms(400);
+
+/// What things may take longer than promised on a busy machine.
+pub const SLACK: Duration = ms(400);
+
+/// So many milliseconds.
+pub const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
 
 /// Waits until `condition` holds; `what` says in a failure what did not come true.
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {
         assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
-        sleep(Duration::from_millis(2)).await;
+        sleep(ms(2)).await;
     }
 }
 
@@ -31,15 +43,23 @@ pub fn builder(url: impl Into<String>) -> LockRuntimeBuilder {
     LockRuntime::redis(url)
         .default_ttl(Duration::from_secs(2))
         .default_wait(Duration::from_secs(5))
-        .command_timeout(Duration::from_millis(500))
-        .grace(Duration::from_millis(400))
-        .heartbeat(Duration::from_millis(400))
+        .command_timeout(ms(500))
+        .grace(GRACE)
+        .heartbeat(ms(400))
         .shutdown_timeout(Duration::from_secs(2))
 }
 
 /// A runtime as one process would have it.
 pub async fn locks(url: impl Into<String>) -> LockRuntime {
     builder(url).build().await.unwrap()
+}
+
+/// A server, the proxy before it, and a runtime that goes through the proxy.
+pub async fn start() -> (Server, Proxy, LockRuntime) {
+    let server = Server::start();
+    let proxy = Proxy::start(server.port());
+    let locks = locks(proxy.url()).await;
+    (server, proxy, locks)
 }
 
 /// Who holds the lock, as the server has it.
@@ -81,7 +101,7 @@ pub async fn nothing_left(server: &Server) {
         if left.is_empty() {
             return;
         }
-        sleep(Duration::from_millis(5)).await;
+        sleep(ms(5)).await;
     }
     panic!("left behind: {left:?}");
 }
