@@ -1,6 +1,6 @@
 //! Promises about holders that die, stop, block, panic or are too late: rows H1 to H14 of the fault catalogue.
 //!
-//! Of H12, a fork is covered by owner tokens that hold the process id; the suspension of a machine cannot be had in a test.
+//! Of H12 a fork; the suspension of a machine cannot be had in a test.
 
 // A guard that is forgotten is one of the faults.
 #![allow(clippy::unwrap_used, clippy::mem_forget)]
@@ -22,6 +22,7 @@ use lock_tests::server::Server;
 use tokio::time::{Instant, sleep, timeout};
 
 const HOLDER: &str = env!("CARGO_BIN_EXE_holder");
+const FORKER: &str = env!("CARGO_BIN_EXE_forker");
 
 #[tokio::test]
 async fn h01_a_killed_holder_costs_what_was_left_of_its_lease() {
@@ -407,6 +408,39 @@ async fn h11_a_renewal_that_arrives_after_the_next_grant_does_nothing() {
     assert_eq!(answer, Renewed::Lost);
     assert_eq!(owner(&server, "k").as_deref(), Some(second.owner.as_str()));
     assert!(remaining(&server, "k").unwrap() <= ms(500));
+}
+
+#[tokio::test]
+async fn h12_a_forked_child_neither_owns_nor_releases_the_locks_of_its_parent() {
+    let server = Server::start();
+    let mut process = Process::start(FORKER, &server.url()).await;
+    let owners = || ["dropped", "kept"].map(|key| owner(&server, key));
+    let before = owners();
+    assert!(before.iter().all(Option::is_some), "{before:?}");
+
+    let child = process.hear().await;
+    for answer in ["runs out", "taken", "taken", "refused"] {
+        assert_eq!(process.hear().await, answer);
+    }
+    assert_eq!(owners(), before);
+    let parent = process.ask("go on").await;
+    for answer in ["held", "released", "held", "released"] {
+        assert_eq!(process.hear().await, answer);
+    }
+
+    // The copy would have made the same token but for the process id.
+    let (child, parent) = (parts(&child, "child "), parts(&parent, "parent "));
+    assert_eq!((&child[..2], &child[3..]), (&parent[..2], &parent[3..]));
+    assert_ne!(child[2], parent[2]);
+    nothing_left(&server).await;
+}
+
+/// The parts of the owner token in `answer`: a text, what is random, the process id and the count.
+fn parts<'a>(answer: &'a str, who: &str) -> Vec<&'a str> {
+    let token = answer.strip_prefix(who).expect(answer);
+    let parts: Vec<_> = token.split("-").collect();
+    assert_eq!(parts.len(), 4, "{token}");
+    parts
 }
 
 #[tokio::test]

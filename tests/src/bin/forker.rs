@@ -1,0 +1,96 @@
+//! A process that forks while it holds the locks `dropped` and `kept`, and says how parent and child fare.
+//!
+//! A child of a process with threads can rely on nothing that those threads had in hand, and rarely gets on: this one does because nothing
+//! goes on while it is made. It takes no orders; the parent goes on after the first line on its standard input.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, Write};
+use std::process::exit;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fork::{Fork, fork};
+use lock_runtime::{LockGuard, LockRuntime, OwnerToken};
+use lock_tests::faults::{builder, ms};
+use tokio::runtime::{Builder, Runtime};
+
+fn main() {
+    let url = std::env::args().nth(1).expect("usage: forker URL");
+    let executor = executor();
+    let (locks, dropped, kept) = executor.block_on(async {
+        let locks = builder(&url).build().await.unwrap();
+        let dropped = acquire(&locks, "dropped").await;
+        let kept = acquire(&locks, "kept").await;
+        (locks, dropped, kept)
+    });
+    say("ready");
+    match fork().unwrap() {
+        Fork::Child => be_child(&url, &locks, dropped, &kept),
+        Fork::Parent(_) => be_parent(&executor, dropped, kept),
+    }
+}
+
+async fn acquire(locks: &LockRuntime, key: &str) -> LockGuard {
+    locks.lock(key).ttl(ms(1000)).acquire().await.unwrap()
+}
+
+/// `child TOKEN`, `runs out` when the guard it was born with says that its lock is lost, whether it can take the parent's locks, and whether
+/// the runtime it was born with can take another.
+fn be_child(url: &str, inherited: &LockRuntime, dropped: LockGuard, kept: &LockGuard) -> ! {
+    thread::spawn(|| {
+        thread::sleep(Duration::from_secs(20));
+        exit(1)
+    });
+    say(&format!("child {}", OwnerToken::unique("same")));
+    drop(dropped);
+    let born = Instant::now();
+    while kept.is_held() {
+        assert!(born.elapsed() < Duration::from_secs(5), "held for ever");
+        thread::sleep(ms(5));
+    }
+    say("runs out");
+    executor().block_on(async {
+        let locks = builder(url).build().await.unwrap();
+        for key in ["dropped", "kept"] {
+            let guard = locks.lock(key).try_acquire().await.unwrap();
+            say(if guard.is_some() {
+                "taken over"
+            } else {
+                "taken"
+            });
+        }
+        let other = inherited.lock("other").wait(ms(300)).acquire().await;
+        say(if other.is_ok() { "works" } else { "refused" });
+    });
+    // Destructors would be those of the parent's things.
+    exit(0)
+}
+
+/// `parent TOKEN`, whether it still holds its locks, and what comes of releasing them.
+fn be_parent(executor: &Runtime, dropped: LockGuard, kept: LockGuard) {
+    std::io::stdin()
+        .lock()
+        .read_line(&mut String::new())
+        .unwrap();
+    say(&format!("parent {}", OwnerToken::unique("same")));
+    for guard in [dropped, kept] {
+        say(if guard.is_held() { "held" } else { "lost" });
+        let released = executor.block_on(guard.release());
+        say(if released.is_ok() {
+            "released"
+        } else {
+            "not held"
+        });
+    }
+}
+
+fn executor() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").unwrap();
+    out.flush().unwrap();
+}
