@@ -13,7 +13,9 @@ use lock_tests::checker::{self, Check, Event, Limits, Outcome, Report, What};
 use lock_tests::faults::contention::Contention;
 use lock_tests::faults::process::Process;
 use lock_tests::faults::proxy::Proxy;
-use lock_tests::faults::{eventually, free, locks, ms, nothing_left, owner, queued, waiters};
+use lock_tests::faults::{
+    can_be_had, free, locks, ms, nothing_left, owner, queued, statistic, waiters,
+};
 use lock_tests::server::{Options, Server};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
@@ -215,9 +217,8 @@ async fn p3_a_cancelled_head_of_the_queue_does_not_block_those_behind_it() {
     let guard = next.await.unwrap().unwrap();
     assert!(released.elapsed() < ms(300), "{:?}", released.elapsed());
     guard.release().await.unwrap();
-    let stats: String = server.run(&["INFO", "commandstats"]);
-    let calls = calls(&stats, "evalsha");
-    assert!(calls <= 6, "{calls} scripts: somebody spins");
+    let calls = statistic(&server, "evalsha", "calls").unwrap();
+    assert!(calls <= 6.0, "{calls} scripts: somebody spins");
     nothing_left(&server).await;
 }
 
@@ -249,11 +250,10 @@ async fn p6_renewals_do_not_feed_themselves() {
     let guard = locks.lock("k").ttl(ms(1000)).acquire().await.unwrap();
     server.run::<()>(&["CONFIG", "RESETSTAT"]);
     sleep(ms(2000)).await;
-    let stats: String = server.run(&["INFO", "commandstats"]);
-    let renewals = calls(&stats, "evalsha");
+    let renewals = statistic(&server, "evalsha", "calls").unwrap();
     // A tenth of the ttl, up to a quarter early.
     assert!(
-        (10..=35).contains(&renewals),
+        (10.0..=35.0).contains(&renewals),
         "{renewals} renewals in two ttls"
     );
     guard.release().await.unwrap();
@@ -280,15 +280,7 @@ async fn p7_an_acquire_that_was_interrupted_in_flight_is_not_renewed_for_ever() 
         "somebody renews what nobody holds"
     );
     assert_eq!((owner(&server, "k"), waiters(&server, "k")), (None, 0));
-    eventually("it can be had", || owner(&server, "k").is_none()).await;
-    locks
-        .lock("k")
-        .acquire()
-        .await
-        .unwrap()
-        .release()
-        .await
-        .unwrap();
+    can_be_had(&locks, "k").await;
 }
 
 /// Whether it is an acquire of which nobody knows what came.
@@ -297,13 +289,4 @@ fn is_unknown(event: &Event) -> bool {
         return false;
     };
     *outcome == Outcome::Unknown
-}
-
-/// How often a command was called, by the statistics of the server.
-fn calls(stats: &str, command: &str) -> u64 {
-    let line = stats
-        .lines()
-        .find(|line| line.starts_with(&format!("cmdstat_{command}:")));
-    let calls = line.and_then(|line| line.split("calls=").nth(1)?.split(',').next());
-    calls.map_or(0, |calls| calls.parse().unwrap())
 }

@@ -78,9 +78,26 @@ pub fn waiters(server: &Server, key: &str) -> usize {
     server.run(&["ZCARD", &format!("{{lock:{key}}}:queue")])
 }
 
+/// A figure about a command, such as `calls`, as the server has it; `None` if the command has not been called.
+pub fn statistic(server: &Server, command: &str, figure: &str) -> Option<f64> {
+    let statistics: String = server.run(&["INFO", "commandstats"]);
+    let command = format!("cmdstat_{command}:");
+    let figures = statistics
+        .lines()
+        .find_map(|line| line.strip_prefix(&command))?;
+    let (_, rest) = figures.split_once(&format!("{figure}="))?;
+    rest.split(',').next()?.parse().ok()
+}
+
 /// Waits until the lock is free.
 pub async fn free(server: &Server, key: &str) {
     eventually("the lock is free", || owner(server, key).is_none()).await;
+}
+
+/// Takes the lock and gives it back.
+pub async fn can_be_had(locks: &LockRuntime, key: &str) {
+    let guard = locks.lock(key).acquire().await.unwrap();
+    guard.release().await.unwrap();
 }
 
 /// Waits until so many claims wait.
