@@ -3,18 +3,21 @@
 //! One driver at a time is at work for a key. It carries one claim from the first question until the claim is granted or withdrawn,
 //! and whatever happens meanwhile (answers lost, waiters gone, wake-ups missed) it asks again with the same owner token until it knows.
 //! Waiters come and go without it; each has a deadline of its own, so the driver has none.
+//!
+//! The first question is asked where the caller is ([`Driver::claim_here`], [`Driver::release_here`]): most locks are free, and need no
+//! task then. Whatever the answer does not settle, and whatever the caller drops, a task goes on with.
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::backend::{Acquired, BackendError, Claim, Grant, Holder, Released, Wakeup};
 use crate::backoff::{Backoff, Retry, jittered};
 use crate::error::LockError;
-use crate::front::{Front, Hold, Reply};
+use crate::front::{Front, Hold};
 use crate::hold::{Lease, Terms};
 use crate::key::LockKey;
 use crate::lease;
@@ -34,29 +37,49 @@ const AFTER_EXPIRY: Duration = Duration::from_millis(4);
 pub(crate) enum Start {
     /// Get the lock for those who wait.
     Claim,
+    /// The same, after the claim has been asked for.
+    Heard(Heard),
     /// End a lease, then get the lock for those who wait.
-    Release {
-        lease: Arc<Lease>,
-        /// What its holder is to be told whatever the store says, because the lease had been lost before.
-        lost: Option<LockError>,
-        reply: Option<Reply>,
-    },
+    Release(Release),
 }
 
-/// Starts the driver of `key`, which the entry of the key knows by `nudge`.
-pub(crate) fn start(front: &Arc<Front>, key: LockKey, nudge: Arc<Notify>, start: Start) {
-    let driver = Driver {
-        front: front.clone(),
-        key,
-        nudge,
-        claim: None,
-        at_work: true,
-    };
-    front.executor.spawn(driver.run(start));
+/// What becomes known of a release.
+type Reply = oneshot::Sender<Result<(), LockError>>;
+
+/// A lease to be ended in the store.
+pub(crate) struct Release {
+    lease: Arc<Lease>,
+    /// What its holder is to be told whatever the store says, because the lease had been lost before.
+    lost: Option<LockError>,
+    /// Where its holder waits for the outcome.
+    reply: Option<Reply>,
+    /// When it was first to be ended.
+    started: Instant,
+    /// Why the first attempt did not do it.
+    failed: Option<BackendError>,
+}
+
+impl Release {
+    pub(crate) fn new(lease: Arc<Lease>, lost: Option<LockError>) -> Release {
+        Release {
+            lease,
+            lost,
+            reply: None,
+            started: Instant::now(),
+            failed: None,
+        }
+    }
+
+    /// Where the outcome will be.
+    pub(crate) fn reply(&mut self) -> oneshot::Receiver<Result<(), LockError>> {
+        let (reply, outcome) = oneshot::channel();
+        self.reply = Some(reply);
+        outcome
+    }
 }
 
 /// Dropped at work, when the tokio runtime that it runs on ends, it leaves the key to the next who wants it.
-struct Driver {
+pub(crate) struct Driver {
     front: Arc<Front>,
     key: LockKey,
     nudge: Arc<Notify>,
@@ -66,19 +89,77 @@ struct Driver {
 }
 
 /// An answer to the claim, and an instant before it was given.
-type Heard = (Result<Acquired, BackendError>, Instant);
+pub(crate) type Heard = (Result<Acquired, BackendError>, Instant);
 
 impl Driver {
+    /// The driver of `key`, which the entry of the key knows by `nudge`.
+    pub(crate) fn new(front: &Arc<Front>, key: LockKey, nudge: Arc<Notify>) -> Driver {
+        Driver {
+            front: front.clone(),
+            key,
+            nudge,
+            claim: None,
+            at_work: true,
+        }
+    }
+
+    /// Works as a task.
+    pub(crate) fn start(self, start: Start) {
+        let front = self.front.clone();
+        front.executor.spawn(self.run(start));
+    }
+
+    /// Asks for the lock once, until `deadline` at the latest. What is left to do then, a task does.
+    pub(crate) async fn claim_here(self, deadline: Instant) {
+        let mut here = Here {
+            driver: Some(self),
+            rest: Start::Claim,
+        };
+        match here.driver().acquire(Some(deadline)).await {
+            Some((Ok(Acquired::Granted(grant)), since)) => {
+                here.driver().deliver(grant, since, false);
+            }
+            Some(heard) => here.rest = Start::Heard(heard),
+            None => {}
+        }
+    }
+
+    /// Ends a lease that nobody here waits for. What is left to do then, a task does.
+    pub(crate) async fn release_here(self, mut release: Release) -> Result<(), LockError> {
+        let lease = release.lease.clone();
+        let front = self.front.clone();
+        let mut here = Here {
+            driver: Some(self),
+            rest: Start::Release(Release::new(lease.clone(), None)),
+        };
+        let question = front.backend.release(&lease.key, &lease.owner, None);
+        let outcome = match front.ask(question).await {
+            Ok(Released::Released(_)) => Ok(()),
+            Ok(Released::NotHeld) => Err(lease.was_not_held()),
+            Err(error) => {
+                let outcome = release.reply();
+                release.failed = Some(error);
+                here.rest = Start::Release(release);
+                drop(here);
+                return outcome.await.unwrap_or(Err(LockError::ShutDown));
+            }
+        };
+        here.rest = Start::Claim;
+        here.driver().at_work = !front.leave_if_idle(&lease.key);
+        release.lost.map_or(outcome, Err)
+    }
+
     async fn run(mut self, start: Start) {
         let mut heard = match start {
             Start::Claim => None,
-            Start::Release { lease, lost, reply } => self.release(&lease, lost, reply).await,
+            Start::Heard(heard) => Some(heard),
+            Start::Release(release) => self.release(release).await,
         };
         let (mut failures, mut foreign) = (0, 0);
         while self.at_work {
             let Some((answer, since)) = (match heard.take() {
                 Some(heard) => Some(heard),
-                None => self.acquire().await,
+                None => self.acquire(None).await,
             }) else {
                 continue;
             };
@@ -106,8 +187,9 @@ impl Driver {
         }
     }
 
-    /// Asks for the lock on behalf of those who wait. If nobody does any more, withdraws the claim and ends the work.
-    async fn acquire(&mut self) -> Option<Heard> {
+    /// Asks for the lock on behalf of those who wait, until `deadline` if there is one. If nobody waits any more, withdraws the claim and
+    /// ends the work.
+    async fn acquire(&mut self, deadline: Option<Instant>) -> Option<Heard> {
         let Some(wanted) = self.wanted() else {
             self.withdraw().await;
             // Somebody may have come meanwhile.
@@ -116,31 +198,31 @@ impl Driver {
         };
         let mut claim = self.claim.take().unwrap_or_else(|| self.new_claim(&wanted));
         claim.queue |= wanted.waits;
-        self.claim = Some(claim.clone());
+        let claim = self.claim.insert(claim).clone();
         let since = Instant::now();
-        let answer = {
-            let mut asking = pin!(self.front.ask(self.front.backend.acquire(&claim)));
-            loop {
-                tokio::select! {
-                    biased;
-                    answer = &mut asking => break answer,
-                    () = self.nudge.notified() => {
-                        // Nobody wants it any more: the withdrawal goes right behind the question, while there is a way.
-                        self.wanted()?;
-                    }
+        let question = self.front.backend.acquire(&claim);
+        let mut asking = pin!(self.front.ask_until(deadline, question));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut asking => return Some((answer?, since)),
+                () = self.nudge.notified() => {
+                    // Nobody wants it any more: the withdrawal goes right behind the question, while there is a way.
+                    self.wanted()?;
                 }
             }
-        };
-        Some((answer, since))
+        }
     }
 
-    /// Ends `lease`, and in the same round trip claims the lock anew for those who wait. Tells what became of the new claim, if it is known.
-    async fn release(
-        &mut self,
-        lease: &Lease,
-        lost: Option<LockError>,
-        mut reply: Option<Reply>,
-    ) -> Option<Heard> {
+    /// Ends a lease, and in the same round trip claims the lock anew for those who wait. Tells what became of the new claim, if it is known.
+    async fn release(&mut self, release: Release) -> Option<Heard> {
+        let Release {
+            lease,
+            lost,
+            mut reply,
+            started,
+            mut failed,
+        } = release;
         let next = self.wanted().map(|wanted| self.new_claim(&wanted));
         self.claim.clone_from(&next);
         let tell = |reply: &mut Option<Reply>, outcome: Result<(), LockError>| {
@@ -149,14 +231,18 @@ impl Driver {
                 let _ = reply.send(outcome);
             }
         };
-        let (started, mut failures) = (Instant::now(), 0);
+        let mut failures = 0;
         let (outcome, heard) = loop {
             let since = Instant::now();
-            let question = self
-                .front
-                .backend
-                .release(&lease.key, &lease.owner, next.as_ref());
-            match self.front.ask(question).await {
+            let answer = match failed.take() {
+                Some(error) => Err(error),
+                None => {
+                    let backend = &self.front.backend;
+                    let question = backend.release(&lease.key, &lease.owner, next.as_ref());
+                    self.front.ask(question).await
+                }
+            };
+            match answer {
                 Ok(Released::Released(answer)) => {
                     break (Ok(()), answer.map(|answer| (Ok(answer), since)));
                 }
@@ -366,6 +452,30 @@ struct Wanted {
     terms: Terms,
     /// Whether anybody stays when the lock is taken.
     waits: bool,
+}
+
+/// A driver in the future of a caller, who may drop it at any time.
+struct Here {
+    /// Taken by the drop.
+    driver: Option<Driver>,
+    /// What a task begins with if there is work left then.
+    rest: Start,
+}
+
+impl Here {
+    fn driver(&mut self) -> &mut Driver {
+        self.driver
+            .as_mut()
+            .expect("the driver is here until the drop")
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        if let Some(driver) = self.driver.take().filter(|driver| driver.at_work) {
+            driver.start(std::mem::replace(&mut self.rest, Start::Claim));
+        }
+    }
 }
 
 impl Drop for Driver {

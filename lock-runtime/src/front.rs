@@ -9,7 +9,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::backend::{BackendError, ErasedBackend};
-use crate::claim::{self, Start};
+use crate::claim::{Driver, Release, Start};
 use crate::error::LockError;
 use crate::executor::Executor;
 use crate::fence::FencingToken;
@@ -36,8 +36,18 @@ pub(crate) struct Front {
     pub(crate) quieter: Notify,
 }
 
-/// What becomes known of a release.
-pub(crate) type Reply = oneshot::Sender<Result<(), LockError>>;
+/// How a hold ends.
+pub(crate) enum Ending {
+    /// It has ended.
+    Over(Result<(), LockError>),
+    /// The store has to be told.
+    Release {
+        driver: Driver,
+        release: Release,
+        /// Whether others here wait for the lock.
+        wanted: bool,
+    },
+}
 
 impl Front {
     pub(crate) fn new(
@@ -73,7 +83,10 @@ impl Front {
         };
         let deadline = later(started, patience);
         for _ in 0..=RESTARTS {
-            let mut place = self.enter(key, terms, once)?;
+            let (mut place, driver) = self.enter(key, terms, once)?;
+            if let Some(driver) = driver {
+                driver.claim_here(deadline).await;
+            }
             match timeout_at(deadline, &mut place.outcome).await {
                 Ok(Ok(outcome)) => {
                     place.settled = true;
@@ -89,13 +102,13 @@ impl Front {
         ))
     }
 
-    /// Puts a waiter into the queue of `key`, unless the answer is known already.
+    /// Puts a waiter into the queue of `key`, unless the answer is known already. The first of the queue gets the driver.
     fn enter(
         self: &Arc<Front>,
         key: &LockKey,
         terms: Terms,
         once: bool,
-    ) -> Result<Place, LockError> {
+    ) -> Result<(Place, Option<Driver>), LockError> {
         let mut shard = self.table.shard(key);
         // Read under the lock of the shard, which a shutdown takes after it set the flag: nobody enters behind its back.
         if self.shut_down.load(Ordering::Acquire) {
@@ -117,45 +130,36 @@ impl Front {
         let id = self.table.next_id();
         let outcome = entry.push(id, terms, once);
         drop(shard);
-        if let Some(nudge) = nudge {
-            claim::start(self, key.clone(), nudge, Start::Claim);
-        }
-        Ok(Place {
+        let place = Place {
             front: self.clone(),
             key: key.clone(),
             id,
             outcome,
             settled: false,
-        })
+        };
+        let driver = nudge.map(|nudge| Driver::new(self, key.clone(), nudge));
+        Ok((place, driver))
     }
 
-    /// Ends a hold: passes the lease on inside the process, or has a driver release it.
-    pub(crate) fn end(
-        self: &Arc<Front>,
-        lease: &Arc<Lease>,
-        token: FencingToken,
-        reply: Option<Reply>,
-    ) {
+    /// Ends a hold: passes the lease on inside the process, or leaves it to a driver to release it.
+    pub(crate) fn end(self: &Arc<Front>, lease: &Arc<Lease>, token: FencingToken) -> Ending {
         let key = &lease.key;
         let mut shard = self.table.shard(key);
         let entry = shard.get_mut(key).filter(|entry| entry.is_held_by(lease));
         let Some(entry) = entry else {
             drop(shard);
-            return self.end_detached(lease, token, reply);
+            return Ending::Over(self.end_detached(lease, token));
         };
         if let Some((waiter, token)) = entry.pass_on(token, &self.settings) {
             let undelivered = waiter.tell(Ok(Hold::new(self, lease, token)));
             drop(shard);
             drop(undelivered);
-            if let Some(reply) = reply {
-                // Who dropped the future of its release does not ask.
-                let _ = reply.send(Ok(()));
-            }
-            return;
+            return Ending::Over(Ok(()));
         }
         let lost = lease.give_up(token).err();
+        let wanted = !entry.waiters.is_empty();
         // Who waits behind a holder knows that the lock is held; who comes now may be the next.
-        let known = lost.is_none() && !entry.waiters.is_empty();
+        let known = lost.is_none() && wanted;
         let nudge = entry.drive(if known {
             Answer::Held { until: None }
         } else {
@@ -163,16 +167,11 @@ impl Front {
         });
         drop(shard);
         self.watchdog.forget(lease);
-        claim::start(
-            self,
-            key.clone(),
-            nudge,
-            Start::Release {
-                lease: lease.clone(),
-                lost,
-                reply,
-            },
-        );
+        Ending::Release {
+            driver: Driver::new(self, key.clone(), nudge),
+            release: Release::new(lease.clone(), lost),
+            wanted,
+        }
     }
 
     /// Ends a hold whose lease has been lost: others may have the lock by now, but if the store has not noticed, they need not wait.
@@ -180,12 +179,8 @@ impl Front {
         self: &Arc<Front>,
         lease: &Arc<Lease>,
         token: FencingToken,
-        reply: Option<Reply>,
-    ) {
+    ) -> Result<(), LockError> {
         let lost = lease.give_up(token);
-        if let Some(reply) = reply {
-            let _ = reply.send(lost);
-        }
         let (front, lease) = (self.clone(), lease.clone());
         self.executor.spawn(async move {
             // The lease ends by itself, so one attempt is enough.
@@ -193,6 +188,7 @@ impl Front {
                 .ask(front.backend.release(&lease.key, &lease.owner, None))
                 .await;
         });
+        lost
     }
 
     /// Takes a lost lease out of the way of those who wait for its key.
@@ -211,7 +207,7 @@ impl Front {
         } else {
             let nudge = entry.drive(Answer::None);
             drop(shard);
-            claim::start(self, lease.key.clone(), nudge, Start::Claim);
+            Driver::new(self, lease.key.clone(), nudge).start(Start::Claim);
         }
     }
 
@@ -239,7 +235,25 @@ impl Front {
         // The backend keeps the timeout itself, and knows better what went wrong.
         timeout(self.settings.command_timeout + MARGIN, question)
             .await
-            .unwrap_or_else(|_| Err(BackendError::unavailable("no answer in time")))
+            .unwrap_or_else(|_| Err(no_answer()))
+    }
+
+    /// The same, unless `deadline` comes first.
+    pub(crate) async fn ask_until<T>(
+        &self,
+        deadline: Option<Instant>,
+        question: impl Future<Output = Result<T, BackendError>>,
+    ) -> Option<Result<T, BackendError>> {
+        let limit = Instant::now() + self.settings.command_timeout + MARGIN;
+        match deadline.filter(|deadline| *deadline < limit) {
+            // One timer, not two.
+            Some(deadline) => timeout_at(deadline, question).await.ok(),
+            None => Some(
+                timeout_at(limit, question)
+                    .await
+                    .unwrap_or_else(|_| Err(no_answer())),
+            ),
+        }
     }
 
     /// Removes the entry of `key` if nobody waits any more.
@@ -320,16 +334,36 @@ impl Hold {
     /// Ends the hold and waits for the answer of the store. Dropping the future loses the answer and nothing else.
     pub(crate) async fn release(mut self) -> Result<(), LockError> {
         self.released = true;
-        let (reply, outcome) = oneshot::channel();
-        self.front.end(&self.lease, self.token, Some(reply));
-        outcome.await.unwrap_or(Err(LockError::ShutDown))
+        match self.front.end(&self.lease, self.token) {
+            Ending::Over(outcome) => outcome,
+            Ending::Release {
+                driver,
+                release,
+                wanted: false,
+            } => driver.release_here(release).await,
+            Ending::Release {
+                driver,
+                mut release,
+                ..
+            } => {
+                let outcome = release.reply();
+                driver.start(Start::Release(release));
+                outcome.await.unwrap_or(Err(LockError::ShutDown))
+            }
+        }
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if !self.released {
-            self.front.end(&self.lease, self.token, None);
+        if self.released {
+            return;
+        }
+        if let Ending::Release {
+            driver, release, ..
+        } = self.front.end(&self.lease, self.token)
+        {
+            driver.start(Start::Release(release));
         }
     }
 }
@@ -386,6 +420,10 @@ impl Drop for Place {
             entry.remove(self.id);
         }
     }
+}
+
+pub(crate) fn no_answer() -> BackendError {
+    BackendError::unavailable("no answer in time")
 }
 
 /// `after` this long, or as late as anybody can tell.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::backend::{BackendError, Renewal, Renewed};
 use crate::backoff::jittered;
 use crate::error::LockError;
-use crate::front::Front;
+use crate::front::{Front, no_answer};
 use crate::hold::{Duty, Lease};
 
 /// How many leases are renewed under one deadline at the most, so that many do not fail together because they are many.
@@ -247,7 +247,7 @@ impl Batch {
             .unwrap_or_default()
             .into_iter();
         for lease in self.leases.drain(..) {
-            let answer = answers.next().unwrap_or_else(no_answer);
+            let answer = answers.next().unwrap_or_else(|| Err(no_answer()));
             take_in(&front, &lease, sent_at, answer);
         }
     }
@@ -256,7 +256,7 @@ impl Batch {
 impl Drop for Batch {
     fn drop(&mut self) {
         for lease in &self.leases {
-            take_in(&self.front, lease, Instant::now(), no_answer());
+            take_in(&self.front, lease, Instant::now(), Err(no_answer()));
         }
     }
 }
@@ -275,13 +275,12 @@ pub(crate) async fn renew_now(front: Arc<Front>, lease: Arc<Lease>) -> Result<()
     let answers = timeout(patience(&front, &lease), front.backend.renew(&renewals))
         .await
         .unwrap_or_default();
-    let answer = answers.into_iter().next().unwrap_or_else(no_answer)?;
+    let answer = answers
+        .into_iter()
+        .next()
+        .unwrap_or_else(|| Err(no_answer()))?;
     take_in(&front, &lease, sent_at, Ok(answer));
     Ok(())
-}
-
-fn no_answer() -> Result<Renewed, BackendError> {
-    Err(BackendError::unavailable("no answer in time"))
 }
 
 /// Applies what the store answered, and files the lease anew.
