@@ -5,6 +5,7 @@
 //!  ├── station: a lock server and its troubles (4 of them)        ─┐
 //!  ├── hunter: kills and stops processes that hold and wait        ├── effects: faults that were seen to take effect
 //!  ├── fleet: the processes ── worker ── turn: what callers do    ─┘
+//!  │                           └── witness: whom the store queues and serves
 //!  ├── resource: what the locks protect, on a server without troubles
 //!  └── verdict: the checker over all logs, and what is left
 //! recovery: how soon somebody has the lock again after a kill
@@ -24,6 +25,7 @@ mod sabotage;
 mod station;
 mod turn;
 mod verdict;
+mod witness;
 mod worker;
 
 use std::error::Error;
@@ -40,7 +42,7 @@ use crate::verdict::Verdict;
 
 const USAGE: &str = "\
 Usage: lock-soak [--minutes M] [--seed S] [--processes P] [--tasks T] [--logs DIRECTORY]
-                 [--sabotage double-grant|low-fence|leak-key|hang|no-fence]
+                 [--sabotage double-grant|low-fence|overtake|leak-key|hang|no-fence]
        lock-soak judge DIRECTORY
        lock-soak recovery [KILLS]
        lock-soak peers

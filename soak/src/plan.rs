@@ -40,6 +40,8 @@ pub(crate) enum Sabotage {
     LowFence,
     /// Some releases leave the key behind, for ever.
     LeakKey,
+    /// Claims are put in front of those that wait already.
+    Overtake,
     /// Some questions block the thread that asks.
     Hang,
     /// The resource does not look at fencing tokens.
@@ -155,6 +157,26 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Whether it may cost those who wait their places: connections break, or messages get lost.
+    pub(crate) fn costs_places(self) -> bool {
+        matches!(
+            self,
+            Kind::RestartPersisted
+                | Kind::ServerStopped
+                | Kind::ClientPause
+                | Kind::ClientsKilled
+                | Kind::OneClientKilled
+                | Kind::ReplyLost
+                | Kind::RequestLost
+                | Kind::ReplyCut
+                | Kind::RequestCut
+                | Kind::ReplyDelayed
+                | Kind::RequestRepeated
+                | Kind::HandOverLost
+                | Kind::Partition
+        )
+    }
+
     pub(crate) fn parse(text: &str) -> Option<Kind> {
         serde_json::from_value(text.into()).ok()
     }

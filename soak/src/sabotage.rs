@@ -9,6 +9,7 @@ use lock_runtime::backend::{
 use lock_runtime::{FenceBlock, FencingToken, LockKey, OwnerToken, RedisBackend};
 use tokio::runtime::Handle;
 
+use crate::admin::queue;
 use crate::plan::Sabotage;
 
 /// One in so many calls does wrong.
@@ -49,6 +50,21 @@ impl Saboteur {
             .await;
         persisted.unwrap_or(false)
     }
+
+    /// Makes `claim`, if it still stands at the end of its queue, the first.
+    async fn put_in_front(&self, claim: &Claim) -> Option<()> {
+        let mut connection = self.client.get_multiplexed_async_connection().await.ok()?;
+        let queue = queue(claim.key.as_str());
+        let mut newest = redis::cmd("ZRANGE");
+        newest.arg(&[&queue, "-1", "-1"]);
+        let newest: Vec<String> = newest.query_async(&mut connection).await.ok()?;
+        let own = newest
+            .first()
+            .filter(|it| it.ends_with(claim.owner.as_str()))?;
+        let mut put = redis::cmd("ZADD");
+        put.arg(&[&queue, "XX", "0", own.as_str()]);
+        put.query_async(&mut connection).await.ok()
+    }
 }
 
 impl Backend for Saboteur {
@@ -74,6 +90,11 @@ impl Backend for Saboteur {
                     tokens: one_token_of_now(),
                     valid_for: claim.ttl,
                 }))
+            }
+            // Every time: there is seldom more than one to overtake.
+            Acquired::Queued(_) if self.sabotage == Sabotage::Overtake => {
+                self.put_in_front(claim).await;
+                Ok(answer)
             }
             answer => Ok(answer),
         }

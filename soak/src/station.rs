@@ -16,6 +16,8 @@ use crate::plan::{Kind, LONGEST_SHIFT, Place, Step};
 
 /// How long to look for the effect of a fault.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long after a fault connections may break that it left without an answer.
+const AFTERMATH: Duration = Duration::from_secs(1);
 
 /// A lock server with what it takes to trouble it.
 pub(crate) struct Station {
@@ -70,6 +72,7 @@ impl Station {
 
     /// Does what `step` says, notes what came of it, and mends what does not mend by itself.
     pub(crate) fn suffer(&mut self, step: &Step) -> io::Result<()> {
+        let since = now();
         match self.attempt(step) {
             Ok(true) => self.effects.note(step.kind, &format!("{:?}", self.place)),
             // It had no effect, or none that could be seen.
@@ -79,6 +82,20 @@ impl Station {
         }
         if let Some(proxy) = &self.proxy {
             proxy.heal();
+        }
+        if step.kind.costs_places() {
+            let until = now() + u64::try_from(AFTERMATH.as_nanos()).unwrap_or_default();
+            for key in self.place.keys() {
+                self.log.append(&Event {
+                    process: 0,
+                    key,
+                    invoke: since,
+                    returned: until,
+                    what: What::Fault {
+                        fault: Fault::PlaceLost,
+                    },
+                })?;
+            }
         }
         Ok(())
     }
@@ -90,7 +107,7 @@ impl Station {
             Kind::FlushAll => self.flush(),
             Kind::HeldKeyDeleted => self.delete(step, lock, Some(Fault::DataLoss)),
             Kind::FenceDeleted => self.delete(step, fence, None),
-            Kind::QueueDeleted => self.delete(step, queue, None),
+            Kind::QueueDeleted => self.delete(step, queue, Some(Fault::PlaceLost)),
             Kind::ScriptFlush => {
                 let before = self.errors("NOSCRIPT")?;
                 self.admin.ask::<()>(&["SCRIPT", "FLUSH"])?;

@@ -20,7 +20,9 @@ use tokio::time::{Instant, sleep};
 use crate::effects::Effects;
 use crate::plan::{GRACE, HEARTBEAT, KEYS, LONGEST_TTL, Place, Sabotage};
 use crate::resource::Resource;
+use crate::sabotage::Saboteur;
 use crate::turn::Turn;
+use crate::witness::Witness;
 
 /// What a backend keeps running while nothing goes on: its lane, the driver of its connection, the sleeping watchdog.
 const IDLE_TASKS: usize = 3;
@@ -45,7 +47,7 @@ pub(crate) struct Orders {
 /// What the tasks of a process share.
 pub(crate) struct Worker {
     pub(crate) number: u32,
-    pub(crate) log: Recorder,
+    pub(crate) log: Arc<Recorder>,
     pub(crate) effects: Effects,
     pub(crate) locks: Vec<LockRuntime>,
     pub(crate) resource: Resource,
@@ -91,11 +93,11 @@ pub(crate) fn main(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
 async fn run(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
     let name = format!("process-{}", orders.number);
     let log = orders.logs.join(&name).with_extension("jsonl");
-    let log = Recorder::open_for(log, orders.number)?;
+    let log = Arc::new(Recorder::open_for(log, orders.number)?);
     let effects = Effects::open(&orders.logs, &name)?;
     let fds = open_fds()?;
 
-    let (locks, executors) = connect(orders).await?;
+    let (locks, executors) = connect(orders, &log).await?;
     let fenced = orders.sabotage != Some(Sabotage::NoFence);
     let worker = Arc::new(Worker {
         number: orders.number,
@@ -135,7 +137,10 @@ async fn run(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// A runtime for each server, and what their background work runs on.
-async fn connect(orders: &Orders) -> Result<(Vec<LockRuntime>, Vec<Handle>), LockError> {
+async fn connect(
+    orders: &Orders,
+    log: &Arc<Recorder>,
+) -> Result<(Vec<LockRuntime>, Vec<Handle>), LockError> {
     let (mut all, mut executors) = (Vec::new(), Vec::new());
     for (url, direct) in &orders.servers {
         let mut settings = RedisSettings::default();
@@ -147,9 +152,10 @@ async fn connect(orders: &Orders) -> Result<(Vec<LockRuntime>, Vec<Handle>), Loc
             Some(sabotage) => {
                 let client = redis::Client::open(direct.as_str())
                     .map_err(|error| LockError::Config(error.to_string()))?;
-                LockRuntime::backend(crate::sabotage::Saboteur::new(redis, sabotage, client))
+                let redis = Saboteur::new(redis, sabotage, client);
+                LockRuntime::backend(Witness::new(redis, log.clone()))
             }
-            None => LockRuntime::backend(redis),
+            None => LockRuntime::backend(Witness::new(redis, log.clone())),
         };
         let builder = builder
             .default_ttl(LONGEST_TTL)

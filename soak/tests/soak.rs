@@ -53,6 +53,7 @@ fn a_short_run_with_faults_of_many_kinds_is_clean() {
     let run = run(20.0, &["--seed", "20261121"]);
     assert!(run.passed, "{}", run.output);
     assert!(run.count("acquisitions") > 500, "{}", run.output);
+    assert!(run.count("queue_orders") > 5, "{}", run.output);
     assert!(run.count("leases_lost") > 0, "{}", run.output);
     assert!(run.count("stale_writes_refused") > 0, "{}", run.output);
     let kinds = run.figures["fault_kinds"].as_object().unwrap();
@@ -61,7 +62,7 @@ fn a_short_run_with_faults_of_many_kinds_is_clean() {
 
 #[test]
 fn a_second_holder_is_noticed() {
-    let run = run(6.0, &["--sabotage", "double-grant"]);
+    let run = run(6.0, &["--sabotage", "double-grant", "--processes", "4"]);
     run.assert_caught(Some("overlapping_leases"), "C5 DisjointLeases");
 }
 
@@ -69,6 +70,13 @@ fn a_second_holder_is_noticed() {
 fn a_token_that_falls_is_noticed() {
     let run = run(6.0, &["--sabotage", "low-fence"]);
     run.assert_caught(None, "C2 RealTimeOrder");
+}
+
+#[test]
+fn a_waiter_that_is_overtaken_is_noticed() {
+    // Of two processes one holds, so that nobody waits but the other.
+    let run = run(6.0, &["--sabotage", "overtake", "--processes", "4"]);
+    run.assert_caught(Some("overtaken_waiters"), "C9 QueueOrder");
 }
 
 #[test]
@@ -85,6 +93,8 @@ fn a_call_that_hangs_is_noticed() {
 
 #[test]
 fn a_resource_without_a_fence_is_noticed() {
-    let run = run(10.0, &["--sabotage", "no-fence"]);
+    // It takes a holder that writes after its lease and after the next one has written.
+    let many = ["--processes", "4", "--tasks", "16"];
+    let run = run(20.0, &[&["--sabotage", "no-fence"], &many[..]].concat());
     run.assert_caught(Some("stale_writes"), "which was granted later");
 }

@@ -279,6 +279,7 @@ fn c5_lost_data_excuses_an_overlap_only_during_the_lease_and_for_its_key() {
         fault(0, "*", (50, 55), Fault::DataLoss),
         fault(0, "another", (25, 26), Fault::DataLoss),
         fault(1, "k", (25, 26), Fault::Stopped),
+        fault(0, "k", (25, 26), Fault::PlaceLost),
         fault(1, "k", (25, 26), Fault::Other),
     ] {
         let report = with(no_excuse);
@@ -435,6 +436,7 @@ fn c9_who_gave_up_or_lost_its_place_by_a_fault_may_be_overtaken() {
         fault(1, "*", (6, 9), Fault::Stopped),
         fault(1, "*", (6, 9), Fault::Disconnected),
         fault(0, "k", (6, 9), Fault::DataLoss),
+        fault(0, "k", (6, 9), Fault::PlaceLost),
     ] {
         let report = with(excuse);
         assert!(report.violations.is_empty(), "{report}");
@@ -461,6 +463,23 @@ fn c9_an_excused_waiter_does_not_hide_one_that_is_not() {
     ]);
     assert_eq!(report.broken(), [Check::QueueOrder]);
     assert_eq!(report.excused.len(), 1);
+}
+
+#[test]
+fn c9_an_order_counts_as_checked_where_somebody_was_there_to_be_overtaken() {
+    let in_order = [
+        queued(1, "a", Place::Store, (0, 2)),
+        queued(2, "b", Place::Store, (3, 5)),
+        served(1, "a", (0, 20), 7),
+        served(2, "b", (3, 30), 8),
+        // Nobody waits any more.
+        served(1, "c", (35, 40), 9),
+    ];
+    clean(&in_order);
+    assert_eq!(report(&in_order).queue_orders, 1);
+    let lost = fault(0, "k", (6, 9), Fault::PlaceLost);
+    let report = report(&[&in_order[..], &[lost]].concat());
+    assert_eq!(report.queue_orders, 0);
 }
 
 #[test]

@@ -168,6 +168,8 @@ pub enum Fault {
     DataLoss,
     /// The server's clock was moved.
     ClockJump,
+    /// The server kept what it granted, but may have lost who waits: the queue was deleted, or connections broke by which waiters are told.
+    PlaceLost,
     /// A replica took over that had not heard of everything.
     Failover,
     /// The process was killed.

@@ -7,6 +7,8 @@ use super::{Event, Fault, Nanos, What};
 pub(super) struct Faults<'a> {
     /// Those that void what a server granted, by key.
     store: HashMap<&'a str, Spans>,
+    /// Those that void places in a queue and nothing else, by key.
+    queue: HashMap<&'a str, Spans>,
     /// Those that hit a process, by process.
     process: HashMap<u32, Spans>,
 }
@@ -15,6 +17,7 @@ impl<'a> Faults<'a> {
     pub(super) fn of(events: &'a [Event]) -> Faults<'a> {
         let mut faults = Faults {
             store: HashMap::new(),
+            queue: HashMap::new(),
             process: HashMap::new(),
         };
         let mut sorted: Vec<&Event> = events.iter().collect();
@@ -32,6 +35,11 @@ impl<'a> Faults<'a> {
                         .or_default()
                         .push(event, fault);
                 }
+                Fault::PlaceLost => faults
+                    .queue
+                    .entry(&event.key)
+                    .or_default()
+                    .push(event, fault),
                 Fault::Killed | Fault::Stopped | Fault::Disconnected => {
                     let spans = faults.process.entry(event.process).or_default();
                     spans.push(event, fault);
@@ -44,9 +52,12 @@ impl<'a> Faults<'a> {
 
     /// A fault by which the server of `key` may have forgotten, within `from..=to`, what it granted and who waits.
     pub(super) fn of_store(&self, key: &str, from: Nanos, to: Nanos) -> Option<Fault> {
-        [key, "*"]
-            .iter()
-            .find_map(|key| self.store.get(key)?.any(from, to))
+        any_of(&self.store, key, from, to)
+    }
+
+    /// A fault by which the claims in the queue of `key` may have lost their places within `from..=to`.
+    pub(super) fn of_queue(&self, key: &str, from: Nanos, to: Nanos) -> Option<Fault> {
+        any_of(&self.queue, key, from, to).or_else(|| self.of_store(key, from, to))
     }
 
     /// A fault by which `process` may have lost its places in queues within `from..=to`.
@@ -71,6 +82,13 @@ impl<'a> Faults<'a> {
             .map(|span| span.end.min(to).saturating_sub(span.begin.max(from)))
             .sum()
     }
+}
+
+/// A fault of `key`, or of all keys, that was active at some time within `from..=to`.
+fn any_of(spans: &HashMap<&str, Spans>, key: &str, from: Nanos, to: Nanos) -> Option<Fault> {
+    [key, "*"]
+        .iter()
+        .find_map(|key| spans.get(key)?.any(from, to))
 }
 
 /// Faults in the order of their beginnings.

@@ -136,6 +136,8 @@ impl fmt::Display for Violation {
 pub struct Report {
     /// How many grants the log holds, re-entries not counted.
     pub acquisitions: usize,
+    /// How many grants were of claims that came when another stood in the queue, which no fault excuses from being served first.
+    pub queue_orders: usize,
     /// The promises that were broken.
     pub violations: Vec<Violation>,
     /// What would break a promise but for a fault that the promise excludes, and that fault.

@@ -68,13 +68,20 @@ fn sweep(waiters: Vec<Waiter<'_>>, faults: &Faults<'_>, report: &mut Report) {
     let mut stood = stood.into_iter().peekable();
     // Separately, those who may have lost their place by a fault: they excuse nobody else's being overtaken.
     let mut highest: [Option<Waiter<'_>>; 2] = [None, None];
+    // When the last of those without an excuse was granted.
+    let mut in_order_until = 0;
     for waiter in came {
         while let Some(before) = stood.next_if(|w| w.queued.returned < waiter.queued.invoke) {
-            let slot = &mut highest[usize::from(excuse(&before, faults).is_some())];
+            let excused = excuse(&before, faults).is_some();
+            if !excused {
+                in_order_until = before.granted.returned.max(in_order_until);
+            }
+            let slot = &mut highest[usize::from(excused)];
             if slot.is_none_or(|high| before.token > high.token) {
                 *slot = Some(before);
             }
         }
+        report.queue_orders += usize::from(in_order_until > waiter.queued.invoke);
         for high in highest.iter().flatten() {
             if high.token > waiter.token {
                 let events = [high.queued, high.granted, waiter.queued, waiter.granted];
@@ -91,7 +98,7 @@ fn sweep(waiters: Vec<Waiter<'_>>, faults: &Faults<'_>, report: &mut Report) {
 fn excuse(waiter: &Waiter<'_>, faults: &Faults<'_>) -> Option<Fault> {
     let (from, to) = (waiter.queued.invoke, waiter.granted.returned);
     faults
-        .of_store(&waiter.granted.key, from, to)
+        .of_queue(&waiter.granted.key, from, to)
         .or_else(|| faults.of_process(waiter.granted.process, from, to))
 }
 

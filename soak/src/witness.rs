@@ -1,0 +1,188 @@
+//! What a store does with claims, noted for the log: callers do not see when a claim takes its place in the queue of the store.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lock_runtime::backend::{
+    Acquired, Backend, BackendError, Claim, Released, Renewal, Renewed, Wakeup,
+};
+use lock_runtime::{FencingToken, LockKey, OwnerToken};
+use lock_tests::checker::{Fault, Nanos, Place, Recorder, What, now};
+use tokio::runtime::Handle;
+
+use crate::plan::HEARTBEAT;
+
+/// Passes everything on, and notes which claims are queued and served.
+pub(crate) struct Witness<B> {
+    inner: B,
+    log: Arc<Recorder>,
+    claims: Mutex<HashMap<OwnerToken, Seen>>,
+}
+
+/// A claim that has been made, and neither withdrawn nor released.
+struct Seen {
+    /// An instant before the store heard of it.
+    asked: Nanos,
+    /// An instant before the store last heard of it while it was queued.
+    queued: Option<Nanos>,
+    served: bool,
+}
+
+impl Seen {
+    fn new(asked: Nanos) -> Seen {
+        Seen {
+            asked,
+            queued: None,
+            served: false,
+        }
+    }
+
+    /// The name of the claim for its present place: one that was withdrawn, or missed what it was handed, may ask again, and then stands
+    /// behind those who came meanwhile.
+    fn name(&self, owner: &OwnerToken) -> String {
+        format!("{owner}@{}", self.asked)
+    }
+}
+
+impl<B> Witness<B> {
+    pub(crate) fn new(inner: B, log: Arc<Recorder>) -> Witness<B> {
+        Witness {
+            inner,
+            log,
+            claims: Mutex::default(),
+        }
+    }
+
+    /// The claim is about to be made, perhaps once more. The present instant.
+    fn asks(&self, claim: &Claim) -> Nanos {
+        let now = now();
+        let mut claims = self.claims();
+        claims
+            .entry(claim.owner.clone())
+            .or_insert_with(|| Seen::new(now));
+        now
+    }
+
+    /// The claim has been answered that was made, or repeated, at `since`.
+    fn hears(&self, claim: &Claim, since: Nanos, answer: Acquired) {
+        match answer {
+            Acquired::Granted(grant) => self.is_served(claim, grant.tokens.first),
+            Acquired::Queued(_) => self.is_queued(claim, since),
+            Acquired::Taken(_) => self.forgets(&claim.owner),
+        }
+    }
+
+    fn is_queued(&self, claim: &Claim, since: Nanos) {
+        let mut claims = self.claims();
+        let Some(seen) = claims.get_mut(&claim.owner) else {
+            return;
+        };
+        if seen.served {
+            *seen = Seen::new(since);
+        }
+        let what = match seen.queued.replace(since) {
+            None => Some((
+                seen.asked,
+                What::Queued {
+                    claim: seen.name(&claim.owner),
+                    place: Place::Store,
+                },
+            )),
+            // So long after its last question a store may forget a queue.
+            Some(before) if now() - before >= nanos_of_two_heartbeats() => Some((
+                before,
+                What::Fault {
+                    fault: Fault::PlaceLost,
+                },
+            )),
+            Some(_) => None,
+        };
+        drop(claims);
+        if let Some((invoke, what)) = what {
+            self.record(&claim.key, invoke, what);
+        }
+    }
+
+    fn is_served(&self, claim: &Claim, token: FencingToken) {
+        let mut claims = self.claims();
+        let Some(seen) = claims.get_mut(&claim.owner).filter(|seen| !seen.served) else {
+            return;
+        };
+        seen.served = true;
+        let (asked, name) = (seen.asked, seen.name(&claim.owner));
+        drop(claims);
+        let what = What::Served {
+            claim: name,
+            token: token.as_u64(),
+        };
+        self.record(&claim.key, asked, what);
+    }
+
+    fn forgets(&self, owner: &OwnerToken) {
+        self.claims().remove(owner);
+    }
+
+    fn record(&self, key: &LockKey, invoke: Nanos, what: What) {
+        // Without its log a run proves nothing.
+        self.log
+            .record(key.as_str(), invoke, what)
+            .expect("the log can be written");
+    }
+
+    fn claims(&self) -> MutexGuard<'_, HashMap<OwnerToken, Seen>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B: Backend> Backend for Witness<B> {
+    async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
+        let since = self.asks(claim);
+        let answer = self.inner.acquire(claim).await?;
+        self.hears(claim, since, answer);
+        Ok(answer)
+    }
+
+    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
+        self.inner.renew(leases).await
+    }
+
+    async fn release(
+        &self,
+        key: &LockKey,
+        owner: &OwnerToken,
+        next: Option<&Claim>,
+    ) -> Result<Released, BackendError> {
+        self.forgets(owner);
+        let asking = next.map(|next| (next, self.asks(next)));
+        let released = self.inner.release(key, owner, next).await?;
+        if let (Some((next, since)), Released::Released(Some(answer))) = (asking, released) {
+            self.hears(next, since, answer);
+        }
+        Ok(released)
+    }
+
+    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
+        self.forgets(&claim.owner);
+        self.inner.abandon(claim).await
+    }
+
+    async fn changed(&self, claim: &Claim) -> Wakeup {
+        let news = self.inner.changed(claim).await;
+        if let Wakeup::Granted { grant, .. } = news {
+            self.is_served(claim, grant.tokens.first);
+        }
+        news
+    }
+
+    fn executor(&self) -> Option<Handle> {
+        self.inner.executor()
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+fn nanos_of_two_heartbeats() -> Nanos {
+    Nanos::try_from(HEARTBEAT.as_nanos() * 2).unwrap_or(Nanos::MAX)
+}
