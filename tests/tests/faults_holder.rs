@@ -33,7 +33,7 @@ async fn h01_a_killed_holder_costs_what_was_left_of_its_lease() {
         let first = token(&holder.ask("acquire k 800 1000").await);
         let waiter = tokio::spawn(locks.lock("k").acquire());
         queued(&server, "k", 1).await;
-        holder.kill().await;
+        holder.kill();
         let killed = Instant::now();
         let left = remaining(&server, "k").expect("it did not hold the lock");
         let guard = waiter.await.unwrap().unwrap();

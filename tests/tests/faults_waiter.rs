@@ -171,7 +171,7 @@ async fn w06_a_queued_process_that_crashed_costs_nothing() {
     let waiter = tokio::spawn(locks(server.url()).await.lock("k").acquire());
     queued(&server, "k", 4).await;
     for process in &mut doomed {
-        process.kill().await;
+        process.kill();
     }
     eventually("the server notices", || {
         server
@@ -215,7 +215,7 @@ async fn w07_a_process_that_crashes_as_it_is_handed_the_lock_costs_the_grace() {
         "not handed over"
     );
     assert!(remaining(&server, "k").unwrap() <= GRACE);
-    doomed.kill().await;
+    doomed.kill();
     let guard = waiter.await.unwrap().unwrap();
     assert!(
         released.elapsed() < GRACE + SLACK,
@@ -610,7 +610,7 @@ async fn w16_a_dead_waiter_under_the_eyes_of_a_monitor_costs_the_grace() {
     let mut client = server.client();
     let mut monitor = client.as_pubsub();
     monitor.psubscribe("*").unwrap();
-    dead.kill().await;
+    dead.kill();
     let released = Instant::now();
     holder.release().await.unwrap();
     let guard = waiter.await.unwrap().unwrap();

@@ -1,10 +1,11 @@
 //! A process that forks while it holds the locks `dropped` and `kept`, and says how parent and child fare.
 //!
-//! A child of a process with threads can rely on nothing that those threads had in hand, and rarely gets on: this one does because nothing
-//! goes on while it is made. It takes no orders; the parent goes on after the first line on its standard input.
+//! In the child of a process with threads, whatever a thread had locked stays locked: this one gets on because the others sleep while it is
+//! made. It takes no orders; the parent goes on after the first line on its standard input.
 
 #![allow(clippy::unwrap_used)]
 
+use std::fs::{DirEntry, read_dir};
 use std::io::{BufRead, Write};
 use std::process::exit;
 use std::thread;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use fork::{Fork, fork};
 use lock_runtime::{LockGuard, LockRuntime, OwnerToken};
+use lock_tests::faults::process::state;
 use lock_tests::faults::{builder, ms};
 use tokio::runtime::{Builder, Runtime};
 
@@ -25,6 +27,7 @@ fn main() {
         (locks, dropped, kept)
     });
     say("ready");
+    let_others_sleep();
     match fork().unwrap() {
         Fork::Child => be_child(&url, &locks, dropped, &kept),
         Fork::Parent(_) => be_parent(&executor, dropped, kept),
@@ -32,7 +35,24 @@ fn main() {
 }
 
 async fn acquire(locks: &LockRuntime, key: &str) -> LockGuard {
-    locks.lock(key).ttl(ms(1000)).acquire().await.unwrap()
+    // Renewed rarely, so that no renewal comes while it forks.
+    let lock = locks.lock(key).ttl(ms(1000)).renew(ms(500));
+    lock.acquire().await.unwrap()
+}
+
+/// Waits until no other thread of this process has anything to do.
+fn let_others_sleep() {
+    let this = std::process::id().to_string();
+    let sleeps =
+        |thread: &DirEntry| *thread.file_name() == *this || state(thread.path()) == Some('S');
+    let all_sleep = || {
+        read_dir("/proc/self/task")
+            .unwrap()
+            .all(|thread| sleeps(&thread.unwrap()))
+    };
+    while !all_sleep() {
+        thread::sleep(ms(1));
+    }
 }
 
 /// `child TOKEN`, `runs out` when the guard it was born with says that its lock is lost, whether it can take the parent's locks, and whether

@@ -1,21 +1,26 @@
 //! Processes that hold and wait for locks, to be stopped and killed.
 
-use std::process::Stdio;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::time::timeout;
 
 use super::{DEADLINE, eventually};
 
 /// A running `holder`; it is killed with its value.
+///
+/// Not a child of tokio's, which would have the test told by a signal that it has ended: that interrupts whatever the test reads.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    orders: ChildStdin,
-    answers: Lines<BufReader<ChildStdout>>,
+    orders: Sender,
+    answers: Lines<BufReader<Receiver>>,
 }
 
 impl Process {
@@ -25,12 +30,13 @@ impl Process {
             .arg(url)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .unwrap();
+        let orders = OwnedFd::from(child.stdin.take().unwrap());
+        let answers = OwnedFd::from(child.stdout.take().unwrap());
         let mut process = Process {
-            orders: child.stdin.take().unwrap(),
-            answers: BufReader::new(child.stdout.take().unwrap()).lines(),
+            orders: Sender::from_owned_fd(orders).unwrap(),
+            answers: BufReader::new(Receiver::from_owned_fd(answers).unwrap()).lines(),
             child,
         };
         assert_eq!(process.hear().await, "ready");
@@ -76,8 +82,9 @@ impl Process {
     }
 
     /// Kills it, and waits until it is gone.
-    pub async fn kill(&mut self) {
-        self.child.kill().await.unwrap();
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Asks it to end, as an operator would.
@@ -87,22 +94,34 @@ impl Process {
 
     /// Waits until it has ended by itself.
     pub async fn ended(&mut self) {
-        timeout(DEADLINE, self.child.wait())
-            .await
-            .expect("the process does not end")
-            .unwrap();
+        eventually("the process ends", || {
+            self.child.try_wait().unwrap().is_some()
+        })
+        .await;
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id().expect("the process runs")).unwrap();
+        let pid = i32::try_from(self.child.id()).unwrap();
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 
-    /// The state in which the kernel has it.
     fn state(&self) -> Option<char> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()?)).ok()?;
-        stat.rsplit_once(") ")?.1.chars().next()
+        state(format!("/proc/{}", self.child.id()))
     }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The state in which the kernel has the process or thread with the directory `proc`; `None` if there is none.
+pub fn state(proc: impl AsRef<Path>) -> Option<char> {
+    let stat = fs::read_to_string(proc.as_ref().join("stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// The number behind `held` or `began`.
