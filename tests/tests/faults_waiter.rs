@@ -388,7 +388,11 @@ async fn w10_a_wait_that_ends_as_the_lock_comes_gives_it_or_hands_it_on() {
         let wait = ms(20) + Duration::from_micros(round * 50);
         let started = Instant::now();
         let racing = tokio::spawn(two.lock("k").ttl(ms(60_000)).wait(wait).acquire());
-        queued(&server, "k", 1).await;
+        // On a busy machine its wait may be over before anybody has seen it wait.
+        eventually("it waits", || {
+            racing.is_finished() || waiters(&server, "k") == 1
+        })
+        .await;
         let successor = tokio::spawn(three.lock("k").ttl(ms(60_000)).acquire());
         tokio::time::sleep_until(started + ms(21)).await;
         holder.release().await.unwrap();
@@ -397,10 +401,9 @@ async fn w10_a_wait_that_ends_as_the_lock_comes_gives_it_or_hands_it_on() {
                 got += 1;
                 guard.release().await.unwrap();
             }
-            Err(error) => {
-                missed += 1;
-                assert!(error.is_timeout(), "{error}");
-            }
+            Err(error) if error.is_timeout() => missed += 1,
+            // The answer was not read within the wait either.
+            Err(error) => assert!(error.is_unavailable(), "{error}"),
         }
         let guard = timeout(GRACE + SLACK, successor)
             .await
