@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
-use lock_runtime::{FencingToken, Lock, LockError, LockGuard, LockHandle, LockRuntime};
+use lock_runtime::{
+    FencingToken, Lock, LockError, LockGuard, LockHandle, LockRuntime, distributed_lock,
+};
 use lock_tests::checker::{Nanos, Outcome, What, now};
 use tokio::time::{sleep, timeout};
 
@@ -78,7 +80,8 @@ impl Turn {
         match self.rng.u8(..100) {
             0..40 => self.with_a_guard().await,
             40..50 => self.if_it_is_free().await,
-            50..82 => self.run().await,
+            50..57 => self.run().await,
+            57..82 => self.call().await,
             82..92 => self.give_up_early().await,
             92..96 => self.abandon_the_body().await,
             96..98 => self.panic().await,
@@ -131,15 +134,36 @@ impl Turn {
     async fn run(self) {
         let asked = self.ask(self.wait);
         let mut ended = None;
-        let outcome = self
-            .lock()
-            .run(async |view| {
-                let mut held = Held::begin(&self, asked, &view);
-                held.work(self.hold, &view).await;
-                ended = Some(held.end(&view));
-            })
-            .await;
+        let body = async |view| self.body(asked, &view, &mut ended).await;
+        let outcome = self.lock().run(body).await;
         self.ran(asked, ended, outcome.err().as_ref());
+    }
+
+    /// Calls a function that the attribute puts the lock around.
+    async fn call(self) {
+        let asked = self.ask(self.wait);
+        let mut ended = None;
+        let outcome = self.annotated(asked, &mut ended).await;
+        self.ran(asked, ended, outcome.err().as_ref());
+    }
+
+    #[distributed_lock(
+        key = self.key.as_str(),
+        ttl = self.ttl,
+        wait = self.wait,
+        runtime = self.worker.locks[self.place],
+        guard = view,
+    )]
+    async fn annotated(&self, asked: Nanos, ended: &mut Option<Nanos>) -> Result<(), LockError> {
+        self.body(asked, &view, ended).await;
+        Ok(())
+    }
+
+    /// What is done under a lock; notes in `ended` when it was done.
+    async fn body(&self, asked: Nanos, view: &LockHandle, ended: &mut Option<Nanos>) {
+        let mut held = Held::begin(self, asked, view);
+        held.work(self.hold, view).await;
+        *ended = Some(held.end(view));
     }
 
     /// Drops an acquire at a time of chance.
