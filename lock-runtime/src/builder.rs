@@ -175,7 +175,7 @@ impl LockRuntimeBuilder {
     }
 
     /// How many connections the commands are spread over; 1 if not set, which is the fastest until it fills a core: raise it
-    /// where the thread `lock-runtime` does. No effect on other stores than Redis.
+    /// where the thread `lock-runtime` does. Each tokio runtime gets one more, if the pool has room. No effect on other stores than Redis.
     #[cfg(feature = "redis")]
     pub fn lanes(mut self, lanes: usize) -> LockRuntimeBuilder {
         self.redis.lanes = lanes;

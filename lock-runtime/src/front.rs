@@ -37,6 +37,10 @@ pub(crate) struct Front {
 }
 
 /// How a hold ends.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart where it is returned"
+)]
 pub(crate) enum Ending {
     /// It has ended.
     Over(Result<(), LockError>),

@@ -384,6 +384,8 @@ pub struct Monitor {
     stream: TcpStream,
 }
 
+const GREETINGS: [&str; 3] = ["\"CLIENT\" \"SETINFO\"", "\"HELLO\"", "\"SCRIPT\" \"LOAD\""];
+
 impl Monitor {
     fn start(server: &Server) -> Monitor {
         let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
@@ -403,7 +405,7 @@ impl Monitor {
         monitor
     }
 
-    /// What clients have sent up to now; what scripts did is left out.
+    /// What clients have sent up to now; what scripts did is left out, and the greetings of new connections.
     pub fn commands(&self, server: &Server) -> Vec<String> {
         let marker = format!("seen up to {:?}", Instant::now());
         server.run::<String>(&["ECHO", &marker]);
@@ -412,8 +414,9 @@ impl Monitor {
         lines[..end]
             .iter()
             .filter(|line| line.contains("[0 ") && !line.contains("[0 lua]"))
-            // What the connection of the test itself sends to greet the server.
-            .filter(|line| !line.contains("\"CLIENT\" \"SETINFO\"") && !line.contains("seen up to"))
+            // What a connection sends to greet the server.
+            .filter(|line| !GREETINGS.iter().any(|greeting| line.contains(greeting)))
+            .filter(|line| !line.contains("seen up to"))
             .cloned()
             .collect()
     }

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use lock_runtime::backend::{Acquired, Backend, BackendError, Claim, Renewal, Renewed, Wakeup};
-use lock_runtime::deadpool_redis::{Config, redis::RedisError};
+use lock_runtime::deadpool_redis::{Config, PoolConfig, redis::RedisError};
 use lock_runtime::{LockError, LockKey, OwnerToken, RedisBackend, RedisSettings};
 use lock_tests::redis_store::connect;
 use lock_tests::server::{Options, Server};
@@ -70,6 +70,48 @@ fn causes(error: &dyn std::error::Error) -> String {
 fn lanes(server: &Server) -> usize {
     let clients: String = server.run(&["CLIENT", "LIST", "TYPE", "PUBSUB"]);
     clients.lines().count()
+}
+
+/// How many connections of `backend` there are on `server`.
+fn connections(server: &Server) -> usize {
+    let clients: String = server.run(&["CLIENT", "LIST"]);
+    clients
+        .lines()
+        .filter(|line| line.contains("resp=3"))
+        .count()
+}
+
+#[test]
+fn each_tokio_runtime_gets_a_connection_as_far_as_the_pool_has_room() {
+    let server = Server::start();
+    let mut config = Config::from_url(server.url());
+    config.pool = Some(PoolConfig::new(3));
+    let backend = RedisBackend::connect_lazily(config, settings()).unwrap();
+    let runtimes = [(); 4].map(|()| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap()
+    });
+    for (runtime, expected) in runtimes.iter().zip([2, 3, 3, 3]) {
+        runtime.block_on(async {
+            let claim = claim("k");
+            assert!(acquire(&backend, &claim).await.unwrap());
+            release(&backend, &claim).await;
+            eventually(|| connections(&server) == expected).await;
+        });
+    }
+    // What one leaves is there for the next.
+    let [first, .., last] = runtimes;
+    drop(first);
+    last.block_on(async {
+        eventually(|| connections(&server) == 2).await;
+        assert!(acquire(&backend, &claim("k")).await.unwrap());
+        eventually(|| connections(&server) == 3).await;
+        backend.close().await;
+        eventually(|| connections(&server) == 0).await;
+    });
 }
 
 #[tokio::test]

@@ -28,7 +28,9 @@ const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::
 pub struct RedisSettings {
     /// How many connections carry the commands; at least 1, at most the size of the pool.
     ///
-    /// The default is 1: one connection pipelines the commands of all tasks, and more gain little.
+    /// The default is 1: one connection pipelines the commands of all tasks, and more gain little. As far as the pool has room for more,
+    /// each tokio runtime that uses the backend gets a further connection, which saves its tasks the way to the backend's thread; a pool
+    /// of the size `lanes` has none.
     pub lanes: usize,
     /// How long the answer to a command may take, the wait for a connection included; from 1 ms to 1 h.
     ///

@@ -48,10 +48,15 @@ impl Connector {
         self.command_timeout
     }
 
-    /// Opens a connection that knows the scripts and listens to the channel of the lane.
-    pub(super) async fn open(self, pulse: Arc<Pulse>) -> Result<Connection, Fault> {
+    /// Opens a connection that knows the scripts and, for the `pulse` of a lane, listens to the channel of the lane.
+    pub(super) async fn open(self, pulse: Option<Arc<Pulse>>) -> Result<Connection, Fault> {
         let connection = Connection(self.pool.get().await.map_err(|error| self.fault(error))?);
-        match timeout(self.command_timeout, self.prepare(&connection, &pulse)).await {
+        match timeout(
+            self.command_timeout,
+            self.prepare(&connection, pulse.as_deref()),
+        )
+        .await
+        {
             Ok(Ok(())) => Ok(connection),
             Ok(Err(fault)) => {
                 connection.discard();
@@ -64,7 +69,7 @@ impl Connector {
         }
     }
 
-    async fn prepare(&self, connection: &Connection, pulse: &Pulse) -> Result<(), Fault> {
+    async fn prepare(&self, connection: &Connection, pulse: Option<&Pulse>) -> Result<(), Fault> {
         let mut commands = connection.commands();
         let mut pipeline = Pipeline::new();
         // Without arguments it changes nothing, tells what the server is, and is allowed to every user.
@@ -82,6 +87,7 @@ impl Connector {
             .try_for_each(|loaded| loaded.map(drop))
             .map_err(Fault::Refused)?;
 
+        let Some(pulse) = pulse else { return Ok(()) };
         // No message can have been published to this connection before now.
         pulse.answered(Instant::now());
         commands

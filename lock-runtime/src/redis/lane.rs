@@ -28,9 +28,9 @@ use crate::backoff::{Backoff, Retry, jittered};
 /// How many calls go out in one pipeline; more wait for the next one.
 const BATCH: usize = 256;
 /// After so many batches in a row without an answer the connection is taken for dead.
-const UNANSWERED: u32 = 2;
+pub(super) const UNANSWERED: u32 = 2;
 /// The pauses between attempts to connect.
-const RECONNECT: Backoff = Backoff {
+pub(super) const RECONNECT: Backoff = Backoff {
     first: Duration::from_millis(10),
     longest: Duration::from_millis(500),
 };
@@ -305,7 +305,7 @@ impl Task {
     async fn connect(&mut self, failures: &mut u32) -> Option<Connection> {
         loop {
             self.meanwhile(sleep(self.pause(*failures))).await?;
-            let attempt = self.connector.clone().open(Arc::clone(&self.pulse));
+            let attempt = self.connector.clone().open(Some(Arc::clone(&self.pulse)));
             match self.meanwhile(attempt).await? {
                 Ok(connection) => {
                     self.trouble = None;

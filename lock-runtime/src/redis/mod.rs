@@ -4,12 +4,14 @@
 //! the first of them and tells its process by pub/sub, in one script. What a script promises is said at its top (`scripts/*.lua`).
 //!
 //! ```text
-//! verbs (here) ── scripts: typed questions and answers ── lanes: order, batches, repair ── connections ── pool
-//!                                                            wakeups ◄── pushes ◄───────────┘
+//! verbs (here) ── scripts: typed questions and answers ──┬─ lanes: batches, renewals, repair ──┬── connections ── pool
+//!                                                        └─ direct: the short way, order ──────┤
+//!                                                           wakeups ◄── pushes ◄───────────────┘
 //! ```
 
 mod config;
 mod connection;
+mod direct;
 mod fault;
 mod lane;
 mod pushes;
@@ -22,7 +24,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_redis::redis::{RedisResult, Value};
+use deadpool_redis::redis::{Cmd, RedisResult, Value};
 use deadpool_redis::{Config, Pool};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -30,6 +32,7 @@ use uuid::Uuid;
 
 pub use self::config::RedisSettings;
 use self::connection::Connector;
+use self::direct::{Direct, Ways};
 use self::fault::Fault;
 use self::lane::{Lane, Replies, Unheard};
 use self::pushes::Pushes;
@@ -49,6 +52,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// the backend ends the thread, without waiting for it.
 pub struct RedisBackend {
     lanes: Vec<Lane>,
+    direct: Direct,
     wakeups: Arc<Wakeups>,
     pool: Pool,
     acl_rule: String,
@@ -95,7 +99,12 @@ impl RedisBackend {
         settings: RedisSettings,
     ) -> Result<RedisBackend, LockError> {
         let wakeups = Arc::new(Wakeups::default());
-        let pushes = Arc::new(Pushes::new(Arc::clone(&wakeups), settings.command_timeout));
+        let ways = Ways::default();
+        let pushes = Arc::new(Pushes::new(
+            Arc::clone(&wakeups),
+            Arc::clone(&ways),
+            settings.command_timeout,
+        ));
         let receiver = Arc::clone(&pushes);
         let (pool, address) = config::pool(&config, &settings, move |push| {
             receiver.receive(&push);
@@ -106,21 +115,29 @@ impl RedisBackend {
         let (closing, closed) = watch::channel(false);
         let channel_prefix = settings.channel_prefix();
         let (address, backend) = (Arc::<str>::from(address), Uuid::new_v4().simple());
+        let connector = |index| Connector {
+            pool: pool.clone(),
+            address: Arc::clone(&address),
+            channel: format!("{channel_prefix}{backend}:{index}").into(),
+            command_timeout: settings.command_timeout,
+        };
         let (lanes, tasks): (Vec<_>, Vec<_>) = (0..settings.lanes)
             .map(|index| {
-                let connector = Connector {
-                    pool: pool.clone(),
-                    address: Arc::clone(&address),
-                    channel: format!("{channel_prefix}{backend}:{index}").into(),
-                    command_timeout: settings.command_timeout,
-                };
-                Lane::new(index, connector, Arc::clone(&wakeups), closed.clone())
+                Lane::new(
+                    index,
+                    connector(index),
+                    Arc::clone(&wakeups),
+                    closed.clone(),
+                )
             })
             .unzip();
         pushes.connect(&lanes);
         let executor = thread.handle().clone();
+        let room = pool.status().max_size - settings.lanes;
+        let direct = Direct::new(&executor, connector(0), room, ways, closed);
         Ok(RedisBackend {
             lanes,
+            direct,
             wakeups,
             pool,
             acl_rule: scripts::acl_rule(&settings.key_prefix, &channel_prefix),
@@ -139,9 +156,28 @@ impl RedisBackend {
 
     /// The lane of `key`: always the same, so that whatever concerns one key stays in order.
     fn lane_of(&self, key: &LockKey) -> usize {
-        let mut hasher = DefaultHasher::new();
-        key.stored().hash(&mut hasher);
-        usize::try_from(hasher.finish() % self.lanes.len() as u64).unwrap_or_default()
+        usize::try_from(hash(key) % self.lanes.len() as u64).unwrap_or_default()
+    }
+
+    /// The reply to a script for `key`.
+    async fn ask(
+        &self,
+        key: &LockKey,
+        call: Cmd,
+        unheard: Unheard,
+    ) -> Result<RedisResult<Value>, Fault> {
+        let turn = self.direct.turn(hash(key));
+        let reply = match &turn.via {
+            Some(live) => live.ask(call).await,
+            None => {
+                let lane = &self.lanes[self.lane_of(key)];
+                lane.send(vec![call], unheard).reply().await
+            }
+        };
+        if reply.is_ok() {
+            turn.answered();
+        }
+        reply
     }
 
     /// From now on the claim may be handed its lock. Whether that is new.
@@ -170,7 +206,7 @@ impl Backend for RedisBackend {
         let lane = &self.lanes[index];
         self.expect(claim, index);
         let call = scripts::acquire(claim, lane.channel());
-        let reply = lane.send(vec![call], Unheard::Skip).reply().await;
+        let reply = self.ask(&claim.key, call, Unheard::Skip).await;
         let answer = decode(reply, &claim.key, |reply| {
             scripts::acquired(reply, claim.ttl)
         });
@@ -221,7 +257,7 @@ impl Backend for RedisBackend {
         let lane = &self.lanes[index];
         let expected = next.is_some_and(|next| self.expect(next, index));
         let call = scripts::release(key, owner, next, lane.channel());
-        let reply = lane.send(vec![call], Unheard::Run).reply().await;
+        let reply = self.ask(key, call, Unheard::Run).await;
         let answer = decode(reply, key, |reply| scripts::released(reply, next));
         if let Some(next) = next {
             match &answer {
@@ -240,7 +276,7 @@ impl Backend for RedisBackend {
         self.wakeups.forget(&claim.owner);
         let lane = &self.lanes[self.lane_of(&claim.key)];
         let call = scripts::abandon(claim, lane.channel());
-        let reply = lane.send(vec![call], Unheard::Run).reply().await;
+        let reply = self.ask(&claim.key, call, Unheard::Run).await;
         decode(reply, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))
     }
 
@@ -259,6 +295,12 @@ impl Backend for RedisBackend {
         }
         self.pool.close();
     }
+}
+
+fn hash(key: &LockKey) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.stored().hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The answer in `reply` to a script for `key`.

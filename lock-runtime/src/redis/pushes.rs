@@ -6,10 +6,10 @@ use std::time::Duration;
 use deadpool_redis::redis::{PushInfo, PushKind, Value};
 use tokio::sync::mpsc::WeakUnboundedSender;
 
+use super::direct::{self, Ways};
 use super::lane::{Lane, Message, Pulse};
 use super::scripts::{self, HandOver};
 use super::wakeups::Wakeups;
-use crate::backend::Wakeup;
 use crate::key::LockKey;
 
 /// Sorts what comes to the claims that wait for it.
@@ -21,6 +21,7 @@ pub(super) struct Pushes {
     timeout: Duration,
     /// Filled once; connections, and so pushes, come only later.
     lanes: OnceLock<Vec<Source>>,
+    ways: Ways,
 }
 
 /// A lane as a source of pushes.
@@ -31,11 +32,12 @@ struct Source {
 }
 
 impl Pushes {
-    pub(super) fn new(wakeups: Arc<Wakeups>, timeout: Duration) -> Pushes {
+    pub(super) fn new(wakeups: Arc<Wakeups>, ways: Ways, timeout: Duration) -> Pushes {
         Pushes {
             wakeups,
             timeout,
             lanes: OnceLock::new(),
+            ways,
         }
     }
 
@@ -48,7 +50,10 @@ impl Pushes {
     pub(super) fn receive(&self, push: &PushInfo) {
         match push.kind {
             // It does not say which connection it was.
-            PushKind::Disconnection => self.lanes().iter().for_each(|lane| lane.pulse.suspect()),
+            PushKind::Disconnection => {
+                self.lanes().iter().for_each(|lane| lane.pulse.suspect());
+                direct::suspect(&self.ways);
+            }
             PushKind::Message => self.message(&push.data),
             _ => {}
         }
@@ -71,13 +76,13 @@ impl Pushes {
     }
 
     fn hand_over(&self, lane: &Source, hand_over: &HandOver) {
-        let news = Wakeup::Granted {
-            grant: hand_over.grant,
-            // The message came behind the answer to that command, on the same connection: the hand-over is younger than it. When
-            // the message itself was sent nobody knows; it may have lain in a buffer of a stopped process for any time.
-            since: lane.pulse.last_answered(),
-        };
-        if self.wakeups.granted(&hand_over.owner, news) {
+        // The message came behind the answer to that command, on the same connection: the hand-over is younger than it. When the
+        // message itself was sent nobody knows; it may have lain in a buffer of a stopped process for any time.
+        let since = lane.pulse.last_answered();
+        if self
+            .wakeups
+            .granted(&hand_over.owner, hand_over.grant, since)
+        {
             return;
         }
         // Nobody will use it, or release it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use crate::backend::Wakeup;
+use crate::backend::{Grant, Wakeup};
 use crate::backoff::jittered;
 use crate::owner::OwnerToken;
 
@@ -26,6 +26,8 @@ pub(super) struct Wakeups(Mutex<HashMap<Arc<str>, Waiter>>);
 struct Waiter {
     /// The connection that brings its news.
     lane: usize,
+    /// An instant before the claim was sent.
+    since: Instant,
     /// What has not been told yet.
     news: Option<Wakeup>,
     /// When to ask whether the owner before this claim has shown a sign of life.
@@ -41,6 +43,7 @@ impl Wakeups {
         if is_new {
             let waiter = Waiter {
                 lane,
+                since: Instant::now(),
                 news: None,
                 look_at: None,
                 bell: Arc::default(),
@@ -57,12 +60,14 @@ impl Wakeups {
         }
     }
 
-    /// Keeps a grant for its claim, or says that nobody here waits for it.
+    /// Keeps a grant for its claim, or says that nobody here waits for it. The grant is younger than `since`.
     #[must_use]
-    pub(super) fn granted(&self, owner: &str, news: Wakeup) -> bool {
+    pub(super) fn granted(&self, owner: &str, grant: Grant, since: Instant) -> bool {
         match self.waiters().get_mut(owner) {
             Some(waiter) => {
-                waiter.news = Some(news);
+                // It is also younger than the claim.
+                let since = since.max(waiter.since);
+                waiter.news = Some(Wakeup::Granted { grant, since });
                 waiter.bell.notify_one();
                 true
             }

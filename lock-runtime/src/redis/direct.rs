@@ -1,0 +1,288 @@
+//! Connections on the tokio runtimes of the callers: the short way for who asks for a free lock, or releases one.
+//!
+//! A lane lives on the thread of the backend, so a command that takes it wakes two threads, which costs as much as the round trip itself
+//! on a fast network. So each tokio runtime that uses the backend gets one connection of its own, as far as the pool has room, and
+//! what is asked there takes it. It subscribes to nothing: hand-overs, renewals and repairs are left to the lanes, which go on while
+//! callers block their threads. Whenever it is not there, or not well, the lane does the same.
+//!
+//! The commands of one key keep to one connection as long as one of them may be unanswered, so that none overtakes another.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value, cmd};
+use tokio::runtime::{Handle, Id};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep};
+
+use super::connection::Connector;
+use super::fault::{Fault, is_wrong_server};
+use super::lane::{RECONNECT, UNANSWERED};
+use super::scripts;
+use crate::backoff::Retry;
+
+/// Enough that keys seldom share one.
+const ROUTES: usize = 256;
+
+/// The direct connections of a backend.
+pub(super) struct Direct {
+    /// The tokio runtime of the backend's own thread, on which the lanes are the short way.
+    home: Id,
+    connector: Connector,
+    /// How many more connections the pool has room for.
+    room: Arc<AtomicUsize>,
+    ways: Ways,
+    /// By a part of the key's hash.
+    routes: Vec<Mutex<Route>>,
+    closing: watch::Receiver<bool>,
+}
+
+/// What direct connections there are, for those who have to tell them something.
+pub(super) type Ways = Arc<Mutex<Vec<Way>>>;
+
+/// The connection of one tokio runtime, if it is there.
+pub(super) struct Way {
+    runtime: Id,
+    live: Option<Arc<Live>>,
+}
+
+/// A connection that works as far as anybody knows.
+pub(super) struct Live {
+    connection: MultiplexedConnection,
+    /// How long it waits for an answer.
+    timeout: Duration,
+    /// How many commands in a row got no answer.
+    unanswered: AtomicU32,
+    broken: AtomicBool,
+    bell: Notify,
+}
+
+/// How the commands of some keys go.
+#[derive(Default)]
+struct Route {
+    /// Which way the last one went; `None` is the lane. A connection that is gone binds nobody.
+    via: Option<Weak<Live>>,
+    /// How many have been sent.
+    sent: u64,
+    /// The last of them of which it is known that the server is through with it, and so with those before.
+    answered: u64,
+}
+
+/// The place of one command among those of its key.
+pub(super) struct Turn<'a> {
+    route: &'a Mutex<Route>,
+    number: u64,
+    /// Which way the command has to go; `None` is the lane.
+    pub(super) via: Option<Arc<Live>>,
+}
+
+impl Direct {
+    /// For as many tokio runtimes as the pool has `room`.
+    pub(super) fn new(
+        home: &Handle,
+        connector: Connector,
+        room: usize,
+        ways: Ways,
+        closing: watch::Receiver<bool>,
+    ) -> Direct {
+        Direct {
+            home: home.id(),
+            connector,
+            room: Arc::new(AtomicUsize::new(room)),
+            ways,
+            routes: (0..ROUTES).map(|_| Mutex::default()).collect(),
+            closing,
+        }
+    }
+
+    /// Gives a command of the key with this `hash` its turn. Called where the command is first polled.
+    pub(super) fn turn(&self, hash: u64) -> Turn<'_> {
+        let short = self.short_way();
+        let index = usize::try_from(hash % ROUTES as u64).unwrap_or_default();
+        let route = &self.routes[index];
+        let mut state = lock(route);
+        let unanswered = state.answered < state.sent;
+        let via = match &state.via {
+            None if unanswered => None,
+            Some(live) if unanswered => live.upgrade().filter(|live| live.works()).or(short),
+            _ => short,
+        };
+        state.via = via.as_ref().map(Arc::downgrade);
+        state.sent += 1;
+        Turn {
+            route,
+            number: state.sent,
+            via,
+        }
+    }
+
+    /// The connection of the tokio runtime that this is called on; one that has none yet is given one.
+    fn short_way(&self) -> Option<Arc<Live>> {
+        let handle = Handle::try_current().ok()?;
+        let runtime = handle.id();
+        if runtime == self.home {
+            return None;
+        }
+        let mut ways = lock(&self.ways);
+        if let Some(way) = ways.iter().find(|way| way.runtime == runtime) {
+            return way.live.clone().filter(|live| live.works());
+        }
+        let has_room = |room: usize| room.checked_sub(1);
+        self.room
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, has_room)
+            .ok()?;
+        ways.push(Way {
+            runtime,
+            live: None,
+        });
+        drop(ways);
+        let keeper = Keeper {
+            runtime,
+            ways: Arc::clone(&self.ways),
+            room: Arc::clone(&self.room),
+        };
+        handle.spawn(keeper.run(self.connector.clone(), self.closing.clone()));
+        None
+    }
+}
+
+/// Makes the direct connections look whether they are alive: one of the backend's is not.
+pub(super) fn suspect(ways: &Ways) {
+    for live in lock(ways).iter().filter_map(|way| way.live.as_ref()) {
+        live.bell.notify_one();
+    }
+}
+
+impl Turn<'_> {
+    /// The server has answered.
+    pub(super) fn answered(&self) {
+        let mut route = lock(self.route);
+        route.answered = route.answered.max(self.number);
+    }
+}
+
+impl Live {
+    fn works(&self) -> bool {
+        !self.broken.load(Ordering::Acquire)
+    }
+
+    /// Resolves when the connection is to be given up.
+    async fn ended(&self) {
+        while self.works() {
+            self.bell.notified().await;
+            if self.works() && self.ask(cmd("PING")).await.is_err() {
+                self.give_up();
+            }
+        }
+    }
+
+    fn give_up(&self) {
+        self.broken.store(true, Ordering::Release);
+        self.bell.notify_one();
+    }
+
+    /// Sends `call`, again where it was not executed or not finished, and gives the reply.
+    pub(super) async fn ask(&self, mut call: Cmd) -> Result<RedisResult<Value>, Fault> {
+        loop {
+            let mut connection = self.connection.clone();
+            // Without tokio's cooperative budget, which could make the first poll send nothing.
+            let sending = tokio::task::unconstrained(connection.send_packed_command(&call));
+            let reply = match sending.await {
+                Ok(value) => value.extract_error(),
+                Err(error) => Err(error),
+            };
+            match &reply {
+                Err(error) if error.is_timeout() => {
+                    if self.unanswered.fetch_add(1, Ordering::AcqRel) + 1 >= UNANSWERED {
+                        self.give_up();
+                    }
+                    return Err(Fault::NoAnswer(self.timeout));
+                }
+                // It is not from the server.
+                Err(error) if error.code().is_none() => {
+                    self.give_up();
+                    return Err(Fault::Lost(reply.err()));
+                }
+                _ => self.unanswered.store(0, Ordering::Release),
+            }
+            match reply {
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                    match scripts::with_source(&call) {
+                        Some(full) => call = full,
+                        None => return Ok(Err(error)),
+                    }
+                }
+                Ok(value) if scripts::is_unfinished(&value) => {}
+                Err(error) => {
+                    if is_wrong_server(&error) {
+                        self.give_up();
+                    }
+                    return Ok(Err(error));
+                }
+                Ok(value) => return Ok(Ok(value)),
+            }
+        }
+    }
+}
+
+/// Opens the connection of one tokio runtime, as a task on it, and replaces it when it breaks.
+struct Keeper {
+    runtime: Id,
+    ways: Ways,
+    room: Arc<AtomicUsize>,
+}
+
+impl Keeper {
+    /// Until the backend is closed or dropped.
+    async fn run(self, connector: Connector, mut closing: watch::Receiver<bool>) {
+        tokio::select! {
+            _ = closing.wait_for(|closing| *closing) => {}
+            () = self.keep(&connector) => {}
+        }
+    }
+
+    async fn keep(&self, connector: &Connector) {
+        let mut failures = 0;
+        loop {
+            let since = Instant::now();
+            if let Ok(connection) = connector.clone().open(None).await {
+                let live = Arc::new(Live {
+                    connection: connection.commands(),
+                    timeout: connector.command_timeout(),
+                    unanswered: AtomicU32::new(0),
+                    broken: AtomicBool::new(false),
+                    bell: Notify::new(),
+                });
+                self.show(Some(Arc::clone(&live)));
+                live.ended().await;
+                self.show(None);
+                connection.discard();
+            }
+            // One that breaks at once is no success. Nobody waits for this: the lanes do the same.
+            let broke_at_once = since.elapsed() < RECONNECT.longest;
+            failures = if broke_at_once { failures + 1 } else { 1 };
+            sleep(RECONNECT.pause(failures).unwrap_or(RECONNECT.longest)).await;
+        }
+    }
+
+    fn show(&self, live: Option<Arc<Live>>) {
+        let mut ways = lock(&self.ways);
+        if let Some(way) = ways.iter_mut().find(|way| way.runtime == self.runtime) {
+            way.live = live;
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        lock(&self.ways).retain(|way| way.runtime != self.runtime);
+        self.room.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every update is complete in itself, so what a panic leaves behind is sound.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
