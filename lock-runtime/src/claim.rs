@@ -126,6 +126,11 @@ impl Driver {
 
     /// Ends a lease that nobody here waits for. What is left to do then, a task does.
     pub(crate) async fn release_here(self, mut release: Release) -> Result<(), LockError> {
+        if let Some(lost) = release.lost.take() {
+            // Nothing that the store says will change it, so its holder does not wait for that.
+            self.start(Start::Release(release));
+            return Err(lost);
+        }
         let lease = release.lease.clone();
         let front = self.front.clone();
         let mut here = Here {
@@ -146,7 +151,7 @@ impl Driver {
         };
         here.rest = Start::Claim;
         here.driver().at_work = !front.leave_if_idle(&lease.key);
-        release.lost.map_or(outcome, Err)
+        outcome
     }
 
     async fn run(mut self, start: Start) {
@@ -231,6 +236,9 @@ impl Driver {
                 let _ = reply.send(outcome);
             }
         };
+        if let Some(lost) = lost {
+            tell(&mut reply, Err(lost));
+        }
         let mut failures = 0;
         let (outcome, heard) = loop {
             let since = Instant::now();
@@ -268,7 +276,7 @@ impl Driver {
                 }
             }
         };
-        tell(&mut reply, lost.map_or(outcome, Err));
+        tell(&mut reply, outcome);
         heard
     }
 

@@ -522,3 +522,16 @@ async fn a_shutdown_does_not_wait_for_a_driver_that_is_gone() {
     let _ = waiting.await;
     timeout(secs(10), closing).await.unwrap().unwrap().unwrap();
 }
+
+/// In real time, since a blocked thread is the point: the watchdog, which runs on it here, has not noticed.
+#[tokio::test]
+async fn a_lease_that_ended_before_its_release_is_lost_even_if_the_store_is_down() {
+    let store = MemoryBackend::new();
+    let builder = LockRuntime::backend(store.clone()).command_timeout(ms(50));
+    let locks = builder.build().await.unwrap();
+    let guard = locks.lock("k").ttl(ms(300)).acquire().await.unwrap();
+    store.fail_next(usize::MAX, Fault::Unavailable);
+    std::thread::sleep(ms(310));
+    let error = guard.release().await.unwrap_err();
+    assert!(error.is_lost(), "{error}");
+}
