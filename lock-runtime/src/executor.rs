@@ -28,13 +28,16 @@ impl Executor {
             }
             Executor::Caller { built_on } => {
                 let handle = Handle::try_current().unwrap_or_else(|_| built_on.clone());
-                let _entered = handle.enter();
-                let mut task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(task);
-                let mut ignored = Context::from_waker(Waker::noop());
-                if task.as_mut().poll(&mut ignored).is_pending() {
-                    handle.spawn(task);
-                }
+                begin(&handle, task);
             }
+        }
+    }
+
+    /// The same, but polled once before this returns on every executor: what it sends goes ahead of what the caller sends next.
+    pub(crate) fn spawn_ahead(&self, task: impl Future<Output = ()> + Send + 'static) {
+        match self {
+            Executor::Backend(handle) => begin(handle, task),
+            Executor::Caller { .. } => self.spawn(task),
         }
     }
 
@@ -42,5 +45,15 @@ impl Executor {
     pub(crate) fn spawn_at_home(&self, task: impl Future<Output = ()> + Send + 'static) {
         let (Executor::Backend(home) | Executor::Caller { built_on: home }) = self;
         home.spawn(task);
+    }
+}
+
+/// Polls `task` once where the caller is, and leaves the rest to the tokio runtime of `handle`.
+fn begin(handle: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+    let _entered = handle.enter();
+    let mut task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(task);
+    let mut ignored = Context::from_waker(Waker::noop());
+    if task.as_mut().poll(&mut ignored).is_pending() {
+        handle.spawn(task);
     }
 }

@@ -186,7 +186,7 @@ impl Front {
     ) -> Result<(), LockError> {
         let lost = lease.give_up(token);
         let (front, lease) = (self.clone(), lease.clone());
-        self.executor.spawn(async move {
+        self.executor.spawn_ahead(async move {
             // The lease ends by itself, so one attempt is enough.
             let _ = front
                 .ask(front.backend.release(&lease.key, &lease.owner, None))

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use super::connection::Connector;
 use super::fault::{Fault, is_wrong_server};
-use super::lane::{RECONNECT, UNANSWERED};
+use super::lane::{Lane, RECONNECT, UNANSWERED};
 use super::scripts;
 use crate::backoff::Retry;
 
@@ -98,8 +98,10 @@ impl Direct {
     }
 
     /// Gives a command of the key with this `hash` its turn. Called where the command is first polled.
-    pub(super) fn turn(&self, hash: u64) -> Turn<'_> {
-        let short = self.short_way();
+    ///
+    /// The short way is for while the `lane` is well: a claim that queues by it would be taken for dead if nobody heard of its turn.
+    pub(super) fn turn(&self, hash: u64, lane: &Lane) -> Turn<'_> {
+        let short = self.short_way().filter(|_| lane.pulse().is_connected());
         let index = usize::try_from(hash % ROUTES as u64).unwrap_or_default();
         let route = &self.routes[index];
         let mut state = lock(route);

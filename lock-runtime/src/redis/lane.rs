@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub(super) struct Pulse {
     epoch: Instant,
     /// When the last command was sent that has been answered, in nanoseconds since `epoch`.
     answered: AtomicU64,
+    /// Whether there is a connection, and so a subscription, as far as is known.
+    connected: AtomicBool,
     /// Rung when the connection may be gone.
     suspect: Notify,
 }
@@ -97,6 +99,7 @@ impl Lane {
             pulse: Arc::new(Pulse {
                 epoch: Instant::now(),
                 answered: AtomicU64::new(0),
+                connected: AtomicBool::new(false),
                 suspect: Notify::new(),
             }),
             channel: connector.channel().into(),
@@ -172,6 +175,11 @@ impl Pulse {
     /// An instant before everything that the server has not yet sent an answer past.
     pub(super) fn last_answered(&self) -> Instant {
         self.epoch + Duration::from_nanos(self.answered.load(Ordering::Acquire))
+    }
+
+    /// Whether what is published to the lane is heard, as far as is known.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Acquire)
     }
 
     /// A command sent at this instant has been answered.
@@ -292,6 +300,7 @@ impl Task {
         while let Some(connection) = self.connect(&mut failures).await {
             self.wakeups.ask_again(self.index);
             let since = Instant::now();
+            self.pulse.connected.store(true, Ordering::Release);
             match self.serve(connection).await {
                 Ended::Closed => return,
                 // One that breaks at once is no success.
@@ -423,6 +432,8 @@ impl Task {
                 }
             }
         };
+        // Before the connection is gone for the server: nobody is to queue by another way and be taken for dead.
+        self.pulse.connected.store(false, Ordering::Release);
         if let Ended::Closed = ended {
             // What has been sent is bounded by its deadlines.
             while in_flight.join_next().await.is_some() {}

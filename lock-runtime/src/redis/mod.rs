@@ -166,13 +166,11 @@ impl RedisBackend {
         call: Cmd,
         unheard: Unheard,
     ) -> Result<RedisResult<Value>, Fault> {
-        let turn = self.direct.turn(hash(key));
+        let lane = &self.lanes[self.lane_of(key)];
+        let turn = self.direct.turn(hash(key), lane);
         let reply = match &turn.via {
             Some(live) => live.ask(call).await,
-            None => {
-                let lane = &self.lanes[self.lane_of(key)];
-                lane.send(vec![call], unheard).reply().await
-            }
+            None => lane.send(vec![call], unheard).reply().await,
         };
         if reply.is_ok() {
             turn.answered();
@@ -185,10 +183,13 @@ impl RedisBackend {
         claim.queue && self.wakeups.register(&claim.owner, lane)
     }
 
-    /// Nothing is handed to the claim any more, unless it is queued or may be.
-    fn settle(&self, claim: &Claim, answer: Result<Acquired, &Fault>) {
+    /// Nothing is handed to the claim any more, unless it is queued or may be. `is_new` if this was its first question.
+    fn settle(&self, claim: &Claim, is_new: bool, answer: Result<Acquired, &Fault>) {
         match answer {
             Ok(Acquired::Queued(_)) => {}
+            // It may have been handed over before, and the message be slower than the answer, on another connection: what nobody
+            // expects is given back, so this is expected until the release.
+            Ok(Acquired::Granted(_)) if !is_new => {}
             Ok(Acquired::Granted(_) | Acquired::Taken(_)) => self.wakeups.forget(&claim.owner),
             Err(fault) if fault.is_for_good() => self.wakeups.forget(&claim.owner),
             Err(_) => {}
@@ -204,13 +205,13 @@ impl Backend for RedisBackend {
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
         let index = self.lane_of(&claim.key);
         let lane = &self.lanes[index];
-        self.expect(claim, index);
+        let is_new = self.expect(claim, index);
         let call = scripts::acquire(claim, lane.channel());
         let reply = self.ask(&claim.key, call, Unheard::Skip).await;
         let answer = decode(reply, &claim.key, |reply| {
             scripts::acquired(reply, claim.ttl)
         });
-        self.settle(claim, answer.as_ref().copied());
+        self.settle(claim, is_new, answer.as_ref().copied());
         answer.map_err(|fault| self.error(fault))
     }
 
@@ -258,14 +259,18 @@ impl Backend for RedisBackend {
         let expected = next.is_some_and(|next| self.expect(next, index));
         let call = scripts::release(key, owner, next, lane.channel());
         let reply = self.ask(key, call, Unheard::Run).await;
+        // Not before: a late message must not have given the lock back by then.
+        self.wakeups.forget(owner);
         let answer = decode(reply, key, |reply| scripts::released(reply, next));
         if let Some(next) = next {
             match &answer {
-                Ok(Released::Released(Some(acquired))) => self.settle(next, Ok(*acquired)),
+                Ok(Released::Released(Some(acquired))) => {
+                    self.settle(next, expected, Ok(*acquired))
+                }
                 // It was not looked at; but an earlier try whose answer got lost may have queued it.
                 Ok(_) if expected => self.wakeups.forget(&next.owner),
                 Ok(_) => {}
-                Err(fault) => self.settle(next, Err(fault)),
+                Err(fault) => self.settle(next, expected, Err(fault)),
             }
         }
         answer.map_err(|fault| self.error(fault))
