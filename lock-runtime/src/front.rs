@@ -127,8 +127,8 @@ impl Front {
         }
         let mut nudge = None;
         let entry = shard.entry(key.clone()).or_insert_with(|| {
-            let entry = Entry::driven();
-            nudge = entry.nudge();
+            let (entry, its_nudge) = Entry::driven();
+            nudge = Some(its_nudge);
             entry
         });
         let id = self.table.next_id();
@@ -236,10 +236,8 @@ impl Front {
         &self,
         question: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        // The backend keeps the timeout itself, and knows better what went wrong.
-        timeout(self.settings.command_timeout + MARGIN, question)
-            .await
-            .unwrap_or_else(|_| Err(no_answer()))
+        let answer = self.ask_until(None, question).await;
+        answer.unwrap_or_else(|| Err(no_answer()))
     }
 
     /// The same, unless `deadline` comes first.
@@ -248,6 +246,7 @@ impl Front {
         deadline: Option<Instant>,
         question: impl Future<Output = Result<T, BackendError>>,
     ) -> Option<Result<T, BackendError>> {
+        // The backend keeps the timeout itself, and knows better what went wrong.
         let limit = Instant::now() + self.settings.command_timeout + MARGIN;
         match deadline.filter(|deadline| *deadline < limit) {
             // One timer, not two.

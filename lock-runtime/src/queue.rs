@@ -142,12 +142,11 @@ impl Waiter {
 }
 
 impl Entry {
-    /// An entry for which a driver is about to start.
-    pub(crate) fn driven() -> Entry {
-        Entry {
-            waiters: VecDeque::new(),
-            phase: Phase::driven(),
-        }
+    /// An entry for which a driver is about to start, who is nudged by what comes with it.
+    pub(crate) fn driven() -> (Entry, Arc<Notify>) {
+        let (phase, nudge) = Phase::driven(Answer::None);
+        let waiters = VecDeque::new();
+        (Entry { waiters, phase }, nudge)
     }
 
     /// Adds a waiter under an `id` larger than any before it.
@@ -250,13 +249,6 @@ impl Entry {
         matches!(&self.phase, Phase::Held { lease: held, .. } if Arc::ptr_eq(held, lease))
     }
 
-    pub(crate) fn nudge(&self) -> Option<Arc<Notify>> {
-        match &self.phase {
-            Phase::Driven { nudge, .. } => Some(nudge.clone()),
-            Phase::Held { .. } => None,
-        }
-    }
-
     /// Whether the driver that is nudged by `nudge` is the one at work.
     pub(crate) fn is_driven_by(&self, nudge: &Arc<Notify>) -> bool {
         matches!(&self.phase, Phase::Driven { nudge: own, .. } if Arc::ptr_eq(own, nudge))
@@ -264,11 +256,8 @@ impl Entry {
 
     /// Leaves the key to a driver, who is nudged by what this returns.
     pub(crate) fn drive(&mut self, answer: Answer) -> Arc<Notify> {
-        let nudge = Arc::<Notify>::default();
-        self.phase = Phase::Driven {
-            nudge: nudge.clone(),
-            answer,
-        };
+        let (phase, nudge) = Phase::driven(answer);
+        self.phase = phase;
         nudge
     }
 
@@ -318,11 +307,13 @@ impl Entry {
 }
 
 impl Phase {
-    fn driven() -> Phase {
-        Phase::Driven {
-            nudge: Arc::default(),
-            answer: Answer::None,
-        }
+    fn driven(answer: Answer) -> (Phase, Arc<Notify>) {
+        let nudge = Arc::<Notify>::default();
+        let phase = Phase::Driven {
+            nudge: nudge.clone(),
+            answer,
+        };
+        (phase, nudge)
     }
 }
 

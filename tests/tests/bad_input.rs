@@ -11,21 +11,11 @@ use lock_runtime::deadpool_redis::{Config, PoolConfig};
 use lock_runtime::{
     LockError, LockKey, LockRuntime, LockRuntimeBuilder, MemoryBackend, RedisBackend, RedisSettings,
 };
+use lock_tests::causes;
 use lock_tests::faults::{builder, eventually, locks, ms, nothing_left, owner};
 use lock_tests::server::Server;
 use proptest::prelude::*;
 use tokio::time::{Instant, timeout};
-
-/// The text of an error and all of its causes.
-fn causes(error: &LockError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
 
 /// Makes a test of each case.
 macro_rules! cases {

@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
+use lock_runtime::LockGuard;
 use lock_runtime::fencing::Writer;
-use lock_runtime::{LockError, LockGuard};
+use lock_tests::causes;
 use lock_tests::faults::clock::Clock;
 use lock_tests::faults::proxy::{Fault, Proxy};
 use lock_tests::faults::resource::{Resource, Write};
@@ -31,17 +32,6 @@ async fn assert_fenced(resource: &Resource, stale: &LockGuard, fresh: &LockGuard
         1,
         "a resource that does not compare is no witness"
     );
-}
-
-/// The text of an error and all of its causes.
-fn causes(error: &LockError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Waits until the server has read its files.

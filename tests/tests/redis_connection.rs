@@ -7,6 +7,7 @@ use std::time::Duration;
 use lock_runtime::backend::{Acquired, Backend, BackendError, Claim, Renewal, Renewed, Wakeup};
 use lock_runtime::deadpool_redis::{Config, PoolConfig, redis::RedisError};
 use lock_runtime::{LockError, LockKey, OwnerToken, RedisBackend, RedisSettings};
+use lock_tests::causes;
 use lock_tests::redis_store::connect;
 use lock_tests::server::{Options, Server};
 use tokio::time::{Instant, sleep, timeout};
@@ -53,17 +54,6 @@ async fn eventually(mut condition: impl FnMut() -> bool) {
         }
     };
     timeout(DEADLINE, waiting).await.expect("it did not happen");
-}
-
-/// An error and what it comes from, as a log shows it.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// The names of the clients of `server`, apart from the one that asks.

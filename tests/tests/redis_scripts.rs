@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Grant, Holder, Released, Renewal, Renewed,
-};
+use lock_runtime::backend::{Acquired, Backend, Claim, Grant, Holder, Released, Renewal, Renewed};
 use lock_runtime::{FenceBlock, LockKey, OwnerToken, RedisBackend};
+use lock_tests::causes;
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
 
@@ -453,17 +452,6 @@ async fn a_full_memory_refuses_new_locks_and_lets_the_old_ones_go_on() {
     ));
     it.backend.abandon(&next).await.unwrap();
     assert_eq!(it.owner(), None);
-}
-
-/// An error and what it comes from, as a log shows it.
-fn causes(error: &BackendError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Every verb is refused for good with a message that names `bad`, and nothing is written.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value, cmd};
+use deadpool_redis::redis::{Cmd, RedisResult, Value, cmd};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
@@ -209,22 +209,13 @@ impl Live {
                 }
                 _ => self.unanswered.store(0, Ordering::Release),
             }
-            match reply {
-                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                    match scripts::with_source(&call) {
-                        Some(full) => call = full,
-                        None => return Ok(Err(error)),
-                    }
+            let Some(again) = scripts::again(&call, &reply) else {
+                if reply.as_ref().is_err_and(is_wrong_server) {
+                    self.give_up();
                 }
-                Ok(value) if scripts::is_unfinished(&value) => {}
-                Err(error) => {
-                    if is_wrong_server(&error) {
-                        self.give_up();
-                    }
-                    return Ok(Err(error));
-                }
-                Ok(value) => return Ok(Ok(value)),
-            }
+                return Ok(reply);
+            };
+            call = again;
         }
     }
 }

@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{Cmd, ErrorKind, Pipeline, RedisResult, ServerErrorKind, Value, cmd};
+use deadpool_redis::redis::{Cmd, Pipeline, RedisResult, Value, cmd};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -234,16 +234,10 @@ impl Message {
     /// Sorts the replies of one pipeline to the calls they belong to. A call that has to be made again stays without one.
     fn take(&mut self, replies: &mut impl Iterator<Item = Value>) {
         for call in self.unanswered() {
-            match replies.next().unwrap_or_default().extract_error() {
-                // Not executed, so it is safe to repeat; the source comes along this time.
-                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                    match scripts::with_source(&call.command) {
-                        Some(command) => call.command = command,
-                        None => call.reply = Some(Err(error)),
-                    }
-                }
-                Ok(value) if scripts::is_unfinished(&value) => {}
-                reply => call.reply = Some(reply),
+            let reply = replies.next().unwrap_or_default().extract_error();
+            match scripts::again(&call.command, &reply) {
+                Some(command) => call.command = command,
+                None => call.reply = Some(reply),
             }
         }
     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use deadpool_redis::redis::{Arg, Cmd, Script as Hashed, Value, cmd};
+use deadpool_redis::redis::{
+    Arg, Cmd, ErrorKind, RedisResult, Script as Hashed, ServerErrorKind, Value, cmd,
+};
 use once_cell::sync::Lazy;
 
 use crate::backend::{Acquired, Claim, Grant, Holder, Released, Renewal, Renewed};
@@ -54,7 +56,7 @@ pub(super) fn loads() -> impl Iterator<Item = Cmd> {
 }
 
 /// The same call with the source of the script instead of its hash, for a server that does not know it.
-pub(super) fn with_source(call: &Cmd) -> Option<Cmd> {
+fn with_source(call: &Cmd) -> Option<Cmd> {
     let mut arguments = call.args_iter().filter_map(|argument| match argument {
         Arg::Simple(bytes) => Some(bytes),
         // There are no others in the calls made here.
@@ -153,8 +155,20 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(rounded).map_or(CENTURY, |millis| millis.clamp(1, CENTURY))
 }
 
+/// What to send in the place of `call` because of this `reply`; `None` if it is the answer.
+pub(super) fn again(call: &Cmd, reply: &RedisResult<Value>) -> Option<Cmd> {
+    match reply {
+        // Not executed, so it is safe to repeat; the source comes along this time.
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            with_source(call)
+        }
+        Ok(value) if is_unfinished(value) => Some(call.clone()),
+        _ => None,
+    }
+}
+
 /// Whether the script could not finish in one call and is to be run again as it was.
-pub(super) fn is_unfinished(reply: &Value) -> bool {
+fn is_unfinished(reply: &Value) -> bool {
     matches!(reply, Value::Array(items) if items[..] == [Value::Int(0)])
 }
 
