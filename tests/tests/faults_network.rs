@@ -10,8 +10,8 @@ use std::time::Duration;
 use lock_runtime::LockRuntime;
 use lock_tests::faults::proxy::{Fault, Proxy, Way};
 use lock_tests::faults::{
-    SLACK, builder, can_be_had, eventually, free, locks, ms, nothing_left, owner, queued,
-    remaining, start,
+    SLACK, builder, by_the_short_way, can_be_had, eventually, free, locks, ms, nothing_left, owner,
+    queued, remaining, start,
 };
 use lock_tests::server::Server;
 use tokio::time::{Instant, sleep, timeout};
@@ -30,23 +30,6 @@ async fn n0_without_a_fault_the_proxy_changes_nothing() {
     assert_eq!(proxy.faults(), 0);
     // The lane, and the short way of this tokio runtime.
     assert!((1..=2).contains(&proxy.connections()));
-}
-
-/// Uses the lock until its commands go by the short way.
-async fn by_the_short_way(proxy: &Proxy, locks: &LockRuntime) {
-    let use_it = async || {
-        let guard = locks.lock("warm").acquire().await.unwrap();
-        guard.release().await.unwrap();
-    };
-    // The first use opens it.
-    use_it().await;
-    eventually("a short way", || proxy.connections() == 2).await;
-    let lane = proxy.log().first().map(|command| command.connection);
-    let started = Instant::now();
-    while proxy.log().last().map(|command| command.connection) == lane {
-        assert!(started.elapsed() < ms(5000), "it is not used");
-        use_it().await;
-    }
 }
 
 #[tokio::test]

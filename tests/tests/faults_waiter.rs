@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_runtime::backend::{Acquired, Backend, Claim, Released, Wakeup};
-use lock_runtime::{LockKey, OwnerToken};
+use lock_runtime::{LockKey, LockRuntime, OwnerToken};
 use lock_tests::faults::process::{Process, token};
-use lock_tests::faults::proxy::Fault;
+use lock_tests::faults::proxy::{Fault, Proxy, Way};
 use lock_tests::faults::{
-    GRACE, SLACK, builder, eventually, free, locks, ms, nothing_left, owner, queued, remaining,
-    start, statistic, waiters,
+    GRACE, SLACK, builder, by_the_short_way, eventually, free, locks, ms, nothing_left, owner,
+    queued, remaining, start, statistic, waiters,
 };
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
@@ -149,6 +149,69 @@ async fn w04_a_late_answer_is_not_taken_for_that_to_a_later_question() {
         sleep(ms(100)).await;
     }
     free(&server, "free").await;
+}
+
+/// Asks for a free lock and for a taken one at the same time, where the answer to one question comes to the other as well; tells by which
+/// connection.
+async fn with_answers_shifted(server: &Server, proxy: &Proxy, locks: &LockRuntime) -> usize {
+    let other = self::locks(server.url()).await;
+    let holder = other.lock("taken").ttl(ms(60_000)).acquire();
+    let holder = holder.await.unwrap();
+    let before = proxy.seen("acquire");
+    proxy.fault("acquire", Fault::RepeatAnswer);
+    // Where only one question is open, there is none that could get the answer to another.
+    proxy.partition(Way::Down);
+    let both_asked = async {
+        eventually("two questions", || proxy.seen("acquire") == before + 2).await;
+        proxy.heal();
+    };
+    let (free, taken, ()) = tokio::join!(
+        locks.lock("free").acquire(),
+        locks.lock("taken").wait(ms(300)).acquire(),
+        both_asked
+    );
+    assert_eq!(proxy.faults(), 1);
+    let log = proxy.log();
+    let asked = |key: &str| log.iter().find(|seen| seen.key == key).unwrap().connection;
+    assert_eq!(asked("lock:free"), asked("lock:taken"));
+
+    let error = taken.map(|_| "it is taken").unwrap_err();
+    assert!(error.is_timeout() || error.is_unavailable(), "{error}");
+    let free = free.unwrap();
+    for (key, guard) in [("free", &free), ("taken", &holder)] {
+        let owner = owner(server, key);
+        assert_eq!(owner.as_deref(), Some(guard.owner_token().as_str()));
+    }
+    free.release().await.unwrap();
+    holder.release().await.unwrap();
+    nothing_left(server).await;
+    asked("lock:free")
+}
+
+#[tokio::test]
+async fn w04_answers_that_are_shifted_give_nobody_a_lock_of_another() {
+    let (server, proxy, locks) = start().await;
+    // Only lanes subscribe.
+    let lanes = || -> Vec<usize> {
+        let log = proxy.log().into_iter();
+        let subscribed = log.filter(|seen| seen.name == "SUBSCRIBE");
+        subscribed.map(|seen| seen.connection).collect()
+    };
+    let shifted = with_answers_shifted(&server, &proxy, &locks).await;
+    assert_eq!(lanes()[0], shifted);
+    eventually("another lane", || lanes().len() == 2).await;
+}
+
+#[tokio::test]
+async fn w04_answers_that_are_shifted_by_the_short_way_give_nobody_a_lock_of_another() {
+    let (server, proxy, locks) = start().await;
+    by_the_short_way(&proxy, &locks).await;
+    let short_way = || proxy.log().last().unwrap().connection;
+    let before = short_way();
+    let shifted = with_answers_shifted(&server, &proxy, &locks).await;
+    assert_eq!(shifted, before);
+    by_the_short_way(&proxy, &locks).await;
+    assert!(short_way() > shifted, "it was not replaced");
 }
 
 #[tokio::test]

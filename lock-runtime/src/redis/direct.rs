@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use super::connection::Connector;
 use super::fault::{Fault, is_wrong_server};
 use super::lane::{Lane, RECONNECT, UNANSWERED};
-use super::scripts;
+use super::scripts::{self, Verdict};
 use crate::backoff::Retry;
 
 /// Enough that keys seldom share one.
@@ -209,13 +209,19 @@ impl Live {
                 }
                 _ => self.unanswered.store(0, Ordering::Release),
             }
-            let Some(again) = scripts::again(&call, &reply) else {
-                if reply.as_ref().is_err_and(is_wrong_server) {
-                    self.give_up();
+            match scripts::judge(&call, reply) {
+                Verdict::Answer(reply) => {
+                    if reply.as_ref().is_err_and(is_wrong_server) {
+                        self.give_up();
+                    }
+                    return Ok(reply);
                 }
-                return Ok(reply);
-            };
-            call = again;
+                Verdict::Again(again) => call = again,
+                Verdict::Shifted(fault) => {
+                    self.give_up();
+                    return Err(fault);
+                }
+            }
         }
     }
 }

@@ -43,7 +43,7 @@ pub(super) enum Fault {
     #[error("`{key}` holds something that is not {meaning}")]
     BadKey { key: String, meaning: &'static str },
 
-    #[error("Redis answered {0}, which no script of the lock does")]
+    #[error("Redis answered {0}, which is no answer to what it was asked")]
     BadReply(String),
 
     #[error("the lock needs Redis 6.2 or newer, or Valkey, and this is {0}")]
@@ -54,7 +54,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// A reply that cannot be understood.
+    /// A reply that cannot be understood, or that was meant for another question.
     pub(super) fn bad_reply(reply: &Value) -> Fault {
         // Enough to recognise it; a reply may be of any size.
         Fault::BadReply(format!("{reply:?}").chars().take(200).collect())

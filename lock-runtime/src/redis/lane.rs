@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::connection::{Connection, Connector};
 use super::fault::{Fault, is_wrong_server};
-use super::scripts;
+use super::scripts::{self, Verdict};
 use super::wakeups::Wakeups;
 use crate::backoff::{Backoff, Retry, jittered};
 
@@ -231,15 +231,18 @@ impl Message {
         self.calls.iter_mut().filter(|call| call.reply.is_none())
     }
 
-    /// Sorts the replies of one pipeline to the calls they belong to. A call that has to be made again stays without one.
-    fn take(&mut self, replies: &mut impl Iterator<Item = Value>) {
+    /// Sorts the replies of one pipeline to the calls they belong to, up to the first that belongs to none of them. A call that has to be
+    /// made again stays without one.
+    fn take(&mut self, replies: &mut impl Iterator<Item = Value>) -> Result<(), Fault> {
         for call in self.unanswered() {
             let reply = replies.next().unwrap_or_default().extract_error();
-            match scripts::again(&call.command, &reply) {
-                Some(command) => call.command = command,
-                None => call.reply = Some(reply),
+            match scripts::judge(&call.command, reply) {
+                Verdict::Answer(reply) => call.reply = Some(reply),
+                Verdict::Again(command) => call.command = command,
+                Verdict::Shifted(fault) => return Err(fault),
             }
         }
+        Ok(())
     }
 
     fn finish(self) {
@@ -496,12 +499,16 @@ async fn exchange(
                 return Outcome::Unanswered;
             }
         };
-        pulse.answered(sent_at);
 
         let mut replies = replies.into_iter();
+        let paired = batch
+            .iter_mut()
+            .try_for_each(|message| message.take(&mut replies));
+        if paired.is_ok() {
+            pulse.answered(sent_at);
+        }
         let mut unfinished = Vec::new();
         for mut message in batch {
-            message.take(&mut replies);
             if message.calls.iter().any(Call::is_of_wrong_server) {
                 outcome = Outcome::Broken;
             }
@@ -510,6 +517,10 @@ async fn exchange(
             } else {
                 message.finish();
             }
+        }
+        if let Err(fault) = paired {
+            fail_all(unfinished, &fault);
+            return Outcome::Broken;
         }
         batch = unfinished;
     }

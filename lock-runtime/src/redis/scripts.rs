@@ -1,16 +1,23 @@
 //! The scripts as typed questions and typed answers: the only place that knows the order of their arguments and replies.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_redis::redis::{
-    Arg, Cmd, ErrorKind, RedisResult, Script as Hashed, ServerErrorKind, Value, cmd,
+    Arg, Cmd, ErrorKind, RedisError, RedisResult, Script as Hashed, ServerErrorKind, Value, cmd,
 };
 use once_cell::sync::Lazy;
 
+use super::fault::Fault;
 use crate::backend::{Acquired, Claim, Grant, Holder, Released, Renewal, Renewed};
 use crate::fence::{FenceBlock, FencingToken};
 use crate::key::{FENCE, LockKey, QUEUE};
 use crate::owner::OwnerToken;
+
+/// The number of the next call of a script. No two calls of a process have the same, so an answer cannot be taken for that to another.
+static NEXT_CALL: AtomicU64 = AtomicU64::new(0);
+/// Where its number stands in a call: behind EVALSHA, the hash, how many keys there are, and three keys.
+const CALL_AT: usize = 6;
 
 /// A script and its hash.
 pub(super) struct Script {
@@ -25,14 +32,15 @@ impl Script {
         Script { source, hash }
     }
 
-    /// The command that runs the script by its hash.
+    /// The command that runs the script by its hash: its keys, and the number of the call.
     fn call(&self, key: &LockKey) -> Cmd {
         let mut call = cmd("EVALSHA");
         call.arg(&self.hash)
             .arg(3)
             .arg(key.stored())
             .arg(key.companion(QUEUE))
-            .arg(key.companion(FENCE));
+            .arg(key.companion(FENCE))
+            .arg(NEXT_CALL.fetch_add(1, Ordering::Relaxed));
         call
     }
 }
@@ -155,26 +163,66 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(rounded).map_or(CENTURY, |millis| millis.clamp(1, CENTURY))
 }
 
-/// What to send in the place of `call` because of this `reply`; `None` if it is the answer.
-pub(super) fn again(call: &Cmd, reply: &RedisResult<Value>) -> Option<Cmd> {
-    match reply {
+/// What a reply is to the call that it came for.
+pub(super) enum Verdict {
+    /// The answer, without the number of the call.
+    Answer(RedisResult<Value>),
+    /// None yet: this is to be sent in its place.
+    Again(Cmd),
+    /// Meant for another call. So may be all that come behind it: the connection is of no more use.
+    Shifted(Fault),
+}
+
+/// Looks whether `reply` belongs to `call`: they are paired by their order alone, which a broken proxy may not keep.
+pub(super) fn judge(call: &Cmd, reply: RedisResult<Value>) -> Verdict {
+    let value = match reply {
+        Ok(value) => value,
         // Not executed, so it is safe to repeat; the source comes along this time.
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            with_source(call)
+        Err(error) if is_unknown_script(&error) => {
+            return with_source(call).map_or(Verdict::Answer(Err(error)), Verdict::Again);
         }
-        Ok(value) if is_unfinished(value) => Some(call.clone()),
+        Err(error) => return Verdict::Answer(Err(error)),
+    };
+    match (number(call), value) {
+        (Some(number), Value::Array(mut items)) if is_numbered(&items, number) => {
+            items.remove(0);
+            if items[..] == [Value::Int(0)] {
+                return Verdict::Again(call.clone());
+            }
+            Verdict::Answer(Ok(Value::Array(items)))
+        }
+        // Only scripts answer with a list.
+        (Some(_), value) | (None, value @ Value::Array(_)) => {
+            Verdict::Shifted(Fault::bad_reply(&value))
+        }
+        (None, value) => Verdict::Answer(Ok(value)),
+    }
+}
+
+fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+/// The number of this call; none if it calls no script.
+fn number(call: &Cmd) -> Option<&[u8]> {
+    match call.args_iter().nth(CALL_AT)? {
+        Arg::Simple(number) => Some(number),
         _ => None,
     }
 }
 
-/// Whether the script could not finish in one call and is to be run again as it was.
-fn is_unfinished(reply: &Value) -> bool {
-    matches!(reply, Value::Array(items) if items[..] == [Value::Int(0)])
+fn is_numbered(items: &[Value], number: &[u8]) -> bool {
+    matches!(items.first(), Some(Value::BulkString(first)) if first == number)
 }
 
 /// The answer to [`acquire`] for a claim with this `ttl`; `None` if no script answers like that.
 pub(super) fn acquired(reply: &Value, ttl: Duration) -> Option<Acquired> {
-    match items(reply) {
+    became_of(items(reply), ttl)
+}
+
+/// What became of a claim with this `ttl`.
+fn became_of(items: &[Value], ttl: Duration) -> Option<Acquired> {
+    match items {
         [Value::Int(1), first, last] => Some(Acquired::Granted(Grant {
             tokens: block(first, last)?,
             valid_for: ttl,
@@ -199,8 +247,8 @@ pub(super) fn renewed(reply: &Value) -> Option<Renewed> {
 pub(super) fn released(reply: &Value, next: Option<&Claim>) -> Option<Released> {
     match (items(reply), next) {
         ([Value::Int(1)], None) => Some(Released::Released(None)),
-        ([Value::Int(1), reply], Some(next)) => {
-            Some(Released::Released(Some(acquired(reply, next.ttl)?)))
+        ([Value::Int(1), items @ ..], Some(next)) => {
+            Some(Released::Released(Some(became_of(items, next.ttl)?)))
         }
         ([Value::Int(2)], _) => Some(Released::NotHeld),
         _ => None,
@@ -312,8 +360,70 @@ mod tests {
             assert_eq!(acquired(&reply, ttl), None, "{reply:?}");
         }
         assert_eq!(renewed(&array(&[3])), None);
+        let next = Claim::new(
+            LockKey::new("lock:", "k").unwrap(),
+            OwnerToken::unique("o"),
+            ttl,
+        );
         assert_eq!(released(&array(&[1, 2]), None), None);
+        assert_eq!(released(&array(&[1]), Some(&next)), None);
         assert_eq!(abandoned(&array(&[2])), None);
+    }
+
+    /// The reply of a script to the call with this number.
+    fn numbered(number: &[u8], rest: &[i64]) -> RedisResult<Value> {
+        let rest = rest.iter().map(|number| Value::Int(*number));
+        let number = Value::BulkString(number.to_vec());
+        Ok(Value::Array([number].into_iter().chain(rest).collect()))
+    }
+
+    #[test]
+    fn a_reply_answers_the_call_whose_number_it_bears_and_no_other() {
+        let key = LockKey::new("lock:", "k").unwrap();
+        let call = give_back(&key, "owner");
+        let own = number(&call).unwrap();
+        let answer = |reply| match judge(&call, reply) {
+            Verdict::Answer(Ok(value)) => Some(value),
+            _ => None,
+        };
+        assert_eq!(answer(numbered(own, &[1])), Some(array(&[1])));
+
+        let other = give_back(&key, "owner");
+        for shifted in [
+            numbered(number(&other).unwrap(), &[1]),
+            numbered(b"", &[1]),
+            Ok(array(&[1])),
+            Ok(array(&[])),
+            Ok(Value::Nil),
+            Ok(Value::BulkString(own.to_vec())),
+        ] {
+            let verdict = judge(&call, shifted.clone());
+            assert!(matches!(verdict, Verdict::Shifted(_)), "{shifted:?}");
+        }
+        let pong = Ok(Value::SimpleString("PONG".into()));
+        assert!(matches!(
+            judge(&cmd("PING"), pong),
+            Verdict::Answer(Ok(Value::SimpleString(_)))
+        ));
+        assert!(matches!(
+            judge(&cmd("PING"), numbered(own, &[1])),
+            Verdict::Shifted(_)
+        ));
+    }
+
+    #[test]
+    fn a_call_keeps_its_number_when_it_is_made_again() {
+        let key = LockKey::new("lock:", "k").unwrap();
+        let call = give_back(&key, "owner");
+        let own = number(&call).unwrap();
+        let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
+        let unknown = Err((no_script, "no such script").into());
+        for reply in [numbered(own, &[0]), unknown] {
+            let Verdict::Again(again) = judge(&call, reply.clone()) else {
+                panic!("{reply:?} is taken for an answer");
+            };
+            assert_eq!(number(&again), Some(own));
+        }
     }
 
     #[test]
@@ -418,7 +528,10 @@ mod tests {
                     prop_assert!(next.is_some());
                 }
             }
-            let _ = (abandoned(&reply), is_unfinished(&reply));
+            let _ = abandoned(&reply);
+            let call = acquire(&claim, "c");
+            let is_its_own = is_numbered(items(&reply), number(&call).expect("a script"));
+            prop_assert!(is_its_own || matches!(judge(&call, Ok(reply)), Verdict::Shifted(_)));
         }
 
         #[test]

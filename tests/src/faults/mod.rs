@@ -62,6 +62,23 @@ pub async fn start() -> (Server, Proxy, LockRuntime) {
     (server, proxy, locks)
 }
 
+/// Uses the lock until its commands go by the short way.
+pub async fn by_the_short_way(proxy: &Proxy, locks: &LockRuntime) {
+    let use_it = async || {
+        let guard = locks.lock("warm").acquire().await.unwrap();
+        guard.release().await.unwrap();
+    };
+    // The first use opens it.
+    use_it().await;
+    eventually("a short way", || proxy.connections() == 2).await;
+    let lane = proxy.log().first().map(|command| command.connection);
+    let started = Instant::now();
+    while proxy.log().last().map(|command| command.connection) == lane {
+        assert!(started.elapsed() < DEADLINE, "it is not used");
+        use_it().await;
+    }
+}
+
 /// Who holds the lock, as the server has it.
 pub fn owner(server: &Server, key: &str) -> Option<String> {
     server.run(&["GET", &format!("lock:{key}")])

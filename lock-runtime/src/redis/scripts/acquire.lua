@@ -1,10 +1,10 @@
 -- acquire.lua: take the lock, or queue for it. Idempotent by owner: a waiter polls by the same call.
--- ARGV: [1] owner, [2] ttl_ms, [3] tokens, [4] member: its place in the queue, '' if it does not wait,
---       [5] queue_ms: how long the queue outlives the present lease
--- Returns: {1, first, last} granted | {2, remaining_ms, foreign} queued | {3, remaining_ms, foreign} taken | {0} again
---          | error BADKEY lock, queue or fence: it holds something else
+-- ARGV: [1] call, [2] owner, [3] ttl_ms, [4] tokens, [5] member: its place in the queue, '' if it does not wait,
+--       [6] queue_ms: how long the queue outlives the present lease
+-- Returns: {call, 1, first, last} granted | {call, 2, remaining_ms, foreign} queued | {call, 3, remaining_ms, foreign} taken
+--          | {call, 0} again | error BADKEY lock, queue or fence: it holds something else
 local lock, queue, fence = KEYS[1], KEYS[2], KEYS[3]
-local owner, ttl_ms, tokens, member, queue_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local call, owner, ttl_ms, tokens, member, queue_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 
 -- Nobody holds the lock, nobody waits for it, and the counter is behind the time.
 if redis.pcall('GET', lock) == false and next(redis.pcall('ZRANGE', queue, '0', '0')) == nil then
@@ -16,7 +16,7 @@ if redis.pcall('GET', lock) == false and next(redis.pcall('ZRANGE', queue, '0', 
     redis.call('SET', lock, owner, 'PX', ttl_ms)
     -- For as long as in the prelude.
     redis.call('SET', fence, string.format('%.0f', last), 'PX', '172800000')
-    return {1, first, last}
+    return {call, 1, first, last}
   end
 end
 
@@ -28,7 +28,7 @@ if refusal then return refusal end
 if holder and holder ~= owner then
   local ours = string.match(holder, '/lr%-(%x+)%-%x+%-%x+$')
   local foreign = (ours and #ours == 16) and 0 or 1
-  return stand_back(member, queue_ms, redis.call('PTTL', lock), foreign)
+  return {call, stand_back(member, queue_ms, redis.call('PTTL', lock), foreign)}
 end
 
 read_fence()
@@ -38,15 +38,15 @@ if refusal then return refusal end
 if holder then
   redis.call('PEXPIRE', lock, ttl_ms)
   if member ~= '' then redis.call('ZREM', queue, member) end
-  if last_token > 0 then return {1, last_token, last_token} end
-  return make_owner(owner, ttl_ms, block(tokens))
+  if last_token > 0 then return {call, 1, last_token, last_token} end
+  return {call, make_owner(owner, ttl_ms, block(tokens))}
 end
 
 -- The last lease ended without a release: those that wait come first.
 if waiter and waiter ~= member then
   local outcome, grace_ms = hand_over(waiter, member)
-  if outcome == 'again' then return {0} end
-  if outcome == 'handed' then return stand_back(member, queue_ms, grace_ms, 0) end
+  if outcome == 'again' then return {call, 0} end
+  if outcome == 'handed' then return {call, stand_back(member, queue_ms, grace_ms, 0)} end
 end
 if waiter and member ~= '' then redis.call('ZREM', queue, member) end
-return make_owner(owner, ttl_ms, block(tokens))
+return {call, make_owner(owner, ttl_ms, block(tokens))}

@@ -1,5 +1,6 @@
 -- What the scripts share; it stands in each of them where they say `-- prelude`.
 -- KEYS: [1] lock: the owner token   [2] queue: the waiters   [3] fence: the last fencing token
+-- ARGV: [1] call: the number of this call. Every reply but an error begins with it, so that the client knows it for the answer.
 -- A waiter is a member `channel/grace_ms/tokens/owner` of the queue.
 -- To make these functions takes a third of the time of a script, so the usual question is answered ahead of them.
 
@@ -53,11 +54,12 @@ local function block(tokens)
   return first, first + tokens - 1
 end
 
+-- Returns: 1, first, last
 local function make_owner(owner, ttl_ms, first, last)
   redis.call('SET', lock, owner, 'PX', ttl_ms)
   redis.call('SET', fence, integer(last), 'PX', FENCE_MS)
   last_token = last
-  return {1, first, last}
+  return 1, first, last
 end
 
 local function first_waiter()
@@ -95,14 +97,14 @@ local function hand_over(member, own)
 end
 
 -- Answers a claim that cannot have the lock: queues it, if it waits (`member` is not empty) and is not queued yet.
--- Returns: {2, remaining_ms, foreign} queued | {3, remaining_ms, foreign} taken; remaining_ms is -1 if the lease never ends
+-- Returns: 2, remaining_ms, foreign: queued | 3, remaining_ms, foreign: taken | an error; remaining_ms is -1 if the lease never ends
 local function stand_back(member, queue_ms, remaining_ms, foreign)
-  if member == '' then return {3, remaining_ms, foreign} end
+  if member == '' then return 3, remaining_ms, foreign end
   local newest = read('queue', 'ZRANGE', queue, '-1', '-1', 'WITHSCORES')
   if refusal then return refusal end
   -- Not the time: a clock set back would let newcomers pass.
   redis.call('ZADD', queue, 'NX', integer((newest[2] or 0) + 1), member)
   local wanted = math.max(remaining_ms, 0) + queue_ms
   if redis.call('PTTL', queue) < wanted then redis.call('PEXPIRE', queue, integer(wanted)) end
-  return {2, remaining_ms, foreign}
+  return 2, remaining_ms, foreign
 end
