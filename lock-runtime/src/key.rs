@@ -63,11 +63,25 @@ impl LockKey {
 
     /// The name in the store of a companion, in the same Redis Cluster slot as the lock itself.
     #[cfg_attr(not(feature = "redis"), allow(dead_code))]
-    pub(crate) fn companion(&self, suffix: &str) -> String {
+    pub(crate) fn companion(&self, suffix: &'static str) -> Companion<'_> {
+        Companion { key: self, suffix }
+    }
+}
+
+/// The name of a key that belongs to a lock.
+#[cfg_attr(not(feature = "redis"), allow(dead_code))]
+pub(crate) struct Companion<'a> {
+    key: &'a LockKey,
+    suffix: &'static str,
+}
+
+impl fmt::Display for Companion<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Companion { key, suffix } = self;
         // Unambiguous, because `fault` refuses the keys for which the two forms could meet.
-        match hash_tag(&self.text) {
-            Some(_) => format!("{}{suffix}", self.text),
-            None => format!("{{{}}}{suffix}", self.text),
+        match hash_tag(&key.text) {
+            Some(_) => write!(f, "{}{suffix}", key.text),
+            None => write!(f, "{{{}}}{suffix}", key.text),
         }
     }
 }
@@ -150,7 +164,7 @@ mod tests {
     use super::*;
 
     fn companion(prefix: &str, key: &str) -> Result<String, InvalidKey> {
-        LockKey::new(prefix, key).map(|key| key.companion(QUEUE))
+        LockKey::new(prefix, key).map(|key| key.companion(QUEUE).to_string())
     }
 
     #[test]

@@ -67,10 +67,10 @@ impl Fault {
         }
         let (key, meaning) = match error.detail() {
             Some(detail) if detail.starts_with("queue") => {
-                (key.companion(QUEUE), "the queue of a lock")
+                (key.companion(QUEUE).to_string(), "the queue of a lock")
             }
             Some(detail) if detail.starts_with("fence") => {
-                (key.companion(FENCE), "a fencing token")
+                (key.companion(FENCE).to_string(), "a fencing token")
             }
             _ => (key.stored().to_owned(), "a lock"),
         };

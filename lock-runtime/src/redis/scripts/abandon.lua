@@ -1,7 +1,7 @@
 -- abandon.lua: withdraw a claim: out of the queue and, if it has been granted, on to the first waiter.
 -- ARGV: [1] call, [2] owner, [3] member: its place in the queue, '' if it has none
--- Returns: {call, 1} withdrawn | {call, 0} again | error BADKEY
-local lock, queue, fence = KEYS[1], KEYS[2], KEYS[3]
+-- Returns: withdrawn | again | error BADKEY
+local redis, lock, queue, fence = redis, KEYS[1], KEYS[2], KEYS[3]
 local call, owner, member = ARGV[1], ARGV[2], ARGV[3]
 
 -- prelude
@@ -10,7 +10,7 @@ local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
 if member ~= '' then read('queue', 'ZREM', queue, member) end
 if refusal then return refusal end
-if holder ~= owner then return {call, 1} end
+if holder ~= owner then return answer('withdrawn') end
 
 local waiter = first_waiter()
 if waiter then read_fence() end
@@ -18,8 +18,8 @@ if refusal then return refusal end
 
 if waiter then
   local outcome = hand_over(waiter)
-  if outcome == 'again' then return {call, 0} end
-  if outcome == 'handed' then return {call, 1} end
+  if outcome == 'again' then return answer('again') end
+  if outcome == 'handed' then return answer('withdrawn') end
 end
 redis.call('DEL', lock)
-return {call, 1}
+return answer('withdrawn')

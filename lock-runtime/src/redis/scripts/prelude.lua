@@ -1,6 +1,7 @@
 -- What the scripts share; it stands in each of them where they say `-- prelude`.
 -- KEYS: [1] lock: the owner token   [2] queue: the waiters   [3] fence: the last fencing token
--- ARGV: [1] call: the number of this call. Every reply but an error begins with it, so that the client knows it for the answer.
+-- ARGV: [1] call: the number of this call
+-- Every reply but an error is a line of words, the first of them `call`: by this the client knows it for the answer.
 -- A waiter is a member `channel/grace_ms/tokens/owner` of the queue.
 -- To make these functions takes a third of the time of a script, so the usual question is answered ahead of them.
 
@@ -28,6 +29,10 @@ local function read(name, ...)
   return reply
 end
 
+local function answer(...)
+  return refusal or table.concat({call, ...}, ' ')
+end
+
 local function integer(number)
   return string.format('%.0f', number)
 end
@@ -50,16 +55,17 @@ end
 -- Where the counter runs ahead of the time the block is one token, lest it outrun what has to save it.
 local function block(tokens)
   local first = last_token + 1
+  tokens = tonumber(tokens)
   if first <= now then first = now else tokens = 1 end
   return first, first + tokens - 1
 end
 
--- Returns: 1, first, last
+-- Returns: 'granted', last, count
 local function make_owner(owner, ttl_ms, first, last)
   redis.call('SET', lock, owner, 'PX', ttl_ms)
   redis.call('SET', fence, integer(last), 'PX', FENCE_MS)
   last_token = last
-  return 1, first, last
+  return 'granted', integer(last), last - first + 1
 end
 
 local function first_waiter()
@@ -82,7 +88,7 @@ local function hand_over(member, own)
     redis.call('ZPOPMIN', queue)
     local channel, grace_ms, tokens, owner = string.match(member, '^([^/]*)/(%d+)/(%d+)/(.+)$')
     if channel then
-      local first, last = block(tonumber(tokens))
+      local first, last = block(tokens)
       local message = table.concat({integer(first), integer(last), grace_ms, #owner, owner .. lock}, '/')
       if redis.call('PUBLISH', channel, message) > 0 then
         make_owner(owner, grace_ms, first, last)
@@ -97,14 +103,14 @@ local function hand_over(member, own)
 end
 
 -- Answers a claim that cannot have the lock: queues it, if it waits (`member` is not empty) and is not queued yet.
--- Returns: 2, remaining_ms, foreign: queued | 3, remaining_ms, foreign: taken | an error; remaining_ms is -1 if the lease never ends
+-- Returns: 'queued' | 'taken', remaining_ms: -1 if the lease never ends, foreign
 local function stand_back(member, queue_ms, remaining_ms, foreign)
-  if member == '' then return 3, remaining_ms, foreign end
+  if member == '' then return 'taken', integer(remaining_ms), foreign end
   local newest = read('queue', 'ZRANGE', queue, '-1', '-1', 'WITHSCORES')
-  if refusal then return refusal end
+  if refusal then return end
   -- Not the time: a clock set back would let newcomers pass.
   redis.call('ZADD', queue, 'NX', integer((newest[2] or 0) + 1), member)
   local wanted = math.max(remaining_ms, 0) + queue_ms
   if redis.call('PTTL', queue) < wanted then redis.call('PEXPIRE', queue, integer(wanted)) end
-  return 2, remaining_ms, foreign
+  return 'queued', integer(remaining_ms), foreign
 end
