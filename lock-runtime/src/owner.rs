@@ -1,6 +1,7 @@
 //! Owner tokens: which claim a lock belongs to.
 
-use std::fmt;
+use std::borrow::Borrow;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,18 +24,23 @@ impl OwnerToken {
         static PROCESS: Lazy<u64> = Lazy::new(|| Uuid::new_v4().as_u64_pair().0);
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let claim = NEXT.fetch_add(1, Ordering::Relaxed);
-        OwnerToken(
-            format!(
-                "{text}/lr-{:016x}-{:x}-{claim:x}",
-                *PROCESS,
-                std::process::id()
-            )
-            .into(),
-        )
+        let (process, pid) = (*PROCESS, std::process::id());
+        // Room for the longest, since to grow costs more than the rest.
+        let mut token = String::with_capacity(text.len() + 46);
+        token.push_str(text);
+        let _ = write!(token, "/lr-{process:016x}-{pid:x}-{claim:x}");
+        OwnerToken(token.into())
     }
 
     /// The token as the store holds it.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Equal, hashed and ordered as its text is.
+impl Borrow<str> for OwnerToken {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

@@ -1,6 +1,6 @@
 //! The claims of this process that wait in a queue of Redis, and the news for them.
 
-use std::collections::HashMap;
+use std::collections::hash_map::{Entry, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const AFTER_GRACE: Duration = Duration::from_millis(4);
 ///
 /// A std mutex, since nothing waits while it is held.
 #[derive(Default)]
-pub(super) struct Wakeups(Mutex<HashMap<Arc<str>, Waiter>>);
+pub(super) struct Wakeups(Mutex<HashMap<OwnerToken, Waiter>>);
 
 struct Waiter {
     /// The connection that brings its news.
@@ -32,31 +32,39 @@ struct Waiter {
     news: Option<Wakeup>,
     /// When to ask whether the owner before this claim has shown a sign of life.
     look_at: Option<Instant>,
-    bell: Arc<Notify>,
+    /// There is one as soon as somebody listens.
+    bell: Option<Arc<Notify>>,
+}
+
+impl Waiter {
+    fn ring(&self) {
+        if let Some(bell) = &self.bell {
+            bell.notify_one();
+        }
+    }
 }
 
 impl Wakeups {
     /// From now on, news for `owner` is kept. Whether it was not before.
     pub(super) fn register(&self, owner: &OwnerToken, lane: usize) -> bool {
         let mut waiters = self.waiters();
-        let is_new = !waiters.contains_key(owner.as_str());
-        if is_new {
-            let waiter = Waiter {
-                lane,
-                since: Instant::now(),
-                news: None,
-                look_at: None,
-                bell: Arc::default(),
-            };
-            waiters.insert(owner.as_str().into(), waiter);
-        }
-        is_new
+        let Entry::Vacant(place) = waiters.entry(owner.clone()) else {
+            return false;
+        };
+        place.insert(Waiter {
+            lane,
+            since: Instant::now(),
+            news: None,
+            look_at: None,
+            bell: None,
+        });
+        true
     }
 
     /// The claim has its answer, or wants none.
     pub(super) fn forget(&self, owner: &OwnerToken) {
-        if let Some(waiter) = self.waiters().remove(owner.as_str()) {
-            waiter.bell.notify_one();
+        if let Some(waiter) = self.waiters().remove(owner) {
+            waiter.ring();
         }
     }
 
@@ -68,7 +76,7 @@ impl Wakeups {
                 // It is also younger than the claim.
                 let since = since.max(waiter.since);
                 waiter.news = Some(Wakeup::Granted { grant, since });
-                waiter.bell.notify_one();
+                waiter.ring();
                 true
             }
             None => false,
@@ -81,7 +89,7 @@ impl Wakeups {
             if waiter.lane == lane {
                 // A grant that is already here says more.
                 waiter.news.get_or_insert(Wakeup::Ask);
-                waiter.bell.notify_one();
+                waiter.ring();
             }
         }
     }
@@ -90,7 +98,7 @@ impl Wakeups {
     pub(super) fn look_after(&self, owner: &str, grace: Duration) {
         if let Some(waiter) = self.waiters().get_mut(owner) {
             waiter.look_at = Instant::now().checked_add(grace + jittered(AFTER_GRACE));
-            waiter.bell.notify_one();
+            waiter.ring();
         }
     }
 
@@ -114,15 +122,15 @@ impl Wakeups {
     }
 
     fn bell(&self, owner: &OwnerToken) -> Option<Arc<Notify>> {
-        self.waiters()
-            .get(owner.as_str())
-            .map(|waiter| Arc::clone(&waiter.bell))
+        let mut waiters = self.waiters();
+        let waiter = waiters.get_mut(owner)?;
+        Some(Arc::clone(waiter.bell.get_or_insert_default()))
     }
 
     /// The news, if there is any, or else when to look; a grant ends the registration.
     fn take(&self, owner: &OwnerToken) -> Result<Wakeup, Option<Instant>> {
         let mut waiters = self.waiters();
-        let Some(waiter) = waiters.get_mut(owner.as_str()) else {
+        let Some(waiter) = waiters.get_mut(owner) else {
             return Ok(Wakeup::Ask);
         };
         if waiter.look_at.is_some_and(|at| at <= Instant::now()) {
@@ -133,12 +141,12 @@ impl Wakeups {
             return Err(waiter.look_at);
         };
         if matches!(news, Wakeup::Granted { .. }) {
-            waiters.remove(owner.as_str());
+            waiters.remove(owner);
         }
         Ok(news)
     }
 
-    fn waiters(&self) -> MutexGuard<'_, HashMap<Arc<str>, Waiter>> {
+    fn waiters(&self) -> MutexGuard<'_, HashMap<OwnerToken, Waiter>> {
         // The map is whole after every statement, so a panic elsewhere cannot have broken it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
