@@ -87,7 +87,7 @@ impl Side {
     pub fn called_by_scripts(self) -> &'static [&'static str] {
         match self {
             Side::Ours | Side::OursRemote => &[
-                "get", "set", "del", "pexpire", "pttl", "time", "zadd", "zrange", "zrem",
+                "exists", "get", "set", "del", "pexpire", "pttl", "time", "zadd", "zrange", "zrem",
                 "zpopmin", "publish",
             ],
             Side::Raw | Side::Pool | Side::Rslock => &["get", "del"],

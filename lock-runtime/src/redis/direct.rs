@@ -5,8 +5,13 @@
 //! what is asked there takes it. It subscribes to nothing: hand-overs, renewals and repairs are left to the lanes, which go on while
 //! callers block their threads. Whenever it is not there, or not well, the lane does the same.
 //!
+//! A command goes out from its caller's own future, as long as few others are in flight. Those that come meanwhile wait until the tasks
+//! that are ready to speak have spoken, and go out as one pipeline, which costs far less than to send each by itself.
+//!
 //! The commands of one key keep to one connection as long as one of them may be unanswered, so that none overtakes another.
 
+use std::collections::VecDeque;
+use std::mem::replace;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -15,14 +20,18 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Cmd, RedisResult, Value, cmd};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::{Notify, watch};
+use tokio::task::{unconstrained, yield_now};
 use tokio::time::{Instant, sleep};
 
 use super::connection::Connector;
 use super::fault::{Fault, is_wrong_server};
-use super::lane::{Lane, RECONNECT, UNANSWERED};
+use super::lane::{BATCH, Lane, RECONNECT, UNANSWERED, poll_once};
+use super::message::{Answer, Message, Outcome, Unheard, exchange};
 use super::scripts::{self, Verdict};
 use crate::backoff::Retry;
 
+/// How many commands may be in flight by themselves. Few tasks lose no time to each other, and many share what they send.
+const ALONE: usize = 4;
 /// Enough that keys seldom share one.
 const ROUTES: usize = 256;
 
@@ -57,6 +66,27 @@ pub(super) struct Live {
     unanswered: AtomicU32,
     broken: AtomicBool,
     bell: Notify,
+    crowd: Mutex<Crowd>,
+}
+
+/// The commands of a connection.
+#[derive(Default)]
+struct Crowd {
+    /// How many commands and pipelines are in flight.
+    in_flight: usize,
+    /// What the next pipelines take.
+    waiting: VecDeque<Message>,
+    /// Whether a task is at work that sends what waits. Nothing goes by itself meanwhile, so that nothing overtakes another.
+    carried: bool,
+}
+
+/// Something in flight, until it is dropped.
+struct Flight<'a>(&'a Mutex<Crowd>);
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        lock(self.0).in_flight -= 1;
+    }
 }
 
 /// How the commands of some keys go.
@@ -171,57 +201,123 @@ impl Live {
     }
 
     /// Resolves when the connection is to be given up.
-    async fn ended(&self) {
+    async fn broke(&self) {
         while self.works() {
             self.bell.notified().await;
-            if self.works() && self.ask(cmd("PING")).await.is_err() {
-                self.give_up();
+            if self.works() && self.ask_alone(cmd("PING")).await.is_err() {
+                self.ended(&Outcome::Broken);
             }
         }
     }
 
-    fn give_up(&self) {
-        self.broken.store(true, Ordering::Release);
-        self.bell.notify_one();
+    /// The reply to `call`, which takes its place behind all that came before in the first poll.
+    pub(super) async fn ask(
+        self: &Arc<Live>,
+        call: Cmd,
+        unheard: Unheard,
+    ) -> Result<RedisResult<Value>, Fault> {
+        match self.board(call, unheard) {
+            Ok((call, _flight)) => self.ask_alone(call).await,
+            Err(answer) => answer.reply().await,
+        }
+    }
+
+    /// Leave to send `call` by itself, or else the answer to come.
+    fn board(self: &Arc<Live>, call: Cmd, unheard: Unheard) -> Result<(Cmd, Flight<'_>), Answer> {
+        let mut crowd = lock(&self.crowd);
+        if !crowd.carried && crowd.in_flight < ALONE {
+            crowd.in_flight += 1;
+            return Ok((call, Flight(&self.crowd)));
+        }
+        let (message, answer) = Message::new(vec![call], unheard, self.timeout);
+        crowd.waiting.push_back(message);
+        if !replace(&mut crowd.carried, true) {
+            drop(crowd);
+            tokio::spawn(Arc::clone(self).carry());
+        }
+        Err(answer)
+    }
+
+    /// Sends what waits, until nothing does.
+    async fn carry(self: Arc<Live>) {
+        loop {
+            // Those who are ready to speak share the pipeline.
+            yield_now().await;
+            let batch: Vec<_> = {
+                let mut crowd = lock(&self.crowd);
+                let count = crowd.waiting.len().min(BATCH);
+                crowd.carried = count > 0;
+                crowd.in_flight += usize::from(crowd.carried);
+                crowd.waiting.drain(..count).collect()
+            };
+            if batch.is_empty() {
+                return;
+            }
+            // The first poll gives the batch its place in the connection.
+            let mut exchange = Box::pin(unconstrained(Arc::clone(&self).exchange(batch)));
+            if poll_once(exchange.as_mut()).await.is_pending() {
+                tokio::spawn(exchange);
+            }
+        }
+    }
+
+    async fn exchange(self: Arc<Live>, batch: Vec<Message>) {
+        let _flight = Flight(&self.crowd);
+        let outcome = exchange(self.connection.clone(), batch, |_| {}).await;
+        self.ended(&outcome);
     }
 
     /// Sends `call`, again where it was not executed or not finished, and gives the reply.
-    pub(super) async fn ask(&self, mut call: Cmd) -> Result<RedisResult<Value>, Fault> {
+    async fn ask_alone(&self, mut call: Cmd) -> Result<RedisResult<Value>, Fault> {
         loop {
             let mut connection = self.connection.clone();
             // Without tokio's cooperative budget, which could make the first poll send nothing.
-            let sending = tokio::task::unconstrained(connection.send_packed_command(&call));
+            let sending = unconstrained(connection.send_packed_command(&call));
             let reply = match sending.await {
                 Ok(value) => value.extract_error(),
                 Err(error) => Err(error),
             };
             match &reply {
                 Err(error) if error.is_timeout() => {
-                    if self.unanswered.fetch_add(1, Ordering::AcqRel) + 1 >= UNANSWERED {
-                        self.give_up();
-                    }
+                    self.ended(&Outcome::Unanswered);
                     return Err(Fault::NoAnswer(self.timeout));
                 }
                 // It is not from the server.
                 Err(error) if error.code().is_none() => {
-                    self.give_up();
+                    self.ended(&Outcome::Broken);
                     return Err(Fault::Lost(reply.err()));
                 }
-                _ => self.unanswered.store(0, Ordering::Release),
+                _ => self.ended(&Outcome::Answered),
             }
             match scripts::judge(&call, reply) {
                 Verdict::Answer(reply) => {
                     if reply.as_ref().is_err_and(is_wrong_server) {
-                        self.give_up();
+                        self.ended(&Outcome::Broken);
                     }
                     return Ok(reply);
                 }
                 Verdict::Again(again) => call = again,
                 Verdict::Shifted(fault) => {
-                    self.give_up();
+                    self.ended(&Outcome::Broken);
                     return Err(fault);
                 }
             }
+        }
+    }
+
+    /// Something that was in flight has ended like this.
+    fn ended(&self, outcome: &Outcome) {
+        let unanswered = match outcome {
+            Outcome::Answered => {
+                self.unanswered.store(0, Ordering::Release);
+                return;
+            }
+            Outcome::Unanswered => self.unanswered.fetch_add(1, Ordering::AcqRel) + 1,
+            Outcome::Broken => UNANSWERED,
+        };
+        if unanswered >= UNANSWERED {
+            self.broken.store(true, Ordering::Release);
+            self.bell.notify_one();
         }
     }
 }
@@ -253,9 +349,10 @@ impl Keeper {
                     unanswered: AtomicU32::new(0),
                     broken: AtomicBool::new(false),
                     bell: Notify::new(),
+                    crowd: Mutex::default(),
                 });
                 self.show(Some(Arc::clone(&live)));
-                live.ended().await;
+                live.broke().await;
                 self.show(None);
                 connection.discard();
             }

@@ -13,20 +13,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{Cmd, Pipeline, RedisResult, Value, cmd};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use deadpool_redis::redis::{Cmd, cmd};
+use tokio::sync::mpsc::error::SendError;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinSet, yield_now};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connection::{Connection, Connector};
-use super::fault::{Fault, is_wrong_server};
-use super::scripts::{self, Verdict};
+use super::fault::Fault;
+use super::message::{Answer, Message, Outcome, Unheard, exchange};
 use super::wakeups::Wakeups;
 use crate::backoff::{Backoff, Retry, jittered};
 
 /// How many calls go out in one pipeline; more wait for the next one.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 /// After so many batches in a row without an answer the connection is taken for dead.
 pub(super) const UNANSWERED: u32 = 2;
 /// The pauses between attempts to connect.
@@ -55,35 +55,6 @@ pub(super) struct Pulse {
     /// Rung when the connection may be gone.
     suspect: Notify,
 }
-
-/// Calls that go out together, and where their answers go.
-pub(super) struct Message {
-    calls: Vec<Call>,
-    unheard: Unheard,
-    deadline: Instant,
-    reply: oneshot::Sender<Result<Replies, Fault>>,
-}
-
-struct Call {
-    command: Cmd,
-    reply: Option<RedisResult<Value>>,
-}
-
-/// What becomes of a message for whose answer nobody waits any more.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unheard {
-    /// It need not be sent.
-    Skip,
-    /// It is sent all the same.
-    Run,
-}
-
-/// The answer to a message, to come.
-#[must_use]
-pub(super) struct Answer(Result<oneshot::Receiver<Result<Replies, Fault>>, Fault>);
-
-/// One reply for each call of a message.
-pub(super) type Replies = Vec<RedisResult<Value>>;
 
 impl Lane {
     /// A lane without a connection yet, and the task that gives it one.
@@ -148,26 +119,11 @@ impl Lane {
     }
 
     fn send_within(&self, calls: Vec<Cmd>, unheard: Unheard, within: Duration) -> Answer {
-        let (message, answer) = Message::new(calls, unheard, Instant::now() + within);
-        Answer(
-            self.messages
-                .send(message)
-                .map(|()| answer)
-                .map_err(|_| Fault::Closed),
-        )
-    }
-}
-
-impl Answer {
-    /// The replies, in the order of the calls and as many.
-    pub(super) async fn replies(self) -> Result<Replies, Fault> {
-        // The lane answers by the deadline; it drops a message only together with its connection.
-        self.0?.await.unwrap_or(Err(Fault::Lost(None)))
-    }
-
-    /// The reply to the only call.
-    pub(super) async fn reply(self) -> Result<RedisResult<Value>, Fault> {
-        self.replies().await?.pop().ok_or(Fault::Lost(None))
+        let (message, answer) = Message::new(calls, unheard, within);
+        if let Err(SendError(message)) = self.messages.send(message) {
+            message.fail(Fault::Closed);
+        }
+        answer
     }
 }
 
@@ -195,67 +151,6 @@ impl Pulse {
     }
 }
 
-impl Message {
-    fn new(
-        calls: Vec<Cmd>,
-        unheard: Unheard,
-        deadline: Instant,
-    ) -> (Message, oneshot::Receiver<Result<Replies, Fault>>) {
-        let (reply, answer) = oneshot::channel();
-        let calls = calls
-            .into_iter()
-            .map(|command| Call {
-                command,
-                reply: None,
-            })
-            .collect();
-        let message = Message {
-            calls,
-            unheard,
-            deadline,
-            reply,
-        };
-        (message, answer)
-    }
-
-    /// A command whose answer nobody reads.
-    pub(super) fn unheard(command: Cmd, within: Duration) -> Message {
-        Message::new(vec![command], Unheard::Run, Instant::now() + within).0
-    }
-
-    fn is_pointless(&self) -> bool {
-        self.unheard == Unheard::Skip && self.reply.is_closed()
-    }
-
-    fn unanswered(&mut self) -> impl Iterator<Item = &mut Call> {
-        self.calls.iter_mut().filter(|call| call.reply.is_none())
-    }
-
-    /// Sorts the replies of one pipeline to the calls they belong to, up to the first that belongs to none of them. A call that has to be
-    /// made again stays without one.
-    fn take(&mut self, replies: &mut impl Iterator<Item = Value>) -> Result<(), Fault> {
-        for call in self.unanswered() {
-            let reply = replies.next().unwrap_or_default().extract_error();
-            match scripts::judge(&call.command, reply) {
-                Verdict::Answer(reply) => call.reply = Some(reply),
-                Verdict::Again(command) => call.command = command,
-                Verdict::Shifted(fault) => return Err(fault),
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(self) {
-        let replies = self.calls.into_iter().filter_map(|call| call.reply);
-        // Nobody may be waiting any more.
-        let _ = self.reply.send(Ok(replies.collect()));
-    }
-
-    fn fail(self, fault: Fault) {
-        let _ = self.reply.send(Err(fault));
-    }
-}
-
 /// What serves a lane.
 pub(super) struct Task {
     index: usize,
@@ -275,13 +170,6 @@ enum Step {
     TakeIn(Message),
     GiveUpOldest,
     Close,
-}
-
-/// How a batch ended.
-enum Outcome {
-    Answered,
-    Unanswered,
-    Broken,
 }
 
 /// Why a connection is no longer served.
@@ -346,7 +234,7 @@ impl Task {
     async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         loop {
-            let oldest = self.waiting.front().map(|message| message.deadline);
+            let oldest = self.waiting.front().map(Message::deadline);
             let step = tokio::select! {
                 output = &mut work => return Some(output),
                 message = self.messages.recv() => message.map_or(Step::Close, Step::TakeIn),
@@ -416,7 +304,9 @@ impl Task {
                     None => break Ended::Closed,
                 },
             };
-            let exchange = exchange(connection.commands(), batch, Arc::clone(&self.pulse));
+            let pulse = Arc::clone(&self.pulse);
+            let answered = move |sent_at| pulse.answered(sent_at);
+            let exchange = exchange(connection.commands(), batch, answered);
             // Without tokio's cooperative budget, which could make the first poll send nothing.
             let mut exchange = Box::pin(tokio::task::unconstrained(exchange));
             // The first poll puts the batch into the queue of the connection: batches leave in the order of these polls, whatever the
@@ -452,96 +342,18 @@ async fn next_batch(
         yield_now().await;
     }
     let first = waiting.pop_front()?;
-    let mut calls = first.calls.len();
+    let mut calls = first.len();
     let mut batch = vec![first];
     while calls < BATCH {
         let Some(message) = waiting.pop_front().or_else(|| messages.try_recv().ok()) else {
             break;
         };
-        calls += message.calls.len();
+        calls += message.len();
         batch.push(message);
     }
     Some(batch)
 }
 
-/// Sends `batch` as one pipeline and gives out the answers; what has to be asked again is sent again.
-async fn exchange(
-    mut connection: MultiplexedConnection,
-    mut batch: Vec<Message>,
-    pulse: Arc<Pulse>,
-) -> Outcome {
-    let mut outcome = Outcome::Answered;
-    loop {
-        batch.retain(|message| !message.is_pointless());
-        let Some(deadline) = batch.iter().map(|message| message.deadline).max() else {
-            return outcome;
-        };
-        let mut pipeline = Pipeline::new();
-        for call in batch.iter_mut().flat_map(Message::unanswered) {
-            pipeline.add_command(call.command.clone());
-        }
-        if pipeline.is_empty() {
-            // The client refuses to send nothing.
-            batch.into_iter().for_each(Message::finish);
-            return outcome;
-        }
-        let sent_at = Instant::now();
-        let sending = connection.send_packed_commands(&pipeline, 0, pipeline.len());
-        let replies = match timeout_at(deadline, sending).await {
-            Ok(Ok(replies)) => replies,
-            Ok(Err(error)) if !error.is_timeout() => {
-                fail_all(batch, &Fault::Lost(Some(error)));
-                return Outcome::Broken;
-            }
-            Ok(Err(_)) | Err(_) => {
-                let waited = sent_at.elapsed();
-                fail_all(batch, &Fault::NoAnswer(round(waited)));
-                return Outcome::Unanswered;
-            }
-        };
-
-        let mut replies = replies.into_iter();
-        let paired = batch
-            .iter_mut()
-            .try_for_each(|message| message.take(&mut replies));
-        if paired.is_ok() {
-            pulse.answered(sent_at);
-        }
-        let mut unfinished = Vec::new();
-        for mut message in batch {
-            if message.calls.iter().any(Call::is_of_wrong_server) {
-                outcome = Outcome::Broken;
-            }
-            if message.unanswered().next().is_some() {
-                unfinished.push(message);
-            } else {
-                message.finish();
-            }
-        }
-        if let Err(fault) = paired {
-            fail_all(unfinished, &fault);
-            return Outcome::Broken;
-        }
-        batch = unfinished;
-    }
-}
-
-impl Call {
-    fn is_of_wrong_server(&self) -> bool {
-        matches!(&self.reply, Some(Err(error)) if is_wrong_server(error))
-    }
-}
-
-fn fail_all(batch: Vec<Message>, fault: &Fault) {
-    for message in batch {
-        message.fail(fault.clone());
-    }
-}
-
-fn round(duration: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-}
-
-async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+pub(super) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
 }

@@ -14,6 +14,7 @@ mod connection;
 mod direct;
 mod fault;
 mod lane;
+mod message;
 mod pushes;
 mod scripts;
 mod thread;
@@ -34,7 +35,8 @@ pub use self::config::RedisSettings;
 use self::connection::Connector;
 use self::direct::{Direct, Ways};
 use self::fault::Fault;
-use self::lane::{Lane, Replies, Unheard};
+use self::lane::Lane;
+use self::message::{Replies, Unheard};
 use self::pushes::Pushes;
 use self::thread::{Running, Thread};
 use self::wakeups::Wakeups;
@@ -169,7 +171,7 @@ impl RedisBackend {
         let lane = &self.lanes[self.lane_of(key)];
         let turn = self.direct.turn(hash(key), lane);
         let reply = match &turn.via {
-            Some(live) => live.ask(call).await,
+            Some(live) => live.ask(call, unheard).await,
             None => lane.send(vec![call], unheard).reply().await,
         };
         if reply.is_ok() {

@@ -7,7 +7,8 @@ use deadpool_redis::redis::{PushInfo, PushKind, Value};
 use tokio::sync::mpsc::WeakUnboundedSender;
 
 use super::direct::{self, Ways};
-use super::lane::{Lane, Message, Pulse};
+use super::lane::{Lane, Pulse};
+use super::message::Message;
 use super::scripts::{self, HandOver};
 use super::wakeups::Wakeups;
 use crate::key::LockKey;
