@@ -7,7 +7,7 @@ local redis, lock, queue, fence = redis, KEYS[1], KEYS[2], KEYS[3]
 local call, owner, ttl_ms, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 -- Nobody holds the lock, nobody waits for it, and the counter is behind the time. To write the counter as it is read saves a call.
-if redis.pcall('EXISTS', lock, queue) == 0 then
+if redis.call('EXISTS', lock, queue) == 0 then
   local time = redis.pcall('TIME')
   local first = time[1] and time[1] * 1000000 + time[2]
   if first then

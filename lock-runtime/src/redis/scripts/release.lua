@@ -5,7 +5,7 @@ local redis, lock, queue, fence = redis, KEYS[1], KEYS[2], KEYS[3]
 local call, owner, next_owner = ARGV[1], ARGV[2], ARGV[3]
 
 -- Nobody waits.
-if not next_owner and redis.pcall('GET', lock) == owner and redis.pcall('EXISTS', queue) == 0 then
+if not next_owner and redis.pcall('GET', lock) == owner and redis.call('EXISTS', queue) == 0 then
   redis.call('DEL', lock)
   return call .. ' released'
 end
