@@ -190,8 +190,8 @@ impl RedisBackend {
         match answer {
             Ok(Acquired::Queued(_)) => {}
             // It may have been handed over before, and the message be slower than the answer, on another connection: what nobody
-            // expects is given back, so this is expected until the release.
-            Ok(Acquired::Granted(_)) if !is_new => {}
+            // expects is given back.
+            Ok(Acquired::Granted(_)) if !is_new => self.wakeups.granted_by_answer(&claim.owner),
             Ok(Acquired::Granted(_) | Acquired::Taken(_)) => self.wakeups.forget(&claim.owner),
             Err(fault) if fault.is_for_good() => self.wakeups.forget(&claim.owner),
             Err(_) => {}
@@ -262,7 +262,7 @@ impl Backend for RedisBackend {
         let call = scripts::release(key, owner, next, lane.channel());
         let reply = self.ask(key, call, Unheard::Run).await;
         // Not before: a late message must not have given the lock back by then.
-        self.wakeups.forget(owner);
+        self.wakeups.released(owner);
         let answer = decode(reply, key, |reply| scripts::released(reply, next));
         if let Some(next) = next {
             match &answer {

@@ -28,6 +28,8 @@ struct Waiter {
     lane: usize,
     /// An instant before the claim was sent.
     since: Instant,
+    /// Whether an answer has granted the claim. What may still come is the message of the same grant.
+    granted: bool,
     /// What has not been told yet.
     news: Option<Wakeup>,
     /// When to ask whether the owner before this claim has shown a sign of life.
@@ -54,6 +56,7 @@ impl Wakeups {
         place.insert(Waiter {
             lane,
             since: Instant::now(),
+            granted: false,
             news: None,
             look_at: None,
             bell: None,
@@ -65,6 +68,22 @@ impl Wakeups {
     pub(super) fn forget(&self, owner: &OwnerToken) {
         if let Some(waiter) = self.waiters().remove(owner) {
             waiter.ring();
+        }
+    }
+
+    /// An answer has granted the claim, while the message of the same grant may be under way: it is expected until the release.
+    pub(super) fn granted_by_answer(&self, owner: &OwnerToken) {
+        if let Some(waiter) = self.waiters().get_mut(owner) {
+            waiter.granted = true;
+        }
+    }
+
+    /// The lease of the claim has been released. One that is still waiting had none, and goes on waiting.
+    pub(super) fn released(&self, owner: &OwnerToken) {
+        if let Entry::Occupied(waiter) = self.waiters().entry(owner.clone())
+            && waiter.get().granted
+        {
+            waiter.remove();
         }
     }
 
@@ -149,5 +168,25 @@ impl Wakeups {
     fn waiters(&self) -> MutexGuard<'_, HashMap<OwnerToken, Waiter>> {
         // The map is whole after every statement, so a panic elsewhere cannot have broken it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_in_vain_forgets_no_claim_that_waits() {
+        let wakeups = Wakeups::default();
+        let (waiting, held) = (OwnerToken::unique("w"), OwnerToken::unique("h"));
+        let is_expected = |owner: &OwnerToken| wakeups.waiters().contains_key(owner);
+        wakeups.register(&waiting, 0);
+        wakeups.register(&held, 0);
+        wakeups.granted_by_answer(&held);
+
+        wakeups.released(&waiting);
+        wakeups.released(&held);
+        assert!(is_expected(&waiting));
+        assert!(!is_expected(&held));
     }
 }
