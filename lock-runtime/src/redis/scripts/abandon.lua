@@ -12,12 +12,12 @@ if member ~= '' then read('queue', 'ZREM', queue, member) end
 if refusal then return refusal end
 if holder ~= owner then return answer('withdrawn') end
 
-local waiter = first_waiter()
+local waiter, second = first_waiters()
 if waiter then read_fence() end
 if refusal then return refusal end
 
 if waiter then
-  local outcome = hand_over(waiter)
+  local outcome = hand_over(waiter, second)
   if outcome == 'again' then return answer('again') end
   if outcome == 'handed' then return answer('withdrawn') end
 end

@@ -36,7 +36,8 @@ if holder and holder ~= owner then
 end
 
 read_fence()
-local waiter = not holder and first_waiter()
+local waiter, second
+if not holder then waiter, second = first_waiters() end
 if refusal then return refusal end
 
 if holder then
@@ -48,7 +49,7 @@ end
 
 -- The last lease ended without a release: those that wait come first.
 if waiter and waiter ~= member then
-  local outcome, grace_ms = hand_over(waiter, member)
+  local outcome, grace_ms = hand_over(waiter, second, member)
   if outcome == 'again' then return answer('again') end
   if outcome == 'handed' then return answer(stand_back(member, queue_ms, grace_ms, 0)) end
 end

@@ -62,15 +62,17 @@ end
 
 -- Returns: 'granted', last, count
 local function make_owner(owner, ttl_ms, first, last)
+  local text = integer(last)
   redis.call('SET', lock, owner, 'PX', ttl_ms)
-  redis.call('SET', fence, integer(last), 'PX', FENCE_MS)
+  redis.call('SET', fence, text, 'PX', FENCE_MS)
   last_token = last
-  return 'granted', integer(last), last - first + 1
+  return 'granted', text, last - first + 1
 end
 
-local function first_waiter()
-  local members = read('queue', 'ZRANGE', queue, '0', '0')
-  return members and members[1]
+-- Returns: the first waiter and the one behind it, as far as there are any
+local function first_waiters()
+  local members = read('queue', 'ZRANGE', queue, '0', '1')
+  if members then return members[1], members[2] end
 end
 
 -- Tells `member`, who is the next now, for how long the new owner has the lock: who dies as it is handed the lock tells nobody.
@@ -79,10 +81,10 @@ local function announce(member, grace_ms)
   if channel then redis.call('PUBLISH', channel, 'next/' .. grace_ms .. '/' .. owner) end
 end
 
--- Makes `member`, the first of the queue, the owner for its grace; if its process is gone, which the count of receivers tells, the next
+-- Makes `member`, the first of the queue, the owner for its grace; if its process is gone, which the count of receivers tells, the `second`
 -- one, and so on as far as `own`.
 -- Returns: 'handed', grace_ms | 'free': nobody else waits | 'again': there were too many dead for one call
-local function hand_over(member, own)
+local function hand_over(member, second, own)
   for _ = 1, DEAD_AT_ONCE do
     -- The pop comes first: after it, the SET passes even when the memory is full.
     redis.call('ZPOPMIN', queue)
@@ -92,11 +94,11 @@ local function hand_over(member, own)
       local message = table.concat({integer(first), integer(last), grace_ms, #owner, owner .. lock}, '/')
       if redis.call('PUBLISH', channel, message) > 0 then
         make_owner(owner, grace_ms, first, last)
-        announce(first_waiter(), grace_ms)
+        announce(second, grace_ms)
         return 'handed', tonumber(grace_ms)
       end
     end
-    member = first_waiter()
+    member, second = first_waiters()
     if not member or member == own then return 'free' end
   end
   return 'again'

@@ -17,12 +17,12 @@ local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
 if holder ~= owner then return answer('lost') end
 
-local waiter = first_waiter()
+local waiter, second = first_waiters()
 if waiter or next_owner then read_fence() end
 if refusal then return refusal end
 
 if waiter then
-  local outcome, grace_ms = hand_over(waiter)
+  local outcome, grace_ms = hand_over(waiter, second)
   if outcome == 'again' then return answer('again') end
   if outcome == 'handed' then
     if not next_owner then return answer('released') end
