@@ -62,6 +62,8 @@ pub trait Backend: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Released, BackendError>> + Send;
 
     /// Withdraws `claim`: out of the queue and, if it has been granted, released.
+    ///
+    /// Whatever the answer, the claim is not asked for again: a withdrawal that comes late would end what had been granted to it since.
     fn abandon(&self, claim: &Claim) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// Resolves when the queued `claim` may have been granted.

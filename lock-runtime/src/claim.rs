@@ -403,23 +403,18 @@ impl Driver {
         std::future::pending().await
     }
 
-    /// Takes the claim back from the store.
+    /// Takes the claim back from the store. From then on it is not asked for any more, whoever comes: the withdrawal may be late, on a
+    /// connection that was given up, and would free the lock that had been granted to the same claim meanwhile.
     async fn withdraw(&mut self) {
-        let started = Instant::now();
-        let mut failures = 0;
-        while let Some(claim) = &self.claim {
-            let again = match self.front.ask(self.front.backend.abandon(claim)).await {
-                Ok(()) => false,
-                Err(error) => !error.is_denied() && started.elapsed() < claim.ttl,
-            };
-            failures += 1;
-            let Some(pause) = self.front.settings.pause(failures).filter(|_| again) else {
-                break;
-            };
-            sleep(pause.min(self.front.settings.command_timeout)).await;
+        let Some(claim) = self.claim.clone() else {
+            return;
+        };
+        let mut withdrawal = Withdrawal::new(&self.front, claim);
+        while let Some(pause) = withdrawal.ask().await {
+            sleep(pause).await;
             if self.wanted().is_some() {
-                // Somebody came meanwhile, and takes the claim over.
-                return;
+                self.front.executor.spawn(withdrawal.finish());
+                break;
             }
         }
         self.claim = None;
@@ -451,6 +446,43 @@ impl Driver {
         claim.tokens = settings.tokens();
         claim.heartbeat = settings.heartbeat;
         claim
+    }
+}
+
+/// A claim on its way out of the store.
+struct Withdrawal {
+    front: Arc<Front>,
+    claim: Claim,
+    started: Instant,
+    failures: u32,
+}
+
+impl Withdrawal {
+    fn new(front: &Arc<Front>, claim: Claim) -> Withdrawal {
+        Withdrawal {
+            front: front.clone(),
+            claim,
+            started: Instant::now(),
+            failures: 0,
+        }
+    }
+
+    /// Asks for it once. Returns how long to wait before it is asked for again, if that is of any use.
+    async fn ask(&mut self) -> Option<Duration> {
+        let question = self.front.backend.abandon(&self.claim);
+        let error = self.front.ask(question).await.err()?;
+        self.failures += 1;
+        // After its ttl, the claim is gone by itself.
+        let again = !error.is_denied() && self.started.elapsed() < self.claim.ttl;
+        let settings = &self.front.settings;
+        let pause = settings.pause(self.failures).filter(|_| again)?;
+        Some(pause.min(settings.command_timeout))
+    }
+
+    async fn finish(mut self) {
+        while let Some(pause) = self.ask().await {
+            sleep(pause).await;
+        }
     }
 }
 
@@ -501,10 +533,8 @@ impl Drop for Driver {
         drop(abandoned);
         self.front.quieter.notify_waiters();
         if let Some(claim) = self.claim.take() {
-            let front = self.front.clone();
-            self.front.executor.spawn(async move {
-                let _ = front.ask(front.backend.abandon(&claim)).await;
-            });
+            let withdrawal = Withdrawal::new(&self.front, claim);
+            self.front.executor.spawn(withdrawal.finish());
         }
     }
 }

@@ -98,6 +98,44 @@ async fn w02_a_claim_that_its_withdrawal_overtook_is_given_back_when_it_is_serve
     nothing_left(&server).await;
 }
 
+/// A claim is withdrawn by a connection that is stuck and given up; what lies in it arrives all the same, when the lock has a holder.
+async fn a_late_withdrawal(server: &Server, proxy: &Proxy, locks: &LockRuntime) {
+    proxy.fault("acquire", Fault::LoseAnswer);
+    proxy.fault("abandon", Fault::Delay(ms(2500)));
+    let gone = tokio::spawn(locks.lock("k").acquire());
+    eventually("the claim is granted", || owner(server, "k").is_some()).await;
+    gone.abort();
+    eventually("its withdrawal is under way", || proxy.faults() == 2).await;
+    let late = Instant::now() + ms(2500);
+
+    let guard = locks.lock("k").wait(ms(10_000)).acquire().await.unwrap();
+    let next = self::locks(server.url()).await.lock("k").acquire();
+    let next = tokio::spawn(next);
+    queued(server, "k", 1).await;
+    assert!(Instant::now() < late, "it has arrived before");
+    while Instant::now() < late + SLACK {
+        let holder = owner(server, "k");
+        assert_eq!(holder.as_deref(), Some(guard.owner_token().as_str()));
+        sleep(ms(10)).await;
+    }
+    guard.release().await.unwrap();
+    next.await.unwrap().unwrap().release().await.unwrap();
+    nothing_left(server).await;
+}
+
+#[tokio::test]
+async fn w02_a_withdrawal_that_is_late_frees_no_lock_that_was_granted_meanwhile() {
+    let (server, proxy, locks) = start().await;
+    a_late_withdrawal(&server, &proxy, &locks).await;
+}
+
+#[tokio::test]
+async fn w02_a_withdrawal_that_is_late_by_the_short_way_frees_no_lock_that_was_granted_meanwhile() {
+    let (server, proxy, locks) = start().await;
+    by_the_short_way(&proxy, &locks).await;
+    a_late_withdrawal(&server, &proxy, &locks).await;
+}
+
 #[tokio::test]
 async fn w03_a_request_that_arrives_twice_is_one_grant() {
     let (server, proxy, locks) = start().await;
