@@ -11,17 +11,19 @@
 //! The commands of one key keep to one connection as long as one of them may be unanswered, so that none overtakes another.
 
 use std::collections::VecDeque;
-use std::mem::replace;
+use std::future::poll_fn;
+use std::mem::{replace, take};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Cmd, RedisResult, Value, cmd};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::{Notify, watch};
-use tokio::task::{unconstrained, yield_now};
-use tokio::time::{Instant, sleep};
+use tokio::task::unconstrained;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::Connector;
 use super::fault::{Fault, is_wrong_server};
@@ -32,8 +34,10 @@ use crate::backoff::Retry;
 
 /// How many commands may be in flight by themselves. Few tasks lose no time to each other, and many share what they send.
 const ALONE: usize = 4;
-/// Enough that keys seldom share one.
-const ROUTES: usize = 256;
+/// How long after its deadline a message is known to be with nobody who keeps it.
+const STUCK: Duration = Duration::from_millis(25);
+/// Enough that keys that are asked for at the same moment seldom share one.
+const ROUTES: usize = 1024;
 
 /// The direct connections of a backend.
 pub(super) struct Direct {
@@ -60,9 +64,11 @@ pub(super) struct Way {
 /// A connection that works as far as anybody knows.
 pub(super) struct Live {
     connection: MultiplexedConnection,
+    /// The one that drives the connection. Others may send by it as well, and must not take its tasks with them.
+    runtime: Handle,
     /// How long it waits for an answer.
     timeout: Duration,
-    /// How many commands in a row got no answer.
+    /// How often in a row there was no answer.
     unanswered: AtomicU32,
     broken: AtomicBool,
     bell: Notify,
@@ -78,6 +84,12 @@ struct Crowd {
     waiting: VecDeque<Message>,
     /// Whether a task is at work that sends what waits. Nothing goes by itself meanwhile, so that nothing overtakes another.
     carried: bool,
+}
+
+/// How a command goes.
+enum Boarding<'a> {
+    Alone(Cmd, Flight<'a>),
+    Together(Answer),
 }
 
 /// Something in flight, until it is dropped.
@@ -217,51 +229,38 @@ impl Live {
         unheard: Unheard,
     ) -> Result<RedisResult<Value>, Fault> {
         match self.board(call, unheard) {
-            Ok((call, _flight)) => self.ask_alone(call).await,
-            Err(answer) => answer.reply().await,
+            Boarding::Alone(call, _flight) => self.ask_alone(call).await,
+            Boarding::Together(answer) => {
+                let reply = timeout(self.timeout + STUCK, answer.reply()).await;
+                reply.unwrap_or_else(|_| {
+                    self.ended(&Outcome::Broken);
+                    Err(Fault::NoAnswer(self.timeout))
+                })
+            }
         }
     }
 
-    /// Leave to send `call` by itself, or else the answer to come.
-    fn board(self: &Arc<Live>, call: Cmd, unheard: Unheard) -> Result<(Cmd, Flight<'_>), Answer> {
+    fn board(self: &Arc<Live>, call: Cmd, unheard: Unheard) -> Boarding<'_> {
         let mut crowd = lock(&self.crowd);
         if !crowd.carried && crowd.in_flight < ALONE {
             crowd.in_flight += 1;
-            return Ok((call, Flight(&self.crowd)));
+            return Boarding::Alone(call, Flight(&self.crowd));
         }
         let (message, answer) = Message::new(vec![call], unheard, self.timeout);
         crowd.waiting.push_back(message);
         if !replace(&mut crowd.carried, true) {
             drop(crowd);
-            tokio::spawn(Arc::clone(self).carry());
-        }
-        Err(answer)
-    }
-
-    /// Sends what waits, until nothing does.
-    async fn carry(self: Arc<Live>) {
-        loop {
-            // Those who are ready to speak share the pipeline.
-            yield_now().await;
-            let batch: Vec<_> = {
-                let mut crowd = lock(&self.crowd);
-                let count = crowd.waiting.len().min(BATCH);
-                crowd.carried = count > 0;
-                crowd.in_flight += usize::from(crowd.carried);
-                crowd.waiting.drain(..count).collect()
+            let carrier = Carrier {
+                live: Arc::clone(self),
+                done: false,
             };
-            if batch.is_empty() {
-                return;
-            }
-            // The first poll gives the batch its place in the connection.
-            let mut exchange = Box::pin(unconstrained(Arc::clone(&self).exchange(batch)));
-            if poll_once(exchange.as_mut()).await.is_pending() {
-                tokio::spawn(exchange);
-            }
+            self.runtime.spawn(carrier.run());
         }
+        Boarding::Together(answer)
     }
 
     async fn exchange(self: Arc<Live>, batch: Vec<Message>) {
+        lock(&self.crowd).in_flight += 1;
         let _flight = Flight(&self.crowd);
         let outcome = exchange(self.connection.clone(), batch, |_| {}).await;
         self.ended(&outcome);
@@ -308,6 +307,7 @@ impl Live {
     /// Something that was in flight has ended like this.
     fn ended(&self, outcome: &Outcome) {
         let unanswered = match outcome {
+            Outcome::Unsent => return,
             Outcome::Answered => {
                 self.unanswered.store(0, Ordering::Release);
                 return;
@@ -320,6 +320,74 @@ impl Live {
             self.bell.notify_one();
         }
     }
+}
+
+/// Sends what waits for a connection, until nothing does.
+struct Carrier {
+    live: Arc<Live>,
+    done: bool,
+}
+
+impl Carrier {
+    async fn run(mut self) {
+        loop {
+            step_back().await;
+            let batch = self.next_batch();
+            if batch.is_empty() {
+                self.done = true;
+                return;
+            }
+            if !self.live.works() {
+                // The commands of its keys go another way by now.
+                drop(batch);
+                continue;
+            }
+            // The first poll gives the batch its place in the connection.
+            let exchange = Arc::clone(&self.live).exchange(batch);
+            let mut exchange = Box::pin(unconstrained(exchange));
+            if poll_once(exchange.as_mut()).await.is_pending() {
+                self.live.runtime.spawn(exchange);
+            }
+        }
+    }
+
+    fn next_batch(&self) -> Vec<Message> {
+        let mut crowd = lock(&self.live.crowd);
+        let count = crowd.waiting.len().min(BATCH);
+        crowd.carried = count > 0;
+        crowd.waiting.drain(..count).collect()
+    }
+}
+
+impl Drop for Carrier {
+    /// Not done: the tokio runtime has ended.
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        self.live.ended(&Outcome::Broken);
+        let left = {
+            let mut crowd = lock(&self.live.crowd);
+            crowd.carried = false;
+            take(&mut crowd.waiting)
+        };
+        // Their senders are told where no lock is held.
+        drop(left);
+    }
+}
+
+/// Lets those who are ready speak first. Unlike `yield_now` it waits in the queue of the tasks, where other threads find it when this
+/// one is blocked.
+async fn step_back() {
+    let mut has_waited = false;
+    poll_fn(|context| {
+        if replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Opens the connection of one tokio runtime, as a task on it, and replaces it when it breaks.
@@ -345,6 +413,7 @@ impl Keeper {
             if let Ok(connection) = connector.clone().open(None).await {
                 let live = Arc::new(Live {
                     connection: connection.commands(),
+                    runtime: Handle::current(),
                     timeout: connector.command_timeout(),
                     unanswered: AtomicU32::new(0),
                     broken: AtomicBool::new(false),

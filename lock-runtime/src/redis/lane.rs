@@ -287,6 +287,7 @@ impl Task {
                 Some(outcome) = in_flight.join_next() => {
                     // A batch that panicked has dropped its messages, and so told their senders.
                     match outcome.unwrap_or(Outcome::Broken) {
+                        Outcome::Unsent => {}
                         Outcome::Answered => unanswered = 0,
                         Outcome::Unanswered => unanswered += 1,
                         Outcome::Broken => unanswered = UNANSWERED,

@@ -30,7 +30,7 @@ struct Call {
 pub(super) enum Unheard {
     /// It need not be sent.
     Skip,
-    /// It is sent all the same.
+    /// It is sent all the same, if it has to wait for its turn.
     Run,
 }
 
@@ -43,6 +43,8 @@ pub(super) type Replies = Vec<RedisResult<Value>>;
 
 /// How an [`exchange`] ended.
 pub(super) enum Outcome {
+    /// Nobody wanted an answer any more.
+    Unsent,
     Answered,
     /// Not in time.
     Unanswered,
@@ -53,7 +55,7 @@ pub(super) enum Outcome {
 impl Answer {
     /// The replies, in the order of the calls and as many.
     pub(super) async fn replies(self) -> Result<Replies, Fault> {
-        // It comes by the deadline; a message is dropped only together with its connection.
+        // A message is dropped only together with its connection.
         self.0.await.unwrap_or(Err(Fault::Lost(None)))
     }
 
@@ -135,7 +137,7 @@ pub(super) async fn exchange(
     mut batch: Vec<Message>,
     answered: impl Fn(Instant),
 ) -> Outcome {
-    let mut outcome = Outcome::Answered;
+    let mut outcome = Outcome::Unsent;
     loop {
         batch.retain(|message| !message.is_pointless());
         let Some(deadline) = batch.iter().map(|message| message.deadline).max() else {
@@ -172,6 +174,7 @@ pub(super) async fn exchange(
         if paired.is_ok() {
             answered(sent_at);
         }
+        outcome = Outcome::Answered;
         let mut unfinished = Vec::new();
         for mut message in batch {
             if message.calls.iter().any(Call::is_of_wrong_server) {

@@ -4,9 +4,9 @@
 //! the first of them and tells its process by pub/sub, in one script. What a script promises is said at its top (`scripts/*.lua`).
 //!
 //! ```text
-//! verbs (here) ── scripts: typed questions and answers ──┬─ lanes: batches, renewals, repair ──┬── connections ── pool
-//!                                                        └─ direct: the short way, order ──────┤
-//!                                                           wakeups ◄── pushes ◄───────────────┘
+//! verbs (here) ── scripts: typed questions and answers ──┬─ lanes: renewals, repair ───────┬── messages ── connections ── pool
+//!                                                        └─ direct: the short way, order ──┘                   │
+//!                                                           wakeups ◄── pushes ◄───────────────────────────────┘
 //! ```
 
 mod config;
@@ -191,9 +191,10 @@ impl RedisBackend {
             Ok(Acquired::Queued(_)) => {}
             // It may have been handed over before, and the message be slower than the answer, on another connection: what nobody
             // expects is given back.
-            Ok(Acquired::Granted(_)) if !is_new => self.wakeups.granted_by_answer(&claim.owner),
+            Ok(Acquired::Granted(_)) if !is_new => self.wakeups.settled(&claim.owner),
             Ok(Acquired::Granted(_) | Acquired::Taken(_)) => self.wakeups.forget(&claim.owner),
-            Err(fault) if fault.is_for_good() => self.wakeups.forget(&claim.owner),
+            // An earlier question may have queued it.
+            Err(fault) if is_new && fault.is_for_good() => self.wakeups.forget(&claim.owner),
             Err(_) => {}
         }
     }
@@ -261,9 +262,12 @@ impl Backend for RedisBackend {
         let expected = next.is_some_and(|next| self.expect(next, index));
         let call = scripts::release(key, owner, next, lane.channel());
         let reply = self.ask(key, call, Unheard::Run).await;
-        // Not before: a late message must not have given the lock back by then.
-        self.wakeups.released(owner);
         let answer = decode(reply, key, |reply| scripts::released(reply, next));
+        // Not before: a late message must not have given the lock back by then.
+        match &answer {
+            Ok(Released::Released(_)) => self.wakeups.forget(owner),
+            _ => self.wakeups.released_in_vain(owner),
+        }
         if let Some(next) = next {
             match &answer {
                 Ok(Released::Released(Some(acquired))) => {

@@ -36,7 +36,7 @@ impl Script {
 
     /// The command that runs the script by its hash: its keys, and the number of the call.
     fn call(&self, key: &LockKey) -> Cmd {
-        // For a claim, the longest of the calls.
+        // Enough for a release with a next claim, which has the most arguments.
         let mut call = Cmd::with_capacity(13, 320 + 3 * key.stored().len());
         call.arg("EVALSHA")
             .arg(&self.hash)

@@ -28,8 +28,8 @@ struct Waiter {
     lane: usize,
     /// An instant before the claim was sent.
     since: Instant,
-    /// Whether an answer has granted the claim. What may still come is the message of the same grant.
-    granted: bool,
+    /// Whether an answer has granted the claim: all that may still come is the message of the same grant.
+    settled: bool,
     /// What has not been told yet.
     news: Option<Wakeup>,
     /// When to ask whether the owner before this claim has shown a sign of life.
@@ -56,7 +56,7 @@ impl Wakeups {
         place.insert(Waiter {
             lane,
             since: Instant::now(),
-            granted: false,
+            settled: false,
             news: None,
             look_at: None,
             bell: None,
@@ -72,18 +72,17 @@ impl Wakeups {
     }
 
     /// An answer has granted the claim, while the message of the same grant may be under way: it is expected until the release.
-    pub(super) fn granted_by_answer(&self, owner: &OwnerToken) {
+    pub(super) fn settled(&self, owner: &OwnerToken) {
         if let Some(waiter) = self.waiters().get_mut(owner) {
-            waiter.granted = true;
+            waiter.settled = true;
         }
     }
 
-    /// The lease of the claim has been released. One that is still waiting had none, and goes on waiting.
-    pub(super) fn released(&self, owner: &OwnerToken) {
-        if let Entry::Occupied(waiter) = self.waiters().entry(owner.clone())
-            && waiter.get().granted
-        {
-            waiter.remove();
+    /// A release found no lease: the claim has ended, unless it is one that still waits.
+    pub(super) fn released_in_vain(&self, owner: &OwnerToken) {
+        let mut waiters = self.waiters();
+        if waiters.get(owner).is_some_and(|waiter| waiter.settled) {
+            waiters.remove(owner);
         }
     }
 
@@ -182,10 +181,10 @@ mod tests {
         let is_expected = |owner: &OwnerToken| wakeups.waiters().contains_key(owner);
         wakeups.register(&waiting, 0);
         wakeups.register(&held, 0);
-        wakeups.granted_by_answer(&held);
+        wakeups.settled(&held);
 
-        wakeups.released(&waiting);
-        wakeups.released(&held);
+        wakeups.released_in_vain(&waiting);
+        wakeups.released_in_vain(&held);
         assert!(is_expected(&waiting));
         assert!(!is_expected(&held));
     }

@@ -19,7 +19,8 @@ if redis.call('EXISTS', lock, queue) == 0 then
       redis.call('SET', lock, owner, 'PX', ttl_ms)
       return call .. ' granted ' .. last .. ' ' .. tokens
     end
-    if type(old) == 'string' then redis.call('SET', fence, old) end
+    -- What it is, is looked into below.
+    if type(old) == 'string' then redis.call('SET', fence, old, 'PX', '172800000') end
   end
 end
 

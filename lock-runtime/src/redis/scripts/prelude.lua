@@ -12,8 +12,8 @@ local LARGEST_TOKEN = 9000000000000000
 -- No script may take longer the more dead waiters there are.
 local DEAD_AT_ONCE = 16
 
--- Scripts do not roll back. So everything is read before anything is written, and the first read that fails is kept here for the script
--- to return.
+-- Scripts do not roll back. So from here on everything is read before anything is written, and the first read that fails is kept here
+-- for the script to return.
 local refusal
 
 local function refuse(name)
