@@ -54,6 +54,8 @@ async fn the_redis_backend_walks_the_paths_of_the_model() {
         "Expire",
         "Cancel Answered",
         "Cancel RequestLost",
+        "Cancel Late",
+        "Arrive",
         "Crash",
         "Pause",
         "LoseMessage",
@@ -247,7 +249,7 @@ impl Walk<'_> {
             .protocol
             .next_steps(state)
             .into_iter()
-            .filter(|(action, _)| !is_left_out(*action))
+            .filter(|(action, _)| !is_left_out(*action, state))
             .collect();
         if let Some(urgent) = self.urgent(state) {
             return steps.into_iter().find(|(action, _)| *action == urgent);
@@ -308,7 +310,7 @@ impl Walk<'_> {
         match action {
             Action::Ask(_, Fate::RequestLost)
             | Action::Release(_, Fate::RequestLost)
-            | Action::Cancel(_, Fate::RequestLost)
+            | Action::Cancel(_, Fate::RequestLost | Fate::Late)
             | Action::Write(_)
             | Action::PassOn(_)
             | Action::Pause(_)
@@ -345,6 +347,10 @@ impl Walk<'_> {
                     return Ok(true);
                 }
                 self.abandon(present(from, p)).await?;
+            }
+            Action::Arrive(p) => {
+                let number = from.processes[p].withdrawal.expect("it is on its way");
+                self.abandon(Claim { process: p, number }).await?;
             }
             Action::Expire => self.delete(&[Part::Lock]),
             Action::Lose(Lost::Lock) => self.delete(&[Part::Lock]),
@@ -566,10 +572,12 @@ fn kind(action: Action) -> String {
     words.join(" ")
 }
 
-/// A machine without power and a connection that is cut are not played here: when the server or the backend notices is up to them.
-fn is_left_out(action: Action) -> bool {
-    matches!(
-        action,
-        Action::PowerOff(_) | Action::Disconnect(_) | Action::Reconnect(_)
-    )
+/// A machine without power and a connection that is cut are not played here: when the server or the backend notices is up to them. A late
+/// withdrawal is sent by its backend when it arrives, and so by none that has crashed.
+fn is_left_out(action: Action, state: &State) -> bool {
+    match action {
+        Action::PowerOff(_) | Action::Disconnect(_) | Action::Reconnect(_) => true,
+        Action::Arrive(p) => !state.processes[p].lives(),
+        _ => false,
+    }
 }

@@ -38,6 +38,8 @@ pub enum Bug {
     AbandonOnlyLeavesQueue,
     /// An abandon of the owner frees the lock without a look at the queue.
     AbandonForgetsQueue,
+    /// A process asks again for a claim of which a withdrawal is on its way.
+    AsksForWithdrawnClaim,
     /// A lease that was handed over is counted from the arrival of the message.
     LeaseCountedFromArrival,
     /// A lease that was handed over is believed for the whole ttl, though it has only the grace.
@@ -50,7 +52,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every mistake.
-    pub const ALL: [Bug; 20] = [
+    pub const ALL: [Bug; 21] = [
         Bug::HandOffWithoutLease,
         Bug::ResourceIgnoresToken,
         Bug::ReleaseWithoutCompare,
@@ -67,6 +69,7 @@ impl Bug {
         Bug::OwnerNotRecognised,
         Bug::AbandonOnlyLeavesQueue,
         Bug::AbandonForgetsQueue,
+        Bug::AsksForWithdrawnClaim,
         Bug::LeaseCountedFromArrival,
         Bug::GraceTakenForTtl,
         Bug::PassesSpentLease,
@@ -91,9 +94,10 @@ impl Bug {
                 &[ClaimStandsOnce, ValidLeaseIsTheStores]
             }
             Bug::AbandonOnlyLeavesQueue => &[WithdrawnIsGone],
-            Bug::LeaseCountedFromArrival | Bug::GraceTakenForTtl | Bug::PassesSpentLease => {
-                &[ValidLeaseIsTheStores]
-            }
+            Bug::AsksForWithdrawnClaim
+            | Bug::LeaseCountedFromArrival
+            | Bug::GraceTakenForTtl
+            | Bug::PassesSpentLease => &[ValidLeaseIsTheStores],
             Bug::PassesWithoutEnd => &[PassesAreBounded],
         }
     }
@@ -118,6 +122,9 @@ impl Bug {
             Bug::OwnerNotRecognised => "a_repeated_acquire_is_granted_again",
             Bug::AbandonOnlyLeavesQueue => "an_abandoned_grant_is_free",
             Bug::AbandonForgetsQueue => "an_abandoned_grant_is_handed_on",
+            Bug::AsksForWithdrawnClaim => {
+                "w02_a_withdrawal_that_is_late_frees_no_lock_that_was_granted_meanwhile"
+            }
             Bug::LeaseCountedFromArrival => {
                 "w09_a_stopped_waiter_does_not_believe_in_a_grace_that_has_passed"
             }

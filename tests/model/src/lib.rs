@@ -14,6 +14,8 @@
 //! does not know yet that it is the owner. That a live holder's own clock runs out before the store's is what the lease arithmetic of the
 //! lock guarantees (`lock-runtime/src/lease.rs`), and is assumed here. No script runs when a lease ends.
 //!
+//! A command is carried out at once or never. A withdrawal may be late, too: nobody waits for its answer, and meanwhile its process goes on.
+//!
 //! `TIME` moves on by [`BLOCK`] from one acquire to the next and by one from a release to the hand-over in it, so that the counter does
 //! run ahead of it; losing data takes longer than a block has microseconds.
 

@@ -11,6 +11,8 @@ pub struct Process {
     pub callers: u8,
     /// The number of its last claim.
     pub claim: u8,
+    /// The number of the claim of which a withdrawal is on its way.
+    pub withdrawal: Option<u8>,
     /// Whether it stands still.
     pub paused: bool,
     /// Whether the server has a connection to it, so that messages count as received.
@@ -101,6 +103,7 @@ impl Process {
             stage: Stage::Idle,
             callers,
             claim: 0,
+            withdrawal: None,
             paused: false,
             connected: true,
             inbox: Vec::new(),

@@ -25,6 +25,8 @@ pub enum Action {
     Expire,
     /// Its waiting caller gives up.
     Cancel(usize, Fate),
+    /// Its late withdrawal arrives.
+    Arrive(usize),
     /// It dies; its connection with it.
     Crash(usize),
     /// Its machine dies: the server still takes the connection for alive.
@@ -54,6 +56,8 @@ pub enum Fate {
     AnswerLost,
     /// It never arrives.
     RequestLost,
+    /// Of a withdrawal: it arrives at some time, whatever happens until then.
+    Late,
 }
 
 /// Which data the server loses.
@@ -87,6 +91,7 @@ impl Action {
             | Action::Write(_)
             | Action::Renew(_)
             | Action::PassOn(_)
+            | Action::Arrive(_)
             | Action::Resume(_)
             | Action::Reconnect(_) => false,
         }
@@ -112,6 +117,9 @@ impl Model for Protocol {
         for (p, process) in state.processes.iter().enumerate() {
             if process.lives() {
                 self.actions_of(p, process, actions);
+            }
+            if process.withdrawal.is_some() {
+                actions.push(Action::Arrive(p));
             }
         }
         if self.may_expire(state) {
@@ -141,9 +149,10 @@ impl Model for Protocol {
         Some(state)
     }
 
-    /// Not even a queue in which every claim stood twice would be longer: so the model is finite whatever the mistake.
+    /// Not even a queue in which every claim stood twice would be longer, those included whose withdrawal was a fault: so the model is
+    /// finite whatever the mistake.
     fn within_boundary(&self, state: &State) -> bool {
-        state.store.queue.len() <= 2 * state.processes.len()
+        state.store.queue.len() <= 2 * (state.processes.len() + usize::from(state.faults))
     }
 
     fn properties(&self) -> Vec<Property<Protocol>> {
@@ -183,9 +192,9 @@ impl Protocol {
             Stage::Waiting => {
                 actions.push(Pause(p));
                 if up {
-                    actions.push(Cancel(p, Fate::Answered));
-                    if process.callers == 1 {
-                        actions.push(Cancel(p, Fate::RequestLost));
+                    actions.extend([Cancel(p, Fate::Answered), Cancel(p, Fate::RequestLost)]);
+                    if process.withdrawal.is_none() {
+                        actions.push(Cancel(p, Fate::Late));
                     }
                     if !self.has(Bug::WaiterNeverAsks) {
                         actions.extend([Ask(p, Fate::Answered), Ask(p, Fate::AnswerLost)]);
@@ -248,6 +257,7 @@ impl Protocol {
             Action::Release(p, fate) => self.release(state, p, fate),
             Action::Expire => expire(state),
             Action::Cancel(p, fate) => self.cancel(state, p, fate),
+            Action::Arrive(p) => self.arrive(state, p),
             Action::Crash(p) => die(&mut state.processes[p], false),
             Action::PowerOff(p) => die(&mut state.processes[p], true),
             Action::Pause(p) => state.processes[p].paused = true,
@@ -294,7 +304,10 @@ impl Protocol {
         let process = &mut state.processes[p];
         let again = process.stage == Stage::Waiting;
         if !again {
-            process.claim += 1;
+            let withdrawn = process.withdrawal == Some(process.claim);
+            if !withdrawn || !self.has(Bug::AsksForWithdrawnClaim) {
+                process.claim += 1;
+            }
             process.stage = Stage::Waiting;
         }
         let claim = process.claim_of(p);
@@ -415,25 +428,39 @@ impl Protocol {
 
     fn cancel(&self, state: &mut State, p: usize, fate: Fate) {
         let process = &mut state.processes[p];
-        if process.callers > 1 {
+        if fate == Fate::Answered && process.callers > 1 {
             // The claim goes on, for those who wait behind.
             process.callers -= 1;
             return;
         }
+        // Whoever waits behind has come when the withdrawal was under way, and gets a claim of its own.
         process.end_turn();
         let claim = process.claim_of(p);
-        if fate == Fate::Answered {
+        match fate {
+            Fate::Answered | Fate::AnswerLost => {
+                self.run(state, 1, |script| script.abandon(claim));
+            }
+            Fate::RequestLost => {}
+            Fate::Late => process.withdrawal = Some(claim.number),
+        }
+    }
+
+    fn arrive(&self, state: &mut State, p: usize) {
+        if let Some(number) = state.processes[p].withdrawal.take() {
+            let claim = Claim { process: p, number };
             self.run(state, 1, |script| script.abandon(claim));
         }
     }
 }
 
-/// Whether the owner is a live process that is about to read that it is: that it does not do so within the grace is a fault.
+/// Whether the owner is a live process that is about to read that it is: that it does not do so within the grace is a fault. For a claim
+/// that is being withdrawn nobody reads.
 fn is_about_to_wake(state: &State) -> bool {
     state.store.owner.is_some_and(|owner| {
         let process = &state.processes[owner.claim.process];
+        let reads = process.is_up() && process.withdrawal != Some(owner.claim.number);
         let tells = |hint: &Hint| hint.grant == owner.grant;
-        process.is_up() && process.inbox.iter().any(tells)
+        reads && process.inbox.iter().any(tells)
     })
 }
 
@@ -481,6 +508,7 @@ fn die(process: &mut Process, half_open: bool) {
         stage: Stage::Dead,
         callers: 0,
         claim: process.claim,
+        withdrawal: process.withdrawal,
         paused: false,
         connected: half_open && process.connected,
         inbox: Vec::new(),

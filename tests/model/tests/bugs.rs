@@ -83,6 +83,7 @@ each_is_caught! {
     an_acquire_that_does_not_know_its_own_claim_is_caught: OwnerNotRecognised,
     an_abandon_that_only_leaves_the_queue_is_caught: AbandonOnlyLeavesQueue,
     an_abandon_that_forgets_the_queue_is_caught: AbandonForgetsQueue,
+    asking_for_a_withdrawn_claim_is_caught: AsksForWithdrawnClaim,
     a_lease_counted_from_the_arrival_of_its_message_is_caught: LeaseCountedFromArrival,
     a_grace_taken_for_the_whole_ttl_is_caught: GraceTakenForTtl,
     passing_a_spent_lease_on_is_caught: PassesSpentLease,
