@@ -5,37 +5,20 @@
 //! what is asked there takes it. It subscribes to nothing: hand-overs, renewals and repairs are left to the lanes, which go on while
 //! callers block their threads. Whenever it is not there, or not well, the lane does the same.
 //!
-//! A command goes out from its caller's own future, as long as few others are in flight. Those that come meanwhile wait until the tasks
-//! that are ready to speak have spoken, and go out as one pipeline, which costs far less than to send each by itself.
-//!
 //! The commands of one key keep to one connection as long as one of them may be unanswered, so that none overtakes another.
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::mem::{replace, take};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Poll;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
-use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{Cmd, RedisResult, Value, cmd};
 use tokio::runtime::{Handle, Id};
-use tokio::sync::{Notify, watch};
-use tokio::task::unconstrained;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 use super::connection::Connector;
-use super::fault::{Fault, is_wrong_server};
-use super::lane::{BATCH, Lane, RECONNECT, UNANSWERED, poll_once};
-use super::message::{Answer, Message, Outcome, Unheard, exchange};
-use super::scripts::{self, Verdict};
+use super::lane::{Lane, RECONNECT};
+use super::live::{Live, lock};
 use crate::backoff::Retry;
 
-/// How many commands may be in flight by themselves. Few tasks lose no time to each other, and many share what they send.
-const ALONE: usize = 4;
-/// How long after its deadline a message is known to be with nobody who keeps it.
-const STUCK: Duration = Duration::from_millis(25);
 /// Enough that keys that are asked for at the same moment seldom share one.
 const ROUTES: usize = 1024;
 
@@ -59,46 +42,6 @@ pub(super) type Ways = Arc<Mutex<Vec<Way>>>;
 pub(super) struct Way {
     runtime: Id,
     live: Option<Arc<Live>>,
-}
-
-/// A connection that works as far as anybody knows.
-pub(super) struct Live {
-    connection: MultiplexedConnection,
-    /// The one that drives the connection. Others may send by it as well, and must not take its tasks with them.
-    runtime: Handle,
-    /// How long it waits for an answer.
-    timeout: Duration,
-    /// How often in a row there was no answer.
-    unanswered: AtomicU32,
-    broken: AtomicBool,
-    bell: Notify,
-    crowd: Mutex<Crowd>,
-}
-
-/// The commands of a connection.
-#[derive(Default)]
-struct Crowd {
-    /// How many commands and pipelines are in flight.
-    in_flight: usize,
-    /// What the next pipelines take.
-    waiting: VecDeque<Message>,
-    /// Whether a task is at work that sends what waits. Nothing goes by itself meanwhile, so that nothing overtakes another.
-    carried: bool,
-}
-
-/// How a command goes.
-enum Boarding<'a> {
-    Alone(Cmd, Flight<'a>),
-    Together(Answer),
-}
-
-/// Something in flight, until it is dropped.
-struct Flight<'a>(&'a Mutex<Crowd>);
-
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        lock(self.0).in_flight -= 1;
-    }
 }
 
 /// How the commands of some keys go.
@@ -195,7 +138,7 @@ impl Direct {
 /// Makes the direct connections look whether they are alive: one of the backend's is not.
 pub(super) fn suspect(ways: &Ways) {
     for live in lock(ways).iter().filter_map(|way| way.live.as_ref()) {
-        live.bell.notify_one();
+        live.suspect();
     }
 }
 
@@ -205,189 +148,6 @@ impl Turn<'_> {
         let mut route = lock(self.route);
         route.answered = route.answered.max(self.number);
     }
-}
-
-impl Live {
-    fn works(&self) -> bool {
-        !self.broken.load(Ordering::Acquire)
-    }
-
-    /// Resolves when the connection is to be given up.
-    async fn broke(&self) {
-        while self.works() {
-            self.bell.notified().await;
-            if self.works() && self.ask_alone(cmd("PING")).await.is_err() {
-                self.ended(&Outcome::Broken);
-            }
-        }
-    }
-
-    /// The reply to `call`, which takes its place behind all that came before in the first poll.
-    pub(super) async fn ask(
-        self: &Arc<Live>,
-        call: Cmd,
-        unheard: Unheard,
-    ) -> Result<RedisResult<Value>, Fault> {
-        match self.board(call, unheard) {
-            Boarding::Alone(call, _flight) => self.ask_alone(call).await,
-            Boarding::Together(answer) => {
-                let reply = timeout(self.timeout + STUCK, answer.reply()).await;
-                reply.unwrap_or_else(|_| {
-                    self.ended(&Outcome::Broken);
-                    Err(Fault::NoAnswer(self.timeout))
-                })
-            }
-        }
-    }
-
-    fn board(self: &Arc<Live>, call: Cmd, unheard: Unheard) -> Boarding<'_> {
-        let mut crowd = lock(&self.crowd);
-        if !crowd.carried && crowd.in_flight < ALONE {
-            crowd.in_flight += 1;
-            return Boarding::Alone(call, Flight(&self.crowd));
-        }
-        let (message, answer) = Message::new(vec![call], unheard, self.timeout);
-        crowd.waiting.push_back(message);
-        if !replace(&mut crowd.carried, true) {
-            drop(crowd);
-            let carrier = Carrier {
-                live: Arc::clone(self),
-                done: false,
-            };
-            self.runtime.spawn(carrier.run());
-        }
-        Boarding::Together(answer)
-    }
-
-    async fn exchange(self: Arc<Live>, batch: Vec<Message>) {
-        lock(&self.crowd).in_flight += 1;
-        let _flight = Flight(&self.crowd);
-        let outcome = exchange(self.connection.clone(), batch, |_| {}).await;
-        self.ended(&outcome);
-    }
-
-    /// Sends `call`, again where it was not executed or not finished, and gives the reply.
-    async fn ask_alone(&self, mut call: Cmd) -> Result<RedisResult<Value>, Fault> {
-        loop {
-            let mut connection = self.connection.clone();
-            // Without tokio's cooperative budget, which could make the first poll send nothing.
-            let sending = unconstrained(connection.send_packed_command(&call));
-            let reply = match sending.await {
-                Ok(value) => value.extract_error(),
-                Err(error) => Err(error),
-            };
-            match &reply {
-                Err(error) if error.is_timeout() => {
-                    self.ended(&Outcome::Unanswered);
-                    return Err(Fault::NoAnswer(self.timeout));
-                }
-                // It is not from the server.
-                Err(error) if error.code().is_none() => {
-                    self.ended(&Outcome::Broken);
-                    return Err(Fault::Lost(reply.err()));
-                }
-                _ => self.ended(&Outcome::Answered),
-            }
-            match scripts::judge(&call, reply) {
-                Verdict::Answer(reply) => {
-                    if reply.as_ref().is_err_and(is_wrong_server) {
-                        self.ended(&Outcome::Broken);
-                    }
-                    return Ok(reply);
-                }
-                Verdict::Again(again) => call = again,
-                Verdict::Shifted(fault) => {
-                    self.ended(&Outcome::Broken);
-                    return Err(fault);
-                }
-            }
-        }
-    }
-
-    /// Something that was in flight has ended like this.
-    fn ended(&self, outcome: &Outcome) {
-        let unanswered = match outcome {
-            Outcome::Unsent => return,
-            Outcome::Answered => {
-                self.unanswered.store(0, Ordering::Release);
-                return;
-            }
-            Outcome::Unanswered => self.unanswered.fetch_add(1, Ordering::AcqRel) + 1,
-            Outcome::Broken => UNANSWERED,
-        };
-        if unanswered >= UNANSWERED {
-            self.broken.store(true, Ordering::Release);
-            self.bell.notify_one();
-        }
-    }
-}
-
-/// Sends what waits for a connection, until nothing does.
-struct Carrier {
-    live: Arc<Live>,
-    done: bool,
-}
-
-impl Carrier {
-    async fn run(mut self) {
-        loop {
-            step_back().await;
-            let batch = self.next_batch();
-            if batch.is_empty() {
-                self.done = true;
-                return;
-            }
-            if !self.live.works() {
-                // The commands of its keys go another way by now.
-                drop(batch);
-                continue;
-            }
-            // The first poll gives the batch its place in the connection.
-            let exchange = Arc::clone(&self.live).exchange(batch);
-            let mut exchange = Box::pin(unconstrained(exchange));
-            if poll_once(exchange.as_mut()).await.is_pending() {
-                self.live.runtime.spawn(exchange);
-            }
-        }
-    }
-
-    fn next_batch(&self) -> Vec<Message> {
-        let mut crowd = lock(&self.live.crowd);
-        let count = crowd.waiting.len().min(BATCH);
-        crowd.carried = count > 0;
-        crowd.waiting.drain(..count).collect()
-    }
-}
-
-impl Drop for Carrier {
-    /// Not done: the tokio runtime has ended.
-    fn drop(&mut self) {
-        if self.done {
-            return;
-        }
-        self.live.ended(&Outcome::Broken);
-        let left = {
-            let mut crowd = lock(&self.live.crowd);
-            crowd.carried = false;
-            take(&mut crowd.waiting)
-        };
-        // Their senders are told where no lock is held.
-        drop(left);
-    }
-}
-
-/// Lets those who are ready speak first. Unlike `yield_now` it waits in the queue of the tasks, where other threads find it when this
-/// one is blocked.
-async fn step_back() {
-    let mut has_waited = false;
-    poll_fn(|context| {
-        if replace(&mut has_waited, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Opens the connection of one tokio runtime, as a task on it, and replaces it when it breaks.
@@ -411,15 +171,8 @@ impl Keeper {
         loop {
             let since = Instant::now();
             if let Ok(connection) = connector.clone().open(None).await {
-                let live = Arc::new(Live {
-                    connection: connection.commands(),
-                    runtime: Handle::current(),
-                    timeout: connector.command_timeout(),
-                    unanswered: AtomicU32::new(0),
-                    broken: AtomicBool::new(false),
-                    bell: Notify::new(),
-                    crowd: Mutex::default(),
-                });
+                let live = Live::new(connection.commands(), connector.command_timeout());
+                let live = Arc::new(live);
                 self.show(Some(Arc::clone(&live)));
                 live.broke().await;
                 self.show(None);
@@ -445,9 +198,4 @@ impl Drop for Keeper {
         lock(&self.ways).retain(|way| way.runtime != self.runtime);
         self.room.fetch_add(1, Ordering::AcqRel);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every update is complete in itself, so what a panic leaves behind is sound.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

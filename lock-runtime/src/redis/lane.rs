@@ -6,8 +6,7 @@
 //! the old one could be taken for a young one.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
@@ -21,14 +20,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connection::{Connection, Connector};
 use super::fault::Fault;
-use super::message::{Answer, Message, Outcome, Unheard, exchange};
+use super::message::{Answer, BATCH, Message, Outcome, UNANSWERED, Unheard, exchange, poll_once};
 use super::wakeups::Wakeups;
 use crate::backoff::{Backoff, Retry, jittered};
 
-/// How many calls go out in one pipeline; more wait for the next one.
-pub(super) const BATCH: usize = 256;
-/// After so many batches in a row without an answer the connection is taken for dead.
-pub(super) const UNANSWERED: u32 = 2;
 /// The pauses between attempts to connect.
 pub(super) const RECONNECT: Backoff = Backoff {
     first: Duration::from_millis(10),
@@ -310,8 +305,6 @@ impl Task {
             let exchange = exchange(connection.commands(), batch, answered);
             // Without tokio's cooperative budget, which could make the first poll send nothing.
             let mut exchange = Box::pin(tokio::task::unconstrained(exchange));
-            // The first poll puts the batch into the queue of the connection: batches leave in the order of these polls, whatever the
-            // scheduler does with the rest.
             match poll_once(exchange.as_mut()).await {
                 Poll::Ready(Outcome::Broken) => break Ended::Broken,
                 Poll::Ready(_) => {}
@@ -353,8 +346,4 @@ async fn next_batch(
         batch.push(message);
     }
     Some(batch)
-}
-
-pub(super) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
-    poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
 }

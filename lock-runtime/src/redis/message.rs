@@ -1,6 +1,9 @@
 //! Messages: calls that go out together, and where their answers go; several messages go out as one pipeline.
 
+use std::future::poll_fn;
 use std::mem::take;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
@@ -10,6 +13,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::fault::{Fault, is_wrong_server};
 use super::scripts::{self, Verdict};
+
+/// How many calls go out in one pipeline; more wait for the next one.
+pub(super) const BATCH: usize = 256;
+/// After so many pipelines or commands in a row without an answer the connection is taken for dead.
+pub(super) const UNANSWERED: u32 = 2;
 
 /// Calls that go out together, and where their answers go.
 pub(super) struct Message {
@@ -208,4 +216,10 @@ fn fail_all(batch: Vec<Message>, fault: &Fault) {
 
 fn round(duration: Duration) -> Duration {
     Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The first poll of an [`exchange`] puts it into the queue of the connection: pipelines leave in the order of these polls, whatever the
+/// scheduler does with the rest.
+pub(super) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
 }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! verbs (here) ── scripts: typed questions and answers ──┬─ lanes: renewals, repair ───────┬── messages ── connections ── pool
-//!                                                        └─ direct: the short way, order ──┘                   │
+//!                                                        └─ direct, live: the short way ────┘                   │
 //!                                                           wakeups ◄── pushes ◄───────────────────────────────┘
 //! ```
 
@@ -14,6 +14,7 @@ mod connection;
 mod direct;
 mod fault;
 mod lane;
+mod live;
 mod message;
 mod pushes;
 mod scripts;
