@@ -26,6 +26,8 @@ struct Seen {
     /// An instant before the store last heard of it while it was queued.
     queued: Option<Nanos>,
     served: bool,
+    /// How often it had been served before it took its present place.
+    missed: u32,
 }
 
 impl Seen {
@@ -34,13 +36,23 @@ impl Seen {
             asked,
             queued: None,
             served: false,
+            missed: 0,
         }
     }
 
-    /// The name of the claim for its present place: one that was withdrawn, or missed what it was handed, may ask again, and then stands
-    /// behind those who came meanwhile.
+    /// It missed what it was handed, and is queued again: since a question at `since`, or since one before, which was answered when the
+    /// message of the hand-over had not been read yet.
+    fn queued_again(&self, since: Nanos) -> Seen {
+        Seen {
+            missed: self.missed + 1,
+            ..Seen::new(self.queued.unwrap_or(since))
+        }
+    }
+
+    /// The name of the claim for its present place: one that missed what it was handed asks again, and then stands behind those who came
+    /// meanwhile.
     fn name(&self, owner: &OwnerToken) -> String {
-        format!("{owner}@{}", self.asked)
+        format!("{owner}@{}", self.missed)
     }
 }
 
@@ -78,7 +90,7 @@ impl<B> Witness<B> {
             return;
         };
         if seen.served {
-            *seen = Seen::new(since);
+            *seen = seen.queued_again(since);
         }
         let what = match seen.queued.replace(since) {
             None => Some((
