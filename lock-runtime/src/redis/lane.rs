@@ -20,10 +20,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connection::{Connection, Connector};
 use super::fault::Fault;
-use super::message::{Answer, BATCH, Message, Outcome, UNANSWERED, Unheard, exchange, poll_once};
+use super::message::{Answer, BATCH, Message, Outcome, Unheard, exchange, poll_once};
 use super::wakeups::Wakeups;
 use crate::backoff::{Backoff, Retry, jittered};
 
+/// After so many batches in a row without an answer the connection is taken for dead.
+const UNANSWERED: u32 = 2;
 /// The pauses between attempts to connect.
 pub(super) const RECONNECT: Backoff = Backoff {
     first: Duration::from_millis(10),
@@ -282,7 +284,6 @@ impl Task {
                 Some(outcome) = in_flight.join_next() => {
                     // A batch that panicked has dropped its messages, and so told their senders.
                     match outcome.unwrap_or(Outcome::Broken) {
-                        Outcome::Unsent => {}
                         Outcome::Answered => unanswered = 0,
                         Outcome::Unanswered => unanswered += 1,
                         Outcome::Broken => unanswered = UNANSWERED,

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::mem::{replace, take};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio::task::unconstrained;
 use tokio::time::timeout;
 
 use super::fault::{Fault, is_wrong_server};
-use super::message::{Answer, BATCH, Message, Outcome, UNANSWERED, Unheard, exchange, poll_once};
+use super::message::{Answer, BATCH, Message, Outcome, Unheard, exchange, poll_once};
 use super::scripts::{self, Verdict};
 
 /// How many commands may be in flight by themselves. Few tasks lose no time to each other, and many share what they send.
@@ -33,8 +33,6 @@ pub(super) struct Live {
     runtime: Handle,
     /// How long it waits for an answer.
     timeout: Duration,
-    /// How often in a row there was no answer.
-    unanswered: AtomicU32,
     broken: AtomicBool,
     bell: Notify,
     crowd: Mutex<Crowd>,
@@ -73,7 +71,6 @@ impl Live {
             connection,
             runtime: Handle::current(),
             timeout,
-            unanswered: AtomicU32::new(0),
             broken: AtomicBool::new(false),
             bell: Notify::new(),
             crowd: Mutex::default(),
@@ -94,7 +91,7 @@ impl Live {
         while self.works() {
             self.bell.notified().await;
             if self.works() && self.ask_alone(cmd("PING")).await.is_err() {
-                self.ended(&Outcome::Broken);
+                self.give_up();
             }
         }
     }
@@ -110,7 +107,7 @@ impl Live {
             Boarding::Together(answer) => {
                 let reply = timeout(self.timeout + STUCK, answer.reply()).await;
                 reply.unwrap_or_else(|_| {
-                    self.ended(&Outcome::Broken);
+                    self.give_up();
                     Err(Fault::NoAnswer(self.timeout))
                 })
             }
@@ -139,8 +136,10 @@ impl Live {
     async fn exchange(self: Arc<Live>, batch: Vec<Message>) {
         lock(&self.crowd).in_flight += 1;
         let _flight = Flight(&self.crowd);
-        let outcome = exchange(self.connection.clone(), batch, |_| {}).await;
-        self.ended(&outcome);
+        match exchange(self.connection.clone(), batch, |_| {}).await {
+            Outcome::Answered => {}
+            Outcome::Unanswered | Outcome::Broken => self.give_up(),
+        }
     }
 
     /// Sends `call`, again where it was not executed or not finished, and gives the reply.
@@ -155,47 +154,36 @@ impl Live {
             };
             match &reply {
                 Err(error) if error.is_timeout() => {
-                    self.ended(&Outcome::Unanswered);
+                    self.give_up();
                     return Err(Fault::NoAnswer(self.timeout));
                 }
                 // It is not from the server.
                 Err(error) if error.code().is_none() => {
-                    self.ended(&Outcome::Broken);
+                    self.give_up();
                     return Err(Fault::Lost(reply.err()));
                 }
-                _ => self.ended(&Outcome::Answered),
+                _ => {}
             }
             match scripts::judge(&call, reply) {
                 Verdict::Answer(reply) => {
                     if reply.as_ref().is_err_and(is_wrong_server) {
-                        self.ended(&Outcome::Broken);
+                        self.give_up();
                     }
                     return Ok(reply);
                 }
                 Verdict::Again(again) => call = again,
                 Verdict::Shifted(fault) => {
-                    self.ended(&Outcome::Broken);
+                    self.give_up();
                     return Err(fault);
                 }
             }
         }
     }
 
-    /// Something that was in flight has ended like this.
-    fn ended(&self, outcome: &Outcome) {
-        let unanswered = match outcome {
-            Outcome::Unsent => return,
-            Outcome::Answered => {
-                self.unanswered.store(0, Ordering::Release);
-                return;
-            }
-            Outcome::Unanswered => self.unanswered.fetch_add(1, Ordering::AcqRel) + 1,
-            Outcome::Broken => UNANSWERED,
-        };
-        if unanswered >= UNANSWERED {
-            self.broken.store(true, Ordering::Release);
-            self.bell.notify_one();
-        }
+    /// One timeout is enough for this: the lane is there, and the next connection soon.
+    fn give_up(&self) {
+        self.broken.store(true, Ordering::Release);
+        self.bell.notify_one();
     }
 }
 
@@ -241,7 +229,7 @@ impl Drop for Carrier {
         if self.done {
             return;
         }
-        self.live.ended(&Outcome::Broken);
+        self.live.give_up();
         let left = {
             let mut crowd = lock(&self.live.crowd);
             crowd.carried = false;

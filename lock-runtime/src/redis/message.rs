@@ -16,8 +16,6 @@ use super::scripts::{self, Verdict};
 
 /// How many calls go out in one pipeline; more wait for the next one.
 pub(super) const BATCH: usize = 256;
-/// After so many pipelines or commands in a row without an answer the connection is taken for dead.
-pub(super) const UNANSWERED: u32 = 2;
 
 /// Calls that go out together, and where their answers go.
 pub(super) struct Message {
@@ -51,8 +49,6 @@ pub(super) type Replies = Vec<RedisResult<Value>>;
 
 /// How an [`exchange`] ended.
 pub(super) enum Outcome {
-    /// Nobody wanted an answer any more.
-    Unsent,
     Answered,
     /// Not in time.
     Unanswered,
@@ -145,7 +141,7 @@ pub(super) async fn exchange(
     mut batch: Vec<Message>,
     answered: impl Fn(Instant),
 ) -> Outcome {
-    let mut outcome = Outcome::Unsent;
+    let mut outcome = Outcome::Answered;
     loop {
         batch.retain(|message| !message.is_pointless());
         let Some(deadline) = batch.iter().map(|message| message.deadline).max() else {
@@ -182,7 +178,6 @@ pub(super) async fn exchange(
         if paired.is_ok() {
             answered(sent_at);
         }
-        outcome = Outcome::Answered;
         let mut unfinished = Vec::new();
         for mut message in batch {
             if message.calls.iter().any(Call::is_of_wrong_server) {
