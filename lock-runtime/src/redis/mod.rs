@@ -157,20 +157,20 @@ impl RedisBackend {
         &self.pool
     }
 
-    /// The lane of `key`: always the same, so that whatever concerns one key stays in order.
-    fn lane_of(&self, key: &LockKey) -> usize {
-        usize::try_from(hash(key) % self.lanes.len() as u64).unwrap_or_default()
+    /// The lane of the keys with this `hash`: always the same, so that whatever concerns one key stays in order.
+    fn lane_of(&self, hash: u64) -> usize {
+        usize::try_from(hash % self.lanes.len() as u64).unwrap_or_default()
     }
 
-    /// The reply to a script for `key`.
+    /// The reply to a script for a key with this `hash`.
     async fn ask(
         &self,
-        key: &LockKey,
+        hash: u64,
         call: Cmd,
         unheard: Unheard,
     ) -> Result<RedisResult<Value>, Fault> {
-        let lane = &self.lanes[self.lane_of(key)];
-        let turn = self.direct.turn(hash(key), lane);
+        let lane = &self.lanes[self.lane_of(hash)];
+        let turn = self.direct.turn(hash, lane);
         let reply = match &turn.via {
             Some(live) => live.ask(call, unheard).await,
             None => lane.send(vec![call], unheard).reply().await,
@@ -207,11 +207,12 @@ impl RedisBackend {
 
 impl Backend for RedisBackend {
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        let index = self.lane_of(&claim.key);
+        let hash = hash(&claim.key);
+        let index = self.lane_of(hash);
         let lane = &self.lanes[index];
         let is_new = self.expect(claim, index);
         let call = scripts::acquire(claim, lane.channel());
-        let reply = self.ask(&claim.key, call, Unheard::Skip).await;
+        let reply = self.ask(hash, call, Unheard::Skip).await;
         let answer = decode(reply, &claim.key, |reply| {
             scripts::acquired(reply, claim.ttl)
         });
@@ -222,7 +223,7 @@ impl Backend for RedisBackend {
     async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
         let mut batches = vec![Vec::new(); self.lanes.len()];
         for (index, lease) in leases.iter().enumerate() {
-            batches[self.lane_of(&lease.key)].push(index);
+            batches[self.lane_of(hash(&lease.key))].push(index);
         }
         // All are on their way before the first answer is waited for.
         let sent: Vec<_> = batches
@@ -258,11 +259,12 @@ impl Backend for RedisBackend {
         owner: &OwnerToken,
         next: Option<&Claim>,
     ) -> Result<Released, BackendError> {
-        let index = self.lane_of(key);
+        let hash = hash(key);
+        let index = self.lane_of(hash);
         let lane = &self.lanes[index];
         let expected = next.is_some_and(|next| self.expect(next, index));
         let call = scripts::release(key, owner, next, lane.channel());
-        let reply = self.ask(key, call, Unheard::Run).await;
+        let reply = self.ask(hash, call, Unheard::Run).await;
         let answer = decode(reply, key, |reply| scripts::released(reply, next));
         // Not before: a late message must not have given the lock back by then.
         match &answer {
@@ -286,9 +288,10 @@ impl Backend for RedisBackend {
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         // What is handed to it from now on is given back.
         self.wakeups.forget(&claim.owner);
-        let lane = &self.lanes[self.lane_of(&claim.key)];
+        let hash = hash(&claim.key);
+        let lane = &self.lanes[self.lane_of(hash)];
         let call = scripts::abandon(claim, lane.channel());
-        let reply = self.ask(&claim.key, call, Unheard::Run).await;
+        let reply = self.ask(hash, call, Unheard::Run).await;
         decode(reply, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))
     }
 

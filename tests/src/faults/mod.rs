@@ -64,12 +64,8 @@ pub async fn start() -> (Server, Proxy, LockRuntime) {
 
 /// Uses the lock until its commands go by the short way.
 pub async fn by_the_short_way(proxy: &Proxy, locks: &LockRuntime) {
-    let use_it = async || {
-        let guard = locks.lock("warm").acquire().await.unwrap();
-        guard.release().await.unwrap();
-    };
     // The first use opens it.
-    use_it().await;
+    can_be_had(locks, "warm").await;
     eventually("a short way", || proxy.connections() == 2).await;
     let lane = proxy.log().first().map(|command| command.connection);
     let started = Instant::now();
@@ -80,7 +76,7 @@ pub async fn by_the_short_way(proxy: &Proxy, locks: &LockRuntime) {
     };
     while last_use() == lane {
         assert!(started.elapsed() < DEADLINE, "it is not used");
-        use_it().await;
+        can_be_had(locks, "warm").await;
     }
 }
 
