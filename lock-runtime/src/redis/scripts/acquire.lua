@@ -12,15 +12,16 @@ if redis.call('EXISTS', lock, queue) == 0 then
   local first = time[1] and time[1] * 1000000 + time[2]
   if first then
     local last = string.format('%.0f', first + tokens - 1)
-    -- For as long as in the prelude.
-    local old = redis.pcall('SET', fence, last, 'PX', '172800000', 'GET')
+    -- As in the prelude.
+    local fence_ms = '172800000'
+    local old = redis.pcall('SET', fence, last, 'PX', fence_ms, 'GET')
     local number = type(old) == 'string' and not string.find(old, '%D') and tonumber(old)
     if old == false or number and number < first then
       redis.call('SET', lock, owner, 'PX', ttl_ms)
       return call .. ' granted ' .. last .. ' ' .. tokens
     end
     -- What it is, is looked into below.
-    if type(old) == 'string' then redis.call('SET', fence, old, 'PX', '172800000') end
+    if type(old) == 'string' then redis.call('SET', fence, old, 'PX', fence_ms) end
   end
 end
 
