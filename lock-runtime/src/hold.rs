@@ -1,6 +1,6 @@
 //! A lease as this process knows it, shared by its holder, the handles on it and the watchdog.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -12,6 +12,7 @@ use crate::fence::{FenceBlock, FencingToken};
 use crate::key::LockKey;
 use crate::lease;
 use crate::owner::OwnerToken;
+use crate::sync::lock;
 
 /// How a lease is kept: what a caller asked for, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,8 +264,7 @@ impl Lease {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every update is complete in itself, so what a panic leaves behind is sound.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// How the holder with `token` stands. What has run out by the clock is marked as ended, once and for all.

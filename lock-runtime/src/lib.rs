@@ -84,6 +84,7 @@ mod redis;
 mod run;
 mod runtime;
 mod settings;
+mod sync;
 mod watchdog;
 
 #[cfg(feature = "macros")]

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +20,7 @@ use crate::backend::{
 use crate::fence::{FenceBlock, FencingToken};
 use crate::key::LockKey;
 use crate::owner::OwnerToken;
+use crate::sync::lock;
 
 /// Locks held in the memory of this process.
 ///
@@ -169,8 +170,8 @@ impl MemoryBackend {
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
-        // A panic in another thread leaves whole maps behind: each verb changes them by single calls.
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+        // Each verb changes the maps by single calls.
+        lock(&self.store)
     }
 
     /// Runs a verb, unless a fault comes in between.

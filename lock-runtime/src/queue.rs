@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::collections::hash_map::{HashMap, RandomState};
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -21,6 +21,7 @@ use crate::front::{Hold, later};
 use crate::hold::{Lease, Terms};
 use crate::key::LockKey;
 use crate::settings::Settings;
+use crate::sync::lock;
 
 /// Enough that threads seldom meet, and few enough to look through.
 const SHARDS: usize = 16;
@@ -69,11 +70,6 @@ impl Table {
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
-}
-
-fn lock(shard: &Mutex<HashMap<LockKey, Entry>>) -> Shard<'_> {
-    // Every update is complete in itself, so what a panic leaves behind is sound.
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A key that somebody here holds or wants.

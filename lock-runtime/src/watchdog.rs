@@ -5,7 +5,7 @@
 //! executor does not lose its lease.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -16,6 +16,7 @@ use crate::backoff::jittered;
 use crate::error::LockError;
 use crate::front::{Front, no_answer};
 use crate::hold::{Duty, Lease};
+use crate::sync::lock;
 
 /// How many leases are renewed under one deadline at the most, so that many do not fail together because they are many.
 const BATCH: usize = 512;
@@ -143,8 +144,7 @@ impl Watchdog {
     }
 
     fn files(&self) -> MutexGuard<'_, Files> {
-        // Every update is complete in itself, so what a panic leaves behind is sound.
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.files)
     }
 }
 

@@ -16,8 +16,9 @@ use tokio::time::{Instant, sleep};
 
 use super::connection::Connector;
 use super::lane::{Lane, RECONNECT};
-use super::live::{Live, lock};
+use super::live::Live;
 use crate::backoff::Retry;
+use crate::sync::lock;
 
 /// Enough that keys that are asked for at the same moment seldom share one.
 const ROUTES: usize = 1024;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::mem::{replace, take};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use super::fault::{Fault, is_wrong_server};
 use super::message::{Answer, BATCH, Message, Outcome, Unheard, exchange, poll_once};
 use super::scripts::{self, Verdict};
+use crate::sync::lock;
 
 /// How many commands may be in flight by themselves. Few tasks lose no time to each other, and many share what they send.
 const ALONE: usize = 4;
@@ -252,9 +253,4 @@ async fn step_back() {
         Poll::Pending
     })
     .await;
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every update is complete in itself, so what a panic leaves behind is sound.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
 //! The claims of this process that wait in a queue of Redis, and the news for them.
 
 use std::collections::hash_map::{Entry, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::backend::{Grant, Wakeup};
 use crate::backoff::jittered;
 use crate::owner::OwnerToken;
+use crate::sync::lock;
 
 /// How long after a grace should have ended a waiter looks, at the most.
 const AFTER_GRACE: Duration = Duration::from_millis(4);
@@ -165,8 +166,7 @@ impl Wakeups {
     }
 
     fn waiters(&self) -> MutexGuard<'_, HashMap<OwnerToken, Waiter>> {
-        // The map is whole after every statement, so a panic elsewhere cannot have broken it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
