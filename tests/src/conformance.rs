@@ -1170,7 +1170,8 @@ async fn assert_all_errors(backend: &impl Backend, holder: &Claim, other: &Claim
     unknown(answer(backend.abandon(holder)).await);
 }
 
-fn poll_once<T>(verb: std::pin::Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+/// Polls a verb once, without a word of when to poll it again.
+pub fn poll_once<T>(verb: std::pin::Pin<&mut impl Future<Output = T>>) -> Poll<T> {
     verb.poll(&mut Context::from_waker(Waker::noop()))
 }
 

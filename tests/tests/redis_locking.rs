@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lock_runtime::backend::{Backend, Claim};
-use lock_runtime::{LockKey, LockRuntime, OwnerToken};
+use lock_runtime::{LockError, LockGuard, LockKey, LockRuntime, OwnerToken, RedisBackend};
+use lock_tests::conformance::poll_once;
 use lock_tests::faults::{owner, queued};
 use lock_tests::server::Server;
+use tokio::task::JoinHandle;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_task_of_two_processes_gets_its_turn_with_a_growing_token() {
@@ -66,39 +68,87 @@ async fn every_task_of_two_processes_gets_its_turn_with_a_growing_token() {
     server.finish();
 }
 
+/// A claim in the queue of `k` that will never look at what it is sent. Dropping the backend ends its subscription.
+async fn dead(server: &Server, grace: Duration) -> (RedisBackend, Claim) {
+    let backend = lock_tests::redis_store::connect(server).await;
+    let key = LockKey::new("lock:", "k").unwrap();
+    let mut claim = Claim::new(key, OwnerToken::unique("dead"), Duration::from_secs(30)).queued();
+    claim.grace = grace;
+    backend.acquire(&claim).await.unwrap();
+    (backend, claim)
+}
+
+/// Every hand-over by Redis, and leases far longer than a grace.
+async fn remote(server: &Server) -> LockRuntime {
+    let builder = LockRuntime::redis(server.url()).local_passes(0);
+    builder
+        .default_ttl(Duration::from_secs(30))
+        .build()
+        .await
+        .unwrap()
+}
+
+/// Ends `held`, upon which the dead claim is the owner, and returns how long it stays that.
+async fn costs(
+    server: &Server,
+    held: LockGuard,
+    dead: &Claim,
+    waiting: JoinHandle<Result<(), LockError>>,
+) -> Duration {
+    held.release().await.unwrap();
+    let owner = owner(server, "k").unwrap();
+    assert_eq!(owner, dead.owner.as_str(), "it was not handed the lock");
+    let released = Instant::now();
+    waiting.await.unwrap().unwrap();
+    let waited = released.elapsed();
+    assert!(waited >= dead.grace / 2, "{waited:?}: that was no grace");
+    waited
+}
+
 /// W7: whoever dies as it is handed the lock tells nobody, and the next has heard only of the lease before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiter_that_dies_as_it_is_handed_the_lock_costs_the_grace() {
     let server = Server::start();
-    let builder = || LockRuntime::redis(server.url()).default_ttl(Duration::from_secs(30));
-    let (first, last) = (
-        builder().build().await.unwrap(),
-        builder().build().await.unwrap(),
-    );
+    let (first, last) = (remote(&server).await, remote(&server).await);
     let held = first.lock("k").acquire().await.unwrap();
-
-    // It stands in the queue and will never look at what it is sent.
-    let dead = lock_tests::redis_store::connect(&server).await;
-    let key = LockKey::new("lock:", "k").unwrap();
-    let mut claim = Claim::new(key, OwnerToken::unique("dead"), Duration::from_secs(30)).queued();
-    claim.grace = Duration::from_millis(300);
-    dead.acquire(&claim).await.unwrap();
+    let (_subscribed, dead) = dead(&server, Duration::from_millis(300)).await;
     let waiting = tokio::spawn(async move { last.lock("k").acquire().await.map(drop) });
     queued(&server, "k", 2).await;
-
-    held.release().await.unwrap();
-    let owner = owner(&server, "k").unwrap();
-    assert_eq!(
-        owner,
-        claim.owner.as_str(),
-        "the dead was not handed the lock"
-    );
-    let released = Instant::now();
-    waiting.await.unwrap().unwrap();
-    let waited = released.elapsed();
-    assert!(
-        waited >= claim.grace / 2,
-        "{waited:?}: it was not the grace that ended"
-    );
+    let waited = costs(&server, held, &dead, waiting).await;
     assert!(waited < Duration::from_secs(3), "{waited:?}");
+}
+
+/// W7: who releases and waits again looks after the one that was served, and the next is told nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_that_dies_behind_one_who_waits_again_costs_the_grace() {
+    let server = Server::start();
+    let (first, last) = (remote(&server).await, remote(&server).await);
+    let held = first.lock("k").acquire().await.unwrap();
+    let mut again = Box::pin(first.lock("k").acquire());
+    assert!(poll_once(again.as_mut()).is_pending());
+    let again = tokio::spawn(async move { again.await.map(drop) });
+    let (_subscribed, dead) = dead(&server, Duration::from_millis(300)).await;
+    let waiting = tokio::spawn(async move { last.lock("k").acquire().await.map(drop) });
+    queued(&server, "k", 2).await;
+    let waited = costs(&server, held, &dead, waiting).await;
+    assert!(waited < Duration::from_secs(3), "{waited:?}");
+    again.await.unwrap().unwrap();
+}
+
+/// W7: the same, but who waited again gives up before the grace is over: then the next is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_that_dies_behind_one_who_gives_up_costs_the_grace() {
+    let server = Server::start();
+    let (first, last) = (remote(&server).await, remote(&server).await);
+    let held = first.lock("k").acquire().await.unwrap();
+    let wait = Duration::from_millis(700);
+    let mut again = Box::pin(first.lock("k").wait(wait).acquire());
+    assert!(poll_once(again.as_mut()).is_pending());
+    let again = tokio::spawn(async move { again.await.map(drop) });
+    let (_subscribed, dead) = dead(&server, 2 * wait).await;
+    let waiting = tokio::spawn(async move { last.lock("k").acquire().await.map(drop) });
+    queued(&server, "k", 2).await;
+    let waited = costs(&server, held, &dead, waiting).await;
+    assert!(again.await.unwrap().unwrap_err().is_timeout());
+    assert!(waited < Duration::from_secs(5), "{waited:?}");
 }

@@ -71,8 +71,8 @@ impl Pushes {
         let Some(lane) = lane else { return };
         if let Some(hand_over) = scripts::hand_over(message) {
             self.hand_over(lane, &hand_over);
-        } else if let Some((owner, grace)) = scripts::announcement(message) {
-            self.wakeups.look_after(owner, grace);
+        } else if let Some((owner, remaining)) = scripts::announcement(message) {
+            self.wakeups.look_after(owner, remaining);
         }
     }
 

@@ -291,30 +291,30 @@ pub(super) struct HandOver {
     pub(super) grant: Grant,
 }
 
-/// Reads the message `first/last/grace_ms/length of the owner/owner, lock`, which anybody can publish.
+/// Reads the message `last/count/grace_ms/length of the owner/owner, lock`, which anybody can publish.
 pub(super) fn hand_over(message: &[u8]) -> Option<HandOver> {
     let text = std::str::from_utf8(message).ok()?;
     let mut parts = text.splitn(5, '/');
-    let mut number = || parts.next()?.parse::<u64>().ok();
-    let (first, last, grace_ms, owner_len) = (number()?, number()?, number()?, number()?);
-    let (owner, lock) = parts
-        .next()?
-        .split_at_checked(usize::try_from(owner_len).ok()?)?;
+    let last = parts.next()?.parse().ok()?;
+    let count = parts.next()?.parse().ok()?;
+    let grace_ms = parts.next()?.parse().ok()?;
+    let owner_len = parts.next()?.parse().ok()?;
+    let (owner, lock) = parts.next()?.split_at_checked(owner_len)?;
     Some(HandOver {
         owner: owner.to_owned(),
         lock: lock.to_owned(),
         grant: Grant {
-            tokens: fence_block(first, last)?,
+            tokens: fence_block(last, count)?,
             valid_for: Duration::from_millis(grace_ms),
         },
     })
 }
 
-/// Reads the message `next/grace_ms/owner`: the claim of `owner` is the next after one that was handed the lock for its grace.
+/// Reads the message `next/remaining_ms/owner`: the claim of `owner` is the first of the queue, and the lease before it ends then.
 pub(super) fn announcement(message: &[u8]) -> Option<(&str, Duration)> {
     let text = std::str::from_utf8(message).ok()?.strip_prefix("next/")?;
-    let (grace_ms, owner) = text.split_once('/')?;
-    Some((owner, Duration::from_millis(grace_ms.parse().ok()?)))
+    let (remaining_ms, owner) = text.split_once('/')?;
+    Some((owner, Duration::from_millis(remaining_ms.parse().ok()?)))
 }
 
 type Words<'a> = std::str::Split<'a, char>;
@@ -344,13 +344,14 @@ fn holder(words: &mut Words<'_>) -> Option<Holder> {
 }
 
 fn block(words: &mut Words<'_>) -> Option<FenceBlock> {
-    let last = words.next()?.parse::<u64>().ok()?;
-    let count = words.next()?.parse::<u64>().ok()?;
-    fence_block(last.checked_sub(count.checked_sub(1)?)?, last)
+    let last = words.next()?.parse().ok()?;
+    let count = words.next()?.parse().ok()?;
+    fence_block(last, count)
 }
 
-fn fence_block(first: u64, last: u64) -> Option<FenceBlock> {
-    (first <= last && last < 1 << 53).then_some(FenceBlock {
+fn fence_block(last: u64, count: u32) -> Option<FenceBlock> {
+    let first = last.checked_sub(count.checked_sub(1)?.into())?;
+    (last < 1 << 53).then_some(FenceBlock {
         first: FencingToken::new(first),
         last: FencingToken::new(last),
     })
@@ -502,11 +503,12 @@ mod tests {
 
     #[test]
     fn a_hand_over_survives_slashes_in_owner_and_key() {
-        let message = hand_over(b"7/9/500/5/a/b/clock:k/x").unwrap();
+        let message = hand_over(b"9/3/500/5/a/b/clock:k/x").unwrap();
         assert_eq!(
             (message.owner.as_str(), message.lock.as_str()),
             ("a/b/c", "lock:k/x")
         );
+        assert_eq!(message.grant.tokens.first, FencingToken::new(7));
         assert_eq!(message.grant.tokens.last, FencingToken::new(9));
         assert_eq!(message.grant.valid_for, Duration::from_millis(500));
     }
@@ -519,19 +521,20 @@ mod tests {
             Some(("a/b", Duration::from_millis(500)))
         );
         assert_eq!(hand_over(message), None);
-        assert_eq!(announcement(b"7/9/500/5/a/b/clock:k/x"), None);
+        assert_eq!(announcement(b"9/3/500/5/a/b/clock:k/x"), None);
         assert_eq!(announcement(b"next/-1/a"), None);
     }
 
     #[test]
     fn nonsense_on_the_channel_is_no_hand_over() {
-        let nonsense: [&[u8]; 8] = [
+        let nonsense: [&[u8]; 9] = [
             b"",
             b"hello",
             b"1/2/3",
             b"1/2/3/4",
             b"1/2/3/99/short",
-            b"2/1/3/1/ab",
+            b"2/0/3/1/ab",
+            b"2/4/3/1/ab",
             "1/2/3/1/\u{e9}".as_bytes(),
             b"1/2/3/1/\xff\xfe",
         ];
@@ -612,9 +615,10 @@ mod tests {
         ) {
             let _ = (hand_over(&noise), hand_over(text.as_bytes()));
             let last = first + more;
-            let message = format!("{first}/{last}/{grace}/{}/{owner}{lock}", owner.len());
+            let message = format!("{last}/{}/{grace}/{}/{owner}{lock}", more + 1, owner.len());
             let read = hand_over(message.as_bytes()).expect("a true message");
             prop_assert_eq!((read.owner, read.lock), (owner, lock));
+            prop_assert_eq!(read.grant.tokens.first, FencingToken::new(first));
             prop_assert_eq!(read.grant.tokens.last, FencingToken::new(last));
             prop_assert_eq!(read.grant.valid_for, Duration::from_millis(grace.into()));
         }

@@ -12,8 +12,8 @@ use crate::backoff::jittered;
 use crate::owner::OwnerToken;
 use crate::sync::lock;
 
-/// How long after a grace should have ended a waiter looks, at the most.
-const AFTER_GRACE: Duration = Duration::from_millis(4);
+/// How long after a lease should have ended a waiter looks, at the most.
+const AFTER_EXPIRY: Duration = Duration::from_millis(4);
 
 /// Every claim that may be handed a lock.
 ///
@@ -113,10 +113,10 @@ impl Wakeups {
         }
     }
 
-    /// Makes the waiter `owner` ask when this grace is over: the one before it was handed the lock and may be dead.
-    pub(super) fn look_after(&self, owner: &str, grace: Duration) {
+    /// Makes the waiter `owner` ask when the lease before it ends, which is after `remaining`: its owner may be dead.
+    pub(super) fn look_after(&self, owner: &str, remaining: Duration) {
         if let Some(waiter) = self.waiters().get_mut(owner) {
-            waiter.look_at = Instant::now().checked_add(grace + jittered(AFTER_GRACE));
+            waiter.look_at = Instant::now().checked_add(remaining + jittered(AFTER_EXPIRY));
             waiter.ring();
         }
     }

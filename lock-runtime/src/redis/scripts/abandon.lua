@@ -10,16 +10,23 @@ local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
 if member ~= '' then read('queue', 'ZREM', queue, member) end
 if refusal then return refusal end
-if holder ~= owner then return answer('withdrawn') end
+if holder ~= owner then
+  -- The claim does not look after the owner any more.
+  local remaining_ms = holder and redis.call('PTTL', lock) or 0
+  if member ~= '' and remaining_ms >= 0 then announce(remaining_ms) end
+  return answer('withdrawn')
+end
 
-local waiter, second = first_waiters()
-if waiter then read_fence() end
-if refusal then return refusal end
-
-if waiter then
-  local outcome = hand_over(waiter, second)
+if redis.call('EXISTS', queue) == 1 then
+  read_fence()
+  if refusal then return refusal end
+  local outcome, grace_ms = hand_over()
+  if refusal then return refusal end
   if outcome == 'again' then return answer('again') end
-  if outcome == 'handed' then return answer('withdrawn') end
+  if outcome == 'handed' then
+    announce(grace_ms)
+    return answer('withdrawn')
+  end
 end
 redis.call('DEL', lock)
 return answer('withdrawn')

@@ -34,12 +34,10 @@ if refusal then return refusal end
 if holder and holder ~= owner then
   local ours = string.match(holder, '/lr%-(%x+)%-%x+%-%x+$')
   local foreign = (ours and #ours == 16) and 0 or 1
-  return answer(stand_back(member, queue_ms, redis.call('PTTL', lock), foreign))
+  return answer(stand_back(member, queue_ms, integer(redis.call('PTTL', lock)), foreign))
 end
 
 read_fence()
-local waiter, second
-if not holder then waiter, second = first_waiters() end
 if refusal then return refusal end
 
 if holder then
@@ -49,11 +47,14 @@ if holder then
   return answer(make_owner(owner, ttl_ms, block(tokens)))
 end
 
--- The last lease ended without a release: those that wait come first.
-if waiter and waiter ~= member then
-  local outcome, grace_ms = hand_over(waiter, second, member)
+-- The last lease ended without a release: those that wait come first. Where nobody waits, a full memory refuses the lock.
+if redis.call('EXISTS', queue) == 1 then
+  local outcome, grace_ms = hand_over(member)
+  if refusal then return refusal end
   if outcome == 'again' then return answer('again') end
-  if outcome == 'handed' then return answer(stand_back(member, queue_ms, grace_ms, 0)) end
+  if outcome == 'handed' then
+    if member == '' then announce(grace_ms) end
+    return answer(stand_back(member, queue_ms, grace_ms, 0))
+  end
 end
-if waiter and member ~= '' then redis.call('ZREM', queue, member) end
 return answer(make_owner(owner, ttl_ms, block(tokens)))

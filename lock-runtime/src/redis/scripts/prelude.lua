@@ -53,66 +53,60 @@ end
 
 -- The next block of fencing tokens: larger than all before, and not below the time, which saves the order when the counter is lost.
 -- Where the counter runs ahead of the time the block is one token, lest it outrun what has to save it.
+-- Returns: last, count
 local function block(tokens)
-  local first = last_token + 1
-  tokens = tonumber(tokens)
-  if first <= now then first = now else tokens = 1 end
-  return first, first + tokens - 1
+  local first, count = last_token + 1, tonumber(tokens)
+  if first <= now then first = now else count = 1 end
+  return integer(first + count - 1), count
 end
 
 -- Returns: 'granted', last, count
-local function make_owner(owner, ttl_ms, first, last)
-  local text = integer(last)
+local function make_owner(owner, ttl_ms, last, count)
   redis.call('SET', lock, owner, 'PX', ttl_ms)
-  redis.call('SET', fence, text, 'PX', FENCE_MS)
-  last_token = last
-  return 'granted', text, last - first + 1
+  redis.call('SET', fence, last, 'PX', FENCE_MS)
+  return 'granted', last, count
 end
 
--- Returns: the first waiter and the one behind it, as far as there are any
-local function first_waiters()
-  local members = read('queue', 'ZRANGE', queue, '0', '1')
-  if members then return members[1], members[2] end
-end
-
--- Tells `member`, who is the next now, for how long the new owner has the lock: who dies as it is handed the lock tells nobody.
-local function announce(member, grace_ms)
-  local channel, owner = string.match(member or '', '^([^/]*)/%d+/%d+/(.+)$')
-  if channel then redis.call('PUBLISH', channel, 'next/' .. grace_ms .. '/' .. owner) end
-end
-
--- Makes `member`, the first of the queue, the owner for its grace; if its process is gone, which the count of receivers tells, the `second`
--- one, and so on as far as `own`.
+-- Makes the first of the queue the owner for its grace; if its process is gone, which the count of receivers tells, the second one, and so
+-- on as far as `own`, the place of the asker. Needs `read_fence`.
 -- Returns: 'handed', grace_ms | 'free': nobody else waits | 'again': there were too many dead for one call
-local function hand_over(member, second, own)
+local function hand_over(own)
   for _ = 1, DEAD_AT_ONCE do
-    -- The pop comes first: after it, the SET passes even when the memory is full.
-    redis.call('ZPOPMIN', queue)
+    -- The pop comes first: after it, the SET passes even when the memory is full. So it does where there is nothing to pop.
+    local popped = read('queue', 'ZPOPMIN', queue)
+    if refusal then return end
+    local member = popped[1]
+    if not member or member == own then return 'free' end
     local channel, grace_ms, tokens, owner = string.match(member, '^([^/]*)/(%d+)/(%d+)/(.+)$')
     if channel then
-      local first, last = block(tokens)
-      local message = table.concat({integer(first), integer(last), grace_ms, #owner, owner .. lock}, '/')
+      local last, count = block(tokens)
+      local message = table.concat({last, count, grace_ms, #owner, owner .. lock}, '/')
       if redis.call('PUBLISH', channel, message) > 0 then
-        make_owner(owner, grace_ms, first, last)
-        announce(second, grace_ms)
-        return 'handed', tonumber(grace_ms)
+        make_owner(owner, grace_ms, last, count)
+        return 'handed', grace_ms
       end
     end
-    member, second = first_waiters()
-    if not member or member == own then return 'free' end
   end
   return 'again'
+end
+
+-- Tells the first waiter when to look whether the owner is alive: one that died as it was handed the lock tells nobody. For a caller that is
+-- not in the queue itself, or leaves it, and so does not look.
+local function announce(remaining_ms)
+  local members = read('queue', 'ZRANGE', queue, '0', '0')
+  local channel, owner = string.match(members and members[1] or '', '^([^/]*)/%d+/%d+/(.+)$')
+  if channel then redis.call('PUBLISH', channel, table.concat({'next', integer(remaining_ms), owner}, '/')) end
 end
 
 -- Answers a claim that cannot have the lock: queues it, if it waits (`member` is not empty) and is not queued yet.
 -- Returns: 'queued' | 'taken', remaining_ms: -1 if the lease never ends, foreign
 local function stand_back(member, queue_ms, remaining_ms, foreign)
-  if member == '' then return 'taken', integer(remaining_ms), foreign end
+  if member == '' then return 'taken', remaining_ms, foreign end
   local newest = read('queue', 'ZRANGE', queue, '-1', '-1', 'WITHSCORES')
   if refusal then return end
   -- Not the time: a clock set back would let newcomers pass.
-  redis.call('ZADD', queue, 'NX', integer((newest[2] or 0) + 1), member)
+  redis.call('ZADD', queue, 'NX', (newest[2] or 0) + 1, member)
   local wanted = math.max(remaining_ms, 0) + queue_ms
   if redis.call('PTTL', queue) < wanted then redis.call('PEXPIRE', queue, integer(wanted)) end
-  return 'queued', integer(remaining_ms), foreign
+  return 'queued', remaining_ms, foreign
 end

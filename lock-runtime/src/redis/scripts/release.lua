@@ -17,17 +17,16 @@ local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
 if holder ~= owner then return answer('lost') end
 
-local waiter, second = first_waiters()
-if waiter or next_owner then read_fence() end
+read_fence()
 if refusal then return refusal end
 
-if waiter then
-  local outcome, grace_ms = hand_over(waiter, second)
-  if outcome == 'again' then return answer('again') end
-  if outcome == 'handed' then
-    if not next_owner then return answer('released') end
-    return answer('released', stand_back(member, queue_ms, grace_ms, 0))
-  end
+local outcome, grace_ms = hand_over()
+if refusal then return refusal end
+if outcome == 'again' then return answer('again') end
+if outcome == 'handed' then
+  if not next_owner or member == '' then announce(grace_ms) end
+  if not next_owner then return answer('released') end
+  return answer('released', stand_back(member, queue_ms, grace_ms, 0))
 end
 redis.call('DEL', lock)
 if not next_owner then return answer('released') end
