@@ -1,19 +1,24 @@
 //! The name of a lock, checked once.
 
 use std::fmt;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
+
+use once_cell::sync::Lazy;
 
 /// The name of a lock: what the caller asked for, behind the prefix of the runtime.
 ///
 /// A `LockKey` exists only if every backend can hold it: it is not empty, not longer than [`LockKey::MAX_LEN`] bytes, and its
 /// companions (the queue and the fencing counter) can be named so that Redis Cluster keeps them in one slot and no two locks share one.
 /// Cloning is cheap.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LockKey {
     /// The prefix followed by the caller's key.
     text: Arc<str>,
     /// Where the caller's key starts in `text`; a character boundary.
-    prefix_len: usize,
+    prefix_len: u32,
+    /// Of `text`, and different in each process: a key is looked up a dozen times on its way.
+    hash: u32,
 }
 
 impl LockKey {
@@ -38,6 +43,7 @@ impl LockKey {
     /// # Ok::<(), lock_runtime::InvalidKey>(())
     /// ```
     pub fn new(prefix: &str, key: &str) -> Result<LockKey, InvalidKey> {
+        static HASHER: Lazy<RandomState> = Lazy::new(RandomState::new);
         let text: Arc<str> = [prefix, key].concat().into();
         match fault(&text, key) {
             Some(reason) => Err(InvalidKey {
@@ -45,15 +51,17 @@ impl LockKey {
                 reason,
             }),
             None => Ok(LockKey {
+                // It is at most `MAX_LEN`.
+                prefix_len: prefix.len() as u32,
+                hash: HASHER.hash_one(&text) as u32,
                 text,
-                prefix_len: prefix.len(),
             }),
         }
     }
 
     /// The key as the caller gave it.
     pub fn as_str(&self) -> &str {
-        &self.text[self.prefix_len..]
+        &self.text[self.prefix_len as usize..]
     }
 
     /// The name in the store: prefix and key.
@@ -61,10 +69,21 @@ impl LockKey {
         &self.text
     }
 
+    /// A number that is the same for all equal keys of this process.
+    pub(crate) fn hash_value(&self) -> u32 {
+        self.hash
+    }
+
     /// The name in the store of a companion, in the same Redis Cluster slot as the lock itself.
     #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     pub(crate) fn companion(&self, suffix: &'static str) -> Companion<'_> {
         Companion { key: self, suffix }
+    }
+}
+
+impl Hash for LockKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u32(self.hash);
     }
 }
 

@@ -6,8 +6,7 @@
 //! cohort locking (Dice, Marathe, Shavit: *Lock cohorting*, 2012) over a network.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::{HashMap, RandomState};
-use std::hash::BuildHasher;
+use std::collections::hash_map::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -32,7 +31,6 @@ pub(crate) type Outcome = Result<Hold, LockError>;
 /// The keys that somebody in this process holds or waits for.
 #[derive(Debug)]
 pub(crate) struct Table {
-    hasher: RandomState,
     shards: [Mutex<HashMap<LockKey, Entry>>; SHARDS],
     next_id: AtomicU64,
 }
@@ -42,7 +40,6 @@ pub(crate) type Shard<'a> = MutexGuard<'a, HashMap<LockKey, Entry>>;
 impl Table {
     pub(crate) fn new() -> Table {
         Table {
-            hasher: RandomState::new(),
             shards: std::array::from_fn(|_| Mutex::default()),
             next_id: AtomicU64::new(0),
         }
@@ -55,7 +52,7 @@ impl Table {
 
     /// The part of the table where `key` is. No future is awaited and no foreign code is called while it is locked.
     pub(crate) fn shard(&self, key: &LockKey) -> Shard<'_> {
-        let index = self.hasher.hash_one(key) as usize % SHARDS;
+        let index = key.hash_value() as usize % SHARDS;
         lock(&self.shards[index])
     }
 

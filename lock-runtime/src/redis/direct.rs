@@ -2,8 +2,8 @@
 //!
 //! A lane lives on the thread of the backend, so a command that takes it wakes two threads, which costs as much as the round trip itself
 //! on a fast network. So each tokio runtime that uses the backend gets one connection of its own, as far as the pool has room, and
-//! what is asked there takes it. It subscribes to nothing: hand-overs, renewals and repairs are left to the lanes, which go on while
-//! callers block their threads. Whenever it is not there, or not well, the lane does the same.
+//! what is asked there takes it. It subscribes to nothing: to hear of hand-overs, renewals and repairs are left to the lanes, which go on
+//! while callers block their threads. Whenever it is not there, or not well, the lane does the same.
 //!
 //! The commands of one key keep to one connection as long as one of them may be unanswered, so that none overtakes another.
 
@@ -86,10 +86,9 @@ impl Direct {
     /// Gives a command of the key with this `hash` its turn. Called where the command is first polled.
     ///
     /// The short way is for while the `lane` is well: a claim that queues by it would be taken for dead if nobody heard of its turn.
-    pub(super) fn turn(&self, hash: u64, lane: &Lane) -> Turn<'_> {
+    pub(super) fn turn(&self, hash: u32, lane: &Lane) -> Turn<'_> {
         let short = self.short_way().filter(|_| lane.pulse().is_connected());
-        let index = usize::try_from(hash % ROUTES as u64).unwrap_or_default();
-        let route = &self.routes[index];
+        let route = &self.routes[hash as usize % ROUTES];
         let mut state = lock(route);
         let unanswered = state.answered < state.sent;
         let via = match &state.via {

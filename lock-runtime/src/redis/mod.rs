@@ -22,7 +22,6 @@ mod thread;
 mod wakeups;
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -158,14 +157,14 @@ impl RedisBackend {
     }
 
     /// The lane of the keys with this `hash`: always the same, so that whatever concerns one key stays in order.
-    fn lane_of(&self, hash: u64) -> usize {
-        usize::try_from(hash % self.lanes.len() as u64).unwrap_or_default()
+    fn lane_of(&self, hash: u32) -> usize {
+        hash as usize % self.lanes.len()
     }
 
     /// The reply to a script for a key with this `hash`.
     async fn ask(
         &self,
-        hash: u64,
+        hash: u32,
         call: Cmd,
         unheard: Unheard,
     ) -> Result<RedisResult<Value>, Fault> {
@@ -207,7 +206,7 @@ impl RedisBackend {
 
 impl Backend for RedisBackend {
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        let hash = hash(&claim.key);
+        let hash = claim.key.hash_value();
         let index = self.lane_of(hash);
         let lane = &self.lanes[index];
         let is_new = self.expect(claim, index);
@@ -223,7 +222,7 @@ impl Backend for RedisBackend {
     async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
         let mut batches = vec![Vec::new(); self.lanes.len()];
         for (index, lease) in leases.iter().enumerate() {
-            batches[self.lane_of(hash(&lease.key))].push(index);
+            batches[self.lane_of(lease.key.hash_value())].push(index);
         }
         // All are on their way before the first answer is waited for.
         let sent: Vec<_> = batches
@@ -259,7 +258,7 @@ impl Backend for RedisBackend {
         owner: &OwnerToken,
         next: Option<&Claim>,
     ) -> Result<Released, BackendError> {
-        let hash = hash(key);
+        let hash = key.hash_value();
         let index = self.lane_of(hash);
         let lane = &self.lanes[index];
         let expected = next.is_some_and(|next| self.expect(next, index));
@@ -271,16 +270,9 @@ impl Backend for RedisBackend {
             Ok(Released::Released(_)) => self.wakeups.forget(owner),
             _ => self.wakeups.released_in_vain(owner),
         }
-        if let Some(next) = next {
-            match &answer {
-                Ok(Released::Released(Some(acquired))) => {
-                    self.settle(next, expected, Ok(*acquired))
-                }
-                // It was not looked at; but an earlier try whose answer got lost may have queued it.
-                Ok(_) if expected => self.wakeups.forget(&next.owner),
-                Ok(_) => {}
-                Err(fault) => self.settle(next, expected, Err(fault)),
-            }
+        // Where it was not looked at, or nobody knows, another try may have queued it: it is still to be asked for or withdrawn.
+        if let (Some(next), Ok(Released::Released(Some(acquired)))) = (next, &answer) {
+            self.settle(next, expected, Ok(*acquired));
         }
         answer.map_err(|fault| self.error(fault))
     }
@@ -288,7 +280,7 @@ impl Backend for RedisBackend {
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         // What is handed to it from now on is given back.
         self.wakeups.forget(&claim.owner);
-        let hash = hash(&claim.key);
+        let hash = claim.key.hash_value();
         let lane = &self.lanes[self.lane_of(hash)];
         let call = scripts::abandon(claim, lane.channel());
         let reply = self.ask(hash, call, Unheard::Run).await;
@@ -310,12 +302,6 @@ impl Backend for RedisBackend {
         }
         self.pool.close();
     }
-}
-
-fn hash(key: &LockKey) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    key.stored().hash(&mut hasher);
-    hasher.finish()
 }
 
 /// The answer in `reply` to a script for `key`.
