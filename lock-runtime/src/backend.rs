@@ -73,7 +73,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Dropping the future loses no news. For a claim that is not queued it resolves at once with [`Wakeup::Ask`].
     fn changed(&self, claim: &Claim) -> impl Future<Output = Wakeup> + Send;
 
-    /// Where the timers and background work for this backend run: the caller's tokio runtime, unless the backend has one of its own.
+    /// Where the timers and background work for this backend run: the caller's tokio runtime, unless the backend has one of its own, which
+    /// then lives as long as the backend does.
     fn executor(&self) -> Option<Handle> {
         None
     }

@@ -4,8 +4,10 @@
 //! and whatever happens meanwhile (answers lost, waiters gone, wake-ups missed) it asks again with the same owner token until it knows.
 //! Waiters come and go without it; each has a deadline of its own, so the driver has none.
 //!
-//! The first question is asked where the caller is ([`Driver::claim_here`], [`Driver::release_here`]): most locks are free, and need no
-//! task then. Whatever the answer does not settle, and whatever the caller drops, a task goes on with.
+//! The first question is asked where the caller is (`here`): most locks are free, and need no task then. Whatever the answer does not
+//! settle, and whatever the caller drops or does not get to, a task goes on with.
+
+mod here;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -46,6 +48,9 @@ pub(crate) enum Start {
 /// What becomes known of a release.
 type Reply = oneshot::Sender<Result<(), LockError>>;
 
+/// Where it becomes known.
+type Outcome = oneshot::Receiver<Result<(), LockError>>;
+
 /// A lease to be ended in the store.
 pub(crate) struct Release {
     lease: Arc<Lease>,
@@ -71,7 +76,7 @@ impl Release {
     }
 
     /// Where the outcome will be.
-    pub(crate) fn reply(&mut self) -> oneshot::Receiver<Result<(), LockError>> {
+    fn reply(&mut self) -> Outcome {
         let (reply, outcome) = oneshot::channel();
         self.reply = Some(reply);
         outcome
@@ -107,51 +112,6 @@ impl Driver {
     pub(crate) fn start(self, start: Start) {
         let front = self.front.clone();
         front.executor.spawn(self.run(start));
-    }
-
-    /// Asks for the lock once, until `deadline` at the latest. What is left to do then, a task does.
-    pub(crate) async fn claim_here(self, deadline: Instant) {
-        let mut here = Here {
-            driver: Some(self),
-            rest: Start::Claim,
-        };
-        match here.driver().acquire(Some(deadline)).await {
-            Some((Ok(Acquired::Granted(grant)), since)) => {
-                here.driver().deliver(grant, since, false);
-            }
-            Some(heard) => here.rest = Start::Heard(heard),
-            None => {}
-        }
-    }
-
-    /// Ends a lease that nobody here waits for. What is left to do then, a task does.
-    pub(crate) async fn release_here(self, mut release: Release) -> Result<(), LockError> {
-        if let Some(lost) = release.lost.take() {
-            // Nothing that the store says will change it, so its holder does not wait for that.
-            self.start(Start::Release(release));
-            return Err(lost);
-        }
-        let lease = release.lease.clone();
-        let front = self.front.clone();
-        let mut here = Here {
-            driver: Some(self),
-            rest: Start::Release(Release::new(lease.clone(), None)),
-        };
-        let question = front.backend.release(&lease.key, &lease.owner, None);
-        let outcome = match front.ask(question).await {
-            Ok(Released::Released(_)) => Ok(()),
-            Ok(Released::NotHeld) => Err(lease.was_not_held()),
-            Err(error) => {
-                let outcome = release.reply();
-                release.failed = Some(error);
-                here.rest = Start::Release(release);
-                drop(here);
-                return outcome.await.unwrap_or(Err(LockError::ShutDown));
-            }
-        };
-        here.rest = Start::Claim;
-        here.driver().at_work = !front.leave_if_idle(&lease.key);
-        outcome
     }
 
     async fn run(mut self, start: Start) {
@@ -228,8 +188,7 @@ impl Driver {
             started,
             mut failed,
         } = release;
-        let next = self.wanted().map(|wanted| self.new_claim(&wanted));
-        self.claim.clone_from(&next);
+        let next = self.claim_anew();
         let tell = |reply: &mut Option<Reply>, outcome: Result<(), LockError>| {
             if let Some(reply) = reply.take() {
                 // Who dropped the future of its release does not ask.
@@ -242,12 +201,21 @@ impl Driver {
         let mut failures = 0;
         let (outcome, heard) = loop {
             let since = Instant::now();
-            let answer = match failed.take() {
-                Some(error) => Err(error),
-                None => {
-                    let backend = &self.front.backend;
-                    let question = backend.release(&lease.key, &lease.owner, next.as_ref());
-                    self.front.ask(question).await
+            let attempt = async {
+                let backend = &self.front.backend;
+                let question = backend.release(&lease.key, &lease.owner, next.as_ref());
+                match failed.take() {
+                    Some(error) => Err(error),
+                    None => self.front.ask(question).await,
+                }
+            };
+            let answer = tokio::select! {
+                biased;
+                answer = attempt => answer,
+                // This try has done it, or an earlier one.
+                (grant, since) = self.handed_over() => {
+                    self.deliver(grant, since, true);
+                    break (Ok(()), None);
                 }
             };
             match answer {
@@ -346,7 +314,9 @@ impl Driver {
         if let Some(remaining) = holder.remaining {
             patience = patience.min(remaining.saturating_add(jittered(AFTER_EXPIRY)));
         }
-        if let Some(pause) = FOREIGN.pause(foreign).filter(|_| foreign > 0) {
+        if foreign > 0
+            && let Some(pause) = FOREIGN.pause(foreign)
+        {
             patience = patience.min(pause);
         }
         let until = Instant::now() + patience;
@@ -437,6 +407,14 @@ impl Driver {
         })
     }
 
+    /// The claim of those who wait, from now on: the one that the store may know of already, if there is one.
+    fn claim_anew(&mut self) -> Option<Claim> {
+        if self.claim.is_none() {
+            self.claim = self.wanted().map(|wanted| self.new_claim(&wanted));
+        }
+        self.claim.clone()
+    }
+
     fn new_claim(&self, wanted: &Wanted) -> Claim {
         let settings = &self.front.settings;
         let owner = OwnerToken::unique(&settings.owner_text(&self.key));
@@ -492,30 +470,6 @@ struct Wanted {
     terms: Terms,
     /// Whether anybody stays when the lock is taken.
     waits: bool,
-}
-
-/// A driver in the future of a caller, who may drop it at any time.
-struct Here {
-    /// Taken by the drop.
-    driver: Option<Driver>,
-    /// What a task begins with if there is work left then.
-    rest: Start,
-}
-
-impl Here {
-    fn driver(&mut self) -> &mut Driver {
-        self.driver
-            .as_mut()
-            .expect("the driver is here until the drop")
-    }
-}
-
-impl Drop for Here {
-    fn drop(&mut self) {
-        if let Some(driver) = self.driver.take().filter(|driver| driver.at_work) {
-            driver.start(std::mem::replace(&mut self.rest, Start::Claim));
-        }
-    }
 }
 
 impl Drop for Driver {

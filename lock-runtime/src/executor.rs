@@ -1,10 +1,15 @@
 //! Where background work runs.
 
 use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Waker};
+use std::mem::replace;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::runtime::Handle;
+use tokio::task::unconstrained;
+
+use crate::sync::lock;
 
 /// Runs the tasks of one lock runtime.
 #[derive(Clone, Debug)]
@@ -19,13 +24,13 @@ pub(crate) enum Executor {
 impl Executor {
     /// Starts `task`, which is dropped unfinished if its executor shuts down.
     ///
-    /// On the caller's runtime it is polled once before this returns: an in-memory backend is done by then, and a guard that was
-    /// dropped has been released. No lock may be held that the task takes.
+    /// It is polled once before this returns: an in-memory backend is done by then, and what is sent goes ahead of what the caller sends
+    /// next. No lock may be held that the task takes.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         match self {
-            Executor::Backend(handle) => {
-                handle.spawn(task);
-            }
+            // Nothing can be entered any more.
+            Executor::Backend(handle) if thread_is_ending() => drop(handle.spawn(task)),
+            Executor::Backend(handle) => Sleeper::begin(handle, task),
             Executor::Caller { built_on } => {
                 let handle = Handle::try_current().unwrap_or_else(|_| built_on.clone());
                 begin(&handle, task);
@@ -33,27 +38,163 @@ impl Executor {
         }
     }
 
-    /// The same, but polled once before this returns on every executor: what it sends goes ahead of what the caller sends next.
-    pub(crate) fn spawn_ahead(&self, task: impl Future<Output = ()> + Send + 'static) {
+    /// The backend's own tokio runtime, if it has one.
+    pub(crate) fn own(&self) -> Option<&Handle> {
         match self {
-            Executor::Backend(handle) => begin(handle, task),
-            Executor::Caller { .. } => self.spawn(task),
+            Executor::Backend(handle) => Some(handle),
+            Executor::Caller { .. } => None,
         }
     }
 
-    /// Starts `task` where the lock runtime was built, or on the backend's own thread: it outlives whatever runtime the caller is on.
+    /// Starts `task` where the lock runtime was built, or on the backend's own thread: it outlives whatever runtime the caller is on. It
+    /// is not polled before this returns.
     pub(crate) fn spawn_at_home(&self, task: impl Future<Output = ()> + Send + 'static) {
         let (Executor::Backend(home) | Executor::Caller { built_on: home }) = self;
         home.spawn(task);
     }
 }
 
+/// Whether this is called by a destructor of a thread local.
+fn thread_is_ending() -> bool {
+    Handle::try_current().is_err_and(|error| error.is_thread_local_destroyed())
+}
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Polls `task` once where the caller is, and leaves the rest to the tokio runtime of `handle`.
 fn begin(handle: &Handle, task: impl Future<Output = ()> + Send + 'static) {
     let _entered = handle.enter();
-    let mut task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(task);
-    let mut ignored = Context::from_waker(Waker::noop());
-    if task.as_mut().poll(&mut ignored).is_pending() {
+    let mut task: Task = Box::pin(task);
+    if poll(&mut task, Waker::noop()).is_pending() {
         handle.spawn(task);
+    }
+}
+
+/// Polls `task` once, without tokio's cooperative budget, with which it might do nothing.
+fn poll(task: &mut Task, waker: &Waker) -> Poll<()> {
+    pin!(unconstrained(task)).poll(&mut Context::from_waker(waker))
+}
+
+/// A task that its executor hears of when there is something to do: to wake a thread costs more than most of these tasks.
+///
+/// For an executor that outlives its tasks: one that ends meanwhile would not know what to drop.
+struct Sleeper {
+    handle: Handle,
+    state: Mutex<State>,
+}
+
+enum State {
+    /// Its first poll is not over.
+    Polled,
+    Asleep(Task),
+    Woken,
+}
+
+impl Sleeper {
+    /// Polls `task` once where the caller is.
+    fn begin(handle: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+        let _entered = handle.enter();
+        let mut task: Task = Box::pin(task);
+        let sleeper = Arc::new(Sleeper {
+            handle: handle.clone(),
+            state: Mutex::new(State::Polled),
+        });
+        let waker = Waker::from(Arc::clone(&sleeper));
+        if poll(&mut task, &waker).is_ready() {
+            return;
+        }
+        let mut state = lock(&sleeper.state);
+        if let State::Woken = *state {
+            drop(state);
+            handle.spawn(task);
+        } else {
+            *state = State::Asleep(task);
+        }
+    }
+}
+
+impl Wake for Sleeper {
+    fn wake(self: Arc<Sleeper>) {
+        let state = replace(&mut *lock(&self.state), State::Woken);
+        if let State::Asleep(task) = state {
+            self.handle.spawn(task);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// An executor with a thread of its own.
+    fn elsewhere() -> (tokio::runtime::Runtime, Executor) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build()
+            .expect("a thread");
+        let executor = Executor::Backend(runtime.handle().clone());
+        (runtime, executor)
+    }
+
+    #[test]
+    fn a_task_begins_where_it_is_spawned_and_goes_on_where_it_belongs() {
+        let (_runtime, executor) = elsewhere();
+        let (wake, woken) = oneshot::channel();
+        let (tell, told) = oneshot::channel();
+        executor.spawn(async move {
+            let began = thread::current().id();
+            let _ = woken.await;
+            let _ = tell.send((began, thread::current().id()));
+        });
+        wake.send(()).expect("it waits");
+        let (began, went_on) = told.blocking_recv().expect("it ends");
+        assert_eq!(began, thread::current().id());
+        assert_ne!(went_on, began);
+    }
+
+    #[test]
+    fn a_thread_that_ends_can_spawn() {
+        struct Last(Option<(Executor, oneshot::Sender<()>)>);
+        impl Drop for Last {
+            fn drop(&mut self) {
+                let (executor, tell) = self.0.take().expect("it is dropped once");
+                executor.spawn(async move {
+                    let _ = tell.send(());
+                });
+            }
+        }
+        thread_local!(static LAST: std::cell::RefCell<Option<Last>> = const { std::cell::RefCell::new(None) });
+        let (_runtime, executor) = elsewhere();
+        let (tell, told) = oneshot::channel();
+        let ending = thread::spawn(move || {
+            // What is made first is destroyed last.
+            LAST.with_borrow_mut(|last| *last = Some(Last(Some((executor, tell)))));
+            assert!(Handle::try_current().is_err());
+        });
+        ending.join().expect("it ends");
+        told.blocking_recv().expect("it is spawned");
+    }
+
+    #[test]
+    fn a_task_that_is_woken_in_its_first_poll_goes_on() {
+        let (_runtime, executor) = elsewhere();
+        let (tell, told) = oneshot::channel();
+        executor.spawn(async move {
+            let mut again = true;
+            std::future::poll_fn(|context| {
+                context.waker().wake_by_ref();
+                if replace(&mut again, false) {
+                    return Poll::Pending;
+                }
+                Poll::Ready(())
+            })
+            .await;
+            let _ = tell.send(());
+        });
+        told.blocking_recv().expect("it ends");
     }
 }

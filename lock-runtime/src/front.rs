@@ -45,12 +45,7 @@ pub(crate) enum Ending {
     /// It has ended.
     Over(Result<(), LockError>),
     /// The store has to be told.
-    Release {
-        driver: Driver,
-        release: Release,
-        /// Whether others here wait for the lock.
-        wanted: bool,
-    },
+    Release { driver: Driver, release: Release },
 }
 
 impl Front {
@@ -161,9 +156,8 @@ impl Front {
             return Ending::Over(Ok(()));
         }
         let lost = lease.give_up(token).err();
-        let wanted = !entry.waiters.is_empty();
         // Who waits behind a holder knows that the lock is held; who comes now may be the next.
-        let known = lost.is_none() && wanted;
+        let known = lost.is_none() && !entry.waiters.is_empty();
         let nudge = entry.drive(if known {
             Answer::Held { until: None }
         } else {
@@ -174,7 +168,6 @@ impl Front {
         Ending::Release {
             driver: Driver::new(self, key.clone(), nudge),
             release: Release::new(lease.clone(), lost),
-            wanted,
         }
     }
 
@@ -186,7 +179,7 @@ impl Front {
     ) -> Result<(), LockError> {
         let lost = lease.give_up(token);
         let (front, lease) = (self.clone(), lease.clone());
-        self.executor.spawn_ahead(async move {
+        self.executor.spawn(async move {
             // The lease ends by itself, so one attempt is enough.
             let _ = front
                 .ask(front.backend.release(&lease.key, &lease.owner, None))
@@ -339,20 +332,7 @@ impl Hold {
         self.released = true;
         match self.front.end(&self.lease, self.token) {
             Ending::Over(outcome) => outcome,
-            Ending::Release {
-                driver,
-                release,
-                wanted: false,
-            } => driver.release_here(release).await,
-            Ending::Release {
-                driver,
-                mut release,
-                ..
-            } => {
-                let outcome = release.reply();
-                driver.start(Start::Release(release));
-                outcome.await.unwrap_or(Err(LockError::ShutDown))
-            }
+            Ending::Release { driver, release } => driver.release_here(release).await,
         }
     }
 }
@@ -362,10 +342,7 @@ impl Drop for Hold {
         if self.released {
             return;
         }
-        if let Ending::Release {
-            driver, release, ..
-        } = self.front.end(&self.lease, self.token)
-        {
+        if let Ending::Release { driver, release } = self.front.end(&self.lease, self.token) {
             driver.start(Start::Release(release));
         }
     }

@@ -171,8 +171,11 @@ impl World {
 
     /// The tasks and subscriptions of two runtimes that hold locks and do nothing: more than these stay never.
     async fn residents(&self) -> Vec<usize> {
-        let one = self.one.lock("one").acquire().await.unwrap();
-        let other = self.other.lock("other").acquire().await.unwrap();
+        // Renewed so often that the watchdogs are awake: a task counts from when it is first woken.
+        let every = Duration::from_millis(10);
+        let one = self.one.lock("one").renew(every).acquire();
+        let other = self.other.lock("other").renew(every).acquire();
+        let (one, other) = (one.await.unwrap(), other.await.unwrap());
         sleep(Duration::from_millis(50)).await;
         let residents = self.present();
         one.release().await.unwrap();

@@ -3,19 +3,24 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashSet;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use lock_runtime::backend::{Acquired, Backend, Claim, Released, Wakeup};
-use lock_runtime::{LockKey, LockRuntime, OwnerToken};
+use lock_runtime::{LockGuard, LockKey, LockRuntime, OwnerToken};
+use lock_tests::conformance::poll_once;
 use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::proxy::{Fault, Proxy, Way};
 use lock_tests::faults::{
-    GRACE, SLACK, builder, by_the_short_way, eventually, free, locks, ms, nothing_left, owner,
-    queued, remaining, start, statistic, waiters,
+    DEADLINE, GRACE, SLACK, builder, by_the_short_way, can_be_had, eventually, free, locks, ms,
+    nothing_left, owner, queued, remaining, start, statistic, waiters,
 };
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 const HOLDER: &str = env!("CARGO_BIN_EXE_holder");
@@ -163,6 +168,74 @@ async fn w03_a_request_that_arrives_twice_is_one_grant() {
     assert_eq!((proxy.faults(), waiters(&server, "k")), (3, 1));
     holder.release().await.unwrap();
     waiter.await.unwrap().unwrap().release().await.unwrap();
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w04_a_thread_that_is_blocked_as_it_releases_keeps_nobody_waiting() {
+    let server = Server::start();
+    let locks = builder(server.url()).local_passes(0).build().await.unwrap();
+    let (unblock, blocked) = std::sync::mpsc::channel();
+    let (tell, holds) = oneshot::channel();
+    let (go, gone) = oneshot::channel();
+    let other = locks.clone();
+    let releaser = std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().build().unwrap().block_on(async {
+            for _ in 0..20 {
+                can_be_had(&other, "warm").await;
+                sleep(ms(2)).await;
+            }
+            tell.send(other.lock("k").acquire().await.unwrap()).unwrap();
+            let guard: LockGuard = gone.await.unwrap();
+            let mut releasing = pin!(guard.release());
+            let first = poll_fn(|context| Poll::Ready(releasing.as_mut().poll(context))).await;
+            assert!(first.is_pending());
+            // The release leaves, and its answer is not read.
+            tokio::task::yield_now().await;
+            let unblocked = blocked.recv_timeout(DEADLINE);
+            // It may have been blocked for longer than a command takes.
+            if let Err(error) = releasing.await {
+                assert!(error.is_unavailable(), "{error}");
+            }
+            unblocked.unwrap();
+        });
+    });
+
+    let guard = holds.await.unwrap();
+    let mut last = pin!(locks.lock("k").acquire());
+    assert!(poll_once(last.as_mut()).is_pending());
+    assert!(go.send(guard).is_ok());
+    let guard = timeout(DEADLINE / 3, last).await.expect("it waits");
+    unblock.send(()).unwrap();
+    guard.unwrap().release().await.unwrap();
+    releaser.join().unwrap();
+    nothing_left(&server).await;
+}
+
+/// An answer that is late is as one that lies in the socket of a blocked thread.
+#[tokio::test]
+async fn w04_a_late_answer_to_a_release_keeps_nobody_waiting() {
+    let (server, proxy, _) = start().await;
+    let locks = builder(proxy.url())
+        .local_passes(0)
+        .command_timeout(DEADLINE);
+    let locks = locks.build().await.unwrap();
+    by_the_short_way(&proxy, &locks).await;
+    let other = self::locks(server.url()).await;
+
+    let held = locks.lock("k").acquire().await.unwrap();
+    let next = tokio::spawn(other.lock("k").acquire());
+    queued(&server, "k", 1).await;
+    let mut last = pin!(locks.lock("k").acquire());
+    assert!(poll_once(last.as_mut()).is_pending());
+    proxy.fault("release", Fault::DelayAnswer(DEADLINE / 2));
+    let releasing = tokio::spawn(held.release());
+    next.await.unwrap().unwrap().release().await.unwrap();
+    let guard = timeout(DEADLINE / 4, last).await;
+    assert!(proxy.faults() == 1 && !releasing.is_finished());
+    guard.expect("it waits").unwrap().release().await.unwrap();
+    releasing.await.unwrap().unwrap();
     nothing_left(&server).await;
 }
 

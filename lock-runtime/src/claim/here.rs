@@ -1,0 +1,224 @@
+//! The work of a driver in the future of a caller.
+
+use std::future::poll_fn;
+use std::mem::replace;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+
+use tokio::runtime::Handle;
+use tokio::task::unconstrained;
+use tokio::time::{Instant, sleep};
+
+use super::{Driver, Outcome, Release, Start};
+use crate::backend::{Acquired, BackendError, BoxFuture, Released, Wakeup};
+use crate::error::LockError;
+use crate::hold::Lease;
+use crate::sync::lock;
+
+impl Driver {
+    /// Asks for the lock once, until `deadline` at the latest. What is left to do then, a task does.
+    pub(crate) async fn claim_here(self, deadline: Instant) {
+        let mut here = Here {
+            driver: Some(self),
+            rest: Start::Claim,
+        };
+        match here.driver().acquire(Some(deadline)).await {
+            Some((Ok(Acquired::Granted(grant)), since)) => {
+                here.driver().deliver(grant, since, false);
+            }
+            Some(heard) => here.rest = Start::Heard(heard),
+            None => {}
+        }
+    }
+
+    /// Ends a lease, and in the same round trip claims the lock anew for those who wait. What is left to do then, a task does.
+    pub(crate) async fn release_here(mut self, mut release: Release) -> Result<(), LockError> {
+        if let Some(lost) = release.lost.take() {
+            // Nothing that the store says will change it, so its holder does not wait for that.
+            self.start(Start::Release(release));
+            return Err(lost);
+        }
+        let front = self.front.clone();
+        let lease = release.lease.clone();
+        let next = self.claim_anew();
+        let mut outcome = next.is_some().then(|| release.reply());
+        let here = Here {
+            driver: Some(self),
+            rest: Start::Release(release),
+        };
+        let since = Instant::now();
+        let (answer, here) = {
+            let backend = &front.backend;
+            let releasing = backend.release(&lease.key, &lease.owner, next.as_ref());
+            let mut releasing = pin!(front.ask(releasing));
+            match (&next, front.executor.own()) {
+                (Some(next), Some(elsewhere)) => {
+                    let news = backend.changed(next);
+                    let relieved = here.relieved(elsewhere, news, releasing.as_mut());
+                    Box::pin(relieved).await
+                }
+                _ => (releasing.await, Some(here)),
+            }
+        };
+        let tried_twice = here.is_none() && answer.is_err();
+        let told = match (here, answer) {
+            (Some(here), answer) => here.released(&lease, answer, since, &mut outcome),
+            (None, Ok(Released::Released(_))) => Some(Ok(())),
+            // Who relieved this one asks again.
+            (None, Ok(Released::NotHeld) | Err(_)) => None,
+        };
+        match (told, outcome) {
+            (Some(told), _) => told,
+            (None, Some(outcome)) => match outcome.await.unwrap_or(Err(LockError::ShutDown)) {
+                // The other try has done it.
+                Err(error) if tried_twice && error.is_lost() => Ok(()),
+                outcome => outcome,
+            },
+            (None, None) => Err(LockError::ShutDown),
+        }
+    }
+}
+
+/// A driver in the future of a caller, who may drop it at any time.
+struct Here {
+    /// Taken by the drop.
+    driver: Option<Driver>,
+    /// What a task begins with if there is work left then.
+    rest: Start,
+}
+
+impl Here {
+    fn driver(&mut self) -> &mut Driver {
+        self.driver
+            .as_mut()
+            .expect("the driver is here until the drop")
+    }
+
+    /// Takes in the `answer` to the release of `lease`, and tells what it says of that. An error says nothing: then a task tries again,
+    /// and tells the `outcome`.
+    fn released(
+        mut self,
+        lease: &Lease,
+        answer: Result<Released, BackendError>,
+        since: Instant,
+        outcome: &mut Option<Outcome>,
+    ) -> Option<Result<(), LockError>> {
+        let (told, claimed) = match answer {
+            Ok(Released::Released(claimed)) => (Ok(()), claimed),
+            Ok(Released::NotHeld) => (Err(lease.was_not_held()), None),
+            Err(error) => {
+                if let Start::Release(release) = &mut self.rest {
+                    release.failed = Some(error);
+                    outcome.get_or_insert_with(|| release.reply());
+                }
+                return None;
+            }
+        };
+        self.rest = match claimed {
+            Some(Acquired::Granted(grant)) => {
+                self.driver().deliver(grant, since, false);
+                Start::Claim
+            }
+            Some(claimed) => Start::Heard((Ok(claimed), since)),
+            None => Start::Claim,
+        };
+        let driver = self.driver();
+        if driver.claim.is_none() && driver.at_work {
+            driver.at_work = !driver.front.leave_if_idle(&driver.key);
+        }
+        Some(told)
+    }
+
+    /// What there is left to do.
+    fn take(&mut self) -> Option<(Driver, Start)> {
+        let driver = self.driver.take().filter(|driver| driver.at_work)?;
+        Some((driver, replace(&mut self.rest, Start::Claim)))
+    }
+
+    /// Waits for the `answer`, and gives back what is still here. If `news` come before it, or it is late, a task on the tokio runtime
+    /// `elsewhere` goes on with the driver: the caller may not get to hear the answer, with its thread blocked.
+    async fn relieved<T>(
+        mut self,
+        elsewhere: &Handle,
+        news: BoxFuture<'_, Wakeup>,
+        mut answer: Pin<&mut impl Future<Output = T>>,
+    ) -> (T, Option<Here>) {
+        let settings = &self.driver().front.settings;
+        let late = settings.grace.min(settings.command_timeout) / 2;
+        let alarm = async {
+            tokio::select! {
+                biased;
+                Wakeup::Granted { .. } = news => {}
+                () = sleep(late) => {}
+            }
+        };
+        // Without tokio's cooperative budget, whose end would count as an alarm.
+        let mut alarm = pin!(unconstrained(alarm));
+        let mut is_set = false;
+        let watch = Watch(Arc::new(Relief {
+            here: Mutex::new(Some(self)),
+            woken: AtomicBool::new(false),
+        }));
+        let relief = &watch.0;
+        let waker = Waker::from(relief.clone());
+        poll_fn(|context| {
+            // An answer makes news by itself.
+            let here = lock(&relief.here).take();
+            if let Poll::Ready(answer) = answer.as_mut().poll(context) {
+                return Poll::Ready((answer, here));
+            }
+            // Only now is the claim on its way.
+            if !replace(&mut is_set, true) {
+                let _entered = elsewhere.enter();
+                let rings = alarm.as_mut().poll(&mut Context::from_waker(&waker));
+                relief.woken.fetch_or(rings.is_ready(), Ordering::AcqRel);
+            }
+            *lock(&relief.here) = here;
+            if relief.woken.load(Ordering::Acquire) {
+                waker.wake_by_ref();
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        if let Some((driver, rest)) = self.take() {
+            driver.start(rest);
+        }
+    }
+}
+
+/// Relieves a driver in the future of a caller when it is woken.
+struct Relief {
+    /// Not while the caller is at it, nor when it has been relieved.
+    here: Mutex<Option<Here>>,
+    woken: AtomicBool,
+}
+
+impl Wake for Relief {
+    fn wake(self: Arc<Relief>) {
+        self.woken.store(true, Ordering::Release);
+        let here = lock(&self.here).take();
+        if let Some((driver, rest)) = here.and_then(|mut here| here.take()) {
+            let front = driver.front.clone();
+            // Not polled here: whoever wakes may hold a lock.
+            front.executor.spawn_at_home(driver.run(rest));
+        }
+    }
+}
+
+/// Ends with the future of the caller, whoever keeps the waker.
+struct Watch(Arc<Relief>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let here = lock(&self.0.here).take();
+        // Where no lock is held.
+        drop(here);
+    }
+}
