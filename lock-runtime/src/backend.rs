@@ -70,7 +70,8 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// News that came after the claim was queued and before this call is kept for it. A wake-up may be spurious or missing: it saves
     /// time and proves nothing, so the caller asks again by itself at the latest after the claim's [heartbeat](Claim::heartbeat).
-    /// Dropping the future loses no news. For a claim that is not queued it resolves at once with [`Wakeup::Ask`].
+    /// Dropping the future loses no news. For a claim that is not queued it resolves at once with [`Wakeup::Ask`]. Two futures may wait for one
+    /// claim, of which the older is not polled any more.
     fn changed(&self, claim: &Claim) -> impl Future<Output = Wakeup> + Send;
 
     /// Where the timers and background work for this backend run: the caller's tokio runtime, unless the backend has one of its own, which

@@ -212,7 +212,7 @@ impl Driver {
             let answer = tokio::select! {
                 biased;
                 answer = attempt => answer,
-                // This try has done it, or an earlier one.
+                // This try has done it, or another.
                 (grant, since) = self.handed_over() => {
                     self.deliver(grant, since, true);
                     break (Ok(()), None);

@@ -224,6 +224,8 @@ async fn w04_a_late_answer_to_a_release_keeps_nobody_waiting() {
     by_the_short_way(&proxy, &locks).await;
     let other = self::locks(server.url()).await;
 
+    // Its renewals show how old a hand-over is, at most.
+    let busy = locks.lock("busy").renew(ms(20)).acquire().await.unwrap();
     let held = locks.lock("k").acquire().await.unwrap();
     let next = tokio::spawn(other.lock("k").acquire());
     queued(&server, "k", 1).await;
@@ -231,11 +233,15 @@ async fn w04_a_late_answer_to_a_release_keeps_nobody_waiting() {
     assert!(poll_once(last.as_mut()).is_pending());
     proxy.fault("release", Fault::DelayAnswer(DEADLINE / 2));
     let releasing = tokio::spawn(held.release());
-    next.await.unwrap().unwrap().release().await.unwrap();
-    let guard = timeout(DEADLINE / 4, last).await;
+    let next = next.await.unwrap().unwrap();
+    // Late enough for somebody else to go on, whom the hand-over must find.
+    sleep(GRACE).await;
+    next.release().await.unwrap();
+    let guard = timeout(GRACE + SLACK, last).await;
     assert!(proxy.faults() == 1 && !releasing.is_finished());
     guard.expect("it waits").unwrap().release().await.unwrap();
     releasing.await.unwrap().unwrap();
+    busy.release().await.unwrap();
     nothing_left(&server).await;
 }
 

@@ -72,7 +72,7 @@ impl Driver {
         match (told, outcome) {
             (Some(told), _) => told,
             (None, Some(outcome)) => match outcome.await.unwrap_or(Err(LockError::ShutDown)) {
-                // The other try has done it.
+                // The other try may have done it.
                 Err(error) if tried_twice && error.is_lost() => Ok(()),
                 outcome => outcome,
             },
@@ -83,7 +83,7 @@ impl Driver {
 
 /// A driver in the future of a caller, who may drop it at any time.
 struct Here {
-    /// Taken by the drop.
+    /// Taken by whoever goes on with it.
     driver: Option<Driver>,
     /// What a task begins with if there is work left then.
     rest: Start,
@@ -137,8 +137,9 @@ impl Here {
         Some((driver, replace(&mut self.rest, Start::Claim)))
     }
 
-    /// Waits for the `answer`, and gives back what is still here. If `news` come before it, or it is late, a task on the tokio runtime
-    /// `elsewhere` goes on with the driver: the caller may not get to hear the answer, with its thread blocked.
+    /// Waits for the `answer`, and gives back what is still here. If there are `news` before it (a hand-over, or any other reason to ask),
+    /// or it is late, a task on the tokio runtime `elsewhere` goes on with the driver: the caller may not get to hear the answer, with its
+    /// thread blocked.
     async fn relieved<T>(
         mut self,
         elsewhere: &Handle,
@@ -164,7 +165,7 @@ impl Here {
         let relief = &watch.0;
         let waker = Waker::from(relief.clone());
         poll_fn(|context| {
-            // An answer makes news by itself.
+            // A grant in the answer is news as well, of which nobody need be relieved.
             let here = lock(&relief.here).take();
             if let Poll::Ready(answer) = answer.as_mut().poll(context) {
                 return Poll::Ready((answer, here));

@@ -2,7 +2,7 @@
 //!
 //! A lane lives on the thread of the backend, so a command that takes it wakes two threads, which costs as much as the round trip itself
 //! on a fast network. So each tokio runtime that uses the backend gets one connection of its own, as far as the pool has room, and
-//! what is asked there takes it. It subscribes to nothing: to hear of hand-overs, renewals and repairs are left to the lanes, which go on
+//! what is asked there takes it. It subscribes to nothing: renewals, repairs and the news of hand-overs are left to the lanes, which go on
 //! while callers block their threads. Whenever it is not there, or not well, the lane does the same.
 //!
 //! The commands of one key keep to one connection as long as one of them may be unanswered, so that none overtakes another.

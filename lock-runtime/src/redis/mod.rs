@@ -185,8 +185,11 @@ impl RedisBackend {
         claim.queue && self.wakeups.register(&claim.owner, lane)
     }
 
-    /// Nothing is handed to the claim any more, unless it is queued or may be. `is_new` if this was its first question.
+    /// Nothing is handed to the claim any more, unless it is queued or may be. `is_new` if nobody had asked for it before.
     fn settle(&self, claim: &Claim, is_new: bool, answer: Result<Acquired, &Fault>) {
+        if !claim.queue {
+            return;
+        }
         match answer {
             Ok(Acquired::Queued(_)) => {}
             // It may have been handed over before, and the message be slower than the answer, on another connection: what nobody
@@ -261,18 +264,23 @@ impl Backend for RedisBackend {
         let hash = key.hash_value();
         let index = self.lane_of(hash);
         let lane = &self.lanes[index];
-        let expected = next.is_some_and(|next| self.expect(next, index));
+        if let Some(next) = next {
+            self.expect(next, index);
+        }
+        let mut ending = Ending {
+            wakeups: &self.wakeups,
+            owner,
+            is_over: false,
+        };
         let call = scripts::release(key, owner, next, lane.channel());
         let reply = self.ask(hash, call, Unheard::Run).await;
         let answer = decode(reply, key, |reply| scripts::released(reply, next));
-        // Not before: a late message must not have given the lock back by then.
-        match &answer {
-            Ok(Released::Released(_)) => self.wakeups.forget(owner),
-            _ => self.wakeups.released_in_vain(owner),
-        }
-        // Where it was not looked at, or nobody knows, another try may have queued it: it is still to be asked for or withdrawn.
-        if let (Some(next), Ok(Released::Released(Some(acquired)))) = (next, &answer) {
-            self.settle(next, expected, Ok(*acquired));
+        if let Ok(Released::Released(claimed)) = &answer {
+            ending.is_over = true;
+            // Another try may be under way with it: whatever this one says, it is still expected.
+            if let (Some(next), Some(Acquired::Granted(_))) = (next, claimed) {
+                self.wakeups.settled(&next.owner);
+            }
         }
         answer.map_err(|fault| self.error(fault))
     }
@@ -301,6 +309,24 @@ impl Backend for RedisBackend {
             lane.closed().await;
         }
         self.pool.close();
+    }
+}
+
+/// A lease that is being released.
+struct Ending<'a> {
+    wakeups: &'a Wakeups,
+    owner: &'a OwnerToken,
+    is_over: bool,
+}
+
+impl Drop for Ending<'_> {
+    /// Not before: a late message must not have given the lock back by then.
+    fn drop(&mut self) {
+        if self.is_over {
+            self.wakeups.forget(self.owner);
+        } else {
+            self.wakeups.released_in_vain(self.owner);
+        }
     }
 }
 

@@ -40,8 +40,10 @@ struct Waiter {
 }
 
 impl Waiter {
+    /// Tells all who listen, since the first of them may be a future that is not polled any more; and who is about to listen.
     fn ring(&self) {
         if let Some(bell) = &self.bell {
+            bell.notify_waiters();
             bell.notify_one();
         }
     }
