@@ -16,7 +16,9 @@ pub struct LockKey {
     /// The prefix followed by the caller's key.
     text: Arc<str>,
     /// Where the caller's key starts in `text`; a character boundary.
-    prefix_len: u32,
+    prefix_len: u16,
+    /// Whether Redis Cluster hashes a part of `text` instead of the whole.
+    is_tagged: bool,
     /// Of `text`, and different in each process: a key is looked up a dozen times on its way.
     hash: u32,
 }
@@ -52,7 +54,8 @@ impl LockKey {
             }),
             None => Ok(LockKey {
                 // It is at most `MAX_LEN`.
-                prefix_len: prefix.len() as u32,
+                prefix_len: prefix.len() as u16,
+                is_tagged: hash_tag(&text).is_some(),
                 hash: HASHER.hash_one(&text) as u32,
                 text,
             }),
@@ -94,14 +97,21 @@ pub(crate) struct Companion<'a> {
     suffix: &'static str,
 }
 
-impl fmt::Display for Companion<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl<'a> Companion<'a> {
+    /// What the name is made of, in order.
+    pub(crate) fn parts(&self) -> [&'a str; 4] {
         let Companion { key, suffix } = self;
         // Unambiguous, because `fault` refuses the keys for which the two forms could meet.
-        match hash_tag(&key.text) {
-            Some(_) => write!(f, "{}{suffix}", key.text),
-            None => write!(f, "{{{}}}{suffix}", key.text),
-        }
+        let (open, close) = if key.is_tagged { ("", "") } else { ("{", "}") };
+        [open, &key.text, close, suffix]
+    }
+}
+
+impl fmt::Display for Companion<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.parts()
+            .into_iter()
+            .try_for_each(|part| f.write_str(part))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The scripts as typed questions and typed answers: the only place that knows the order of their arguments and replies.
 
-use std::fmt::Display;
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use once_cell::sync::Lazy;
 use super::fault::Fault;
 use crate::backend::{Acquired, Claim, Grant, Holder, Released, Renewal, Renewed};
 use crate::fence::{FenceBlock, FencingToken};
-use crate::key::{FENCE, LockKey, QUEUE};
+use crate::key::{Companion, FENCE, LockKey, QUEUE};
 use crate::owner::OwnerToken;
 
 /// The number of the next call of a script. No two calls of a process have the same, so an answer cannot be taken for that to another.
@@ -42,8 +42,8 @@ impl Script {
             .arg(&self.hash)
             .arg(3)
             .arg(key.stored())
-            .arg(Text(key.companion(QUEUE)))
-            .arg(Text(key.companion(FENCE)))
+            .arg(key.companion(QUEUE))
+            .arg(key.companion(FENCE))
             .arg(NEXT_CALL.fetch_add(1, Ordering::Relaxed));
         call
     }
@@ -132,46 +132,60 @@ pub(super) fn release(
 pub(super) fn abandon(claim: &Claim, channel: &str) -> Cmd {
     let mut call = ABANDON.call(&claim.key);
     call.arg(claim.owner.as_str());
-    member(&mut call, claim, channel);
+    place(&mut call, claim, channel);
     call
 }
 
 /// Gives back what was handed over to a claim that nobody here knows any more.
 pub(super) fn give_back(key: &LockKey, owner: &str) -> Cmd {
     let mut call = ABANDON.call(key);
-    call.arg(owner).arg("");
+    call.arg(owner).arg(1).arg("");
     call
 }
 
 fn claim_arguments(call: &mut Cmd, claim: &Claim, channel: &str) {
-    call.arg(claim.owner.as_str())
-        .arg(millis(claim.ttl))
-        .arg(claim.tokens.max(1));
-    member(call, claim, channel);
+    call.arg(claim.owner.as_str()).arg(millis(claim.ttl));
+    place(call, claim, channel);
     call.arg(millis(claim.heartbeat.saturating_mul(2)));
 }
 
-/// The claim's place in the queue, or nothing if it does not wait.
-fn member(call: &mut Cmd, claim: &Claim, channel: &str) {
+/// What makes the claim's place in the queue: its tokens, and how to tell it, or nothing if it does not wait.
+fn place(call: &mut Cmd, claim: &Claim, channel: &str) {
+    call.arg(claim.tokens.max(1));
     if claim.queue {
-        let (grace, tokens) = (millis(claim.grace), claim.tokens.max(1));
-        let owner = &claim.owner;
-        call.arg(Text(format_args!("{channel}/{grace}/{tokens}/{owner}")));
+        let grace = millis(claim.grace);
+        call.arg(Way { channel, grace });
     } else {
         call.arg("");
     }
 }
 
-/// An argument that is written where it goes, without a string in between.
-struct Text<T>(T);
+/// How to tell a claim.
+struct Way<'a> {
+    channel: &'a str,
+    grace: u64,
+}
 
-impl<T: Display> ToRedisArgs for Text<T> {
+impl ToRedisArgs for Way<'_> {
     fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
-        out.write_arg_fmt(&self.0);
+        out.write_arg_fmt(format_args!("{}/{}", self.channel, self.grace));
     }
 }
 
-impl<T: Display> ToSingleRedisArg for Text<T> {}
+impl ToSingleRedisArg for Way<'_> {}
+
+/// Written where it goes, without a string in between.
+impl ToRedisArgs for Companion<'_> {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        let mut name = out.writer_for_next_arg();
+        for part in self.parts() {
+            // It is a buffer.
+            let _ = name.write_all(part.as_bytes());
+        }
+    }
+}
+
+impl ToSingleRedisArg for Companion<'_> {}
 
 /// Whole milliseconds, at least one (zero deletes), and few enough that the server can add them to its clock.
 fn millis(duration: Duration) -> u64 {

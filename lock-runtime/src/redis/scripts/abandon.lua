@@ -1,11 +1,12 @@
 -- abandon.lua: withdraw a claim: out of the queue and, if it has been granted, on to the first waiter.
--- ARGV: [1] call, [2] owner, [3] member: its place in the queue, '' if it has none
+-- ARGV: [1] call, [2] owner, [3] tokens, [4] way: how to tell it, '' if it does not wait
 -- Returns: withdrawn | again | error BADKEY
 local redis, lock, queue, fence = redis, KEYS[1], KEYS[2], KEYS[3]
-local call, owner, member = ARGV[1], ARGV[2], ARGV[3]
+local call, owner = ARGV[1], ARGV[2]
 
 -- prelude
 
+local member = member_of(owner, ARGV[3], ARGV[4])
 local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
 if member ~= '' then read('queue', 'ZREM', queue, member) end

@@ -12,7 +12,7 @@ end
 
 -- prelude
 
-local ttl_ms, tokens, member, queue_ms = ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])
+local ttl_ms, tokens, way, queue_ms = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
 if holder ~= owner then return answer('lost') end
@@ -24,9 +24,9 @@ local outcome, grace_ms = hand_over()
 if refusal then return refusal end
 if outcome == 'again' then return answer('again') end
 if outcome == 'handed' then
-  if not next_owner or member == '' then announce(grace_ms) end
+  if not next_owner or way == '' then announce(grace_ms) end
   if not next_owner then return answer('released') end
-  return answer('released', stand_back(member, queue_ms, grace_ms, 0))
+  return answer('released', stand_back(member_of(next_owner, tokens, way), queue_ms, grace_ms, 0))
 end
 redis.call('DEL', lock)
 if not next_owner then return answer('released') end
