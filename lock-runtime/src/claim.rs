@@ -166,7 +166,7 @@ impl Driver {
         let claim = self.claim.insert(claim).clone();
         let since = Instant::now();
         let question = self.front.backend.acquire(&claim);
-        let mut asking = pin!(self.front.ask_until(deadline, question));
+        let mut asking = pin!(self.front.ask_until(deadline, since, question));
         loop {
             tokio::select! {
                 biased;
@@ -206,7 +206,7 @@ impl Driver {
                 let question = backend.release(&lease.key, &lease.owner, next.as_ref());
                 match failed.take() {
                     Some(error) => Err(error),
-                    None => self.front.ask(question).await,
+                    None => self.front.ask(since, question).await,
                 }
             };
             let answer = tokio::select! {
@@ -267,7 +267,8 @@ impl Driver {
         } else {
             Duration::ZERO
         };
-        if head.terms.ttl != claim.ttl || valid_until <= Instant::now() + least {
+        let now = Instant::now();
+        if head.terms.ttl != claim.ttl || valid_until <= now + least {
             claim.ttl = head.terms.ttl;
             return;
         }
@@ -293,10 +294,11 @@ impl Driver {
             claim,
             head.terms,
             granted.tokens,
+            now,
             valid_until,
             renew_at,
         ));
-        entry.hold(&self.key, lease.clone());
+        entry.hold(&self.key, lease.clone(), now);
         self.at_work = false;
         let undelivered = head.tell(Ok(Hold::new(&front, &lease, granted.tokens.first)));
         drop(shard);
@@ -448,7 +450,7 @@ impl Withdrawal {
     /// Asks for it once. Returns how long to wait before it is asked for again, if that is of any use.
     async fn ask(&mut self) -> Option<Duration> {
         let question = self.front.backend.abandon(&self.claim);
-        let error = self.front.ask(question).await.err()?;
+        let error = self.front.ask(Instant::now(), question).await.err()?;
         self.failures += 1;
         // After its ttl, the claim is gone by itself.
         let again = !error.is_denied() && self.started.elapsed() < self.claim.ttl;

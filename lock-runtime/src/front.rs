@@ -181,9 +181,8 @@ impl Front {
         let (front, lease) = (self.clone(), lease.clone());
         self.executor.spawn(async move {
             // The lease ends by itself, so one attempt is enough.
-            let _ = front
-                .ask(front.backend.release(&lease.key, &lease.owner, None))
-                .await;
+            let question = front.backend.release(&lease.key, &lease.owner, None);
+            let _ = front.ask(Instant::now(), question).await;
         });
         lost
     }
@@ -224,12 +223,13 @@ impl Front {
         lease.check(token)
     }
 
-    /// The answer to one question, or an error once the time for it is up.
+    /// The answer to one question that is put `now`, or an error once the time for it is up.
     pub(crate) async fn ask<T>(
         &self,
+        now: Instant,
         question: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        let answer = self.ask_until(None, question).await;
+        let answer = self.ask_until(None, now, question).await;
         answer.unwrap_or_else(|| Err(no_answer()))
     }
 
@@ -237,10 +237,11 @@ impl Front {
     pub(crate) async fn ask_until<T>(
         &self,
         deadline: Option<Instant>,
+        now: Instant,
         question: impl Future<Output = Result<T, BackendError>>,
     ) -> Option<Result<T, BackendError>> {
-        // The backend keeps the timeout itself, and knows better what went wrong.
-        let limit = Instant::now() + self.settings.command_timeout + MARGIN;
+        // Most often the backend keeps the timeout itself, and knows better what went wrong.
+        let limit = now + self.settings.command_timeout + MARGIN;
         match deadline.filter(|deadline| *deadline < limit) {
             // One timer, not two.
             Some(deadline) => timeout_at(deadline, question).await.ok(),

@@ -82,11 +82,12 @@ pub(crate) enum Duty {
 }
 
 impl Lease {
-    /// The lease of `claim`, granted with `tokens`, to be relied on until `valid_until` and renewed at `renew_at`.
+    /// The lease of `claim`, granted with `tokens` `now`, to be relied on until `valid_until` and renewed at `renew_at`.
     pub(crate) fn new(
         claim: Claim,
         terms: Terms,
         tokens: FenceBlock,
+        now: Instant,
         valid_until: Instant,
         renew_at: Option<Instant>,
     ) -> Lease {
@@ -94,7 +95,7 @@ impl Lease {
             valid_until,
             token: tokens.first,
             spare: Some(tokens),
-            held_since: Instant::now(),
+            held_since: now,
             status: Status::Held,
             renew_at,
             filed_at: None,

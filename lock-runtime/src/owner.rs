@@ -21,14 +21,16 @@ impl OwnerToken {
     /// Makes a token of `text` and a suffix no other claim has.
     pub fn unique(text: &str) -> OwnerToken {
         // 64 random bits for the process, the pid because a fork copies them, and a counter for the claim.
-        static PROCESS: Lazy<u64> = Lazy::new(|| Uuid::new_v4().as_u64_pair().0);
+        static PROCESS: Lazy<String> =
+            Lazy::new(|| format!("/lr-{:016x}-", Uuid::new_v4().as_u64_pair().0));
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let claim = NEXT.fetch_add(1, Ordering::Relaxed);
-        let (process, pid) = (*PROCESS, std::process::id());
+        let pid = std::process::id();
         // Room for the longest, since to grow costs more than the rest.
         let mut token = String::with_capacity(text.len() + 46);
         token.push_str(text);
-        let _ = write!(token, "/lr-{process:016x}-{pid:x}-{claim:x}");
+        token.push_str(&PROCESS);
+        let _ = write!(token, "{pid:x}-{claim:x}");
         OwnerToken(token.into())
     }
 

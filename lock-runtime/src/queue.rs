@@ -6,10 +6,10 @@
 //! cohort locking (Dice, Marathe, Shavit: *Lock cohorting*, 2012) over a network.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -31,11 +31,14 @@ pub(crate) type Outcome = Result<Hold, LockError>;
 /// The keys that somebody in this process holds or waits for.
 #[derive(Debug)]
 pub(crate) struct Table {
-    shards: [Mutex<HashMap<LockKey, Entry>>; SHARDS],
+    shards: [Mutex<Entries>; SHARDS],
     next_id: AtomicU64,
 }
 
-pub(crate) type Shard<'a> = MutexGuard<'a, HashMap<LockKey, Entry>>;
+/// The keys are hashed with a secret already.
+type Entries = FxHashMap<LockKey, Entry>;
+
+pub(crate) type Shard<'a> = MutexGuard<'a, Entries>;
 
 impl Table {
     pub(crate) fn new() -> Table {
@@ -254,8 +257,8 @@ impl Entry {
         nudge
     }
 
-    /// Leaves the key to the holder of `lease`; whoever came only to try is told that it is taken.
-    pub(crate) fn hold(&mut self, key: &LockKey, lease: Arc<Lease>) {
+    /// Leaves the key to the holder of `lease`, who has it from `now` on; whoever came only to try is told that it is taken.
+    pub(crate) fn hold(&mut self, key: &LockKey, lease: Arc<Lease>, now: Instant) {
         self.take_in(key, Answer::Held { until: None });
         if self.waiters.is_empty() {
             // Most held locks are never waited for.
@@ -263,7 +266,7 @@ impl Entry {
         }
         self.phase = Phase::Held {
             lease,
-            granted_at: Instant::now(),
+            granted_at: now,
             passes: 0,
         };
     }
@@ -283,9 +286,10 @@ impl Entry {
             return None;
         };
         let terms = lease.terms;
+        let alike = self.waiters.front()?.terms == terms;
         let within_budget = *passes < settings.local_passes
             && granted_at.elapsed() < terms.ttl.mul_f64(settings.local_share);
-        if !within_budget || self.waiters.front()?.terms != terms {
+        if !alike || !within_budget {
             return None;
         }
         let least = match terms.renew {

@@ -213,6 +213,44 @@ async fn w04_a_thread_that_is_blocked_as_it_releases_keeps_nobody_waiting() {
     nothing_left(&server).await;
 }
 
+/// The task that would send what waits is the next one of a thread that is blocked, from which no other thread takes it.
+#[test]
+fn w04_a_pipeline_that_nobody_sends_keeps_nobody_waiting() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+    let (server, proxy, locks) = runtime.block_on(start());
+    runtime.block_on(by_the_short_way(&proxy, &locks));
+    let (unblock, blocked) = std::sync::mpsc::channel();
+    let (tell, told) = oneshot::channel();
+    let many = locks.clone();
+    let blocking = runtime.spawn(async move {
+        let mut sent: Vec<_> = (0..5)
+            .map(|number| Box::pin(many.lock(format!("many:{number}")).acquire()))
+            .collect();
+        for acquiring in &mut sent {
+            assert!(poll_once(acquiring.as_mut()).is_pending());
+        }
+        tell.send(()).unwrap();
+        blocked.recv_timeout(DEADLINE).unwrap();
+        for acquiring in sent {
+            acquiring.await.unwrap().release().await.unwrap();
+        }
+    });
+
+    told.blocking_recv().unwrap();
+    let acquiring =
+        runtime.spawn(async move { timeout(DEADLINE / 3, locks.lock("k").acquire()).await });
+    let guard = runtime.block_on(acquiring).unwrap().expect("it waits");
+    let is_sent = |number| owner(&server, &format!("many:{number}")).is_some();
+    assert!(is_sent(0) && !is_sent(4));
+    unblock.send(()).unwrap();
+    runtime.block_on(async {
+        guard.unwrap().release().await.unwrap();
+        blocking.await.unwrap();
+        nothing_left(&server).await;
+    });
+}
+
 /// An answer that is late is as one that lies in the socket of a blocked thread.
 #[tokio::test]
 async fn w04_a_late_answer_to_a_release_keeps_nobody_waiting() {

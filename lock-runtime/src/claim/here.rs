@@ -44,15 +44,15 @@ impl Driver {
         let lease = release.lease.clone();
         let next = self.claim_anew();
         let mut outcome = next.is_some().then(|| release.reply());
+        let since = release.started;
         let here = Here {
             driver: Some(self),
             rest: Start::Release(release),
         };
-        let since = Instant::now();
         let (answer, here) = {
             let backend = &front.backend;
             let releasing = backend.release(&lease.key, &lease.owner, next.as_ref());
-            let mut releasing = pin!(front.ask(releasing));
+            let mut releasing = pin!(front.ask(since, releasing));
             match (&next, front.executor.own()) {
                 (Some(next), Some(elsewhere)) => {
                     let news = backend.changed(next);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use deadpool_redis::redis::{Cmd, cmd};
+use deadpool_redis::redis::cmd;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinSet, yield_now};
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connection::{Connection, Connector};
 use super::fault::Fault;
-use super::message::{Answer, BATCH, Message, Outcome, Unheard, exchange, poll_once};
+use super::message::{Answer, BATCH, Call, Message, Outcome, Unheard, exchange, poll_once};
 use super::wakeups::Wakeups;
 use crate::backoff::{Backoff, Retry, jittered};
 
@@ -101,13 +101,13 @@ impl Lane {
     }
 
     /// Puts `calls` into the queue of the lane, behind all that came before.
-    pub(super) fn send(&self, calls: Vec<Cmd>, unheard: Unheard) -> Answer {
+    pub(super) fn send(&self, calls: Vec<Call>, unheard: Unheard) -> Answer {
         self.send_within(calls, unheard, self.timeout)
     }
 
     /// Asks for a sign of life, as soon as there is a connection.
     pub(super) fn ping(&self, within: Duration) -> Answer {
-        self.send_within(vec![cmd("PING")], Unheard::Skip, within)
+        self.send_within(vec![Call::new(cmd("PING"))], Unheard::Skip, within)
     }
 
     /// Resolves when the lane has ended.
@@ -115,7 +115,7 @@ impl Lane {
         self.messages.closed().await;
     }
 
-    fn send_within(&self, calls: Vec<Cmd>, unheard: Unheard, within: Duration) -> Answer {
+    fn send_within(&self, calls: Vec<Call>, unheard: Unheard, within: Duration) -> Answer {
         let (message, answer) = Message::new(calls, unheard, within);
         if let Err(SendError(message)) = self.messages.send(message) {
             message.fail(Fault::Closed);

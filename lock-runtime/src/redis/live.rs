@@ -16,17 +16,15 @@ use deadpool_redis::redis::{Cmd, RedisResult, Value, cmd};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::unconstrained;
-use tokio::time::timeout;
+use tokio::time::Instant;
 
 use super::fault::{Fault, is_wrong_server};
-use super::message::{Answer, BATCH, Message, Outcome, Unheard, exchange, poll_once};
+use super::message::{Answer, BATCH, Call, Message, Outcome, Unheard, exchange, poll_once};
 use super::scripts::{self, Verdict};
 use crate::sync::lock;
 
 /// How many commands may be in flight by themselves. Few tasks lose no time to each other, and many share what they send.
 const ALONE: usize = 4;
-/// How long after its deadline a message is known to be with nobody who keeps it.
-const STUCK: Duration = Duration::from_millis(25);
 /// A connection that works as far as anybody knows.
 pub(super) struct Live {
     connection: MultiplexedConnection,
@@ -53,7 +51,7 @@ struct Crowd {
 /// How a command goes.
 enum Boarding<'a> {
     Alone(Cmd, Flight<'a>),
-    Together(Answer),
+    Together(Patience<'a>),
 }
 
 /// Something in flight, until it is dropped.
@@ -62,6 +60,22 @@ struct Flight<'a>(&'a Mutex<Crowd>);
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
         lock(self.0).in_flight -= 1;
+    }
+}
+
+/// The wait for an answer, which its message brings by the deadline, unless the task that is to send it is that of a blocked thread. A timer
+/// for this would cost too much: the callers have one that is a little longer, and whoever gives up while there is no answer tells.
+struct Patience<'a> {
+    live: &'a Live,
+    answer: Answer,
+    deadline: Instant,
+}
+
+impl Drop for Patience<'_> {
+    fn drop(&mut self) {
+        if self.answer.is_to_come() && self.deadline <= Instant::now() {
+            self.live.give_up();
+        }
     }
 }
 
@@ -104,14 +118,9 @@ impl Live {
         unheard: Unheard,
     ) -> Result<RedisResult<Value>, Fault> {
         match self.board(call, unheard) {
-            Boarding::Alone(call, _flight) => self.ask_alone(call).await,
-            Boarding::Together(answer) => {
-                let reply = timeout(self.timeout + STUCK, answer.reply()).await;
-                reply.unwrap_or_else(|_| {
-                    self.give_up();
-                    Err(Fault::NoAnswer(self.timeout))
-                })
-            }
+            // Boxed, because it is large, and most of many commands go together.
+            Boarding::Alone(call, _flight) => Box::pin(self.ask_alone(call)).await,
+            Boarding::Together(mut patience) => patience.answer.reply().await,
         }
     }
 
@@ -121,7 +130,8 @@ impl Live {
             crowd.in_flight += 1;
             return Boarding::Alone(call, Flight(&self.crowd));
         }
-        let (message, answer) = Message::new(vec![call], unheard, self.timeout);
+        let (message, answer) = Message::new(vec![Call::new(call)], unheard, self.timeout);
+        let deadline = message.deadline();
         crowd.waiting.push_back(message);
         if !replace(&mut crowd.carried, true) {
             drop(crowd);
@@ -131,7 +141,11 @@ impl Live {
             };
             self.runtime.spawn(carrier.run());
         }
-        Boarding::Together(answer)
+        Boarding::Together(Patience {
+            live: self,
+            answer,
+            deadline,
+        })
     }
 
     async fn exchange(self: Arc<Live>, batch: Vec<Message>) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{Cmd, Pipeline, RedisResult, Value};
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::{Instant, timeout_at};
 
 use super::fault::{Fault, is_wrong_server};
@@ -22,10 +22,10 @@ pub(super) struct Message {
     calls: Vec<Call>,
     unheard: Unheard,
     deadline: Instant,
-    reply: oneshot::Sender<Result<Replies, Fault>>,
+    reply: oneshot::Sender<Result<Vec<Call>, Fault>>,
 }
 
-struct Call {
+pub(super) struct Call {
     /// Empty while it is in flight.
     command: Cmd,
     reply: Option<RedisResult<Value>>,
@@ -42,7 +42,7 @@ pub(super) enum Unheard {
 
 /// The answer to a message, to come.
 #[must_use]
-pub(super) struct Answer(oneshot::Receiver<Result<Replies, Fault>>);
+pub(super) struct Answer(oneshot::Receiver<Result<Vec<Call>, Fault>>);
 
 /// One reply for each call of a message.
 pub(super) type Replies = Vec<RedisResult<Value>>;
@@ -58,27 +58,31 @@ pub(super) enum Outcome {
 
 impl Answer {
     /// The replies, in the order of the calls and as many.
-    pub(super) async fn replies(self) -> Result<Replies, Fault> {
-        // A message is dropped only together with its connection.
-        self.0.await.unwrap_or(Err(Fault::Lost(None)))
+    pub(super) async fn replies(mut self) -> Result<Replies, Fault> {
+        let calls = self.calls().await?;
+        Ok(calls.into_iter().filter_map(|call| call.reply).collect())
     }
 
-    /// The reply to the only call.
-    pub(super) async fn reply(self) -> Result<RedisResult<Value>, Fault> {
-        self.replies().await?.pop().ok_or(Fault::Lost(None))
+    /// The reply to the only call; to be asked for once.
+    pub(super) async fn reply(&mut self) -> Result<RedisResult<Value>, Fault> {
+        let call = self.calls().await?.pop();
+        call.and_then(|call| call.reply).ok_or(Fault::Lost(None))
+    }
+
+    async fn calls(&mut self) -> Result<Vec<Call>, Fault> {
+        // A message is dropped only together with its connection.
+        (&mut self.0).await.unwrap_or(Err(Fault::Lost(None)))
+    }
+
+    /// Whether there is none yet.
+    pub(super) fn is_to_come(&mut self) -> bool {
+        matches!(self.0.try_recv(), Err(TryRecvError::Empty))
     }
 }
 
 impl Message {
-    pub(super) fn new(calls: Vec<Cmd>, unheard: Unheard, within: Duration) -> (Message, Answer) {
+    pub(super) fn new(calls: Vec<Call>, unheard: Unheard, within: Duration) -> (Message, Answer) {
         let (reply, answer) = oneshot::channel();
-        let calls = calls
-            .into_iter()
-            .map(|command| Call {
-                command,
-                reply: None,
-            })
-            .collect();
         let message = Message {
             calls,
             unheard,
@@ -90,7 +94,7 @@ impl Message {
 
     /// A command whose answer nobody reads.
     pub(super) fn unheard(command: Cmd, within: Duration) -> Message {
-        Message::new(vec![command], Unheard::Run, within).0
+        Message::new(vec![Call::new(command)], Unheard::Run, within).0
     }
 
     pub(super) fn deadline(&self) -> Instant {
@@ -124,9 +128,8 @@ impl Message {
     }
 
     fn finish(self) {
-        let replies = self.calls.into_iter().filter_map(|call| call.reply);
         // Nobody may be waiting any more.
-        let _ = self.reply.send(Ok(replies.collect()));
+        let _ = self.reply.send(Ok(self.calls));
     }
 
     pub(super) fn fail(self, fault: Fault) {
@@ -198,6 +201,13 @@ pub(super) async fn exchange(
 }
 
 impl Call {
+    pub(super) fn new(command: Cmd) -> Call {
+        Call {
+            command,
+            reply: None,
+        }
+    }
+
     fn is_of_wrong_server(&self) -> bool {
         matches!(&self.reply, Some(Err(error)) if is_wrong_server(error))
     }

@@ -36,7 +36,7 @@ use self::connection::Connector;
 use self::direct::{Direct, Ways};
 use self::fault::Fault;
 use self::lane::Lane;
-use self::message::{Replies, Unheard};
+use self::message::{Call, Replies, Unheard};
 use self::pushes::Pushes;
 use self::thread::{Running, Thread};
 use self::wakeups::Wakeups;
@@ -81,7 +81,7 @@ impl RedisBackend {
         );
         let backend = RedisBackend::connect_lazily(config, settings)?;
         let pings: Vec<_> = backend.lanes.iter().map(|lane| lane.ping(within)).collect();
-        for ping in pings {
+        for mut ping in pings {
             let pong = ping
                 .reply()
                 .await
@@ -172,7 +172,7 @@ impl RedisBackend {
         let turn = self.direct.turn(hash, lane);
         let reply = match &turn.via {
             Some(live) => live.ask(call, unheard).await,
-            None => lane.send(vec![call], unheard).reply().await,
+            None => lane.send(vec![Call::new(call)], unheard).reply().await,
         };
         if reply.is_ok() {
             turn.answered();
@@ -235,7 +235,7 @@ impl Backend for RedisBackend {
                 lane.send(
                     batch
                         .iter()
-                        .map(|index| scripts::renew(&leases[*index]))
+                        .map(|index| Call::new(scripts::renew(&leases[*index])))
                         .collect(),
                     Unheard::Skip,
                 )

@@ -1,9 +1,10 @@
 //! The claims of this process that wait in a queue of Redis, and the news for them.
 
-use std::collections::hash_map::{Entry, HashMap};
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -20,9 +21,12 @@ const AFTER_EXPIRY: Duration = Duration::from_millis(4);
 /// A claim is registered *before* it is sent: whatever is handed over to a claim that is not here belongs to nobody and is given back.
 /// It stays until its grant has been told, or it cannot come any more.
 ///
-/// A std mutex, since nothing waits while it is held.
+/// A std mutex, since nothing waits while it is held. Only claims of this process get in, so nobody fills it with equal
+/// hashes.
 #[derive(Default)]
-pub(super) struct Wakeups(Mutex<HashMap<OwnerToken, Waiter>>);
+pub(super) struct Wakeups(Mutex<Waiters>);
+
+type Waiters = FxHashMap<OwnerToken, Waiter>;
 
 struct Waiter {
     /// The connection that brings its news.
@@ -167,7 +171,7 @@ impl Wakeups {
         Ok(news)
     }
 
-    fn waiters(&self) -> MutexGuard<'_, HashMap<OwnerToken, Waiter>> {
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
         lock(&self.0)
     }
 }
