@@ -20,10 +20,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connection::{Connection, Connector};
 use super::fault::Fault;
-use super::message::{Answer, BATCH, Call, Message, Outcome, Unheard, exchange, poll_once};
+use super::message::{Answer, Call, Message, Outcome, Unheard, exchange, poll_once};
 use super::wakeups::Wakeups;
 use crate::backoff::{Backoff, Retry, jittered};
 
+/// How many calls go out in one pipeline; more wait for the next one.
+const BATCH: usize = 256;
 /// After so many batches in a row without an answer the connection is taken for dead.
 const UNANSWERED: u32 = 2;
 /// The pauses between attempts to connect.

@@ -19,12 +19,15 @@ use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use super::fault::{Fault, is_wrong_server};
-use super::message::{Answer, BATCH, Call, Message, Outcome, Unheard, exchange, poll_once};
+use super::message::{Answer, Call, Message, Outcome, Unheard, exchange, poll_once};
 use super::scripts::{self, Verdict};
 use crate::sync::lock;
 
 /// How many commands may be in flight by themselves. Few tasks lose no time to each other, and many share what they send.
 const ALONE: usize = 4;
+/// How many commands go out in one pipeline, so that the server works on some while the next are being made.
+const PIPELINE: usize = 64;
+
 /// A connection that works as far as anybody knows.
 pub(super) struct Live {
     connection: MultiplexedConnection,
@@ -232,7 +235,7 @@ impl Carrier {
 
     fn next_batch(&self) -> Vec<Message> {
         let mut crowd = lock(&self.live.crowd);
-        let count = crowd.waiting.len().min(BATCH);
+        let count = crowd.waiting.len().min(PIPELINE);
         crowd.carried = count > 0;
         crowd.waiting.drain(..count).collect()
     }

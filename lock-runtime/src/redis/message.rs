@@ -14,9 +14,6 @@ use tokio::time::{Instant, timeout_at};
 use super::fault::{Fault, is_wrong_server};
 use super::scripts::{self, Verdict};
 
-/// How many calls go out in one pipeline; more wait for the next one.
-pub(super) const BATCH: usize = 256;
-
 /// Calls that go out together, and where their answers go.
 pub(super) struct Message {
     calls: Vec<Call>,
