@@ -4,7 +4,7 @@ use std::future::Future;
 use std::mem::replace;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 
 use tokio::runtime::Handle;
 use tokio::task::unconstrained;
@@ -33,7 +33,9 @@ impl Executor {
             Executor::Backend(handle) => Sleeper::begin(handle, task),
             Executor::Caller { built_on } => {
                 let handle = Handle::try_current().unwrap_or_else(|_| built_on.clone());
-                begin(&handle, task);
+                if let Some(rest) = begin(&handle, task, Waker::noop()) {
+                    handle.spawn(rest);
+                }
             }
         }
     }
@@ -61,18 +63,17 @@ fn thread_is_ending() -> bool {
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Polls `task` once where the caller is, and leaves the rest to the tokio runtime of `handle`.
-fn begin(handle: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+/// Polls `task` once where the caller is, as if on the tokio runtime of `handle`, and returns it if there is more to do.
+fn begin(
+    handle: &Handle,
+    task: impl Future<Output = ()> + Send + 'static,
+    waker: &Waker,
+) -> Option<Task> {
     let _entered = handle.enter();
     let mut task: Task = Box::pin(task);
-    if poll(&mut task, Waker::noop()).is_pending() {
-        handle.spawn(task);
-    }
-}
-
-/// Polls `task` once, without tokio's cooperative budget, with which it might do nothing.
-fn poll(task: &mut Task, waker: &Waker) -> Poll<()> {
-    pin!(unconstrained(task)).poll(&mut Context::from_waker(waker))
+    // Without tokio's cooperative budget, with which it might do nothing.
+    let poll = pin!(unconstrained(&mut task)).poll(&mut Context::from_waker(waker));
+    poll.is_pending().then_some(task)
 }
 
 /// A task that its executor hears of when there is something to do: to wake a thread costs more than most of these tasks.
@@ -93,16 +94,14 @@ enum State {
 impl Sleeper {
     /// Polls `task` once where the caller is.
     fn begin(handle: &Handle, task: impl Future<Output = ()> + Send + 'static) {
-        let _entered = handle.enter();
-        let mut task: Task = Box::pin(task);
         let sleeper = Arc::new(Sleeper {
             handle: handle.clone(),
             state: Mutex::new(State::Polled),
         });
         let waker = Waker::from(Arc::clone(&sleeper));
-        if poll(&mut task, &waker).is_ready() {
+        let Some(task) = begin(handle, task, &waker) else {
             return;
-        }
+        };
         let mut state = lock(&sleeper.state);
         if let State::Woken = *state {
             drop(state);
@@ -124,6 +123,7 @@ impl Wake for Sleeper {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
     use std::thread;
 
     use tokio::sync::oneshot;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep};
 
@@ -43,8 +44,9 @@ impl Driver {
         let front = self.front.clone();
         let lease = release.lease.clone();
         let next = self.claim_anew();
-        let mut outcome = next.is_some().then(|| release.reply());
         let since = release.started;
+        let relief = next.as_ref().zip(front.executor.own());
+        let relief = relief.map(|relief| (relief, release.reply()));
         let here = Here {
             driver: Some(self),
             rest: Start::Release(release),
@@ -53,32 +55,35 @@ impl Driver {
             let backend = &front.backend;
             let releasing = backend.release(&lease.key, &lease.owner, next.as_ref());
             let mut releasing = pin!(front.ask(since, releasing));
-            match (&next, front.executor.own()) {
-                (Some(next), Some(elsewhere)) => {
+            match relief {
+                Some(((next, elsewhere), outcome)) => {
                     let news = backend.changed(next);
                     let relieved = here.relieved(elsewhere, news, releasing.as_mut());
-                    Box::pin(relieved).await
+                    let (answer, here) = Box::pin(relieved).await;
+                    (answer, here.ok_or(outcome))
                 }
-                _ => (releasing.await, Some(here)),
+                None => (releasing.await, Ok(here)),
             }
         };
-        let tried_twice = here.is_none() && answer.is_err();
-        let told = match (here, answer) {
-            (Some(here), answer) => here.released(&lease, answer, since, &mut outcome),
-            (None, Ok(Released::Released(_))) => Some(Ok(())),
-            // Who relieved this one asks again.
-            (None, Ok(Released::NotHeld) | Err(_)) => None,
-        };
-        match (told, outcome) {
-            (Some(told), _) => told,
-            (None, Some(outcome)) => match outcome.await.unwrap_or(Err(LockError::ShutDown)) {
-                // The other try may have done it.
-                Err(error) if tried_twice && error.is_lost() => Ok(()),
-                outcome => outcome,
+        match (here, answer) {
+            (Ok(here), answer) => match here.released(&lease, answer, since) {
+                Ok(told) => told,
+                Err(outcome) => later(outcome).await,
             },
-            (None, None) => Err(LockError::ShutDown),
+            (Err(_), Ok(Released::Released(_))) => Ok(()),
+            // Who relieved this one asks again, and one of the two may find it done.
+            (Err(outcome), Err(_)) => match later(outcome).await {
+                Err(error) if error.is_lost() => Ok(()),
+                told => told,
+            },
+            (Err(outcome), Ok(Released::NotHeld)) => later(outcome).await,
         }
     }
+}
+
+/// What becomes of a release that a task goes on with.
+async fn later(outcome: Outcome) -> Result<(), LockError> {
+    outcome.await.unwrap_or(Err(LockError::ShutDown))
 }
 
 /// A driver in the future of a caller, who may drop it at any time.
@@ -97,23 +102,23 @@ impl Here {
     }
 
     /// Takes in the `answer` to the release of `lease`, and tells what it says of that. An error says nothing: then a task tries again,
-    /// and tells the `outcome`.
+    /// and the outcome comes later.
     fn released(
         mut self,
         lease: &Lease,
         answer: Result<Released, BackendError>,
         since: Instant,
-        outcome: &mut Option<Outcome>,
-    ) -> Option<Result<(), LockError>> {
+    ) -> Result<Result<(), LockError>, Outcome> {
         let (told, claimed) = match answer {
             Ok(Released::Released(claimed)) => (Ok(()), claimed),
             Ok(Released::NotHeld) => (Err(lease.was_not_held()), None),
             Err(error) => {
+                let (reply, outcome) = oneshot::channel();
                 if let Start::Release(release) = &mut self.rest {
                     release.failed = Some(error);
-                    outcome.get_or_insert_with(|| release.reply());
+                    release.reply = Some(reply);
                 }
-                return None;
+                return Err(outcome);
             }
         };
         self.rest = match claimed {
@@ -128,7 +133,7 @@ impl Here {
         if driver.claim.is_none() && driver.at_work {
             driver.at_work = !driver.front.leave_if_idle(&driver.key);
         }
-        Some(told)
+        Ok(told)
     }
 
     /// What there is left to do.
