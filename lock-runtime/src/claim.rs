@@ -74,13 +74,6 @@ impl Release {
             failed: None,
         }
     }
-
-    /// Where the outcome will be.
-    fn reply(&mut self) -> Outcome {
-        let (reply, outcome) = oneshot::channel();
-        self.reply = Some(reply);
-        outcome
-    }
 }
 
 /// Dropped at work, when the tokio runtime that it runs on ends, it leaves the key to the next who wants it.

@@ -47,7 +47,8 @@ impl LockKey {
     pub fn new(prefix: &str, key: &str) -> Result<LockKey, InvalidKey> {
         static HASHER: Lazy<RandomState> = Lazy::new(RandomState::new);
         let text: Arc<str> = [prefix, key].concat().into();
-        match fault(&text, key) {
+        let tag = hash_tag(&text);
+        match fault(&text, key, tag) {
             Some(reason) => Err(InvalidKey {
                 key: shortened(key),
                 reason,
@@ -55,7 +56,7 @@ impl LockKey {
             None => Ok(LockKey {
                 // It is at most `MAX_LEN`.
                 prefix_len: prefix.len() as u16,
-                is_tagged: hash_tag(&text).is_some(),
+                is_tagged: tag.is_some(),
                 hash: HASHER.hash_one(&text) as u32,
                 text,
             }),
@@ -150,9 +151,8 @@ pub(crate) const QUEUE: &str = ":queue";
 /// What ends the name of the fencing counter of a lock.
 pub(crate) const FENCE: &str = ":fence";
 
-/// The rule that a key breaks, if any.
-fn fault(text: &str, key: &str) -> Option<&'static str> {
-    let tag = hash_tag(text);
+/// The rule that a key breaks, if any; `tag` is the hash tag of `text`.
+fn fault(text: &str, key: &str, tag: Option<&str>) -> Option<&'static str> {
     if key.is_empty() {
         Some("it is empty")
     } else if text.len() > LockKey::MAX_LEN {

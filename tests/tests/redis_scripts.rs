@@ -132,7 +132,7 @@ async fn a_token_is_the_time_or_one_more_than_the_last() {
     let mut claim = it.claim();
     claim.tokens = 8;
     let block = it.granted(&claim).await;
-    assert!(block.first.as_u64() > seconds * 1_000_000 + micros);
+    assert!(block.first.as_u64() >= seconds * 1_000_000 + micros);
     assert_eq!(block.last.as_u64(), block.first.as_u64() + 7);
     assert_eq!(it.server.run::<u64>(&["GET", FENCE]), block.last.as_u64());
     it.release(&claim, None).await;

@@ -45,12 +45,12 @@ impl Driver {
         let lease = release.lease.clone();
         let next = self.claim_anew();
         let since = release.started;
-        let relief = next.as_ref().zip(front.executor.own());
-        let relief = relief.map(|relief| (relief, release.reply()));
-        let here = Here {
+        let mut here = Here {
             driver: Some(self),
             rest: Start::Release(release),
         };
+        let relief = next.as_ref().zip(front.executor.own());
+        let relief = relief.map(|relief| (relief, here.outcome()));
         let (answer, here) = {
             let backend = &front.backend;
             let releasing = backend.release(&lease.key, &lease.owner, next.as_ref());
@@ -101,6 +101,15 @@ impl Here {
             .expect("the driver is here until the drop")
     }
 
+    /// Where the outcome of the release will be, if a task goes on with it.
+    fn outcome(&mut self) -> Outcome {
+        let (reply, outcome) = oneshot::channel();
+        if let Start::Release(release) = &mut self.rest {
+            release.reply = Some(reply);
+        }
+        outcome
+    }
+
     /// Takes in the `answer` to the release of `lease`, and tells what it says of that. An error says nothing: then a task tries again,
     /// and the outcome comes later.
     fn released(
@@ -113,12 +122,10 @@ impl Here {
             Ok(Released::Released(claimed)) => (Ok(()), claimed),
             Ok(Released::NotHeld) => (Err(lease.was_not_held()), None),
             Err(error) => {
-                let (reply, outcome) = oneshot::channel();
                 if let Start::Release(release) = &mut self.rest {
                     release.failed = Some(error);
-                    release.reply = Some(reply);
                 }
-                return Err(outcome);
+                return Err(self.outcome());
             }
         };
         self.rest = match claimed {

@@ -21,8 +21,7 @@ const AFTER_EXPIRY: Duration = Duration::from_millis(4);
 /// A claim is registered *before* it is sent: whatever is handed over to a claim that is not here belongs to nobody and is given back.
 /// It stays until its grant has been told, or it cannot come any more.
 ///
-/// A std mutex, since nothing waits while it is held. Only claims of this process get in, so nobody fills it with equal
-/// hashes.
+/// A std mutex, since nothing waits while it is held. Only claims of this process get in, so nobody fills it with equal hashes.
 #[derive(Default)]
 pub(super) struct Wakeups(Mutex<Waiters>);
 
