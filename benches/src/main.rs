@@ -110,11 +110,12 @@ fn main() -> Result<(), Failure> {
         Workload::Worker { .. } => Ok(()),
         Workload::Uncontended => {
             let load = options.load("uncontended", (1, 1), false, Section::Free, Timed::Pair);
-            options.compare(&load, &ALL, &mut target)
+            let sides = [&ALL[..], &[Side::Backend]].concat();
+            options.compare(&load, &sides, &mut target)
         }
         Workload::ManyKeys => {
             let load = options.load("many-keys", (1, 256), false, Section::Free, Timed::Pair);
-            let sides = [&ALL[..], &[Side::Pool]].concat();
+            let sides = [&ALL[..], &[Side::Backend, Side::Pool]].concat();
             options.compare(&load, &sides, &mut target)
         }
         Workload::HotKey { section, plot } => {

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_redis::{Config, Pool, Runtime};
-use lock_runtime::{LockGuard, LockRuntime};
+use lock_runtime::backend::{Acquired, Backend, Claim, Grant, Released};
+use lock_runtime::{LockGuard, LockKey, LockRuntime, OwnerToken, RedisBackend, RedisSettings};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
 use redis::{Cmd, IntoConnectionInfo, Script, cmd};
@@ -35,6 +36,8 @@ pub enum Side {
     Ours,
     /// This crate with local passing off: every hand-over goes through Redis.
     OursRemote,
+    /// The verbs of our backend, for locks that are free: what guard, local queue and watchdog cost is the difference.
+    Backend,
     /// `SET NX PX` and a compare-and-delete by EVALSHA on one multiplexed connection.
     Raw,
     /// The raw commands, each on a connection from `pool.get()`.
@@ -54,6 +57,7 @@ impl Side {
         match self {
             Side::Ours => "ours",
             Side::OursRemote => "ours-remote",
+            Side::Backend => "backend",
             Side::Raw => "raw",
             Side::Pool => "pool",
             Side::Rslock => "rslock",
@@ -68,6 +72,7 @@ impl Side {
         match self {
             Side::Ours => "the defaults".to_owned(),
             Side::OursRemote => "the defaults, but local_passes 0".to_owned(),
+            Side::Backend => "`acquire` and `release` of `RedisBackend`; does not wait".to_owned(),
             Side::Raw => format!("one MultiplexedConnection; polls every {POLL:?}"),
             Side::Pool => {
                 format!("a deadpool-redis pool of the default size; polls every {POLL:?}")
@@ -86,7 +91,7 @@ impl Side {
     /// The commands that the scripts of this side call, and its clients never send by themselves.
     pub fn called_by_scripts(self) -> &'static [&'static str] {
         match self {
-            Side::Ours | Side::OursRemote => &[
+            Side::Ours | Side::OursRemote | Side::Backend => &[
                 "exists", "get", "set", "del", "pexpire", "pttl", "time", "zadd", "zrange", "zrem",
                 "zpopmin", "publish",
             ],
@@ -101,6 +106,11 @@ impl Side {
             Side::Ours => Client::Ours(LockRuntime::redis(url).build().await?),
             Side::OursRemote => {
                 Client::Ours(LockRuntime::redis(url).local_passes(0).build().await?)
+            }
+            Side::Backend => {
+                let (config, settings) = (Config::from_url(url), RedisSettings::default());
+                let backend = RedisBackend::connect(config, settings).await?;
+                Client::Backend(Arc::new(backend))
             }
             Side::Raw => {
                 let mut connection = multiplexed(url).await?;
@@ -144,6 +154,7 @@ pub async fn multiplexed(url: &str) -> Result<MultiplexedConnection, Failure> {
 #[derive(Clone)]
 pub enum Client {
     Ours(LockRuntime),
+    Backend(Arc<RedisBackend>),
     Raw(MultiplexedConnection, Arc<Commands>),
     Pool(Pool, Arc<Commands>),
     Rslock(LockManager),
@@ -154,6 +165,7 @@ pub enum Client {
 /// A lock that is held.
 pub enum Held {
     Ours(LockGuard),
+    Backend(Arc<RedisBackend>, Claim, Grant),
     Raw(MultiplexedConnection, Cmd),
     Pool(Pool, Cmd),
     Rslock(rslock::LockGuard),
@@ -166,6 +178,14 @@ impl Client {
     pub async fn acquire(&self, key: &str) -> Result<Held, Failure> {
         Ok(match self {
             Client::Ours(locks) => Held::Ours(locks.lock(key).wait(WAIT).acquire().await?),
+            Client::Backend(backend) => {
+                let owner = OwnerToken::unique("bench");
+                let claim = Claim::new(LockKey::new("lock:", key)?, owner, TTL).queued();
+                match backend.acquire(&claim).await? {
+                    Acquired::Granted(grant) => Held::Backend(backend.clone(), claim, grant),
+                    _ => return Err("the lock is not free".into()),
+                }
+            }
             Client::Raw(connection, commands) => {
                 let mut connection = connection.clone();
                 let (take, give) = commands.of_claim(key);
@@ -203,6 +223,7 @@ impl Client {
     pub async fn close(self) -> Result<(), Failure> {
         match self {
             Client::Ours(locks) => locks.shutdown().await?,
+            Client::Backend(backend) => backend.close().await,
             Client::Rlock(locks, _) => locks.shutdown().await,
             _ => {}
         }
@@ -215,6 +236,7 @@ impl Held {
     pub fn fence(&self) -> Option<u64> {
         match self {
             Held::Ours(guard) => Some(guard.fencing_token().as_u64()),
+            Held::Backend(_, _, grant) => Some(grant.tokens.first.as_u64()),
             _ => None,
         }
     }
@@ -222,6 +244,10 @@ impl Held {
     pub async fn release(self) -> Result<(), Failure> {
         match self {
             Held::Ours(guard) => guard.release().await?,
+            Held::Backend(backend, claim, _) => {
+                let outcome = backend.release(&claim.key, &claim.owner, None).await?;
+                released(u32::from(outcome != Released::NotHeld))?;
+            }
             Held::Raw(mut connection, give) => {
                 released(give.query_async(&mut connection).await?)?;
             }
@@ -280,6 +306,6 @@ impl Commands {
 fn released(count: u32) -> Result<(), Failure> {
     match count {
         1 => Ok(()),
-        _ => Err("the raw lock was not held when it was released".into()),
+        _ => Err("the lock was not held when it was released".into()),
     }
 }
