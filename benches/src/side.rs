@@ -107,11 +107,7 @@ impl Side {
             Side::OursRemote => {
                 Client::Ours(LockRuntime::redis(url).local_passes(0).build().await?)
             }
-            Side::Backend => {
-                let (config, settings) = (Config::from_url(url), RedisSettings::default());
-                let backend = RedisBackend::connect(config, settings).await?;
-                Client::Backend(Arc::new(backend))
-            }
+            Side::Backend => Client::Backend(Arc::new(backend(url).await?)),
             Side::Raw => {
                 let mut connection = multiplexed(url).await?;
                 let commands = Commands::load(&mut connection).await?;
@@ -139,6 +135,16 @@ impl Side {
             Side::None | Side::Publish => Client::None,
         })
     }
+}
+
+/// Our backend as it comes.
+pub async fn backend(url: &str) -> Result<RedisBackend, Failure> {
+    Ok(RedisBackend::connect(Config::from_url(url), RedisSettings::default()).await?)
+}
+
+/// A claim for our backend, ready to wait.
+pub fn claim(key: &LockKey) -> Claim {
+    Claim::new(key.clone(), OwnerToken::unique("bench"), TTL).queued()
 }
 
 /// One multiplexed connection, with TCP_NODELAY as ours has it.
@@ -179,8 +185,7 @@ impl Client {
         Ok(match self {
             Client::Ours(locks) => Held::Ours(locks.lock(key).wait(WAIT).acquire().await?),
             Client::Backend(backend) => {
-                let owner = OwnerToken::unique("bench");
-                let claim = Claim::new(LockKey::new("lock:", key)?, owner, TTL).queued();
+                let claim = claim(&LockKey::new("lock:", key)?);
                 match backend.acquire(&claim).await? {
                     Acquired::Granted(grant) => Held::Backend(backend.clone(), claim, grant),
                     _ => return Err("the lock is not free".into()),
@@ -246,12 +251,16 @@ impl Held {
             Held::Ours(guard) => guard.release().await?,
             Held::Backend(backend, claim, _) => {
                 let outcome = backend.release(&claim.key, &claim.owner, None).await?;
-                released(u32::from(outcome != Released::NotHeld))?;
+                released(outcome != Released::NotHeld)?;
             }
             Held::Raw(mut connection, give) => {
-                released(give.query_async(&mut connection).await?)?;
+                let deleted: u32 = give.query_async(&mut connection).await?;
+                released(deleted == 1)?;
             }
-            Held::Pool(pool, give) => released(give.query_async(&mut pool.get().await?).await?)?,
+            Held::Pool(pool, give) => {
+                let deleted: u32 = give.query_async(&mut pool.get().await?).await?;
+                released(deleted == 1)?;
+            }
             Held::Rslock(guard) => guard.release().await,
             Held::Rlock(mut guard) => guard.release().await?,
             Held::None => tokio::task::yield_now().await,
@@ -303,9 +312,9 @@ impl Commands {
     }
 }
 
-fn released(count: u32) -> Result<(), Failure> {
-    match count {
-        1 => Ok(()),
-        _ => Err("the lock was not held when it was released".into()),
+fn released(was_held: bool) -> Result<(), Failure> {
+    match was_held {
+        true => Ok(()),
+        false => Err("the lock was not held when it was released".into()),
     }
 }

@@ -3,14 +3,13 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use deadpool_redis::Config;
 use lock_runtime::backend::{Acquired, Backend, Claim, Released, Wakeup};
-use lock_runtime::{LockKey, OwnerToken, RedisBackend, RedisSettings};
+use lock_runtime::{LockKey, RedisBackend};
 use tokio::time::timeout;
 
 use crate::report::Figures;
 use crate::server::Target;
-use crate::side::{Failure, Side, TTL};
+use crate::side::{self, Failure, Side};
 use crate::worker::histogram;
 
 /// How many claims wait.
@@ -22,8 +21,7 @@ pub async fn measure(
     seconds: f64,
     round: usize,
 ) -> Result<Vec<Figures>, Failure> {
-    let config = Config::from_url(target.url());
-    let backend = RedisBackend::connect(config, RedisSettings::default()).await?;
+    let backend = side::backend(target.url()).await?;
     let mut all = Vec::new();
     for number in NUMBERS {
         eprintln!("waiters round {}: {number}", round + 1);
@@ -103,7 +101,7 @@ async fn hand_offs(
 }
 
 fn claim(key: &LockKey) -> Claim {
-    let mut claim = Claim::new(key.clone(), OwnerToken::unique("bench"), TTL).queued();
+    let mut claim = side::claim(key);
     // Nobody asks again while the others are served.
     claim.heartbeat = Duration::from_secs(600);
     claim
