@@ -1,0 +1,191 @@
+//! The seam between the lock and the stores that can hold one.
+//!
+//! Everything that waits, retries, renews, times out or is cancelled is written once, in front of
+//! this trait. A backend is only round trips: it turns four verbs into commands of its store and
+//! the replies into words.
+
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::future::Future;
+use core::pin::Pin;
+
+use crate::claim::{Acquired, Claim, Grant, Release, Released, Renewal, Renewed};
+use crate::limits::Limits;
+use crate::name::LockKey;
+use crate::time::Instant;
+use crate::token::OwnerToken;
+
+/// The cause of an error, whatever client it came from.
+pub type BoxError = Box<dyn core::error::Error + Send + Sync + 'static>;
+
+/// The place of a question among those that a process asks of one key: see clause 7 of
+/// [`Backend`]. Zero is no number.
+pub type AskNumber = u64;
+
+/// A store that can hold locks.
+///
+/// # The contract
+///
+/// 1. At any instant of the store's clock a key has at most one live lease.
+/// 2. Every grant of a key carries larger fencing tokens than every earlier grant of it, also
+///    across expiry. A hand-over within [`release`](Backend::release) is a grant.
+/// 3. Every verb may be repeated: an [`acquire`](Backend::acquire) with the same claim never queues
+///    twice, and one that has been granted already is granted again, with its full ttl and tokens
+///    of the same grant or later ones. It is also the poll of a waiter: it answers owner, queued,
+///    or, if the store has forgotten the claim, queues it again.
+/// 4. [`abandon`](Backend::abandon) undoes an `acquire` whether or not that was answered, and may
+///    come twice or first.
+/// 5. `Err` means "not known". Refusal is never an error, and a timeout is never
+///    [`Renewed::Lost`] or [`Released::NotHeld`].
+/// 6. Claims that wait are served in the order in which the store first heard of them, where
+///    [`limits`](Backend::limits) say so. When a lease ends without a release, whoever asks next is
+///    served only after those who wait already.
+/// 7. The numbers of claims and releases order the acquires, releases and abandons of one key, as
+///    far as the connection lives: one that is first polled after another with a larger number was
+///    is answered "not known", at once, and takes no effect. Those without a number take effect in
+///    the order in which they were first polled.
+/// 8. Dropping the future of a verb leaves its outcome unknown, and nothing else broken.
+///
+/// A lease is counted by the caller, on its own monotonic clock, from before the verb was called;
+/// no backend reads a wall clock.
+///
+/// The conformance suite of the project (`tests/src/conformance.rs`) checks each clause and can be
+/// mounted on any backend.
+pub trait Backend: Send + Sync + 'static {
+    /// What the store can do.
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+
+    /// Tells `news` from now on of what happens to the claims of this backend. A backend may be
+    /// attached to several sinks, each of which knows its own claims; it holds them weakly.
+    ///
+    /// A backend that hears of nothing ignores it: waiters ask by themselves.
+    fn attach(&self, news: Weak<dyn News>) {
+        let _ = news;
+    }
+
+    /// Takes the lock for `claim`, or else puts the claim into the queue of its key if it
+    /// [may wait](Claim::queue).
+    fn acquire(&self, claim: &Claim)
+    -> impl Future<Output = Result<Acquired, BackendError>> + Send;
+
+    /// Extends each of `leases` that its owner still holds to its full ttl, and never creates one.
+    ///
+    /// The answers have the order and the number of `leases`.
+    fn renew(
+        &self,
+        leases: &[Renewal],
+    ) -> impl Future<Output = Vec<Result<Renewed, BackendError>>> + Send;
+
+    /// Ends a lease, if its owner still holds the key, and makes the claim that has waited longest
+    /// the owner, for its grace.
+    ///
+    /// The [`next`](Release::next) claim is queued behind those that wait already, or granted if
+    /// there are none; one that does not wait is then [`Acquired::Taken`].
+    fn release(
+        &self,
+        release: &Release,
+    ) -> impl Future<Output = Result<Released, BackendError>> + Send;
+
+    /// Withdraws `claim`: out of the queue and, if it has been granted, released.
+    ///
+    /// Whatever the answer, the claim is not asked for again: a withdrawal that comes late would
+    /// end what had been granted to it since.
+    fn abandon(&self, claim: &Claim) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Takes all of `claims`, each of another key, or none, and queues nothing. `None`: not now, or
+    /// not here.
+    fn acquire_all(
+        &self,
+        claims: &[Claim],
+    ) -> impl Future<Output = Result<Option<Vec<Grant>>, BackendError>> + Send {
+        let _ = claims;
+        core::future::ready(Ok(None))
+    }
+
+    /// Where the timers and background work for this backend run: where the caller is, unless the
+    /// backend has an executor of its own, which then lives as long as the backend does.
+    fn executor(&self) -> Option<Arc<dyn Executor>> {
+        None
+    }
+
+    /// Closes what is open. Called after the last lease ended, perhaps more than once; verbs called
+    /// later answer with an error.
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        core::future::ready(())
+    }
+}
+
+/// What a backend tells of its claims without being asked.
+///
+/// News save time and prove nothing: they may be missing, late, doubled or spurious, and whoever
+/// waits asks at the latest after the [heartbeat](Claim::heartbeat) of its claim.
+///
+/// The methods may be called on any thread, within a verb, and under the backend's own locks: they
+/// note what is told, and neither block nor call the backend.
+pub trait News: Send + Sync {
+    /// The lock was handed over to the claim `owner`. Whether the claim was expected: what was not
+    /// is to be given back.
+    ///
+    /// `since` is an instant before the hand-over: what `grant.valid_for` is counted from. It is
+    /// not the arrival of the message, which may have lain in a buffer of a stopped process for any
+    /// time.
+    fn granted(&self, key: &LockKey, owner: &str, grant: Grant, since: Instant) -> bool;
+
+    /// Something may happen to the claim `owner` at this instant, or has already: it is time to
+    /// ask then.
+    fn ask_at(&self, key: &LockKey, owner: &OwnerToken, at: Instant);
+
+    /// News may have been lost: it is time to ask for every claim that waits.
+    fn ask_all(&self);
+}
+
+/// Where the background work of a backend runs.
+pub trait Executor: Send + Sync {
+    /// Runs `task` to its end, unless the executor shuts down first and drops it.
+    fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>);
+
+    /// Calls `work` on this thread, as if it were on the executor: timers that it makes belong to
+    /// the executor.
+    fn enter(&self, work: &mut dyn FnMut());
+}
+
+/// Why a backend does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", if *.denied { "the store refuses" } else { "the store did not answer" })]
+pub struct BackendError {
+    /// Whether asking again is useless.
+    denied: bool,
+    source: BoxError,
+}
+
+impl BackendError {
+    /// The store did not answer, or cannot at the moment: asking again may help.
+    pub fn unavailable(source: impl Into<BoxError>) -> BackendError {
+        BackendError {
+            denied: false,
+            source: source.into(),
+        }
+    }
+
+    /// The store answered and will not do it, however often it is asked: a wrong password, a
+    /// missing permission, a key that holds something else.
+    pub fn denied(source: impl Into<BoxError>) -> BackendError {
+        BackendError {
+            denied: true,
+            source: source.into(),
+        }
+    }
+
+    /// Whether asking again is useless.
+    pub fn is_denied(&self) -> bool {
+        self.denied
+    }
+
+    /// The cause.
+    pub fn into_source(self) -> BoxError {
+        self.source
+    }
+}

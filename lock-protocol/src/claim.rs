@@ -1,0 +1,296 @@
+//! The words of the seam: what is asked of a store, and what it answers.
+
+use core::time::Duration;
+
+use crate::backend::AskNumber;
+use crate::name::LockKey;
+use crate::token::{FenceBlock, OwnerToken};
+
+/// A request for a lock.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Claim {
+    /// Which lock.
+    pub key: LockKey,
+    /// Who asks; unique to this claim.
+    pub owner: OwnerToken,
+    /// What the claim wants; never changes for an owner.
+    pub mode: Mode,
+    /// How long the lease lives unless it is renewed; whole milliseconds, never zero.
+    pub ttl: Duration,
+    /// Whether the claim waits in the store's queue when the lock is taken.
+    pub queue: bool,
+    /// How long the lease lives that a release hands over to this claim, until its first renewal;
+    /// not longer than `ttl`.
+    pub grace: Duration,
+    /// How many fencing tokens to reserve with the grant; at least 1. A backend may reserve fewer.
+    pub tokens: u32,
+    /// While it waits, the claim asks again at least this often; a store may forget a claim that
+    /// did not for twice as long.
+    pub heartbeat: Duration,
+    /// The place of this question among those of its process for the key: clause 7 of
+    /// [`Backend`](crate::Backend#the-contract).
+    pub number: AskNumber,
+}
+
+impl Claim {
+    /// An exclusive claim that does not wait, with one fencing token.
+    pub fn new(key: LockKey, owner: OwnerToken, ttl: Duration) -> Claim {
+        Claim {
+            key,
+            owner,
+            mode: Mode::Exclusive,
+            ttl,
+            queue: false,
+            grace: ttl,
+            tokens: 1,
+            heartbeat: Duration::from_secs(10),
+            number: 0,
+        }
+    }
+
+    /// The same claim, ready to wait in the store's queue.
+    #[must_use]
+    pub fn queued(mut self) -> Claim {
+        self.queue = true;
+        self
+    }
+}
+
+/// What a claim wants of a key. A backend may ignore it: an exclusive grant satisfies every claim.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Mode {
+    /// The key, alone.
+    #[default]
+    Exclusive,
+}
+
+/// What became of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Acquired {
+    /// The claim owns the lock.
+    Granted(Grant),
+    /// Another owns it; the claim waits in the store's queue.
+    Queued(Holder),
+    /// Another owns it; the claim does not wait.
+    Taken(Holder),
+}
+
+/// A lease as the store gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Grant {
+    /// The fencing tokens reserved with the lease.
+    pub tokens: FenceBlock,
+    /// How long the lease lives from the moment the store answered.
+    pub valid_for: Duration,
+    /// Which part of the key it is; 0 where a key has no parts.
+    pub shard: u32,
+    /// Whether others wait in the store.
+    pub contended: Contended,
+}
+
+impl Grant {
+    /// A lease of the whole key, of which the store does not tell whether others wait.
+    pub fn new(tokens: FenceBlock, valid_for: Duration) -> Grant {
+        Grant {
+            tokens,
+            valid_for,
+            shard: 0,
+            contended: Contended::NotTold,
+        }
+    }
+}
+
+/// Whether others wait for a lock in the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Contended {
+    /// Somebody does.
+    Yes,
+    /// Nobody did when the store answered.
+    No,
+    /// The store does not tell.
+    #[default]
+    NotTold,
+}
+
+/// What is known of the present owner of a taken lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// What is left of its lease; `None` if it never ends.
+    pub remaining: Option<Duration>,
+    /// Whether the owner is no claim of this project: it hands the lock over to nobody.
+    pub foreign: bool,
+    /// Whether the end of its lease is told to nobody, so that waiters have to look.
+    pub silent: bool,
+    /// Who it is, if the store tells.
+    pub owner: Option<OwnerToken>,
+}
+
+impl Holder {
+    /// A claim of this project, whose lease ends after `remaining`.
+    pub fn of_ours(remaining: Duration) -> Holder {
+        Holder {
+            remaining: Some(remaining),
+            foreign: false,
+            silent: false,
+            owner: None,
+        }
+    }
+
+    /// The client of another library, which hands the lock to nobody and may free it without a
+    /// word. `remaining` is `None` if its lease never ends.
+    pub fn foreign(remaining: Option<Duration>) -> Holder {
+        Holder {
+            remaining,
+            foreign: true,
+            silent: true,
+            owner: None,
+        }
+    }
+}
+
+/// A lease to extend.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Renewal {
+    /// Which lock.
+    pub key: LockKey,
+    /// Whose lease.
+    pub owner: OwnerToken,
+    /// What the owner holds.
+    pub mode: Mode,
+    /// Which part of the key it is.
+    pub shard: u32,
+    /// How long the lease lives from now on.
+    pub ttl: Duration,
+    /// How many further fencing tokens to reserve; usually none.
+    pub tokens: u32,
+}
+
+impl Renewal {
+    /// A renewal of an exclusive lease that reserves no fencing tokens.
+    pub fn new(key: LockKey, owner: OwnerToken, ttl: Duration) -> Renewal {
+        Renewal {
+            key,
+            owner,
+            mode: Mode::Exclusive,
+            shard: 0,
+            ttl,
+            tokens: 0,
+        }
+    }
+}
+
+/// What became of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Renewed {
+    /// The owner holds the lock again.
+    Held(Extension),
+    /// The owner does not hold the lock any more.
+    Lost(LostReason),
+}
+
+impl Renewed {
+    /// The owner holds the lock for the full ttl again, without further tokens.
+    pub fn held() -> Renewed {
+        Renewed::Held(Extension::default())
+    }
+
+    /// The store says that the owner does not hold the lock any more.
+    pub fn lost() -> Renewed {
+        Renewed::Lost(LostReason::NotHeld)
+    }
+}
+
+/// What a renewal gave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Extension {
+    /// Further fencing tokens, if some were asked for.
+    pub tokens: Option<FenceBlock>,
+    /// How long the lease lives from the moment the store answered; its full ttl if `None`.
+    pub valid_for: Option<Duration>,
+    /// Whether others wait in the store.
+    pub contended: Contended,
+}
+
+impl Extension {
+    /// The full ttl, with these further tokens.
+    pub fn with_tokens(tokens: Option<FenceBlock>) -> Extension {
+        Extension {
+            tokens,
+            ..Extension::default()
+        }
+    }
+}
+
+/// How the loss of a lease was noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum LostReason {
+    /// No renewal was confirmed before the lease ran out by the local clock.
+    #[error("it ran out without a confirmed renewal")]
+    Expired,
+    /// The store answered that the lock belongs to nobody, or to another.
+    #[error("the store says that it ended")]
+    NotHeld,
+}
+
+/// A lease to end.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Release {
+    /// Which lock.
+    pub key: LockKey,
+    /// Whose lease.
+    pub owner: OwnerToken,
+    /// What the owner holds.
+    pub mode: Mode,
+    /// Which part of the key it is.
+    pub shard: u32,
+    /// For how long the key stays taken; only where [`Limits::keep`](crate::Limits) says so.
+    pub keep: Option<Duration>,
+    /// A claim of the releasing process for the same key, to be asked for in the same message.
+    pub next: Option<Claim>,
+    /// The place of this question among those of its process for the key: clause 7 of
+    /// [`Backend`](crate::Backend#the-contract).
+    pub number: AskNumber,
+}
+
+impl Release {
+    /// The release of an exclusive lease, without a next claim.
+    pub fn new(key: LockKey, owner: OwnerToken) -> Release {
+        Release {
+            key,
+            owner,
+            mode: Mode::Exclusive,
+            shard: 0,
+            keep: None,
+            next: None,
+            number: 0,
+        }
+    }
+
+    /// The same, with the `next` claim, if there is one.
+    #[must_use]
+    pub fn then(mut self, next: Option<Claim>) -> Release {
+        self.next = next;
+        self
+    }
+}
+
+/// What became of a release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Released {
+    /// The lease has ended, and this became of the `next` claim, if one was given.
+    Released(Option<Acquired>),
+    /// The owner did not hold the lock; a `next` claim was not looked at.
+    NotHeld,
+}

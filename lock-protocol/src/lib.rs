@@ -1,0 +1,39 @@
+//! The protocol of a distributed lock, without I/O, tasks, clock or randomness.
+//!
+//! - [`LockKey`], [`OwnerToken`], [`FencingToken`]: what names a lock, a claim and a grant.
+//! - [`Backend`]: the seam to a store, with its [contract](Backend#the-contract). A store is a
+//!   crate that depends on this one alone.
+//! - [`machine::Key`]: what one process does about one key, as a state machine. Events come in
+//!   with the time, actions come out.
+//!
+//! Services use `lock-runtime`, which performs the actions and re-exports what they need.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `std` | no | [`OwnerToken::unique`], and [`Instant`] from the clock of the standard library |
+
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
+
+extern crate alloc;
+
+mod backend;
+mod claim;
+mod limits;
+//pub mod machine;
+mod name;
+mod terms;
+mod time;
+mod token;
+
+pub use crate::backend::{AskNumber, Backend, BackendError, BoxError, Executor, News};
+pub use crate::claim::{
+    Acquired, Claim, Contended, Extension, Grant, Holder, LostReason, Mode, Release, Released,
+    Renewal, Renewed,
+};
+pub use crate::limits::{GraceBy, Limits, Order};
+pub use crate::name::{InvalidKey, LockKey};
+pub use crate::terms::{MAX_TTL, MIN_RENEWAL, MIN_TTL, Rules, Terms, checked_ttl, valid_until};
+pub use crate::time::Instant;
+pub use crate::token::{FenceBlock, FencingToken, OwnerToken};

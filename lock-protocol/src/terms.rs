@@ -1,0 +1,123 @@
+//! Settings, their bounds, and lease arithmetic.
+
+use core::time::Duration;
+
+use crate::time::Instant;
+
+/// The shortest ttl: below it, an ordinary pause of the scheduler ends the lease.
+pub const MIN_TTL: Duration = Duration::from_millis(10);
+
+/// The longest ttl: what a crashed holder can cost everyone else.
+pub const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The shortest period of the watchdog: timers are no finer, and below it the watchdog would do
+/// nothing else.
+pub const MIN_RENEWAL: Duration = Duration::from_millis(1);
+
+/// How a lease is kept: what a caller asked for, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Terms {
+    /// How long the lease lives unless it is renewed.
+    pub ttl: Duration,
+    /// The period of the watchdog; `None` leaves the lease to end after its ttl.
+    pub renew: Option<Duration>,
+    /// How long one holder may keep it, renewals included.
+    pub max_hold: Option<Duration>,
+}
+
+impl Terms {
+    /// A lease of `ttl` that is not renewed.
+    pub const fn new(ttl: Duration) -> Terms {
+        Terms {
+            ttl,
+            renew: None,
+            max_hold: None,
+        }
+    }
+}
+
+/// The rules that all keys of a process have in common.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Rules {
+    /// No single question to the store takes longer.
+    pub command_timeout: Duration,
+    /// How long a handed-over lease lives until its first renewal.
+    pub grace: Duration,
+    /// A waiter asks at least this often.
+    pub heartbeat: Duration,
+    /// How often a lease is passed on inside the process before other processes get their turn.
+    pub local_passes: u32,
+    /// For which share of its ttl a lease is passed on inside the process, from 0 to 1.
+    pub local_share: f64,
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules {
+            command_timeout: Duration::from_secs(1),
+            grace: Duration::from_secs(1),
+            heartbeat: Duration::from_secs(10),
+            local_passes: 32,
+            local_share: 0.1,
+        }
+    }
+}
+
+impl Rules {
+    /// How many fencing tokens a claim reserves: one for itself, and one for each holder to whom
+    /// the lease may be passed on.
+    pub fn tokens(&self) -> u32 {
+        self.local_passes.saturating_add(1)
+    }
+}
+
+/// `ttl` in whole milliseconds, if it is one that a lease can have.
+///
+/// A fraction of a millisecond is rounded up, since stores count in milliseconds and the caller
+/// must not get less than was asked for.
+pub fn checked_ttl(ttl: Duration) -> Option<Duration> {
+    let rounded = Duration::from_millis(u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).ok()?);
+    (MIN_TTL..=MAX_TTL).contains(&rounded).then_some(rounded)
+}
+
+/// Until when a lease may be relied on that the store gave for `valid_for` in answer to a request
+/// sent at `sent_at`.
+///
+/// Counted from before the request left, since the store's clock may have started at any time after
+/// it, and shortened by what the two clocks may drift apart meanwhile: 1 % and 2 ms, as in the
+/// Redlock algorithm (antirez, *Distributed locks with Redis*).
+pub fn valid_until(sent_at: Instant, valid_for: Duration) -> Instant {
+    // Nobody asked for more; a store that says so must not make the sum overflow.
+    let valid_for = valid_for.min(MAX_TTL);
+    let drift = valid_for / 100 + Duration::from_millis(2);
+    sent_at + valid_for.saturating_sub(drift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ttl_is_rounded_up_and_bounded() {
+        let ms = Duration::from_millis;
+        assert_eq!(checked_ttl(Duration::from_nanos(10_000_001)), Some(ms(11)));
+        assert_eq!(checked_ttl(ms(9)), None);
+        assert_eq!(checked_ttl(MAX_TTL), Some(MAX_TTL));
+        assert_eq!(checked_ttl(MAX_TTL + Duration::from_nanos(1)), None);
+        assert_eq!(checked_ttl(Duration::MAX), None);
+        assert_eq!(checked_ttl(Duration::ZERO), None);
+    }
+
+    #[test]
+    fn a_lease_never_outlives_what_the_store_gave() {
+        let now = Instant::from_nanos(1_000);
+        let until = |valid_for| valid_until(now, valid_for);
+        assert_eq!(
+            until(Duration::from_secs(5)),
+            now + Duration::from_millis(4948)
+        );
+        assert_eq!(until(Duration::from_millis(1)), now);
+    }
+}
