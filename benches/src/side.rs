@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_redis::{Config, Pool, Runtime};
-use lock_runtime::backend::{Acquired, Backend, Claim, Grant, Released};
+use lock_runtime::backend::{Acquired, Backend, Claim, Grant, Release, Released};
 use lock_runtime::{LockGuard, LockKey, LockRuntime, OwnerToken, RedisBackend, RedisSettings};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
@@ -250,7 +250,8 @@ impl Held {
         match self {
             Held::Ours(guard) => guard.release().await?,
             Held::Backend(backend, claim, _) => {
-                let outcome = backend.release(&claim.key, &claim.owner, None).await?;
+                let release = Release::new(claim.key, claim.owner);
+                let outcome = backend.release(&release).await?;
                 released(outcome != Released::NotHeld)?;
             }
             Held::Raw(mut connection, give) => {

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use lock_runtime::backend::{Acquired, Backend, Claim, Released, Wakeup};
+use lock_runtime::backend::{Acquired, Backend, Claim, Release, Released};
 use lock_runtime::{LockKey, RedisBackend};
+use lock_tests::inbox::{Inbox, Told};
 use tokio::time::timeout;
 
 use crate::report::Figures;
@@ -39,6 +40,7 @@ async fn hand_offs(
     seconds: f64,
     target: &mut Target,
 ) -> Result<Figures, Failure> {
+    let inbox = Inbox::of(backend);
     let mut holder = claim(key);
     let Acquired::Granted(_) = backend.acquire(&holder).await? else {
         return Err("the lock is not free at first".into());
@@ -57,16 +59,16 @@ async fn hand_offs(
     let started = Instant::now();
     while started.elapsed().as_secs_f64() < seconds {
         let next = claim(key);
+        let release = Release::new(key.clone(), holder.owner.clone());
         let releasing = Instant::now();
         let Released::Released(Some(Acquired::Queued(_))) =
-            backend.release(key, &holder.owner, Some(&next)).await?
+            backend.release(&release.then(Some(next.clone()))).await?
         else {
             return Err("a release did not hand over".into());
         };
         queue.push_back(next);
         holder = queue.pop_front().ok_or("nobody waits")?;
-        let Wakeup::Granted { .. } =
-            timeout(Duration::from_secs(5), backend.changed(&holder)).await?
+        let Told::Granted { .. } = timeout(Duration::from_secs(5), inbox.changed(&holder)).await?
         else {
             return Err("the first of the queue was not the next".into());
         };

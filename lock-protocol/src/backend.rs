@@ -21,6 +21,9 @@ pub type BoxError = Box<dyn core::error::Error + Send + Sync + 'static>;
 
 /// The place of a question among those that a process asks of one key: see clause 7 of
 /// [`Backend`]. Zero is no number.
+///
+/// Those who share a backend share the count, and a key that was not asked of for long does not
+/// begin anew.
 pub type AskNumber = u64;
 
 /// A store that can hold locks.
@@ -44,7 +47,8 @@ pub type AskNumber = u64;
 /// 7. The numbers of claims and releases order the acquires, releases and abandons of one key, as
 ///    far as the connection lives: one that is first polled after another with a larger number was
 ///    is answered "not known", at once, and takes no effect. Those without a number take effect in
-///    the order in which they were first polled.
+///    the order in which they were first polled. A backend need remember the numbers only of the
+///    keys that were asked of last: whoever is overtaken is so within moments.
 /// 8. Dropping the future of a verb leaves its outcome unknown, and nothing else broken.
 ///
 /// A lease is counted by the caller, on its own monotonic clock, from before the verb was called;
@@ -58,8 +62,12 @@ pub trait Backend: Send + Sync + 'static {
         Limits::default()
     }
 
-    /// Tells `news` from now on of what happens to the claims of this backend. A backend may be
-    /// attached to several sinks, each of which knows its own claims; it holds them weakly.
+    /// Tells `news` from now on of what happens to the claims of this backend, also of those that
+    /// were made before. A backend may be attached to several sinks, each of which knows its own
+    /// claims; it holds them weakly.
+    ///
+    /// A hand-over that none of the sinks [expected](News::granted) is given back, as by
+    /// [`abandon`](Backend::abandon). Where there is no sink it stays, for its grace.
     ///
     /// A backend that hears of nothing ignores it: waiters ask by themselves.
     fn attach(&self, news: Weak<dyn News>) {
@@ -187,5 +195,56 @@ impl BackendError {
     /// The cause.
     pub fn into_source(self) -> BoxError {
         self.source
+    }
+}
+
+/// A shared backend is a backend: a test keeps one handle and gives the runtime the other.
+impl<B: Backend> Backend for Arc<B> {
+    fn limits(&self) -> Limits {
+        B::limits(self)
+    }
+
+    fn attach(&self, news: Weak<dyn News>) {
+        B::attach(self, news);
+    }
+
+    fn acquire(
+        &self,
+        claim: &Claim,
+    ) -> impl Future<Output = Result<Acquired, BackendError>> + Send {
+        B::acquire(self, claim)
+    }
+
+    fn renew(
+        &self,
+        leases: &[Renewal],
+    ) -> impl Future<Output = Vec<Result<Renewed, BackendError>>> + Send {
+        B::renew(self, leases)
+    }
+
+    fn release(
+        &self,
+        release: &Release,
+    ) -> impl Future<Output = Result<Released, BackendError>> + Send {
+        B::release(self, release)
+    }
+
+    fn abandon(&self, claim: &Claim) -> impl Future<Output = Result<(), BackendError>> + Send {
+        B::abandon(self, claim)
+    }
+
+    fn acquire_all(
+        &self,
+        claims: &[Claim],
+    ) -> impl Future<Output = Result<Option<Vec<Grant>>, BackendError>> + Send {
+        B::acquire_all(self, claims)
+    }
+
+    fn executor(&self) -> Option<Arc<dyn Executor>> {
+        B::executor(self)
+    }
+
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        B::close(self)
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lock_protocol::LockKey;
 use tokio::runtime::Handle;
 
 use crate::backend::{Backend, ErasedBackend};
@@ -11,7 +12,6 @@ use crate::backoff::Retry;
 use crate::error::LockError;
 use crate::executor::Executor;
 use crate::front::Front;
-use crate::key::LockKey;
 use crate::memory::MemoryBackend;
 #[cfg(feature = "redis")]
 use crate::redis::{RedisBackend, RedisSettings};
@@ -223,7 +223,7 @@ impl LockRuntimeBuilder {
             }
         };
         let executor = match backend.executor() {
-            Some(handle) => Executor::Backend(handle),
+            Some(own) => Executor::Backend(own),
             None => Executor::Caller { built_on },
         };
         Ok(LockRuntime {

@@ -13,17 +13,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lock_protocol::{Acquired, BackendError, Claim, Grant, Holder, LockKey, OwnerToken, Released};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::backend::{Acquired, BackendError, Claim, Grant, Holder, Released, Wakeup};
 use crate::backoff::{Backoff, Retry, jittered};
+use crate::clock;
 use crate::error::LockError;
-use crate::front::{Front, Hold};
+use crate::front::{Front, Hold, not_known};
 use crate::hold::{Lease, Terms};
-use crate::key::LockKey;
-use crate::lease;
-use crate::owner::OwnerToken;
+use crate::mailbox::{Wakeup, next_number};
 use crate::queue::Answer;
 
 /// How often to look whether a holder that is none of ours has freed the lock, which it does without a word.
@@ -126,8 +125,8 @@ impl Driver {
                 Ok(Acquired::Queued(holder)) => {
                     failures = 0;
                     foreign = if holder.foreign { foreign + 1 } else { 0 };
-                    self.tell(Answer::held(holder));
-                    if let Wakeup::Granted { grant, since } = self.wait(holder, foreign).await {
+                    self.tell(Answer::held(&holder));
+                    if let Wakeup::Granted { grant, since } = self.wait(&holder, foreign).await {
                         self.deliver(grant, since, true);
                     }
                 }
@@ -135,11 +134,11 @@ impl Driver {
                     failures = 0;
                     // Nothing of the claim is left in the store.
                     self.claim = None;
-                    self.tell(Answer::held(holder));
+                    self.tell(Answer::held(&holder));
                 }
-                Err(error) => {
+                unknown => {
                     failures += 1;
-                    self.failed(error, failures).await;
+                    self.failed(not_known(unknown), failures).await;
                 }
             }
         }
@@ -156,6 +155,7 @@ impl Driver {
         };
         let mut claim = self.claim.take().unwrap_or_else(|| self.new_claim(&wanted));
         claim.queue |= wanted.waits;
+        claim.number = next_number();
         let claim = self.claim.insert(claim).clone();
         let since = Instant::now();
         let question = self.front.backend.acquire(&claim);
@@ -218,7 +218,8 @@ impl Driver {
                 // An earlier try may have done it.
                 Ok(Released::NotHeld) if failures > 0 => break (Ok(()), None),
                 Ok(Released::NotHeld) => break (Err(lease.was_not_held()), None),
-                Err(error) => {
+                unknown => {
+                    let error = not_known(unknown);
                     failures += 1;
                     let limit = self.front.settings.command_timeout;
                     let pause = self.front.settings.pause(failures);
@@ -254,7 +255,7 @@ impl Driver {
         let Some(claim) = &mut self.claim else { return };
 
         // The next question is answered by a full lease of the ttl that it asks for.
-        let valid_until = lease::valid_until(since, granted.valid_for);
+        let valid_until = clock::valid_until(since, granted.valid_for);
         let least = if handed_over {
             granted.valid_for / 2
         } else {
@@ -301,7 +302,7 @@ impl Driver {
     }
 
     /// Waits for news of the queued claim, or until it is time to ask.
-    async fn wait(&self, holder: Holder, foreign: u32) -> Wakeup {
+    async fn wait(&self, holder: &Holder, foreign: u32) -> Wakeup {
         let Some(claim) = &self.claim else {
             return Wakeup::Ask;
         };

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use crate::backend::BackendError;
-use crate::key::{InvalidKey, LockKey};
+use lock_protocol::{BoxError, InvalidKey, LockKey, LostReason};
 
-/// The cause of an error, whatever client it came from.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+use crate::backend::BackendError;
 
 /// Why a lock was not taken, or not kept.
 ///
@@ -145,18 +143,6 @@ impl From<BackendError> for LockError {
             LockError::Unavailable(error.into_source())
         }
     }
-}
-
-/// How the loss of a lease was noticed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-#[non_exhaustive]
-pub enum LostReason {
-    /// No renewal was confirmed before the lease ran out by the local clock.
-    #[error("it ran out without a confirmed renewal")]
-    Expired,
-    /// The store answered that the lock belongs to nobody, or to another.
-    #[error("the store says that it ended")]
-    NotHeld,
 }
 
 /// Milliseconds are what a reader of a message wants.

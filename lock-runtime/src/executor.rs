@@ -12,10 +12,10 @@ use tokio::task::unconstrained;
 use crate::sync::lock;
 
 /// Runs the tasks of one lock runtime.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Executor {
     /// On the backend's own thread, which goes on while callers block theirs.
-    Backend(Handle),
+    Backend(Arc<dyn lock_protocol::Executor>),
     /// On the tokio runtime of whoever causes the work, so that a paused clock applies to it; on the one that built the lock runtime
     /// when there is none, as in the drop of a guard on another thread.
     Caller { built_on: Handle },
@@ -29,21 +29,24 @@ impl Executor {
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         match self {
             // Nothing can be entered any more.
-            Executor::Backend(handle) if thread_is_ending() => drop(handle.spawn(task)),
-            Executor::Backend(handle) => Sleeper::begin(handle, task),
+            Executor::Backend(home) if thread_is_ending() => home.spawn(Box::pin(task)),
+            Executor::Backend(home) => Sleeper::begin(home, task),
             Executor::Caller { built_on } => {
                 let handle = Handle::try_current().unwrap_or_else(|_| built_on.clone());
-                if let Some(rest) = begin(&handle, task, Waker::noop()) {
+                let entered = handle.enter();
+                let rest = begin(Box::pin(task), Waker::noop());
+                drop(entered);
+                if let Some(rest) = rest {
                     handle.spawn(rest);
                 }
             }
         }
     }
 
-    /// The backend's own tokio runtime, if it has one.
-    pub(crate) fn own(&self) -> Option<&Handle> {
+    /// The backend's own executor, if it has one.
+    pub(crate) fn own(&self) -> Option<&dyn lock_protocol::Executor> {
         match self {
-            Executor::Backend(handle) => Some(handle),
+            Executor::Backend(home) => Some(&**home),
             Executor::Caller { .. } => None,
         }
     }
@@ -51,8 +54,10 @@ impl Executor {
     /// Starts `task` where the lock runtime was built, or on the backend's own thread: it outlives whatever runtime the caller is on. It
     /// is not polled before this returns.
     pub(crate) fn spawn_at_home(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let (Executor::Backend(home) | Executor::Caller { built_on: home }) = self;
-        home.spawn(task);
+        match self {
+            Executor::Backend(home) => home.spawn(Box::pin(task)),
+            Executor::Caller { built_on: home } => drop(home.spawn(task)),
+        }
     }
 }
 
@@ -61,16 +66,26 @@ fn thread_is_ending() -> bool {
     Handle::try_current().is_err_and(|error| error.is_thread_local_destroyed())
 }
 
+/// A tokio runtime as the executor of a backend.
+#[cfg(any(test, feature = "redis"))]
+pub(crate) struct OnTokio(pub(crate) Handle);
+
+#[cfg(any(test, feature = "redis"))]
+impl lock_protocol::Executor for OnTokio {
+    fn spawn(&self, task: Task) {
+        self.0.spawn(task);
+    }
+
+    fn enter(&self, work: &mut dyn FnMut()) {
+        let _entered = self.0.enter();
+        work();
+    }
+}
+
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Polls `task` once where the caller is, as if on the tokio runtime of `handle`, and returns it if there is more to do.
-fn begin(
-    handle: &Handle,
-    task: impl Future<Output = ()> + Send + 'static,
-    waker: &Waker,
-) -> Option<Task> {
-    let _entered = handle.enter();
-    let mut task: Task = Box::pin(task);
+/// Polls `task` once where the caller is, and returns it if there is more to do.
+fn begin(mut task: Task, waker: &Waker) -> Option<Task> {
     // Without tokio's cooperative budget, with which it might do nothing.
     let poll = pin!(unconstrained(&mut task)).poll(&mut Context::from_waker(waker));
     poll.is_pending().then_some(task)
@@ -80,7 +95,7 @@ fn begin(
 ///
 /// For an executor that outlives its tasks: one that ends meanwhile would not know what to drop.
 struct Sleeper {
-    handle: Handle,
+    home: Arc<dyn lock_protocol::Executor>,
     state: Mutex<State>,
 }
 
@@ -93,19 +108,24 @@ enum State {
 
 impl Sleeper {
     /// Polls `task` once where the caller is.
-    fn begin(handle: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+    fn begin(
+        home: &Arc<dyn lock_protocol::Executor>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
         let sleeper = Arc::new(Sleeper {
-            handle: handle.clone(),
+            home: Arc::clone(home),
             state: Mutex::new(State::Polled),
         });
         let waker = Waker::from(Arc::clone(&sleeper));
-        let Some(task) = begin(handle, task, &waker) else {
+        let mut task: Option<Task> = Some(Box::pin(task));
+        home.enter(&mut || task = task.take().and_then(|task| begin(task, &waker)));
+        let Some(task) = task else {
             return;
         };
         let mut state = lock(&sleeper.state);
         if let State::Woken = *state {
             drop(state);
-            handle.spawn(task);
+            home.spawn(task);
         } else {
             *state = State::Asleep(task);
         }
@@ -116,7 +136,7 @@ impl Wake for Sleeper {
     fn wake(self: Arc<Sleeper>) {
         let state = replace(&mut *lock(&self.state), State::Woken);
         if let State::Asleep(task) = state {
-            self.handle.spawn(task);
+            self.home.spawn(task);
         }
     }
 }
@@ -136,7 +156,7 @@ mod tests {
             .worker_threads(1)
             .build()
             .expect("a thread");
-        let executor = Executor::Backend(runtime.handle().clone());
+        let executor = Executor::Backend(Arc::new(OnTokio(runtime.handle().clone())));
         (runtime, executor)
     }
 

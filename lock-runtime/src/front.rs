@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use lock_protocol::{FencingToken, LockKey};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -12,9 +13,8 @@ use crate::backend::{BackendError, ErasedBackend};
 use crate::claim::{Driver, Release, Start};
 use crate::error::LockError;
 use crate::executor::Executor;
-use crate::fence::FencingToken;
 use crate::hold::{Lease, Terms};
-use crate::key::LockKey;
+use crate::mailbox::Listening;
 use crate::queue::{Answer, Entry, Outcome, Table};
 use crate::settings::Settings;
 use crate::watchdog::{self, Watchdog};
@@ -26,7 +26,7 @@ const MARGIN: Duration = Duration::from_millis(50);
 const RESTARTS: u32 = 3;
 
 pub(crate) struct Front {
-    pub(crate) backend: Arc<dyn ErasedBackend>,
+    pub(crate) backend: Listening,
     pub(crate) executor: Executor,
     pub(crate) settings: Settings,
     pub(crate) table: Table,
@@ -55,7 +55,7 @@ impl Front {
         settings: Settings,
     ) -> Front {
         Front {
-            backend,
+            backend: Listening::new(backend),
             executor,
             settings,
             table: Table::new(),
@@ -181,7 +181,7 @@ impl Front {
         let (front, lease) = (self.clone(), lease.clone());
         self.executor.spawn(async move {
             // The lease ends by itself, so one attempt is enough.
-            let question = front.backend.release(&lease.key, &lease.owner, None);
+            let question = front.backend.release_detached(&lease.key, &lease.owner);
             let _ = front.ask(Instant::now(), question).await;
         });
         lost
@@ -405,6 +405,12 @@ impl Drop for Place {
 
 pub(crate) fn no_answer() -> BackendError {
     BackendError::unavailable("no answer in time")
+}
+
+/// Why an `answer` is none: a failure, or a word of a later version of the seam.
+pub(crate) fn not_known<T>(answer: Result<T, BackendError>) -> BackendError {
+    let later = || BackendError::unavailable("the store answered what this version does not know");
+    answer.err().unwrap_or_else(later)
 }
 
 /// `after` this long, or as late as anybody can tell.

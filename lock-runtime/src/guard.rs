@@ -4,12 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lock_protocol::{FencingToken, LockKey, OwnerToken};
+
 use crate::error::LockError;
-use crate::fence::FencingToken;
 use crate::front::{Front, Hold};
 use crate::hold::Lease;
-use crate::key::LockKey;
-use crate::owner::OwnerToken;
 
 /// A held lock.
 ///

@@ -3,15 +3,14 @@
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use lock_protocol::{
+    Claim, Extension, FenceBlock, FencingToken, LockKey, LostReason, OwnerToken, Renewal,
+};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use crate::backend::{Claim, Renewal};
-use crate::error::{LockError, LostReason};
-use crate::fence::{FenceBlock, FencingToken};
-use crate::key::LockKey;
-use crate::lease;
-use crate::owner::OwnerToken;
+use crate::clock;
+use crate::error::LockError;
 use crate::sync::lock;
 
 /// How a lease is kept: what a caller asked for, checked.
@@ -226,7 +225,7 @@ impl Lease {
     pub(crate) fn renewed(
         &self,
         sent_at: Instant,
-        tokens: Option<FenceBlock>,
+        extension: Extension,
         renew_at: Option<Instant>,
     ) {
         let mut state = self.state();
@@ -235,9 +234,9 @@ impl Lease {
         if self.standing(&mut state, token) != Status::Held {
             return;
         }
-        let until = lease::valid_until(sent_at, self.terms.ttl);
+        let until = clock::valid_until(sent_at, extension.valid_for.unwrap_or(self.terms.ttl));
         state.valid_until = state.valid_until.max(until);
-        state.spare = tokens.or(state.spare);
+        state.spare = extension.tokens.or(state.spare);
         state.renew_at = renew_at;
     }
 
@@ -308,7 +307,7 @@ impl State {
     fn take_spare(&mut self) -> Option<FencingToken> {
         let FenceBlock { first, last } = self.spare?;
         self.spare = (first < last).then(|| FenceBlock {
-            first: first.next(),
+            first: FencingToken::new(first.as_u64() + 1),
             last,
         });
         Some(first)

@@ -10,8 +10,9 @@ use std::fmt::{self, Write};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use lock_protocol::{InvalidKey, LockKey};
+
 use crate::error::LockError;
-use crate::key::{FENCE, InvalidKey, LockKey, QUEUE};
 
 /// A value that can stand in a key template: `<id>` in `key = "coupon:<id>"`.
 ///
@@ -167,7 +168,7 @@ impl KeyTemplate {
         let mut text = self.key.text;
         // What a value says must not decide whether a key can be used: no key with a hash tag may end like a companion.
         if let Some(start) = last_value
-            && [QUEUE, FENCE].contains(&&*format!(":{}", &text[start..]))
+            && LockKey::COMPANIONS.contains(&&*format!(":{}", &text[start..]))
         {
             text.insert_str(start, "%(");
             text.push_str("%)");

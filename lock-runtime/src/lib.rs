@@ -64,45 +64,45 @@ pub mod backend;
 mod backoff;
 mod builder;
 mod claim;
+mod clock;
 mod error;
 mod executor;
-mod fence;
 pub mod fencing;
 mod front;
 mod guard;
 mod hold;
-mod key;
 mod key_part;
-mod lease;
 mod lock;
 mod lock_return;
+mod mailbox;
 mod memory;
-mod owner;
+mod numbers;
 mod queue;
 #[cfg(feature = "redis")]
 mod redis;
 mod run;
 mod runtime;
 mod settings;
+mod sinks;
 mod sync;
 mod watchdog;
 
 #[cfg(feature = "macros")]
 pub use lock_macros::distributed_lock;
+pub use lock_protocol::{
+    BoxError, FenceBlock, FencingToken, InvalidKey, LockKey, LostReason, MAX_TTL, MIN_TTL,
+    OwnerToken,
+};
 
 pub use crate::backend::Backend;
 pub use crate::backoff::{Backoff, Retry};
 pub use crate::builder::LockRuntimeBuilder;
-pub use crate::error::{BoxError, LockError, LostReason};
-pub use crate::fence::{FenceBlock, FencingToken};
+pub use crate::error::LockError;
 pub use crate::guard::{LockGuard, LockHandle};
-pub use crate::key::{InvalidKey, LockKey};
 pub use crate::key_part::{KeyBuilder, KeyPart};
-pub use crate::lease::{MAX_TTL, MIN_TTL};
 pub use crate::lock::{Lock, Renew};
 pub use crate::lock_return::LockReturn;
 pub use crate::memory::{Fault, MemoryBackend};
-pub use crate::owner::OwnerToken;
 #[cfg(feature = "redis")]
 pub use crate::redis::{RedisBackend, RedisSettings};
 pub use crate::runtime::LockRuntime;

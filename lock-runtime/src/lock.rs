@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lock_protocol::LockKey;
+
 use crate::error::LockError;
 use crate::front::Front;
 use crate::guard::{LockGuard, LockHandle};
 use crate::hold::Terms;
-use crate::key::LockKey;
 use crate::run::{Body, Entered};
 use crate::settings::{self, Settings};
 

@@ -6,20 +6,19 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, SystemTime};
 
+use lock_protocol::{
+    Acquired, AskNumber, Backend, BackendError, Claim, Extension, FenceBlock, FencingToken, Grant,
+    Holder, LockKey, News, OwnerToken, Release, Released, Renewal, Renewed,
+};
 use tokio::time::{Instant, sleep};
 
-use crate::backend::{
-    Acquired, Backend, BackendError, Claim, Grant, Holder, Released, Renewal, Renewed, Wakeup,
-};
-use crate::fence::{FenceBlock, FencingToken};
-use crate::key::LockKey;
-use crate::owner::OwnerToken;
+use crate::clock::to_seam;
+use crate::numbers::{Numbers, Overtaken};
+use crate::sinks::{Sinks, Told};
 use crate::sync::lock;
 
 /// Locks held in the memory of this process.
@@ -54,6 +53,10 @@ pub struct MemoryBackend {
     store: Arc<Mutex<Store>>,
     /// Whether this handle is closed; others to the same store stay open, as the connections of other processes would.
     closed: AtomicBool,
+    /// Who hears of the claims that this handle queued.
+    sinks: Arc<Sinks>,
+    /// Of the questions of this handle.
+    numbers: Mutex<Numbers>,
 }
 
 impl MemoryBackend {
@@ -174,6 +177,12 @@ impl MemoryBackend {
         lock(&self.store)
     }
 
+    /// Takes in the number of a question.
+    fn admit(&self, key: &LockKey, number: AskNumber) -> Result<(), Refusal> {
+        lock(&self.numbers).admit(key, number)?;
+        Ok(())
+    }
+
     /// Runs a verb, unless a fault comes in between.
     async fn run<T>(&self, verb: impl FnOnce(&mut Store, Instant) -> T) -> Result<T, Refusal> {
         if self.closed.load(Ordering::Relaxed) {
@@ -207,7 +216,7 @@ impl Clone for MemoryBackend {
     fn clone(&self) -> MemoryBackend {
         MemoryBackend {
             store: Arc::clone(&self.store),
-            closed: AtomicBool::new(false),
+            ..MemoryBackend::default()
         }
     }
 }
@@ -219,10 +228,15 @@ impl fmt::Debug for MemoryBackend {
 }
 
 impl Backend for MemoryBackend {
+    fn attach(&self, news: Weak<dyn News>) {
+        self.sinks.attach(news);
+    }
+
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
+        self.admit(&claim.key, claim.number)?;
         let answer = self.run(|store, now| {
             store.on(&claim.key, now, |lock, fence| {
-                lock.acquire(claim, now, fence)
+                lock.acquire(claim, &self.sinks, now, fence)
             })
         });
         Ok(answer.await?)
@@ -241,25 +255,23 @@ impl Backend for MemoryBackend {
         }
     }
 
-    async fn release(
-        &self,
-        key: &LockKey,
-        owner: &OwnerToken,
-        next: Option<&Claim>,
-    ) -> Result<Released, BackendError> {
+    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
+        self.admit(&release.key, release.number)?;
         let answer = self.run(|store, now| {
-            store.on(key, now, |lock, fence| {
-                if !lock.end_lease_of(owner) {
+            store.on(&release.key, now, |lock, fence| {
+                if !lock.end_lease_of(&release.owner) {
                     return Released::NotHeld;
                 }
                 lock.hand_over(now, fence);
-                Released::Released(next.map(|next| lock.acquire(next, now, fence)))
+                let next = release.next.as_ref();
+                Released::Released(next.map(|next| lock.acquire(next, &self.sinks, now, fence)))
             })
         });
         Ok(answer.await?)
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
+        self.admit(&claim.key, claim.number)?;
         let answer = self.run(|store, now| {
             store.on(&claim.key, now, |lock, fence| {
                 lock.queue
@@ -269,10 +281,6 @@ impl Backend for MemoryBackend {
             })
         });
         Ok(answer.await?)
-    }
-
-    async fn changed(&self, claim: &Claim) -> Wakeup {
-        poll_fn(|cx| self.store().poll_news(claim, cx)).await
     }
 
     async fn close(&self) {
@@ -305,12 +313,14 @@ enum Refusal {
     Unavailable,
     #[error("the test made the in-memory backend refuse")]
     Denied,
+    #[error(transparent)]
+    Overtaken(#[from] Overtaken),
 }
 
 impl From<Refusal> for BackendError {
     fn from(refusal: Refusal) -> BackendError {
         match refusal {
-            Refusal::Unavailable => BackendError::unavailable(refusal),
+            Refusal::Unavailable | Refusal::Overtaken(_) => BackendError::unavailable(refusal),
             Refusal::Closed | Refusal::Denied => BackendError::denied(refusal),
         }
     }
@@ -364,13 +374,6 @@ impl Store {
         self.sweep_at = self.locks.len() * 2;
     }
 
-    fn poll_news(&mut self, claim: &Claim, cx: &mut Context<'_>) -> Poll<Wakeup> {
-        match self.locks.get_mut(&claim.key) {
-            Some(lock) => lock.poll_news(claim, cx),
-            None => Poll::Ready(Wakeup::Ask),
-        }
-    }
-
     fn next_fault(&mut self) -> Option<Fault> {
         while let Some((verbs, fault)) = self.faults.front_mut() {
             if let Some(left) = verbs.checked_sub(1) {
@@ -389,7 +392,6 @@ impl Store {
             ends: None,
             tokens: self.fence.reserve(1),
             foreign: true,
-            unread: None,
         };
         self.stolen.insert(key.to_owned(), theft);
     }
@@ -449,32 +451,34 @@ impl Lock {
         self.queue.retain(|waiter| waiter.is_remembered(now));
     }
 
-    /// Makes the claim that has waited longest the owner of a free lock, for its grace.
+    /// Makes the claim that has waited longest the owner of a free lock, for its grace; the next one if
+    /// nobody expects it any more.
     fn hand_over(&mut self, now: Instant, fence: &mut Fence) {
-        if self.lease.is_some() {
-            return;
-        }
-        if let Some(Waiter { claim, waker, .. }) = self.queue.pop_front() {
+        while self.lease.is_none()
+            && let Some(Waiter { claim, sinks, .. }) = self.queue.pop_front()
+        {
             let grant = self.grant(&claim, claim.grace, now, fence);
-            let lease = self.lease.as_mut().expect("it has just been granted");
-            lease.unread = Some(Wakeup::Granted { grant, since: now });
-            if let Some(waker) = waker {
-                waker.wake();
+            let told = sinks.granted(&claim.key, claim.owner.as_str(), grant, to_seam(now));
+            if told == Told::Unexpected {
+                self.lease = None;
             }
         }
     }
 
-    fn acquire(&mut self, claim: &Claim, now: Instant, fence: &mut Fence) -> Acquired {
+    /// `sinks` hear of the claim if it is queued.
+    fn acquire(
+        &mut self,
+        claim: &Claim,
+        sinks: &Arc<Sinks>,
+        now: Instant,
+        fence: &mut Fence,
+    ) -> Acquired {
         let Some(lease) = &mut self.lease else {
             return Acquired::Granted(self.grant(claim, claim.ttl, now, fence));
         };
         if lease.owner == claim.owner {
             lease.ends = now.checked_add(claim.ttl);
-            lease.unread = None;
-            return Acquired::Granted(Grant {
-                tokens: lease.tokens,
-                valid_for: claim.ttl,
-            });
+            return Acquired::Granted(Grant::new(lease.tokens, claim.ttl));
         }
         let holder = lease.seen_by_others(now);
         if let Some(waiter) = self.waiter(claim) {
@@ -484,7 +488,7 @@ impl Lock {
             self.queue.push_back(Waiter {
                 claim: claim.clone(),
                 heard: now,
-                waker: None,
+                sinks: Arc::clone(sinks),
             });
             Acquired::Queued(holder)
         } else {
@@ -499,9 +503,9 @@ impl Lock {
                 let further = (renewal.tokens > 0).then(|| fence.reserve(renewal.tokens));
                 // A repeated acquire must not fall back behind tokens that are in use by now.
                 lease.tokens = further.unwrap_or(lease.tokens);
-                Renewed::Held(further)
+                Renewed::Held(Extension::with_tokens(further))
             }
-            _ => Renewed::Lost,
+            _ => Renewed::lost(),
         }
     }
 
@@ -518,28 +522,13 @@ impl Lock {
             ends: now.checked_add(valid_for),
             tokens,
             foreign: false,
-            unread: None,
         });
-        Grant { tokens, valid_for }
+        Grant::new(tokens, valid_for)
     }
 
     /// Whether there was a lease of `owner` to end.
     fn end_lease_of(&mut self, owner: &OwnerToken) -> bool {
         self.lease.take_if(|lease| lease.owner == *owner).is_some()
-    }
-
-    /// News live where the claim lives, in the queue or in the lease, so they end with it and cannot pile up.
-    fn poll_news(&mut self, claim: &Claim, cx: &mut Context<'_>) -> Poll<Wakeup> {
-        if let Some(waiter) = self.waiter(claim) {
-            waiter.waker = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        let lease = self
-            .lease
-            .as_mut()
-            .filter(|lease| lease.owner == claim.owner);
-        let unread = lease.and_then(|lease| lease.unread.take());
-        Poll::Ready(unread.unwrap_or(Wakeup::Ask))
     }
 
     fn waiter(&mut self, claim: &Claim) -> Option<&mut Waiter> {
@@ -561,8 +550,6 @@ struct Lease {
     /// The tokens that were reserved last.
     tokens: FenceBlock,
     foreign: bool,
-    /// The hand-over, until its new owner has heard of it.
-    unread: Option<Wakeup>,
 }
 
 impl Lease {
@@ -571,10 +558,13 @@ impl Lease {
     }
 
     fn seen_by_others(&self, now: Instant) -> Holder {
-        Holder {
-            remaining: self.ends.map(|ends| ends - now),
-            foreign: self.foreign,
+        let remaining = self.ends.map(|ends| ends - now);
+        if self.foreign {
+            return Holder::foreign(remaining);
         }
+        let mut holder = Holder::of_ours(Duration::ZERO);
+        holder.remaining = remaining;
+        holder
     }
 }
 
@@ -582,8 +572,8 @@ struct Waiter {
     claim: Claim,
     /// When the claim last asked.
     heard: Instant,
-    /// The task that waits for news.
-    waker: Option<Waker>,
+    /// Those of the handle that made the claim.
+    sinks: Arc<Sinks>,
 }
 
 impl Waiter {

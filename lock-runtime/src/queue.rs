@@ -9,16 +9,15 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use lock_protocol::{FencingToken, LockKey};
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::backend::{BackendError, Holder};
 use crate::error::LockError;
-use crate::fence::FencingToken;
 use crate::front::{Hold, later};
 use crate::hold::{Lease, Terms};
-use crate::key::LockKey;
 use crate::settings::Settings;
 use crate::sync::lock;
 
@@ -110,7 +109,7 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
-    pub(crate) fn held(holder: Holder) -> Answer {
+    pub(crate) fn held(holder: &Holder) -> Answer {
         Answer::Held {
             until: holder
                 .remaining

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
+use lock_protocol::LockKey;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
@@ -12,7 +13,6 @@ use crate::backend::BoxFuture;
 use crate::error::LockError;
 use crate::front::{Front, Hold, later};
 use crate::guard::LockHandle;
-use crate::key::LockKey;
 use crate::lock::Wish;
 
 tokio::task_local! {

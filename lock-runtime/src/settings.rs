@@ -5,11 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lock_protocol::{LockKey, MAX_TTL, MIN_RENEWAL, MIN_TTL, checked_ttl};
+
 use crate::backoff::{Backoff, Retry};
 use crate::error::LockError;
-use crate::key::LockKey;
-use crate::lease::{MAX_TTL, MIN_TTL, checked_ttl};
-use crate::owner::{OwnerTokens, uuid_v4};
+use uuid::Uuid;
 
 /// How a driver goes on if nobody says otherwise.
 const BACKOFF: Backoff = Backoff {
@@ -20,8 +20,13 @@ const BACKOFF: Backoff = Backoff {
 /// Each pass reserves a fencing token, and a block of tokens must not run ahead of the microseconds that they are floored by.
 const MAX_LOCAL_PASSES: u32 = 10_000;
 
-/// The shortest period of the watchdog: timers are no finer, and below it the watchdog would do nothing else.
-const MIN_RENEWAL: Duration = Duration::from_millis(1);
+/// What makes the first part of owner tokens.
+pub(crate) type OwnerTokens = Arc<dyn Fn(&LockKey) -> String + Send + Sync>;
+
+/// The default generator: a UUID v4.
+fn uuid_v4() -> OwnerTokens {
+    Arc::new(|_| Uuid::new_v4().to_string())
+}
 
 /// The settings every runtime has, whatever its backend.
 #[derive(Clone)]

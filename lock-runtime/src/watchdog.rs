@@ -292,17 +292,17 @@ fn take_in(
 ) {
     let period = lease.terms.renew;
     match answer {
-        Ok(Renewed::Held(tokens)) => {
+        Ok(Renewed::Held(extension)) => {
             let next = period.map(|period| front.watchdog.renewal_at(sent_at, period));
-            lease.renewed(sent_at, tokens, next);
+            lease.renewed(sent_at, extension, next);
         }
-        Ok(Renewed::Lost) => {
+        Ok(Renewed::Lost(_)) => {
             lease.was_lost();
             front.watchdog.forget(lease);
             return front.detach(lease);
         }
         // Whatever the error, trying costs little, and the deadline decides.
-        Err(_) => {
+        Ok(_) | Err(_) => {
             let pause = period.unwrap_or(lease.terms.ttl / 10) / 2;
             lease.renewal_failed(jittered(pause.min(Duration::from_secs(1))));
         }

@@ -1,13 +1,14 @@
 //! The backend with a protection removed: what a run must be able to notice.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Grant, Released, Renewal, Renewed, Wakeup,
+    Acquired, Backend, BackendError, Claim, Executor, Grant, Limits, News, Release, Released,
+    Renewal, Renewed,
 };
-use lock_runtime::{FenceBlock, FencingToken, LockKey, OwnerToken, RedisBackend};
-use tokio::runtime::Handle;
+use lock_runtime::{FenceBlock, FencingToken, LockKey, RedisBackend};
 
 use crate::admin::queue;
 use crate::plan::Sabotage;
@@ -68,6 +69,14 @@ impl Saboteur {
 }
 
 impl Backend for Saboteur {
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+
+    fn attach(&self, news: Weak<dyn News>) {
+        self.inner.attach(news);
+    }
+
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
         if self.strikes(Sabotage::Hang) {
             std::thread::sleep(Duration::MAX);
@@ -76,20 +85,15 @@ impl Backend for Saboteur {
         match answer {
             Acquired::Granted(grant) if self.strikes(Sabotage::LowFence) => {
                 let earlier = |token: FencingToken| FencingToken::new(token.as_u64() - 60_000_000);
-                Ok(Acquired::Granted(Grant {
-                    tokens: FenceBlock {
-                        first: earlier(grant.tokens.first),
-                        last: earlier(grant.tokens.last),
-                    },
-                    ..grant
-                }))
+                let tokens = FenceBlock {
+                    first: earlier(grant.tokens.first),
+                    last: earlier(grant.tokens.last),
+                };
+                Ok(Acquired::Granted(Grant::new(tokens, grant.valid_for)))
             }
             Acquired::Queued(_) | Acquired::Taken(_) if self.strikes(Sabotage::DoubleGrant) => {
                 self.inner.abandon(claim).await?;
-                Ok(Acquired::Granted(Grant {
-                    tokens: one_token_of_now(),
-                    valid_for: claim.ttl,
-                }))
+                Ok(Acquired::Granted(Grant::new(one_token_of_now(), claim.ttl)))
             }
             // Every time: there is seldom more than one to overtake.
             Acquired::Queued(_) if self.sabotage == Sabotage::Overtake => {
@@ -104,27 +108,18 @@ impl Backend for Saboteur {
         self.inner.renew(leases).await
     }
 
-    async fn release(
-        &self,
-        key: &LockKey,
-        owner: &OwnerToken,
-        next: Option<&Claim>,
-    ) -> Result<Released, BackendError> {
-        if self.strikes(Sabotage::LeakKey) && self.persist(key).await {
+    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
+        if self.strikes(Sabotage::LeakKey) && self.persist(&release.key).await {
             return Ok(Released::Released(None));
         }
-        self.inner.release(key, owner, next).await
+        self.inner.release(release).await
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         self.inner.abandon(claim).await
     }
 
-    async fn changed(&self, claim: &Claim) -> Wakeup {
-        self.inner.changed(claim).await
-    }
-
-    fn executor(&self) -> Option<Handle> {
+    fn executor(&self) -> Option<Arc<dyn Executor>> {
         match self.sabotage {
             // So that it is a thread of the callers that blocks: the backend's own would cost only what depends on it.
             Sabotage::Hang => None,

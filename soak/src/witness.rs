@@ -1,22 +1,58 @@
 //! What a store does with claims, noted for the log: callers do not see when a claim takes its place in the queue of the store.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Released, Renewal, Renewed, Wakeup,
+    Acquired, Backend, BackendError, Claim, Executor, Grant, Instant, Limits, News, Release,
+    Released, Renewal, Renewed,
 };
 use lock_runtime::{FencingToken, LockKey, OwnerToken};
 use lock_tests::checker::{Fault, Nanos, Place, Recorder, What, now};
-use tokio::runtime::Handle;
 
 use crate::plan::HEARTBEAT;
 
 /// Passes everything on, and notes which claims are queued and served.
 pub(crate) struct Witness<B> {
     inner: B,
+    seen: Arc<Claims>,
+    /// What stands between the store and those who hear its news.
+    listeners: Mutex<Vec<Arc<Listener>>>,
+}
+
+/// What has been seen of the claims.
+struct Claims {
     log: Arc<Recorder>,
     claims: Mutex<HashMap<OwnerToken, Seen>>,
+}
+
+/// Notes the news on their way to `sink`.
+struct Listener {
+    sink: Weak<dyn News>,
+    seen: Arc<Claims>,
+}
+
+impl News for Listener {
+    fn granted(&self, key: &LockKey, owner: &str, grant: Grant, since: Instant) -> bool {
+        let sink = self.sink.upgrade();
+        let expected = sink.is_some_and(|sink| sink.granted(key, owner, grant, since));
+        if expected {
+            self.seen.is_served(key, owner, grant.tokens.first);
+        }
+        expected
+    }
+
+    fn ask_at(&self, key: &LockKey, owner: &OwnerToken, at: Instant) {
+        if let Some(sink) = self.sink.upgrade() {
+            sink.ask_at(key, owner, at);
+        }
+    }
+
+    fn ask_all(&self) {
+        if let Some(sink) = self.sink.upgrade() {
+            sink.ask_all();
+        }
+    }
 }
 
 /// A claim that has been made, and neither withdrawn nor released.
@@ -26,6 +62,8 @@ struct Seen {
     /// An instant before the store last heard of it while it was queued.
     queued: Option<Nanos>,
     served: bool,
+    /// An instant after the store made it the owner, if it has.
+    served_at: Nanos,
     /// How often it had been served before it took its present place.
     missed: u32,
 }
@@ -36,6 +74,7 @@ impl Seen {
             asked,
             queued: None,
             served: false,
+            served_at: 0,
             missed: 0,
         }
     }
@@ -51,7 +90,7 @@ impl Seen {
 
     /// The name of the claim for its present place: one that missed what it was handed asks again, and then stands behind those who came
     /// meanwhile.
-    fn name(&self, owner: &OwnerToken) -> String {
+    fn name(&self, owner: &str) -> String {
         format!("{owner}@{}", self.missed)
     }
 }
@@ -60,11 +99,16 @@ impl<B> Witness<B> {
     pub(crate) fn new(inner: B, log: Arc<Recorder>) -> Witness<B> {
         Witness {
             inner,
-            log,
-            claims: Mutex::default(),
+            seen: Arc::new(Claims {
+                log,
+                claims: Mutex::default(),
+            }),
+            listeners: Mutex::default(),
         }
     }
+}
 
+impl Claims {
     /// The claim is about to be made, perhaps once more. The present instant.
     fn asks(&self, claim: &Claim) -> Nanos {
         let now = now();
@@ -76,11 +120,13 @@ impl<B> Witness<B> {
     }
 
     /// The claim has been answered that was made, or repeated, at `since`.
-    fn hears(&self, claim: &Claim, since: Nanos, answer: Acquired) {
+    fn hears(&self, claim: &Claim, since: Nanos, answer: &Acquired) {
         match answer {
-            Acquired::Granted(grant) => self.is_served(claim, grant.tokens.first),
+            Acquired::Granted(grant) => {
+                self.is_served(&claim.key, claim.owner.as_str(), grant.tokens.first);
+            }
             Acquired::Queued(_) => self.is_queued(claim, since),
-            Acquired::Taken(_) => self.forgets(&claim.owner),
+            _ => self.forgets(&claim.owner),
         }
     }
 
@@ -89,6 +135,10 @@ impl<B> Witness<B> {
         let Some(seen) = claims.get_mut(&claim.owner) else {
             return;
         };
+        if seen.served && since < seen.served_at {
+            // The news of the hand-over went past this answer, on another connection.
+            return;
+        }
         if seen.served {
             *seen = seen.queued_again(since);
         }
@@ -96,7 +146,7 @@ impl<B> Witness<B> {
             None => Some((
                 seen.asked,
                 What::Queued {
-                    claim: seen.name(&claim.owner),
+                    claim: seen.name(claim.owner.as_str()),
                     place: Place::Store,
                 },
             )),
@@ -115,19 +165,20 @@ impl<B> Witness<B> {
         }
     }
 
-    fn is_served(&self, claim: &Claim, token: FencingToken) {
+    fn is_served(&self, key: &LockKey, owner: &str, token: FencingToken) {
         let mut claims = self.claims();
-        let Some(seen) = claims.get_mut(&claim.owner).filter(|seen| !seen.served) else {
+        let Some(seen) = claims.get_mut(owner).filter(|seen| !seen.served) else {
             return;
         };
         seen.served = true;
-        let (asked, name) = (seen.asked, seen.name(&claim.owner));
+        seen.served_at = now();
+        let (asked, name) = (seen.asked, seen.name(owner));
         drop(claims);
         let what = What::Served {
             claim: name,
             token: token.as_u64(),
         };
-        self.record(&claim.key, asked, what);
+        self.record(key, asked, what);
     }
 
     fn forgets(&self, owner: &OwnerToken) {
@@ -147,10 +198,29 @@ impl<B> Witness<B> {
 }
 
 impl<B: Backend> Backend for Witness<B> {
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+
+    fn attach(&self, sink: Weak<dyn News>) {
+        let listener = Arc::new(Listener {
+            sink,
+            seen: Arc::clone(&self.seen),
+        });
+        let news: Weak<Listener> = Arc::downgrade(&listener);
+        let mut listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        listeners.push(listener);
+        drop(listeners);
+        self.inner.attach(news);
+    }
+
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        let since = self.asks(claim);
+        let since = self.seen.asks(claim);
         let answer = self.inner.acquire(claim).await?;
-        self.hears(claim, since, answer);
+        self.seen.hears(claim, since, &answer);
         Ok(answer)
     }
 
@@ -158,35 +228,25 @@ impl<B: Backend> Backend for Witness<B> {
         self.inner.renew(leases).await
     }
 
-    async fn release(
-        &self,
-        key: &LockKey,
-        owner: &OwnerToken,
-        next: Option<&Claim>,
-    ) -> Result<Released, BackendError> {
-        self.forgets(owner);
-        let asking = next.map(|next| (next, self.asks(next)));
-        let released = self.inner.release(key, owner, next).await?;
-        if let (Some((next, since)), Released::Released(Some(answer))) = (asking, released) {
-            self.hears(next, since, answer);
+    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
+        self.seen.forgets(&release.owner);
+        let asking = release
+            .next
+            .as_ref()
+            .map(|next| (next, self.seen.asks(next)));
+        let released = self.inner.release(release).await?;
+        if let (Some((next, since)), Released::Released(Some(answer))) = (asking, &released) {
+            self.seen.hears(next, since, answer);
         }
         Ok(released)
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        self.forgets(&claim.owner);
+        self.seen.forgets(&claim.owner);
         self.inner.abandon(claim).await
     }
 
-    async fn changed(&self, claim: &Claim) -> Wakeup {
-        let news = self.inner.changed(claim).await;
-        if let Wakeup::Granted { grant, .. } = news {
-            self.is_served(claim, grant.tokens.first);
-        }
-        news
-    }
-
-    fn executor(&self) -> Option<Handle> {
+    fn executor(&self) -> Option<Arc<dyn Executor>> {
         self.inner.executor()
     }
 

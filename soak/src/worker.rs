@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
-use lock_runtime::backend::Backend;
 use lock_runtime::deadpool_redis::Config;
 use lock_runtime::{LockError, LockRuntime, RedisBackend, RedisSettings};
 use lock_tests::checker::{Leftovers, Nanos, Outcome, Recorder, What, now};
@@ -147,7 +146,7 @@ async fn connect(
         settings.command_timeout = Duration::from_millis(400);
         let timeout = settings.command_timeout;
         let redis = RedisBackend::connect_lazily(Config::from_url(url), settings)?;
-        executors.extend(redis.executor());
+        executors.push(redis.handle().clone());
         let builder = match orders.sabotage {
             Some(sabotage) => {
                 let client = redis::Client::open(direct.as_str())

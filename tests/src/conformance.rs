@@ -5,6 +5,7 @@
 //! delivers its wake-ups, since waiting would be slow without.
 
 use std::future::Future;
+use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,11 +13,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Grant, Holder, Released, Renewal, Renewed, Wakeup,
+    Acquired, AskNumber, Backend, BackendError, Claim, Grant, Holder, Release, Released, Renewal,
+    Renewed,
 };
 use lock_runtime::{FenceBlock, LockKey, OwnerToken};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::inbox::{Inbox, Told};
 
 /// A store under test, for one promise alone.
 pub trait Store: Send + Sync + 'static {
@@ -37,6 +41,26 @@ pub trait Store: Send + Sync + 'static {
 
     /// What is stored at the moment, fencing counters apart; for the message of a failed test.
     fn leftovers(&self) -> impl Future<Output = Vec<String>> + Send;
+}
+
+/// A backend, and where its news go.
+struct Process<B> {
+    backend: B,
+    inbox: Arc<Inbox>,
+}
+
+impl<B> Deref for Process<B> {
+    type Target = B;
+
+    fn deref(&self) -> &B {
+        &self.backend
+    }
+}
+
+async fn connect<S: Store>(store: &S) -> Process<S::Backend> {
+    let backend = store.connect().await;
+    let inbox = Inbox::of(&backend);
+    Process { backend, inbox }
 }
 
 /// Calls the macro `$callback` with `$context` and the names of all promises.
@@ -89,10 +113,15 @@ macro_rules! for_each_promise {
             a_release_grants_the_next_claim_if_nobody_waits
             a_release_queues_the_next_claim_behind_those_who_wait
             a_release_of_nothing_ignores_the_next_claim
-            news_that_came_before_changed_are_kept
-            a_dropped_changed_loses_no_news
+            a_hand_over_is_told_to_a_sink_attached_before
+            a_sink_attached_late_hears_of_earlier_claims
+            a_sink_hears_of_every_hand_over
+            several_sinks_each_hear_of_their_own_claims
+            a_claim_that_nobody_expects_is_given_back
             a_wake_up_tells_the_lease_as_it_is
             verbs_take_effect_in_the_order_of_their_first_polls
+            a_verb_behind_a_larger_number_takes_no_effect
+            numbers_order_the_verbs_of_one_key_and_one_process
             a_dropped_verb_breaks_nothing
             a_renewal_extends_the_lease
             a_renewal_never_creates_a_lease
@@ -143,7 +172,7 @@ const ROUNDING: Duration = Duration::from_millis(20);
 
 /// Neither another process nor another claim of the same one gets a lock that is held.
 pub async fn a_key_has_one_owner<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let holder = claim(&key);
     granted(&here, &holder).await;
     taken(&here, &claim(&key)).await;
@@ -154,7 +183,7 @@ pub async fn a_key_has_one_owner<S: Store>(store: &S) {
 
 /// Each key is a lock of its own.
 pub async fn different_keys_do_not_exclude_each_other<S: Store>(store: &S) {
-    let backend = store.connect().await;
+    let backend = connect(store).await;
     granted(&backend, &claim(&key())).await;
     granted(&backend, &claim(&key())).await;
 }
@@ -164,7 +193,7 @@ pub async fn of_claims_that_race_one_is_granted<S: Store>(store: &S) {
     let key = key();
     let mut racers = JoinSet::new();
     for _ in 0..4 {
-        let backend = Arc::new(store.connect().await);
+        let backend = Arc::new(connect(store).await);
         for _ in 0..8 {
             let (backend, claim) = (Arc::clone(&backend), claim(&key));
             racers.spawn(async move { acquire(&*backend, &claim).await });
@@ -182,7 +211,7 @@ pub async fn contending_claims_are_all_served_one_at_a_time<S: Store>(store: &S)
     let last_token = Arc::new(std::sync::Mutex::new(0));
     let mut tasks = JoinSet::new();
     for _ in 0..3 {
-        let backend = Arc::new(store.connect().await);
+        let backend = Arc::new(connect(store).await);
         for _ in 0..4 {
             let (backend, key) = (Arc::clone(&backend), key.clone());
             let last_token = Arc::clone(&last_token);
@@ -205,7 +234,7 @@ pub async fn contending_claims_are_all_served_one_at_a_time<S: Store>(store: &S)
 
 /// A holder that is silent costs the others its ttl, no more.
 pub async fn a_lease_ends_with_its_ttl<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let holder = with_ttl(claim(&key), SHORT);
     let grant = granted(&here, &holder).await;
     assert!(
@@ -213,12 +242,12 @@ pub async fn a_lease_ends_with_its_ttl<S: Store>(store: &S) {
         "the lease is longer than its ttl: {grant:?}"
     );
     eventually_granted(&there, &claim(&key)).await;
-    assert_eq!(renewed(&here, &holder).await, Renewed::Lost);
+    assert_lost(renewed(&here, &holder).await);
 }
 
 /// Whoever is refused learns how long the lease may still last.
 pub async fn a_refusal_tells_what_is_left_of_the_lease<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     granted(&here, &claim(&key)).await;
     let answered = Instant::now();
     sleep(SHORT).await;
@@ -242,23 +271,24 @@ pub async fn a_refusal_tells_what_is_left_of_the_lease<S: Store>(store: &S) {
 
 /// An owner that hands over to nobody is shown as such, also when it has no ttl.
 pub async fn a_foreign_owner_is_told_from_our_own<S: Store>(store: &S) {
-    let (backend, key) = (store.connect().await, key());
+    let (backend, key) = (connect(store).await, key());
     store.seize(&key).await;
-    let foreigner = Holder {
-        remaining: None,
-        foreign: true,
-    };
-    assert_eq!(taken(&backend, &claim(&key)).await, foreigner);
-    assert_eq!(queued(&backend, &waiter(&key)).await, foreigner);
+    for holder in [
+        taken(&backend, &claim(&key)).await,
+        queued(&backend, &waiter(&key)).await,
+    ] {
+        assert_eq!(holder.remaining, None);
+        assert!(holder.foreign && holder.silent, "{holder:?}");
+    }
 }
 
 /// A lease that another took is told to be lost, and nothing that its old owner does touches the new one.
 pub async fn a_lease_that_a_foreign_owner_took_is_lost<S: Store>(store: &S) {
-    let (backend, key) = (store.connect().await, key());
+    let (backend, key) = (connect(store).await, key());
     let holder = claim(&key);
     granted(&backend, &holder).await;
     store.seize(&key).await;
-    assert_eq!(renewed(&backend, &holder).await, Renewed::Lost);
+    assert_lost(renewed(&backend, &holder).await);
     assert_eq!(release(&backend, &holder).await, Released::NotHeld);
     abandon(&backend, &holder).await;
     assert!(taken(&backend, &claim(&key)).await.foreign);
@@ -268,7 +298,7 @@ pub async fn a_lease_that_a_foreign_owner_took_is_lost<S: Store>(store: &S) {
 
 /// Each lease has larger tokens than the one before, whichever process they go to.
 pub async fn fences_grow_with_every_grant<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let mut last = None;
     for turn in 0..20 {
         let backend = if turn % 2 == 0 { &here } else { &there };
@@ -286,7 +316,7 @@ pub async fn fences_grow_with_every_grant<S: Store>(store: &S) {
 
 /// Tokens grow although the store kept nothing of the lease.
 pub async fn fences_grow_over_an_expiry<S: Store>(store: &S) {
-    let (backend, key) = (store.connect().await, key());
+    let (backend, key) = (connect(store).await, key());
     let first = granted(&backend, &claim(&key)).await.tokens;
     store.expire(&key).await;
     let second = granted(&backend, &claim(&key)).await.tokens;
@@ -295,7 +325,7 @@ pub async fn fences_grow_over_an_expiry<S: Store>(store: &S) {
 
 /// A hand-over is a grant: its tokens grow too.
 pub async fn fences_grow_over_a_hand_over<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, heir, last) = (claim(&key), waiter(&key), claim(&key));
     let first = granted(&here, &holder).await.tokens;
     queued(&there, &heir).await;
@@ -308,7 +338,7 @@ pub async fn fences_grow_over_a_hand_over<S: Store>(store: &S) {
 
 /// Tokens that were reserved and not used are used by nobody else.
 pub async fn fences_grow_over_a_whole_block<S: Store>(store: &S) {
-    let (backend, key) = (store.connect().await, key());
+    let (backend, key) = (connect(store).await, key());
     let holder = with_tokens(claim(&key), MANY);
     let block = granted(&backend, &holder).await.tokens;
     assert_block(block, MANY);
@@ -327,16 +357,17 @@ pub async fn fences_grow_over_a_whole_block<S: Store>(store: &S) {
 
 /// A renewal gives as many further tokens as it asks for, or fewer, and none unasked.
 pub async fn a_renewal_reserves_fences<S: Store>(store: &S) {
-    let (backend, key) = (store.connect().await, key());
+    let (backend, key) = (connect(store).await, key());
     let holder = claim(&key);
     let first = granted(&backend, &holder).await.tokens;
-    assert_eq!(renewed(&backend, &holder).await, Renewed::Held(None));
+    assert_held(renewed(&backend, &holder).await);
 
     let mut renewal = renewal(&holder);
     renewal.tokens = MANY;
-    let Renewed::Held(Some(block)) = renew_one(&backend, &renewal).await else {
-        panic!("the renewal reserved no tokens");
+    let Renewed::Held(extension) = renew_one(&backend, &renewal).await else {
+        panic!("the lease should have been held");
     };
+    let block = extension.tokens.expect("further tokens");
     assert_block(block, MANY);
     assert_later(block, first);
     let again = granted(&backend, &holder).await.tokens;
@@ -350,7 +381,7 @@ pub async fn a_renewal_reserves_fences<S: Store>(store: &S) {
 
 /// Tokens are whole numbers that JSON and a `BIGINT` hold.
 pub async fn fences_survive_json<S: Store>(store: &S) {
-    let backend = store.connect().await;
+    let backend = connect(store).await;
     let tokens = granted(&backend, &claim(&key())).await.tokens;
     assert!(tokens.first.as_u64() > 0);
     assert!(tokens.last.as_u64() < 1 << 53, "{tokens:?}");
@@ -360,7 +391,7 @@ pub async fn fences_survive_json<S: Store>(store: &S) {
 
 /// A claim that did not hear the answer asks again, and hears that it owns the lock.
 pub async fn a_repeated_acquire_is_granted_again<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let holder = claim(&key);
     let first = granted(&here, &holder).await.tokens;
     let second = granted(&here, &holder).await.tokens;
@@ -375,7 +406,7 @@ pub async fn a_repeated_acquire_is_granted_again<S: Store>(store: &S) {
 
 /// What a repeated acquire says of the lease is true: it has begun anew.
 pub async fn a_repeated_acquire_gives_the_full_ttl<S: Store>(store: &S) {
-    let (backend, key) = (store.connect().await, key());
+    let (backend, key) = (connect(store).await, key());
     let holder = claim(&key);
     granted(&backend, &holder).await;
     sleep(3 * SHORT).await;
@@ -387,7 +418,7 @@ pub async fn a_repeated_acquire_gives_the_full_ttl<S: Store>(store: &S) {
 
 /// One release is enough for a claim that asked several times while it waited.
 pub async fn a_repeated_acquire_never_queues_twice<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, asker) = (claim(&key), waiter(&key));
     granted(&here, &holder).await;
     for _ in 0..3 {
@@ -401,7 +432,7 @@ pub async fn a_repeated_acquire_never_queues_twice<S: Store>(store: &S) {
 
 /// Asking again costs no waiter its place.
 pub async fn a_waiter_that_asks_keeps_its_place<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, first, second) = (claim(&key), waiter(&key), waiter(&key));
     granted(&here, &holder).await;
     queued(&here, &first).await;
@@ -413,7 +444,7 @@ pub async fn a_waiter_that_asks_keeps_its_place<S: Store>(store: &S) {
 
 /// A waiter that asks once a heartbeat keeps its place for as long as it likes.
 pub async fn a_waiter_that_asks_in_time_is_not_forgotten<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, mut first, second) = (claim(&key), waiter(&key), waiter(&key));
     first.heartbeat = 3 * SHORT;
     granted(&here, &holder).await;
@@ -429,7 +460,7 @@ pub async fn a_waiter_that_asks_in_time_is_not_forgotten<S: Store>(store: &S) {
 
 /// A poll asks "owner, queued, or neither?", and neither means: to the end of the queue.
 pub async fn a_claim_that_the_store_forgot_is_queued_again<S: Store>(store: &S) {
-    let (backend, key) = (store.connect().await, key());
+    let (backend, key) = (connect(store).await, key());
     let (holder, forgotten) = (claim(&key), waiter(&key));
     granted(&backend, &holder).await;
     queued(&backend, &forgotten).await;
@@ -441,7 +472,7 @@ pub async fn a_claim_that_the_store_forgot_is_queued_again<S: Store>(store: &S) 
 
 /// The second of two equal releases finds nothing, and leaves the new owner alone.
 pub async fn a_repeated_release_does_nothing<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, heir) = (claim(&key), claim(&key));
     granted(&here, &holder).await;
     released(&here, &holder).await;
@@ -453,7 +484,7 @@ pub async fn a_repeated_release_does_nothing<S: Store>(store: &S) {
 
 /// Only the owner ends a lease.
 pub async fn a_release_by_another_does_nothing<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, waiting) = (claim(&key), waiter(&key));
     granted(&here, &holder).await;
     queued(&there, &waiting).await;
@@ -468,7 +499,7 @@ pub async fn a_release_by_another_does_nothing<S: Store>(store: &S) {
 
 /// A waiter that gave up gets nothing, and costs the next no time.
 pub async fn an_abandoned_waiter_is_skipped<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, gone, next) = (claim(&key), waiter(&key), waiter(&key));
     granted(&here, &holder).await;
     queued(&here, &gone).await;
@@ -482,17 +513,17 @@ pub async fn an_abandoned_waiter_is_skipped<S: Store>(store: &S) {
 
 /// A claim that was granted and withdrawn leaves the lock free.
 pub async fn an_abandoned_grant_is_free<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let gone = claim(&key);
     granted(&here, &gone).await;
     abandon(&here, &gone).await;
-    assert_eq!(renewed(&here, &gone).await, Renewed::Lost);
+    assert_lost(renewed(&here, &gone).await);
     granted(&there, &claim(&key)).await;
 }
 
 /// Withdrawing a granted claim serves those who wait, as a release does.
 pub async fn an_abandoned_grant_is_handed_on<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (gone, next) = (claim(&key), waiter(&key));
     granted(&here, &gone).await;
     queued(&there, &next).await;
@@ -503,7 +534,7 @@ pub async fn an_abandoned_grant_is_handed_on<S: Store>(store: &S) {
 
 /// A waiter that gives up just as it is handed the lock passes it on.
 pub async fn an_abandoned_hand_over_is_handed_on<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, gone, next) = (claim(&key), waiter(&key), waiter(&key));
     granted(&here, &holder).await;
     queued(&here, &gone).await;
@@ -516,7 +547,7 @@ pub async fn an_abandoned_hand_over_is_handed_on<S: Store>(store: &S) {
 
 /// There is no wrong moment to abandon a claim.
 pub async fn an_abandon_may_come_twice_or_first<S: Store>(store: &S) {
-    let (backend, key) = (store.connect().await, key());
+    let (backend, key) = (connect(store).await, key());
     let never_sent = claim(&key);
     abandon(&backend, &never_sent).await;
     let holder = claim(&key);
@@ -528,7 +559,7 @@ pub async fn an_abandon_may_come_twice_or_first<S: Store>(store: &S) {
 
 /// Withdrawing one claim leaves the holder and the other waiters where they are.
 pub async fn an_abandon_touches_no_other_claim<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, gone) = (claim(&key), waiter(&key));
     let (first, second) = (waiter(&key), waiter(&key));
     granted(&here, &holder).await;
@@ -546,7 +577,7 @@ pub async fn an_abandon_touches_no_other_claim<S: Store>(store: &S) {
 
 /// A caller that is cancelled in the middle of an acquire leaves neither a lease nor a place in the queue.
 pub async fn an_abandon_undoes_an_acquire_that_was_dropped<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let cancelled = claim(&key);
     drop_after_one_poll(here.acquire(&cancelled));
     abandon(&here, &cancelled).await;
@@ -566,7 +597,7 @@ pub async fn an_abandon_undoes_an_acquire_that_was_dropped<S: Store>(store: &S) 
 
 /// A store that does not answer makes nobody believe that a lock is taken, lost or free.
 pub async fn a_dark_store_is_an_error_and_never_a_refusal<S: Store>(store: &S) {
-    let (backend, key) = (store.connect().await, key());
+    let (backend, key) = (connect(store).await, key());
     let (holder, other) = (claim(&key), waiter(&key));
     granted(&backend, &holder).await;
     store.go_dark().await;
@@ -575,7 +606,7 @@ pub async fn a_dark_store_is_an_error_and_never_a_refusal<S: Store>(store: &S) {
 
 /// Whoever uses a backend after closing it is told so.
 pub async fn a_closed_backend_answers_with_errors<S: Store>(store: &S) {
-    let (backend, key) = (store.connect().await, key());
+    let (backend, key) = (connect(store).await, key());
     answer(backend.close()).await;
     assert_all_errors(&backend, &claim(&key), &waiter(&key)).await;
 }
@@ -584,7 +615,7 @@ pub async fn a_closed_backend_answers_with_errors<S: Store>(store: &S) {
 
 /// First come, first served, whichever process they are of.
 pub async fn waiters_are_served_in_the_order_of_their_first_asking<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let holder = claim(&key);
     granted(&here, &holder).await;
     let mut waiters = Vec::new();
@@ -607,7 +638,7 @@ pub async fn waiters_are_served_in_the_order_of_their_first_asking<S: Store>(sto
 
 /// Who waits for news hears of a hand-over without asking.
 pub async fn a_hand_over_wakes_the_head_of_the_queue<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, heir) = (claim(&key), waiter(&key));
     granted(&here, &holder).await;
     queued(&there, &heir).await;
@@ -621,7 +652,7 @@ pub async fn a_hand_over_wakes_the_head_of_the_queue<S: Store>(store: &S) {
 
 /// Between a release and the waiter that it serves, nobody gets in.
 pub async fn a_hand_over_leaves_no_gap<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, heir) = (claim(&key), waiter(&key));
     granted(&here, &holder).await;
     queued(&there, &heir).await;
@@ -633,7 +664,7 @@ pub async fn a_hand_over_leaves_no_gap<S: Store>(store: &S) {
 
 /// A lease that was handed over is short until its owner is heard of.
 pub async fn a_handed_over_lease_lives_for_the_grace<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, mut heir) = (claim(&key), waiter(&key));
     heir.grace = LONG / 2;
     granted(&here, &holder).await;
@@ -650,7 +681,7 @@ pub async fn a_handed_over_lease_lives_for_the_grace<S: Store>(store: &S) {
 
 /// The first renewal after a hand-over makes the lease a full one.
 pub async fn a_renewal_turns_the_grace_into_the_full_ttl<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, mut heir) = (claim(&key), waiter(&key));
     heir.grace = LONG / 2;
     granted(&here, &holder).await;
@@ -663,7 +694,7 @@ pub async fn a_renewal_turns_the_grace_into_the_full_ttl<S: Store>(store: &S) {
 
 /// A waiter that asks after a hand-over has the full ttl from then on.
 pub async fn a_poll_turns_the_grace_into_the_full_ttl<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, mut heir) = (claim(&key), waiter(&key));
     heir.grace = LONG / 2;
     granted(&here, &holder).await;
@@ -676,7 +707,7 @@ pub async fn a_poll_turns_the_grace_into_the_full_ttl<S: Store>(store: &S) {
 
 /// A waiter that died without a word delays those behind it by its grace, not by its ttl.
 pub async fn a_waiter_that_is_gone_costs_the_grace<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, mut gone, next) = (claim(&key), waiter(&key), waiter(&key));
     gone.grace = SHORT;
     granted(&here, &holder).await;
@@ -688,7 +719,7 @@ pub async fn a_waiter_that_is_gone_costs_the_grace<S: Store>(store: &S) {
 
 /// A lease that ended without a release goes to the head of the queue, not to whoever comes first.
 pub async fn nobody_barges_in_after_an_expiry<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, first) = (claim(&key), waiter(&key));
     granted(&here, &holder).await;
     queued(&there, &first).await;
@@ -700,7 +731,7 @@ pub async fn nobody_barges_in_after_an_expiry<S: Store>(store: &S) {
 
 /// Nor does the owner of the lease that ended get in front of the others.
 pub async fn an_owner_that_expired_stands_behind_the_waiters<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (late, first) = (waiter(&key), waiter(&key));
     granted(&here, &late).await;
     queued(&there, &first).await;
@@ -713,7 +744,7 @@ pub async fn an_owner_that_expired_stands_behind_the_waiters<S: Store>(store: &S
 
 /// Also a waiter further back that notices the expiry serves the head first.
 pub async fn after_an_expiry_any_waiter_that_asks_serves_the_head<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, first, second) = (claim(&key), waiter(&key), waiter(&key));
     granted(&here, &holder).await;
     queued(&here, &first).await;
@@ -728,7 +759,7 @@ pub async fn after_an_expiry_any_waiter_that_asks_serves_the_head<S: Store>(stor
 
 /// A release with a further claim of the same process gives it the lock that nobody else wants.
 pub async fn a_release_grants_the_next_claim_if_nobody_waits<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, next) = (claim(&key), waiter(&key));
     let tokens = granted(&here, &holder).await.tokens;
     let asked = Instant::now();
@@ -744,13 +775,13 @@ pub async fn a_release_grants_the_next_claim_if_nobody_waits<S: Store>(store: &S
 
 /// A release with a further claim of the same process serves the others first.
 pub async fn a_release_queues_the_next_claim_behind_those_who_wait<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, first, next) = (claim(&key), waiter(&key), waiter(&key));
     granted(&here, &holder).await;
     queued(&there, &first).await;
     let answer = release_to(&here, &holder, &next).await;
     assert!(
-        matches!(answer, Released::Released(Some(Acquired::Queued(holder))) if !holder.foreign),
+        matches!(&answer, Released::Released(Some(Acquired::Queued(holder))) if !holder.foreign),
         "{answer:?}"
     );
     assert_owner(&there, &first).await;
@@ -761,7 +792,7 @@ pub async fn a_release_queues_the_next_claim_behind_those_who_wait<S: Store>(sto
 
 /// A release that finds nothing to end does nothing else either.
 pub async fn a_release_of_nothing_ignores_the_next_claim<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, stranger, next) = (claim(&key), claim(&key), waiter(&key));
     assert_eq!(release_to(&here, &stranger, &next).await, Released::NotHeld);
     granted(&there, &holder).await;
@@ -770,11 +801,11 @@ pub async fn a_release_of_nothing_ignores_the_next_claim<S: Store>(store: &S) {
     granted(&there, &claim(&key)).await;
 }
 
-// News that came after the claim was queued and before `changed` is kept; dropping the future loses none.
+// What happens to claims is told to the sinks of their backend.
 
-/// A waiter that is busy elsewhere while it is served hears of it when it listens.
-pub async fn news_that_came_before_changed_are_kept<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+/// A waiter that is busy elsewhere while it is served has been told all the same.
+pub async fn a_hand_over_is_told_to_a_sink_attached_before<S: Store>(store: &S) {
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, heir) = (claim(&key), waiter(&key));
     granted(&here, &holder).await;
     queued(&there, &heir).await;
@@ -784,18 +815,32 @@ pub async fn news_that_came_before_changed_are_kept<S: Store>(store: &S) {
     assert_owner(&there, &heir).await;
 }
 
-/// A waiter may stop listening and begin again, before the news or after.
-pub async fn a_dropped_changed_loses_no_news<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+/// A sink hears of the claims of its backend, whenever they were made.
+pub async fn a_sink_attached_late_hears_of_earlier_claims<S: Store>(store: &S) {
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
+    let (holder, heir) = (claim(&key), waiter(&key));
+    there.inbox.refuse(&heir);
+    granted(&here, &holder).await;
+    queued(&there, &heir).await;
+    let late = Inbox::of(&there.backend);
+    released(&here, &holder).await;
+    answer(news(&there, &late, &heir)).await;
+    assert_owner(&there, &heir).await;
+}
+
+/// Every claim is told of its own hand-over, whether or not somebody waits for the news, and those of
+/// others are no news of its.
+pub async fn a_sink_hears_of_every_hand_over<S: Store>(store: &S) {
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, first, second) = (claim(&key), waiter(&key), waiter(&key));
     granted(&here, &holder).await;
     queued(&there, &first).await;
     queued(&there, &second).await;
-    drop_after_one_poll(there.changed(&first));
+    drop_after_one_poll(there.inbox.changed(&first));
     released(&here, &holder).await;
     woken(&there, &first).await;
     {
-        let mut listening = pin!(there.changed(&second));
+        let mut listening = pin!(there.inbox.changed(&second));
         assert!(poll_once(listening.as_mut()).is_pending());
         released(&there, &first).await;
         sleep(SHORT).await;
@@ -804,9 +849,48 @@ pub async fn a_dropped_changed_loses_no_news<S: Store>(store: &S) {
     assert_owner(&there, &second).await;
 }
 
+/// Of the runtimes of a process that share a backend, each hears of what it asked for.
+pub async fn several_sinks_each_hear_of_their_own_claims<S: Store>(store: &S) {
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
+    let (holder, first, second) = (claim(&key), waiter(&key), waiter(&key));
+    for waiter in [&first, &second] {
+        there.inbox.refuse(waiter);
+    }
+    let inboxes = [&first, &second].map(|waiter| Inbox::of_claims(&there.backend, [waiter]));
+    granted(&here, &holder).await;
+    queued(&there, &first).await;
+    queued(&there, &second).await;
+    released(&here, &holder).await;
+    answer(news(&there, &inboxes[0], &first)).await;
+    // What is given back by mistake is by now.
+    sleep(SHORT).await;
+    assert_owner(&there, &first).await;
+    released(&there, &first).await;
+    answer(news(&there, &inboxes[1], &second)).await;
+    sleep(SHORT).await;
+    assert_owner(&there, &second).await;
+}
+
+/// A claim that no sink knows any more costs those behind it nothing.
+pub async fn a_claim_that_nobody_expects_is_given_back<S: Store>(store: &S) {
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
+    let (holder, gone, next, last) = (claim(&key), waiter(&key), waiter(&key), waiter(&key));
+    there.inbox.refuse(&gone);
+    there.inbox.refuse(&last);
+    granted(&here, &holder).await;
+    queued(&there, &gone).await;
+    queued(&here, &next).await;
+    queued(&there, &last).await;
+    released(&here, &holder).await;
+    woken(&here, &next).await;
+    assert_owner(&here, &next).await;
+    released(&here, &next).await;
+    eventually_granted(&here, &claim(&key)).await;
+}
+
 /// A wake-up that names a lease names the one that there is: its tokens, its grace, an instant before it began.
 pub async fn a_wake_up_tells_the_lease_as_it_is<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, mut heir) = (claim(&key), waiter(&key));
     heir.grace = LONG / 2;
     let tokens = granted(&here, &holder).await.tokens;
@@ -831,7 +915,7 @@ pub async fn a_wake_up_tells_the_lease_as_it_is<S: Store>(store: &S) {
 
 /// Not the order in which answers are awaited decides, but that of the first polls.
 pub async fn verbs_take_effect_in_the_order_of_their_first_polls<S: Store>(store: &S) {
-    let (backend, key) = (store.connect().await, key());
+    let (backend, key) = (connect(store).await, key());
     let claims: Vec<Claim> = (0..5).map(|_| waiter(&key)).collect();
     let mut verbs: Vec<_> = claims
         .iter()
@@ -852,11 +936,54 @@ pub async fn verbs_take_effect_in_the_order_of_their_first_polls<S: Store>(store
     }
 }
 
+/// A question that was overtaken by a later one of its process is not asked, and its caller is told
+/// that nothing is known.
+pub async fn a_verb_behind_a_larger_number_takes_no_effect<S: Store>(store: &S) {
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
+    let (holder, late) = (claim(&key), waiter(&key));
+    granted(&here, &numbered(&holder, 7)).await;
+    overtaken(answer(here.acquire(&numbered(&late, 6))).await);
+    overtaken(answer(here.abandon(&numbered(&holder, 6))).await);
+    let mut release = ending(&holder);
+    release.number = 6;
+    overtaken(answer(here.release(&release)).await);
+    assert_owner(&here, &holder).await;
+    // The same question once more, and one without a number, are not behind it.
+    granted(&here, &numbered(&holder, 7)).await;
+    granted(&here, &holder).await;
+    release.number = 8;
+    let outcome = answer(here.release(&release)).await.expect(HEALTHY);
+    assert_eq!(outcome, Released::Released(None));
+    // Nothing of the late one stands in the way.
+    granted(&there, &claim(&key)).await;
+
+    // The first poll decides, whether or not anybody waits for the answer.
+    let early = numbered(&late, 10);
+    drop_after_one_poll(here.acquire(&early));
+    overtaken(answer(here.acquire(&numbered(&claim(&key), 9))).await);
+    overtaken(answer(here.abandon(&numbered(&late, 9))).await);
+    queued(&here, &early).await;
+    answer(here.abandon(&numbered(&late, 11)))
+        .await
+        .expect(HEALTHY);
+}
+
+/// What is asked of other keys, or by other processes, overtakes nothing.
+pub async fn numbers_order_the_verbs_of_one_key_and_one_process<S: Store>(store: &S) {
+    let (here, there) = (connect(store).await, connect(store).await);
+    let (one, other) = (key(), key());
+    let holder = claim(&one);
+    granted(&here, &numbered(&holder, 9)).await;
+    granted(&here, &numbered(&claim(&other), 5)).await;
+    taken(&there, &numbered(&claim(&one), 3)).await;
+    granted(&here, &numbered(&holder, 10)).await;
+}
+
 // Dropping the future of a verb leaves its outcome unknown, and nothing else broken.
 
 /// After any verb was dropped halfway, the same verb may be asked again, and all goes on.
 pub async fn a_dropped_verb_breaks_nothing<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, heir) = (claim(&key), waiter(&key));
     drop_after_one_poll(here.acquire(&holder));
     granted(&here, &holder).await;
@@ -867,7 +994,7 @@ pub async fn a_dropped_verb_breaks_nothing<S: Store>(store: &S) {
     drop_after_one_poll(here.renew(&batch));
     assert_owner(&here, &holder).await;
 
-    drop_after_one_poll(here.release(&key, &holder.owner, None));
+    drop_after_one_poll(here.release(&ending(&holder)));
     // Either may be the answer, since the first release may have been done.
     release(&here, &holder).await;
     woken(&there, &heir).await;
@@ -880,40 +1007,40 @@ pub async fn a_dropped_verb_breaks_nothing<S: Store>(store: &S) {
 
 /// A renewed lease lives for its ttl from then on.
 pub async fn a_renewal_extends_the_lease<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let holder = with_ttl(claim(&key), LONG / 2);
     granted(&here, &holder).await;
     let asked = Instant::now();
     let mut renewal = renewal(&holder);
     renewal.ttl = LONG;
-    assert_eq!(renew_one(&here, &renewal).await, Renewed::Held(None));
+    assert_held(renew_one(&here, &renewal).await);
     assert_left_at_least(&there, &key, LONG, asked).await;
 }
 
 /// A lease that ended stays ended, and the lock free for others.
 pub async fn a_renewal_never_creates_a_lease<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (never, expired, done) = (claim(&key), claim(&key), claim(&key));
-    assert_eq!(renewed(&here, &never).await, Renewed::Lost);
+    assert_lost(renewed(&here, &never).await);
     granted(&here, &expired).await;
     store.expire(&key).await;
-    assert_eq!(renewed(&here, &expired).await, Renewed::Lost);
+    assert_lost(renewed(&here, &expired).await);
     granted(&here, &done).await;
     released(&here, &done).await;
-    assert_eq!(renewed(&here, &done).await, Renewed::Lost);
+    assert_lost(renewed(&here, &done).await);
     granted(&there, &claim(&key)).await;
 }
 
 /// Only the owner extends a lease; others learn that they do not hold it.
 pub async fn a_renewal_by_another_does_nothing<S: Store>(store: &S) {
-    let (here, there, key) = (store.connect().await, store.connect().await, key());
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, waiting) = (claim(&key), waiter(&key));
     granted(&here, &holder).await;
     queued(&there, &waiting).await;
     for other in [&waiting, &claim(&key)] {
         let mut renewal = renewal(other);
         renewal.ttl = 2 * LONG;
-        assert_eq!(renew_one(&there, &renewal).await, Renewed::Lost);
+        assert_lost(renew_one(&there, &renewal).await);
     }
     assert!(remaining(&there, &key).await <= LONG + ROUNDING);
     assert_owner(&here, &holder).await;
@@ -923,7 +1050,7 @@ pub async fn a_renewal_by_another_does_nothing<S: Store>(store: &S) {
 pub async fn a_batch_of_renewals_is_answered_in_order<S: Store>(store: &S) {
     // Not a multiple of 3, so that the answers read backwards are others.
     const LEASES: usize = 101;
-    let backend = store.connect().await;
+    let backend = connect(store).await;
     let mut renewals = Vec::new();
     for place in 0..LEASES {
         let claim = claim(&key());
@@ -935,26 +1062,22 @@ pub async fn a_batch_of_renewals_is_answered_in_order<S: Store>(store: &S) {
     let answers = answer(backend.renew(&renewals)).await;
     assert_eq!(answers.len(), LEASES);
     for (place, answer) in answers.into_iter().enumerate() {
-        let expected = if place % 3 == 0 {
-            Renewed::Held(None)
-        } else {
-            Renewed::Lost
-        };
-        assert_eq!(answer.expect(HEALTHY), expected, "lease {place}");
+        let held = matches!(answer.expect(HEALTHY), Renewed::Held(_));
+        assert_eq!(held, place % 3 == 0, "lease {place}");
     }
     assert!(answer(backend.renew(&[])).await.is_empty());
 }
 
 /// When all is over, the store holds no lock and no queue.
 pub async fn nothing_is_left_behind<S: Store>(store: &S) {
-    let (here, there) = (store.connect().await, store.connect().await);
+    let (here, there) = (connect(store).await, connect(store).await);
     for _ in 0..3 {
         let key = key();
         let (holder, heir, gone, next) = (claim(&key), waiter(&key), waiter(&key), waiter(&key));
         granted(&here, &holder).await;
         queued(&there, &heir).await;
         queued(&there, &gone).await;
-        drop_after_one_poll(there.changed(&gone));
+        drop_after_one_poll(there.inbox.changed(&gone));
         release_to(&here, &holder, &next).await;
         woken(&there, &heir).await;
         abandon(&there, &gone).await;
@@ -967,7 +1090,7 @@ pub async fn nothing_is_left_behind<S: Store>(store: &S) {
 }
 
 /// A refused claim and a withdrawn one leave no more than one that was served.
-async fn taken_then_abandoned(backend: &impl Backend, key: &LockKey) {
+async fn taken_then_abandoned(backend: &Process<impl Backend>, key: &LockKey) {
     let (holder, refused, gone) = (claim(key), claim(key), waiter(key));
     granted(backend, &holder).await;
     taken(backend, &refused).await;
@@ -1002,6 +1125,12 @@ fn with_ttl(mut claim: Claim, ttl: Duration) -> Claim {
     claim
 }
 
+fn numbered(claim: &Claim, number: AskNumber) -> Claim {
+    let mut claim = claim.clone();
+    claim.number = number;
+    claim
+}
+
 fn with_tokens(mut claim: Claim, tokens: u32) -> Claim {
     claim.tokens = tokens;
     claim
@@ -1018,32 +1147,32 @@ async fn answer<T>(verb: impl Future<Output = T>) -> T {
         .expect("an answer before the deadline")
 }
 
-async fn acquire(backend: &impl Backend, claim: &Claim) -> Acquired {
+async fn acquire(backend: &Process<impl Backend>, claim: &Claim) -> Acquired {
     answer(backend.acquire(claim)).await.expect(HEALTHY)
 }
 
-async fn granted(backend: &impl Backend, claim: &Claim) -> Grant {
+async fn granted(backend: &Process<impl Backend>, claim: &Claim) -> Grant {
     match acquire(backend, claim).await {
         Acquired::Granted(grant) => grant,
         other => panic!("the lock should have been granted, but: {other:?}"),
     }
 }
 
-async fn queued(backend: &impl Backend, claim: &Claim) -> Holder {
+async fn queued(backend: &Process<impl Backend>, claim: &Claim) -> Holder {
     match acquire(backend, claim).await {
         Acquired::Queued(holder) => holder,
         other => panic!("the claim should have been queued, but: {other:?}"),
     }
 }
 
-async fn taken(backend: &impl Backend, claim: &Claim) -> Holder {
+async fn taken(backend: &Process<impl Backend>, claim: &Claim) -> Holder {
     match acquire(backend, claim).await {
         Acquired::Taken(holder) => holder,
         other => panic!("the lock should have been taken, but: {other:?}"),
     }
 }
 
-async fn eventually_granted(backend: &impl Backend, claim: &Claim) {
+async fn eventually_granted(backend: &Process<impl Backend>, claim: &Claim) {
     let ask = async {
         while !matches!(acquire(backend, claim).await, Acquired::Granted(_)) {
             sleep(SHORT / 10).await;
@@ -1053,14 +1182,14 @@ async fn eventually_granted(backend: &impl Backend, claim: &Claim) {
 }
 
 /// Waits as a caller does until the claim owns the lock: by news, and by asking once a heartbeat.
-async fn owned(backend: &impl Backend, claim: &Claim) -> FenceBlock {
+async fn owned(backend: &Process<impl Backend>, claim: &Claim) -> FenceBlock {
     let wait = async {
         loop {
             if let Acquired::Granted(grant) = acquire(backend, claim).await {
                 return grant.tokens;
             }
             // A missing wake-up is no fault, so ask again without one; nor is a spurious one, but too many would stop a paused clock.
-            if let Ok(Wakeup::Ask) = timeout(SHORT, backend.changed(claim)).await {
+            if let Ok(Told::Ask) = timeout(SHORT, backend.inbox.changed(claim)).await {
                 sleep(SHORT / 100).await;
             }
         }
@@ -1069,68 +1198,101 @@ async fn owned(backend: &impl Backend, claim: &Claim) -> FenceBlock {
 }
 
 /// Waits until news come that make the claim the owner; tells the lease if the news did.
-async fn woken(backend: &impl Backend, claim: &Claim) -> Option<(Grant, Instant)> {
-    let listen = async {
-        loop {
-            match backend.changed(claim).await {
-                Wakeup::Granted { grant, since } => return Some((grant, since)),
-                Wakeup::Ask if renewed(backend, claim).await != Renewed::Lost => return None,
-                // Spurious; let others run, lest a store that is full of them stops the clock.
-                Wakeup::Ask => sleep(SHORT / 10).await,
-            }
-        }
-    };
-    answer(listen).await
+async fn woken(backend: &Process<impl Backend>, claim: &Claim) -> Option<(Grant, Instant)> {
+    answer(news(backend, &backend.inbox, claim)).await
 }
 
-async fn release(backend: &impl Backend, claim: &Claim) -> Released {
-    answer(backend.release(&claim.key, &claim.owner, None))
+/// The same, by the news in `inbox`.
+async fn news(
+    backend: &Process<impl Backend>,
+    inbox: &Inbox,
+    claim: &Claim,
+) -> Option<(Grant, Instant)> {
+    loop {
+        match inbox.changed(claim).await {
+            Told::Granted { grant, since } => return Some((grant, since)),
+            Told::Ask if is_held(renewed(backend, claim).await) => return None,
+            // Spurious; let others run, lest a store that is full of them stops the clock.
+            Told::Ask => sleep(SHORT / 10).await,
+        }
+    }
+}
+
+/// The release of `claim`.
+fn ending(claim: &Claim) -> Release {
+    Release::new(claim.key.clone(), claim.owner.clone())
+}
+
+async fn release(backend: &Process<impl Backend>, claim: &Claim) -> Released {
+    answer(backend.release(&ending(claim)))
         .await
         .expect(HEALTHY)
 }
 
-async fn released(backend: &impl Backend, claim: &Claim) {
+async fn released(backend: &Process<impl Backend>, claim: &Claim) {
     assert_eq!(release(backend, claim).await, Released::Released(None));
 }
 
-async fn release_to(backend: &impl Backend, claim: &Claim, next: &Claim) -> Released {
-    answer(backend.release(&claim.key, &claim.owner, Some(next)))
+async fn release_to(backend: &Process<impl Backend>, claim: &Claim, next: &Claim) -> Released {
+    answer(backend.release(&ending(claim).then(Some(next.clone()))))
         .await
         .expect(HEALTHY)
 }
 
-async fn abandon(backend: &impl Backend, claim: &Claim) {
+async fn abandon(backend: &Process<impl Backend>, claim: &Claim) {
     answer(backend.abandon(claim)).await.expect(HEALTHY);
 }
 
-async fn renew_one(backend: &impl Backend, renewal: &Renewal) -> Renewed {
+async fn renew_one(backend: &Process<impl Backend>, renewal: &Renewal) -> Renewed {
     let mut answers = answer(backend.renew(std::slice::from_ref(renewal))).await;
     assert_eq!(answers.len(), 1);
     answers.remove(0).expect(HEALTHY)
 }
 
-async fn renewed(backend: &impl Backend, claim: &Claim) -> Renewed {
+async fn renewed(backend: &Process<impl Backend>, claim: &Claim) -> Renewed {
     renew_one(backend, &renewal(claim)).await
 }
 
 /// By a renewal, since an `acquire` would serve the queue where a release forgot to.
-async fn assert_owner(backend: &impl Backend, claim: &Claim) {
-    assert_eq!(
-        renewed(backend, claim).await,
-        Renewed::Held(None),
-        "the claim should own the lock"
+async fn assert_owner(backend: &Process<impl Backend>, claim: &Claim) {
+    let answer = renewed(backend, claim).await;
+    assert!(is_held(answer), "the claim should own the lock");
+}
+
+fn is_held(answer: Renewed) -> bool {
+    matches!(answer, Renewed::Held(_))
+}
+
+/// That a renewal for the full ttl held, and gave no tokens.
+fn assert_held(answer: Renewed) {
+    let Renewed::Held(extension) = answer else {
+        panic!("the lease should have been held, but: {answer:?}");
+    };
+    assert_eq!(extension.tokens, None);
+}
+
+fn assert_lost(answer: Renewed) {
+    assert!(matches!(answer, Renewed::Lost(_)), "{answer:?}");
+}
+
+/// That a question which came behind a later one was not asked.
+fn overtaken<T: std::fmt::Debug>(answer: Result<T, BackendError>) {
+    let error = answer.expect_err("a question that was overtaken");
+    assert!(
+        !error.is_denied(),
+        "asking again with a larger number helps"
     );
 }
 
 /// What is left of a lease, as a stranger sees it.
-async fn remaining(backend: &impl Backend, key: &LockKey) -> Duration {
+async fn remaining(backend: &Process<impl Backend>, key: &LockKey) -> Duration {
     let holder = taken(backend, &claim(key)).await;
     holder.remaining.expect("the lease ends")
 }
 
 /// That a lease began to live for `ttl` no earlier than `asked`.
 async fn assert_left_at_least(
-    backend: &impl Backend,
+    backend: &Process<impl Backend>,
     key: &LockKey,
     ttl: Duration,
     asked: Instant,
@@ -1157,7 +1319,7 @@ fn assert_block(block: FenceBlock, wanted: u32) {
     );
 }
 
-async fn assert_all_errors(backend: &impl Backend, holder: &Claim, other: &Claim) {
+async fn assert_all_errors(backend: &Process<impl Backend>, holder: &Claim, other: &Claim) {
     fn unknown<T: std::fmt::Debug>(answer: Result<T, BackendError>) {
         assert!(answer.is_err(), "nobody can know that: {answer:?}");
     }
@@ -1166,7 +1328,7 @@ async fn assert_all_errors(backend: &impl Backend, holder: &Claim, other: &Claim
     let answers = answer(backend.renew(&[renewal(holder), renewal(other)])).await;
     assert_eq!(answers.len(), 2);
     answers.into_iter().for_each(unknown);
-    unknown(answer(backend.release(&holder.key, &holder.owner, Some(other))).await);
+    unknown(answer(backend.release(&ending(holder).then(Some(other.clone())))).await);
     unknown(answer(backend.abandon(holder)).await);
 }
 

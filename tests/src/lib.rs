@@ -6,6 +6,7 @@
 pub mod checker;
 pub mod conformance;
 pub mod faults;
+pub mod inbox;
 pub mod memory_store;
 pub mod redis_store;
 pub mod server;

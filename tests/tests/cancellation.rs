@@ -8,17 +8,16 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Released, Renewal, Renewed, Wakeup,
+    Acquired, Backend, BackendError, Claim, News, Release, Released, Renewal, Renewed,
 };
 use lock_runtime::deadpool_redis::Config;
 use lock_runtime::{
-    LockError, LockKey, LockRuntime, MemoryBackend, OwnerToken, RedisBackend, RedisSettings,
-    distributed_lock,
+    LockError, LockRuntime, MemoryBackend, RedisBackend, RedisSettings, distributed_lock,
 };
 use lock_tests::faults::{eventually, nothing_left};
 use lock_tests::server::Server;
@@ -51,6 +50,10 @@ impl Distant {
 }
 
 impl Backend for Distant {
+    fn attach(&self, news: Weak<dyn News>) {
+        self.0.attach(news);
+    }
+
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
         Distant::travel().await;
         let answer = self.0.acquire(claim).await;
@@ -65,14 +68,9 @@ impl Backend for Distant {
         answers
     }
 
-    async fn release(
-        &self,
-        key: &LockKey,
-        owner: &OwnerToken,
-        next: Option<&Claim>,
-    ) -> Result<Released, BackendError> {
+    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
         Distant::travel().await;
-        let answer = self.0.release(key, owner, next).await;
+        let answer = self.0.release(release).await;
         Distant::travel().await;
         answer
     }
@@ -82,12 +80,6 @@ impl Backend for Distant {
         let answer = self.0.abandon(claim).await;
         Distant::travel().await;
         answer
-    }
-
-    async fn changed(&self, claim: &Claim) -> Wakeup {
-        let news = self.0.changed(claim).await;
-        Distant::travel().await;
-        news
     }
 }
 
@@ -188,11 +180,7 @@ impl World {
         let tasks = |handle: &Handle| handle.metrics().num_alive_tasks();
         let mut present = vec![tasks(&Handle::current())];
         if let Store::Redis(server, backends) = &self.store {
-            present.extend(
-                backends
-                    .iter()
-                    .map(|backend| tasks(&backend.executor().unwrap())),
-            );
+            present.extend(backends.iter().map(|backend| tasks(backend.handle())));
             let channels: Vec<String> = server.run(&["PUBSUB", "CHANNELS"]);
             present.push(channels.len());
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lock_runtime::backend::{Backend, Claim, Renewal, Renewed};
+use lock_runtime::backend::{Backend, Claim, Release, Renewal, Renewed};
 use lock_runtime::{LockError, LockKey, OwnerToken};
 use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::proxy::Fault;
@@ -401,11 +401,12 @@ async fn h11_a_renewal_that_arrives_after_the_next_grant_does_nothing() {
     let claim = |name| Claim::new(key.clone(), OwnerToken::unique(name), ms(500));
     let (first, second) = (claim("first"), claim("second"));
     backend.acquire(&first).await.unwrap();
-    backend.release(&key, &first.owner, None).await.unwrap();
+    let ending = Release::new(key.clone(), first.owner.clone());
+    backend.release(&ending).await.unwrap();
     backend.acquire(&second).await.unwrap();
     let late = Renewal::new(key.clone(), first.owner, ms(60_000));
     let answer = backend.renew(&[late]).await.remove(0).unwrap();
-    assert_eq!(answer, Renewed::Lost);
+    assert_eq!(answer, Renewed::lost());
     assert_eq!(owner(&server, "k").as_deref(), Some(second.owner.as_str()));
     assert!(remaining(&server, "k").unwrap() <= ms(500));
 }

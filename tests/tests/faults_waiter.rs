@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use lock_runtime::backend::{Acquired, Backend, Claim, Released, Wakeup};
+use lock_runtime::backend::{Acquired, Backend, Claim, Release, Released};
 use lock_runtime::{LockGuard, LockKey, LockRuntime, OwnerToken};
 use lock_tests::conformance::poll_once;
 use lock_tests::faults::process::{Process, token};
@@ -18,6 +18,7 @@ use lock_tests::faults::{
     DEADLINE, GRACE, SLACK, builder, by_the_short_way, can_be_had, eventually, free, locks, ms,
     nothing_left, owner, queued, remaining, start, statistic, waiters,
 };
+use lock_tests::inbox::{Inbox, Told};
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
 use tokio::sync::oneshot;
@@ -640,6 +641,7 @@ async fn w11_ten_thousand_waiters_are_served_in_order_and_no_script_takes_long()
     const CLAIMS: usize = 10_000;
     let server = Server::start();
     let backend = Arc::new(connect(&server).await);
+    let inbox = Inbox::of(&backend);
     let key = LockKey::new("lock:", "k").unwrap();
     let mut claims = Vec::new();
     for _ in 0..CLAIMS {
@@ -661,9 +663,10 @@ async fn w11_ten_thousand_waiters_are_served_in_order_and_no_script_takes_long()
     server.run::<()>(&["CONFIG", "RESETSTAT"]);
     let mut last = None;
     for pair in claims[..500].windows(2) {
-        let released = backend.release(&key, &pair[0].owner, None).await.unwrap();
+        let release = Release::new(key.clone(), pair[0].owner.clone());
+        let released = backend.release(&release).await.unwrap();
         assert_eq!(released, Released::Released(None));
-        let Wakeup::Granted { grant, .. } = timeout(ms(5000), backend.changed(&pair[1]))
+        let Told::Granted { grant, .. } = timeout(ms(5000), inbox.changed(&pair[1]))
             .await
             .expect("out of order")
         else {

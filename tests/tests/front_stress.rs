@@ -5,16 +5,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use fastrand::Rng;
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Grant, Released, Renewal, Renewed, Wakeup,
+    Acquired, Backend, BackendError, Claim, Grant, News, Release, Released, Renewal, Renewed,
 };
 use lock_runtime::{
-    Fault, FenceBlock, FencingToken, LockGuard, LockHandle, LockKey, LockRuntime, MemoryBackend,
-    OwnerToken,
+    Fault, FenceBlock, FencingToken, LockGuard, LockHandle, LockRuntime, MemoryBackend,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -127,6 +126,10 @@ struct Careless {
 }
 
 impl Backend for Careless {
+    fn attach(&self, news: Weak<dyn News>) {
+        self.store.attach(news);
+    }
+
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
         match self.store.acquire(claim).await? {
             Acquired::Queued(_) if self.grants_twice => {
@@ -135,10 +138,7 @@ impl Backend for Careless {
                     first: token,
                     last: token,
                 };
-                Ok(Acquired::Granted(Grant {
-                    tokens,
-                    valid_for: claim.ttl,
-                }))
+                Ok(Acquired::Granted(Grant::new(tokens, claim.ttl)))
             }
             other => Ok(other),
         }
@@ -148,21 +148,12 @@ impl Backend for Careless {
         self.store.renew(leases).await
     }
 
-    async fn release(
-        &self,
-        key: &LockKey,
-        owner: &OwnerToken,
-        next: Option<&Claim>,
-    ) -> Result<Released, BackendError> {
-        self.store.release(key, owner, next).await
+    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
+        self.store.release(release).await
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         self.store.abandon(claim).await
-    }
-
-    async fn changed(&self, claim: &Claim) -> Wakeup {
-        self.store.changed(claim).await
     }
 }
 

@@ -6,8 +6,9 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use lock_runtime::backend::{Acquired, Backend, Claim, Released, Renewal, Renewed};
+use lock_runtime::backend::{Acquired, Backend, Claim, Release, Released, Renewal, Renewed};
 use lock_runtime::{Fault, LockKey, LockRuntime, MemoryBackend, OwnerToken};
+use lock_tests::inbox::Inbox;
 use tokio::time::{Instant, sleep};
 
 const TTL: Duration = Duration::from_secs(5);
@@ -19,6 +20,10 @@ fn claim(key: &str) -> Claim {
 
 fn renewal(claim: &Claim) -> Renewal {
     Renewal::new(claim.key.clone(), claim.owner.clone(), claim.ttl)
+}
+
+fn ending(claim: &Claim) -> Release {
+    Release::new(claim.key.clone(), claim.owner.clone())
 }
 
 fn at_first_poll<T>(verb: impl Future<Output = T>) -> T {
@@ -35,14 +40,15 @@ fn is_granted(answer: &Acquired) -> bool {
 #[test]
 fn every_verb_is_ready_at_its_first_poll_and_needs_no_runtime() {
     let store = MemoryBackend::new();
+    let inbox = Inbox::of(&store);
     let (holder, waiter) = (claim("k"), claim("k").queued());
     assert!(is_granted(&at_first_poll(store.acquire(&holder)).unwrap()));
     at_first_poll(store.acquire(&waiter)).unwrap();
     let answer = at_first_poll(store.renew(&[renewal(&holder)])).remove(0);
-    assert_eq!(answer.unwrap(), Renewed::Held(None));
-    let answer = at_first_poll(store.release(&holder.key, &holder.owner, None));
+    assert_eq!(answer.unwrap(), Renewed::held());
+    let answer = at_first_poll(store.release(&ending(&holder)));
     assert_eq!(answer.unwrap(), Released::Released(None));
-    at_first_poll(store.changed(&waiter));
+    assert!(inbox.holds(&waiter));
     at_first_poll(store.abandon(&waiter)).unwrap();
     assert!(store.is_idle());
 }
@@ -59,15 +65,40 @@ async fn a_test_sees_who_holds_and_how_many_wait() {
     assert!(!store.is_held("other"));
     assert!(!store.is_idle());
 
-    store
-        .release(&holder.key, &holder.owner, None)
-        .await
-        .unwrap();
+    store.release(&ending(&holder)).await.unwrap();
     assert_eq!(store.owner("k"), Some(waiter.owner.clone()));
     assert_eq!(store.queue_len("k"), 0);
     // The paused clock decides when the lease ends.
     sleep(waiter.grace).await;
     assert!(!store.is_held("k") && store.is_idle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hand_over_that_nobody_expects_goes_on_to_the_next_within_the_release() {
+    let store = MemoryBackend::new();
+    let inbox = Inbox::of(&store);
+    let (holder, gone, next) = (claim("k"), claim("k").queued(), claim("k").queued());
+    inbox.refuse(&gone);
+    store.acquire(&holder).await.unwrap();
+    store.acquire(&gone).await.unwrap();
+    store.acquire(&next).await.unwrap();
+    at_first_poll(store.release(&ending(&holder))).unwrap();
+    assert_eq!(store.owner("k"), Some(next.owner.clone()));
+    assert!(inbox.holds(&next) && !inbox.holds(&gone));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_is_gone_is_asked_for_nothing() {
+    let store = MemoryBackend::new();
+    drop(Inbox::of(&store));
+    let (holder, waiter) = (claim("k"), claim("k").queued());
+    store.acquire(&holder).await.unwrap();
+    store.acquire(&waiter).await.unwrap();
+    store.release(&ending(&holder)).await.unwrap();
+    // As that of a process that crashed: for its grace.
+    assert_eq!(store.owner("k"), Some(waiter.owner.clone()));
+    sleep(waiter.grace).await;
+    assert!(store.is_idle());
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,7 +139,7 @@ async fn a_stolen_lock_ends_when_the_test_says_so() {
     store.steal("k");
     assert_ne!(store.owner("k"), Some(holder.owner.clone()));
     let answer = store.renew(&[renewal(&holder)]).await.remove(0);
-    assert_eq!(answer.unwrap(), Renewed::Lost);
+    assert_eq!(answer.unwrap(), Renewed::lost());
     sleep(Duration::from_secs(86_400)).await;
     assert!(store.is_held("k") && !store.is_idle());
     store.expire("k");

@@ -3,17 +3,18 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashSet;
-use std::future::pending;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Grant, Holder, Released, Renewal, Renewed, Wakeup,
+    Acquired, AskNumber, Backend, BackendError, Claim, Grant, Holder, Instant, News, Release,
+    Released, Renewal, Renewed,
 };
 use lock_runtime::{FenceBlock, FencingToken, LockKey, MemoryBackend, OwnerToken};
 use lock_tests::conformance::{self, Store};
 use lock_tests::memory_store::MemoryStore;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// One way to break the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +52,15 @@ enum Sabotage {
     NextIsForgotten,
     NextIsAlwaysTaken,
     NoNews,
-    EarlyNewsAreLost,
-    ListensOnce,
+    AttachesLate,
+    TellsNoLateSink,
+    TellsOnce,
+    TellsTheFirstSink,
+    GivesNothingBack,
     NewsPromiseTooMuch,
     LaterVerbsOvertake,
+    OverlooksNumbers,
+    NumbersAllKeysAlike,
     DroppedVerbsPoison,
     RenewalDoesNothing,
     RenewalIsAlwaysHeld,
@@ -111,10 +117,15 @@ fn saboteur_of(promise: &str) -> Sabotage {
         "a_release_grants_the_next_claim_if_nobody_waits" => NextIsForgotten,
         "a_release_queues_the_next_claim_behind_those_who_wait" => NextIsForgotten,
         "a_release_of_nothing_ignores_the_next_claim" => NextIsAlwaysTaken,
-        "news_that_came_before_changed_are_kept" => EarlyNewsAreLost,
-        "a_dropped_changed_loses_no_news" => ListensOnce,
+        "a_hand_over_is_told_to_a_sink_attached_before" => AttachesLate,
+        "a_sink_attached_late_hears_of_earlier_claims" => TellsNoLateSink,
+        "a_sink_hears_of_every_hand_over" => TellsOnce,
+        "several_sinks_each_hear_of_their_own_claims" => TellsTheFirstSink,
+        "a_claim_that_nobody_expects_is_given_back" => GivesNothingBack,
         "a_wake_up_tells_the_lease_as_it_is" => NewsPromiseTooMuch,
         "verbs_take_effect_in_the_order_of_their_first_polls" => LaterVerbsOvertake,
+        "a_verb_behind_a_larger_number_takes_no_effect" => OverlooksNumbers,
+        "numbers_order_the_verbs_of_one_key_and_one_process" => NumbersAllKeysAlike,
         "a_dropped_verb_breaks_nothing" => DroppedVerbsPoison,
         "a_renewal_extends_the_lease" => RenewalDoesNothing,
         "a_renewal_never_creates_a_lease" => RenewalCreates,
@@ -181,6 +192,9 @@ impl Store for SabotagedStore {
             inner: self.store.connect().await,
             sabotage: self.sabotage,
             memo: Arc::clone(&self.memo),
+            sinks: Mutex::default(),
+            late: Mutex::default(),
+            has_asked: AtomicBool::new(false),
         }
     }
 
@@ -208,7 +222,8 @@ struct Memo {
     /// The claims that were told to wait, in that order.
     waiters: Vec<Claim>,
     heard: HashSet<OwnerToken>,
-    listened: HashSet<OwnerToken>,
+    /// The largest number of a question.
+    number: AskNumber,
     /// Grants since the last expiry.
     grants: u64,
     acquires: u64,
@@ -220,6 +235,44 @@ struct Saboteur {
     inner: MemoryBackend,
     sabotage: Sabotage,
     memo: Arc<Mutex<Memo>>,
+    /// What stands between the store and the sinks of this backend.
+    sinks: Mutex<Vec<Arc<Censor>>>,
+    /// The sinks that the store has not been told of yet.
+    late: Mutex<Vec<Weak<dyn News>>>,
+    has_asked: AtomicBool,
+}
+
+/// Changes the news on their way to a sink.
+struct Censor {
+    sink: Weak<dyn News>,
+    sabotage: Sabotage,
+    grants: AtomicU64,
+}
+
+impl News for Censor {
+    fn granted(&self, key: &LockKey, owner: &str, grant: Grant, since: Instant) -> bool {
+        let before = self.grants.fetch_add(1, Ordering::Relaxed);
+        let since = match self.sabotage {
+            Sabotage::TellsOnce if before > 0 => return true,
+            Sabotage::NewsPromiseTooMuch => since + Duration::from_secs(1),
+            _ => since,
+        };
+        let sink = self.sink.upgrade();
+        let expected = sink.is_some_and(|sink| sink.granted(key, owner, grant, since));
+        expected || self.sabotage == Sabotage::GivesNothingBack
+    }
+
+    fn ask_at(&self, key: &LockKey, owner: &OwnerToken, at: Instant) {
+        if let Some(sink) = self.sink.upgrade() {
+            sink.ask_at(key, owner, at);
+        }
+    }
+
+    fn ask_all(&self) {
+        if let Some(sink) = self.sink.upgrade() {
+            sink.ask_all();
+        }
+    }
 }
 
 impl Saboteur {
@@ -229,6 +282,48 @@ impl Saboteur {
 
     fn memo(&self) -> MutexGuard<'_, Memo> {
         self.memo.lock().unwrap()
+    }
+
+    fn sinks(&self) -> MutexGuard<'_, Vec<Arc<Censor>>> {
+        self.sinks.lock().unwrap()
+    }
+
+    fn attach_now(&self, sink: Weak<dyn News>) {
+        let censor = Arc::new(Censor {
+            sink,
+            sabotage: self.sabotage,
+            grants: AtomicU64::new(0),
+        });
+        let news: Weak<Censor> = Arc::downgrade(&censor);
+        self.sinks().push(censor);
+        self.inner.attach(news);
+    }
+
+    fn attach_late(&self) {
+        for sink in self.late.lock().unwrap().drain(..) {
+            self.attach_now(sink);
+        }
+    }
+
+    /// Refuses a question that was overtaken by any other.
+    fn overtaken(&self, number: AskNumber) -> Result<(), BackendError> {
+        if self.does(Sabotage::NumbersAllKeysAlike) && number > 0 {
+            let mut memo = self.memo();
+            if number < memo.number {
+                return Err(BackendError::unavailable("overtaken"));
+            }
+            memo.number = number;
+        }
+        Ok(())
+    }
+
+    /// The claim with the number that the store is to see.
+    fn numbered(&self, claim: &Claim) -> Claim {
+        let mut claim = claim.clone();
+        if self.does(Sabotage::OverlooksNumbers) || self.does(Sabotage::NumbersAllKeysAlike) {
+            claim.number = 0;
+        }
+        claim
     }
 
     fn owner(&self, key: &LockKey) -> Option<OwnerToken> {
@@ -265,19 +360,21 @@ impl Saboteur {
         }
         if self.does(Sabotage::HidesForeigners) {
             holder.foreign = false;
+            holder.silent = false;
         }
         holder
     }
 
     fn acquired(&self, answer: Acquired, claim: &Claim) -> Acquired {
         match answer {
-            Acquired::Granted(grant) => Acquired::Granted(Grant {
-                tokens: self.tokens(grant.tokens, claim.tokens),
-                valid_for: grant.valid_for.min(claim.ttl),
-            }),
+            Acquired::Granted(grant) => Acquired::Granted(Grant::new(
+                self.tokens(grant.tokens, claim.tokens),
+                grant.valid_for.min(claim.ttl),
+            )),
             _ if self.does(Sabotage::GrantsTwice) => fake_grant(claim),
             Acquired::Queued(holder) => Acquired::Queued(self.holder(holder)),
             Acquired::Taken(holder) => Acquired::Taken(self.holder(holder)),
+            other => other,
         }
     }
 
@@ -300,7 +397,7 @@ impl Saboteur {
         let waiters = self.memo().waiters.clone();
         match self.sabotage {
             Sabotage::RefusesRepeats if self.owns(claim) => {
-                return Some(Acquired::Taken(SOMEBODY));
+                return Some(Acquired::Taken(somebody()));
             }
             Sabotage::RepeatsWithoutExtending if self.owns(claim) => {
                 return Some(fake_grant(claim));
@@ -308,7 +405,7 @@ impl Saboteur {
             Sabotage::QueuesOnceInALife
                 if !self.owns(claim) && self.memo().heard.contains(&claim.owner) =>
             {
-                return Some(Acquired::Queued(SOMEBODY));
+                return Some(Acquired::Queued(somebody()));
             }
             Sabotage::AskingCostsThePlace if !self.owns(claim) => {
                 self.inner.abandon(claim).await.unwrap();
@@ -361,20 +458,17 @@ impl Saboteur {
     }
 }
 
-const SOMEBODY: Holder = Holder {
-    remaining: Some(Duration::from_secs(1)),
-    foreign: false,
-};
+fn somebody() -> Holder {
+    Holder::of_ours(Duration::from_secs(1))
+}
 
 fn fake_grant(claim: &Claim) -> Acquired {
     let token = FencingToken::new(1);
-    Acquired::Granted(Grant {
-        tokens: FenceBlock {
-            first: token,
-            last: token,
-        },
-        valid_for: claim.ttl,
-    })
+    let tokens = FenceBlock {
+        first: token,
+        last: token,
+    };
+    Acquired::Granted(Grant::new(tokens, claim.ttl))
 }
 
 /// Breaks the backend when it is dropped before it was disarmed.
@@ -395,7 +489,20 @@ impl Drop for Poison<'_> {
 }
 
 impl Backend for Saboteur {
+    fn attach(&self, news: Weak<dyn News>) {
+        let is_first = self.sinks().is_empty();
+        match self.sabotage {
+            Sabotage::NoNews => {}
+            Sabotage::AttachesLate => self.late.lock().unwrap().push(news),
+            Sabotage::TellsNoLateSink if self.has_asked.load(Ordering::Relaxed) => {}
+            Sabotage::TellsTheFirstSink if !is_first => {}
+            _ => self.attach_now(news),
+        }
+    }
+
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
+        self.has_asked.store(true, Ordering::Relaxed);
+        self.overtaken(claim.number)?;
         if self.memo().poisoned {
             return Err(BackendError::unavailable("poisoned"));
         }
@@ -403,7 +510,7 @@ impl Backend for Saboteur {
             return Ok(answer);
         }
         self.memo().heard.insert(claim.owner.clone());
-        let understood = self.misunderstood(claim);
+        let understood = self.misunderstood(&self.numbered(claim));
         let answer = if self.does(Sabotage::AcquireOutlivesItsFuture) {
             let inner = self.inner.clone();
             let late = async move {
@@ -415,7 +522,7 @@ impl Backend for Saboteur {
             self.inner.acquire(&understood).await
         };
         if answer.is_err() && self.does(Sabotage::ErrorsAreRefusals) {
-            return Ok(Acquired::Taken(SOMEBODY));
+            return Ok(Acquired::Taken(somebody()));
         }
         if matches!(answer, Ok(Acquired::Queued(_))) {
             self.after_queueing(claim).await;
@@ -430,9 +537,9 @@ impl Backend for Saboteur {
                 .iter()
                 .map(|lease| {
                     Ok(if held(&lease) {
-                        Renewed::Held(None)
+                        Renewed::held()
                     } else {
-                        Renewed::Lost
+                        Renewed::lost()
                     })
                 })
                 .collect();
@@ -454,11 +561,14 @@ impl Backend for Saboteur {
         let mut answers = self.inner.renew(&understood).await;
         for (answer, lease) in answers.iter_mut().zip(leases) {
             match answer {
-                Ok(Renewed::Held(Some(block))) => *block = self.tokens(*block, lease.tokens),
-                Ok(Renewed::Lost) if self.does(Sabotage::RenewalIsAlwaysHeld) => {
-                    *answer = Ok(Renewed::Held(None));
+                Ok(Renewed::Held(extension)) => {
+                    let further = extension.tokens;
+                    extension.tokens = further.map(|block| self.tokens(block, lease.tokens));
                 }
-                Err(_) if self.does(Sabotage::ErrorsAreRefusals) => *answer = Ok(Renewed::Lost),
+                Ok(Renewed::Lost(_)) if self.does(Sabotage::RenewalIsAlwaysHeld) => {
+                    *answer = Ok(Renewed::held());
+                }
+                Err(_) if self.does(Sabotage::ErrorsAreRefusals) => *answer = Ok(Renewed::lost()),
                 _ => {}
             }
         }
@@ -468,15 +578,18 @@ impl Backend for Saboteur {
         answers
     }
 
-    async fn release(
-        &self,
-        key: &LockKey,
-        owner: &OwnerToken,
-        next: Option<&Claim>,
-    ) -> Result<Released, BackendError> {
-        let mut owner = owner.clone();
+    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
+        self.attach_late();
+        self.overtaken(release.number)?;
+        let mut release = release.clone();
+        if self.does(Sabotage::OverlooksNumbers) || self.does(Sabotage::NumbersAllKeysAlike) {
+            release.number = 0;
+        }
+        let next = release.next.clone();
         match self.sabotage {
-            Sabotage::AnyoneReleases => owner = self.owner(key).unwrap_or(owner),
+            Sabotage::AnyoneReleases => {
+                release.owner = self.owner(&release.key).unwrap_or(release.owner);
+            }
             Sabotage::ReleaseForgetsQueue => {
                 let waiters = self.memo().waiters.clone();
                 for waiter in &waiters {
@@ -484,18 +597,21 @@ impl Backend for Saboteur {
                 }
             }
             Sabotage::NextIsForgotten => {
-                self.inner.release(key, &owner, None).await?;
-                return Ok(Released::Released(next.map(|_| Acquired::Queued(SOMEBODY))));
+                release.next = None;
+                self.inner.release(&release).await?;
+                return Ok(Released::Released(
+                    next.map(|_| Acquired::Queued(somebody())),
+                ));
             }
             _ => {}
         }
-        match self.inner.release(key, &owner, next).await {
+        match self.inner.release(&release).await {
             Ok(Released::Released(Some(answer))) => {
                 let claim = next.expect("an answer needs a question");
-                Ok(Released::Released(Some(self.acquired(answer, claim))))
+                Ok(Released::Released(Some(self.acquired(answer, &claim))))
             }
             Ok(Released::NotHeld) if self.does(Sabotage::NextIsAlwaysTaken) => {
-                if let Some(next) = next {
+                if let Some(next) = &next {
                     self.inner.acquire(next).await?;
                 }
                 Ok(Released::NotHeld)
@@ -506,6 +622,7 @@ impl Backend for Saboteur {
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
+        self.overtaken(claim.number)?;
         match self.sabotage {
             Sabotage::AbandonDoesNothing => return Ok(()),
             Sabotage::AbandonWithoutHandOver if self.owns(claim) => {
@@ -517,37 +634,15 @@ impl Backend for Saboteur {
             }
             Sabotage::AbandonEndsAnyLease => {
                 if let Some(owner) = self.owner(&claim.key) {
-                    self.inner.release(&claim.key, &owner, None).await?;
+                    let ending = Release::new(claim.key.clone(), owner);
+                    self.inner.release(&ending).await?;
                 }
             }
             _ => {}
         }
-        match self.inner.abandon(claim).await {
+        match self.inner.abandon(&self.numbered(claim)).await {
             Err(_) if self.does(Sabotage::ErrorsAreRefusals) => Ok(()),
             answer => answer,
-        }
-    }
-
-    async fn changed(&self, claim: &Claim) -> Wakeup {
-        let first = self.memo().listened.insert(claim.owner.clone());
-        match self.sabotage {
-            Sabotage::NoNews => return pending().await,
-            Sabotage::EarlyNewsAreLost if self.owns(claim) => return pending().await,
-            Sabotage::ListensOnce if !first => return pending().await,
-            _ => {}
-        }
-        match self.inner.changed(claim).await {
-            Wakeup::Granted { mut grant, since } => {
-                grant.tokens = self.tokens(grant.tokens, claim.tokens);
-                if self.does(Sabotage::NewsPromiseTooMuch) {
-                    return Wakeup::Granted {
-                        grant,
-                        since: Instant::now(),
-                    };
-                }
-                Wakeup::Granted { grant, since }
-            }
-            Wakeup::Ask => Wakeup::Ask,
         }
     }
 

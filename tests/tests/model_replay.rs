@@ -8,12 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::ops::AddAssign;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use lock_model::{Action, Bug, Claim, Fate, Lost, Protocol, Stage, State};
-use lock_runtime::backend::{self, Acquired, Backend, Released, Renewal, Renewed, Wakeup};
+use lock_runtime::backend::{self, Acquired, Backend, Release, Released, Renewal, Renewed};
 use lock_runtime::{FenceBlock, LockKey, OwnerToken, RedisBackend};
+use lock_tests::inbox::{Inbox, Told};
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
 use stateright::Model;
@@ -116,7 +118,13 @@ struct Replay {
     server: Server,
     admin: redis::Connection,
     /// `None` where a process has crashed.
-    backends: Vec<Option<RedisBackend>>,
+    backends: Vec<Option<Process>>,
+}
+
+/// A backend, and who hears its news.
+struct Process {
+    backend: RedisBackend,
+    inbox: Arc<Inbox>,
 }
 
 /// What was walked.
@@ -177,7 +185,11 @@ impl Replay {
     async fn walk(&mut self, protocol: &Protocol, seed: u64) -> Result<Walked, Parted> {
         for backend in &mut self.backends {
             if backend.is_none() {
-                *backend = Some(connect(&self.server).await);
+                let connected = connect(&self.server).await;
+                *backend = Some(Process {
+                    inbox: Inbox::of_claims(&connected, []),
+                    backend: connected,
+                });
             }
         }
         let bug = protocol.bug.map_or(String::new(), |bug| format!("{bug:?}"));
@@ -381,9 +393,14 @@ impl Walk<'_> {
 
     async fn acquire(&mut self, claim: Claim) -> Result<Acquired, String> {
         let real = self.claim(claim);
+        let is_new = self.inbox(claim.process).expect(&real.owner);
         let acquired = self.backend(claim.process).acquire(&real).await;
         let acquired = acquired.map_err(|error| format!("acquire: {error:?}"))?;
-        self.note_awaited(claim, acquired);
+        // One that was queued before may still be told of the same grant.
+        if is_new && !matches!(acquired, Acquired::Queued(_)) {
+            self.inbox(claim.process).forget(&real.owner);
+        }
+        self.note_awaited(claim, &acquired);
         Ok(acquired)
     }
 
@@ -411,14 +428,15 @@ impl Walk<'_> {
     /// The tokens in the message to `claim`.
     async fn news(&mut self, claim: Claim) -> Result<FenceBlock, String> {
         let real = self.claim(claim);
-        let backend = self.backend(claim.process);
+        let inbox = Arc::clone(self.inbox(claim.process));
         loop {
-            match timeout(SOON, backend.changed(&real)).await {
-                Ok(Wakeup::Granted { grant, .. }) => {
+            match timeout(SOON, inbox.changed(&real)).await {
+                Ok(Told::Granted { grant, .. }) => {
+                    inbox.forget(&real.owner);
                     self.awaited.remove(&claim);
                     return Ok(grant.tokens);
                 }
-                Ok(Wakeup::Ask) => tokio::task::yield_now().await,
+                Ok(Told::Ask) => tokio::task::yield_now().await,
                 Err(_) => return Err("no message comes, though it is the owner".into()),
             }
         }
@@ -436,12 +454,21 @@ impl Walk<'_> {
             ..claim
         });
         let (real, real_next) = (self.claim(claim), next.map(|next| self.claim(next)));
-        let backend = self.backend(p);
-        let released = backend
-            .release(&real.key, &real.owner, real_next.as_ref())
+        let inbox = Arc::clone(self.inbox(p));
+        if let Some(next) = &real_next {
+            inbox.expect(&next.owner);
+        }
+        let release = Release::new(real.key, real.owner.clone()).then(real_next);
+        let released = self
+            .backend(p)
+            .release(&release)
             .await
             .map_err(|error| format!("release: {error:?}"))?;
-        match (released, next) {
+        // A release in vain may have been one of a claim that still waits.
+        if released != Released::NotHeld || !self.awaited.contains(&claim) {
+            inbox.forget(&real.owner);
+        }
+        match (&released, next) {
             (Released::Released(Some(acquired)), Some(next)) => self.note_awaited(next, acquired),
             (_, Some(next)) => drop(self.awaited.remove(&next)),
             (_, None) => {}
@@ -452,19 +479,28 @@ impl Walk<'_> {
     async fn abandon(&mut self, claim: Claim) -> Result<(), String> {
         let real = self.claim(claim);
         self.awaited.remove(&claim);
+        self.inbox(claim.process).forget(&real.owner);
         let abandoned = self.backend(claim.process).abandon(&real).await;
         abandoned.map_err(|error| format!("abandon: {error:?}"))
     }
 
-    fn note_awaited(&mut self, claim: Claim, acquired: Acquired) {
+    fn note_awaited(&mut self, claim: Claim, acquired: &Acquired) {
         match acquired {
             Acquired::Queued(_) => drop(self.awaited.insert(claim)),
-            Acquired::Granted(_) | Acquired::Taken(_) => drop(self.awaited.remove(&claim)),
+            _ => drop(self.awaited.remove(&claim)),
         }
     }
 
-    fn backend(&self, p: usize) -> &RedisBackend {
+    fn process(&self, p: usize) -> &Process {
         self.replay.backends[p].as_ref().expect("the process lives")
+    }
+
+    fn backend(&self, p: usize) -> &RedisBackend {
+        &self.process(p).backend
+    }
+
+    fn inbox(&self, p: usize) -> &Arc<Inbox> {
+        &self.process(p).inbox
     }
 
     fn claim(&mut self, claim: Claim) -> backend::Claim {

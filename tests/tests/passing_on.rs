@@ -2,12 +2,13 @@
 //! shows to be harmful.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Weak;
 use std::time::Duration;
 
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Released, Renewal, Renewed, Wakeup,
+    Acquired, Backend, BackendError, Claim, News, Release, Released, Renewal, Renewed,
 };
-use lock_runtime::{Fault, LockError, LockGuard, LockKey, LockRuntime, MemoryBackend, OwnerToken};
+use lock_runtime::{Fault, LockError, LockGuard, LockRuntime, MemoryBackend};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
@@ -152,6 +153,10 @@ fn with_one(claim: &Claim) -> Claim {
 }
 
 impl Backend for OneToken {
+    fn attach(&self, news: Weak<dyn News>) {
+        self.0.attach(news);
+    }
+
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
         self.0.acquire(&with_one(claim)).await
     }
@@ -160,21 +165,12 @@ impl Backend for OneToken {
         self.0.renew(leases).await
     }
 
-    async fn release(
-        &self,
-        key: &LockKey,
-        owner: &OwnerToken,
-        next: Option<&Claim>,
-    ) -> Result<Released, BackendError> {
-        let next = next.map(with_one);
-        self.0.release(key, owner, next.as_ref()).await
+    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
+        let next = release.next.as_ref().map(with_one);
+        self.0.release(&release.clone().then(next)).await
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         self.0.abandon(claim).await
-    }
-
-    async fn changed(&self, claim: &Claim) -> Wakeup {
-        self.0.changed(claim).await
     }
 }

@@ -4,10 +4,11 @@
 use std::error::Error;
 use std::time::Duration;
 
-use lock_runtime::backend::{Acquired, Backend, BackendError, Claim, Renewal, Renewed, Wakeup};
+use lock_runtime::backend::{Acquired, Backend, BackendError, Claim, Release, Renewal, Renewed};
 use lock_runtime::deadpool_redis::{Config, PoolConfig, redis::RedisError};
 use lock_runtime::{LockError, LockKey, OwnerToken, RedisBackend, RedisSettings};
 use lock_tests::causes;
+use lock_tests::inbox::{Inbox, Told};
 use lock_tests::redis_store::connect;
 use lock_tests::server::{Options, Server};
 use tokio::time::{Instant, sleep, timeout};
@@ -31,10 +32,11 @@ async fn acquire(backend: &RedisBackend, claim: &Claim) -> Result<bool, BackendE
 }
 
 async fn release(backend: &RedisBackend, claim: &Claim) {
-    backend
-        .release(&claim.key, &claim.owner, None)
-        .await
-        .unwrap();
+    backend.release(&ending(claim)).await.unwrap();
+}
+
+fn ending(claim: &Claim) -> Release {
+    Release::new(claim.key.clone(), claim.owner.clone())
 }
 
 /// Asks until there is an answer.
@@ -124,6 +126,7 @@ async fn an_uncontended_lock_costs_two_commands() {
 async fn a_hand_over_costs_one_command() {
     let server = Server::start();
     let (here, there) = (connect(&server).await, connect(&server).await);
+    let inbox = Inbox::of(&there);
     let (holder, heir) = (claim("k"), claim("k").queued());
     assert!(acquire(&here, &holder).await.unwrap());
     assert!(!acquire(&there, &heir).await.unwrap());
@@ -131,7 +134,7 @@ async fn a_hand_over_costs_one_command() {
     let monitor = server.monitor();
     let released_at = Instant::now();
     release(&here, &holder).await;
-    let Wakeup::Granted { grant, since } = there.changed(&heir).await else {
+    let Told::Granted { grant, since } = inbox.changed(&heir).await else {
         panic!("no hand-over");
     };
     assert_eq!(monitor.commands(&server).len(), 1);
@@ -145,12 +148,13 @@ async fn a_hand_over_that_lay_in_a_buffer_is_not_counted_from_its_arrival() {
     const STOPPED: Duration = Duration::from_millis(500);
     let server = Server::start();
     let (here, there) = (connect(&server).await, connect(&server).await);
+    let inbox = Inbox::of(&there);
     let (holder, heir) = (claim("k"), claim("k").queued());
     assert!(acquire(&here, &holder).await.unwrap());
     assert!(!acquire(&there, &heir).await.unwrap());
 
     let (stopped, is_stopped) = tokio::sync::oneshot::channel();
-    there.executor().unwrap().spawn(async move {
+    there.handle().spawn(async move {
         stopped.send(()).unwrap();
         std::thread::sleep(STOPPED);
     });
@@ -158,9 +162,9 @@ async fn a_hand_over_that_lay_in_a_buffer_is_not_counted_from_its_arrival() {
     let released_at = Instant::now();
     release(&here, &holder).await;
     // A command that is answered together with the message must not make it look younger.
-    let (news, other) = (there.changed(&heir), claim("other"));
+    let (news, other) = (inbox.changed(&heir), claim("other"));
     let (news, _) = tokio::join!(timeout(DEADLINE, news), acquire(&there, &other));
-    let Wakeup::Granted { since, .. } = news.unwrap() else {
+    let Told::Granted { since, .. } = news.unwrap() else {
         panic!("no hand-over");
     };
     assert!(released_at.elapsed() >= STOPPED / 2, "nothing was stopped");
@@ -186,6 +190,7 @@ async fn odd_names_are_handed_over_intact() {
             let key = LockKey::new(prefix, key).unwrap();
             Claim::new(key, OwnerToken::unique(owner), TTL)
         };
+        let inbox = Inbox::of(&backend);
         let (holder, heir) = (claim(), claim().queued());
         assert!(acquire(&backend, &holder).await.unwrap());
         let Acquired::Queued(of) = backend.acquire(&heir).await.unwrap() else {
@@ -193,8 +198,8 @@ async fn odd_names_are_handed_over_intact() {
         };
         assert!(!of.foreign, "{owner:?}");
         release(&backend, &holder).await;
-        let news = timeout(DEADLINE, backend.changed(&heir)).await.expect(key);
-        assert!(matches!(news, Wakeup::Granted { .. }), "{key:?}");
+        let news = timeout(DEADLINE, inbox.changed(&heir)).await.expect(key);
+        assert!(matches!(news, Told::Granted { .. }), "{key:?}");
         let owner: String = server.run(&["GET", heir.key.stored()]);
         assert_eq!(owner, heir.owner.as_str());
         release(&backend, &heir).await;
@@ -206,6 +211,7 @@ async fn a_waiter_whose_process_is_gone_costs_nothing() {
     let server = Server::start();
     let (here, there) = (connect(&server).await, connect(&server).await);
     let gone = connect(&server).await;
+    let inbox = Inbox::of(&there);
     let (holder, lost, heir) = (claim("k"), claim("k").queued(), claim("k").queued());
     assert!(acquire(&here, &holder).await.unwrap());
     assert!(!acquire(&gone, &lost).await.unwrap());
@@ -214,8 +220,8 @@ async fn a_waiter_whose_process_is_gone_costs_nothing() {
     eventually(|| lanes(&server) == 2).await;
 
     release(&here, &holder).await;
-    let news = timeout(DEADLINE, there.changed(&heir)).await.unwrap();
-    assert!(matches!(news, Wakeup::Granted { .. }));
+    let news = timeout(DEADLINE, inbox.changed(&heir)).await.unwrap();
+    assert!(matches!(news, Told::Granted { .. }));
     release(&there, &heir).await;
 }
 
@@ -258,17 +264,18 @@ async fn a_server_that_is_down_is_unavailable_and_found_again() {
 async fn waiters_ask_again_when_the_connection_is_back() {
     let server = Server::start();
     let backend = connect(&server).await;
+    let inbox = Inbox::of(&backend);
     let (holder, waiter) = (claim("k"), claim("k").queued());
     assert!(acquire(&backend, &holder).await.unwrap());
     assert!(!acquire(&backend, &waiter).await.unwrap());
     server.run::<()>(&["CLIENT", "KILL", "TYPE", "PUBSUB"]);
-    let news = timeout(DEADLINE, backend.changed(&waiter)).await.unwrap();
-    assert_eq!(news, Wakeup::Ask);
+    let news = timeout(DEADLINE, inbox.changed(&waiter)).await.unwrap();
+    assert_eq!(news, Told::Ask);
 
     // Its place in the queue names a channel that is heard again.
     release(&backend, &holder).await;
-    let news = timeout(DEADLINE, backend.changed(&waiter)).await.unwrap();
-    assert!(matches!(news, Wakeup::Granted { .. }), "{news:?}");
+    let news = timeout(DEADLINE, inbox.changed(&waiter)).await.unwrap();
+    assert!(matches!(news, Told::Granted { .. }), "{news:?}");
     release(&backend, &waiter).await;
 }
 
@@ -358,10 +365,10 @@ async fn a_blocked_caller_does_not_stop_renewals() {
     assert!(acquire(&backend, &claim).await.unwrap());
     let renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), claim.ttl);
     let renewing = std::sync::Arc::clone(&backend);
-    let task = backend.executor().unwrap().spawn(async move {
+    let task = backend.handle().spawn(async move {
         loop {
             let answer = renewing.renew(std::slice::from_ref(&renewal)).await.pop();
-            assert_eq!(answer.unwrap().unwrap(), Renewed::Held(None));
+            assert_eq!(answer.unwrap().unwrap(), Renewed::held());
             sleep(Duration::from_millis(50)).await;
         }
     });
@@ -391,7 +398,7 @@ async fn dropping_it_closes_its_connections() {
         let backend = connect(&server).await;
         assert_eq!(lanes(&server), 1);
         if dropped_on_its_own_thread {
-            let executor = backend.executor().unwrap();
+            let executor = backend.handle().clone();
             executor.spawn(async move { drop(backend) });
         } else {
             drop(backend);
@@ -407,7 +414,8 @@ async fn a_release_that_nobody_waits_for_is_sent_before_the_end() {
     let claim = claim("k");
     assert!(acquire(&backend, &claim).await.unwrap());
     {
-        let mut release = std::pin::pin!(backend.release(&claim.key, &claim.owner, None));
+        let ending = ending(&claim);
+        let mut release = std::pin::pin!(backend.release(&ending));
         // Polled once, and dropped.
         let _ =
             std::future::poll_fn(|context| std::task::Poll::Ready(release.as_mut().poll(context)))
@@ -450,7 +458,7 @@ async fn several_lanes_share_the_keys() {
         .collect();
     let monitor = server.monitor();
     for answer in backend.renew(&renewals).await {
-        assert_eq!(answer.unwrap(), Renewed::Held(None));
+        assert_eq!(answer.unwrap(), Renewed::held());
     }
     let commands = monitor.commands(&server);
     let senders: std::collections::HashSet<_> = commands
@@ -479,7 +487,7 @@ async fn a_lane_that_has_nothing_to_renew_is_left_alone() {
     let renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), TTL);
     for leases in [&[][..], std::slice::from_ref(&renewal)] {
         for answer in backend.renew(leases).await {
-            assert_eq!(answer.unwrap(), Renewed::Held(None));
+            assert_eq!(answer.unwrap(), Renewed::held());
         }
     }
     // A reconnect would be quicker than this.
@@ -686,8 +694,8 @@ async fn use_everything(backend: &RedisBackend) -> Result<(), BackendError> {
     let renewal = Renewal::new(holder.key.clone(), holder.owner.clone(), TTL);
     backend.renew(&[renewal]).await.remove(0)?;
     backend.abandon(&one).await?;
-    backend.release(&holder.key, &holder.owner, None).await?;
-    backend.release(&two.key, &two.owner, None).await?;
+    backend.release(&ending(&holder)).await?;
+    backend.release(&ending(&two)).await?;
     Ok(())
 }
 

@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
-use lock_runtime::backend::{Acquired, Backend, Claim, Grant, Holder, Released, Renewal, Renewed};
+use lock_runtime::backend::{
+    Acquired, Backend, Claim, Holder, Release, Released, Renewal, Renewed,
+};
 use lock_runtime::{FenceBlock, LockKey, OwnerToken, RedisBackend};
 use lock_tests::causes;
+use lock_tests::inbox::Inbox;
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
 
@@ -48,9 +51,9 @@ impl Fixture {
 
     async fn granted(&self, claim: &Claim) -> FenceBlock {
         match self.backend.acquire(claim).await.unwrap() {
-            Acquired::Granted(Grant { tokens, valid_for }) => {
-                assert_eq!(valid_for, claim.ttl);
-                tokens
+            Acquired::Granted(grant) => {
+                assert_eq!(grant.valid_for, claim.ttl);
+                grant.tokens
             }
             other => panic!("{other:?}"),
         }
@@ -71,8 +74,8 @@ impl Fixture {
     }
 
     async fn release(&self, claim: &Claim, next: Option<&Claim>) -> Released {
-        let released = self.backend.release(&claim.key, &claim.owner, next).await;
-        released.unwrap()
+        let release = ending(claim).then(next.cloned());
+        self.backend.release(&release).await.unwrap()
     }
 
     fn owner(&self) -> Option<String> {
@@ -105,6 +108,10 @@ impl Fixture {
         self.backend.abandon(&waiter).await.unwrap();
         member.split('/').next().unwrap().to_owned()
     }
+}
+
+fn ending(claim: &Claim) -> Release {
+    Release::new(claim.key.clone(), claim.owner.clone())
 }
 
 fn single(block: FenceBlock) -> u64 {
@@ -364,20 +371,21 @@ async fn a_renewal_extends_reserves_or_finds_the_lease_lost() {
         let mut answers = it.backend.renew(std::slice::from_ref(renewal)).await;
         answers.pop().unwrap().unwrap()
     };
-    assert_eq!(renew(&renewal).await, Renewed::Held(None));
+    assert_eq!(renew(&renewal).await, Renewed::held());
     assert!(it.ttl(LOCK) > TTL);
     renewal.tokens = 4;
-    let Renewed::Held(Some(further)) = renew(&renewal).await else {
-        panic!("no tokens");
+    let Renewed::Held(extension) = renew(&renewal).await else {
+        panic!("lost");
     };
+    let further = extension.tokens.expect("tokens");
     assert!(further.first > block.last);
     assert_eq!(further.last.as_u64(), further.first.as_u64() + 3);
     assert_eq!(it.server.run::<u64>(&["GET", FENCE]), further.last.as_u64());
 
     it.server.run::<()>(&["DEL", LOCK]);
-    assert_eq!(renew(&renewal).await, Renewed::Lost);
+    assert_eq!(renew(&renewal).await, Renewed::lost());
     it.server.run::<()>(&["SET", LOCK, "another", "PX", "9000"]);
-    assert_eq!(renew(&renewal).await, Renewed::Lost);
+    assert_eq!(renew(&renewal).await, Renewed::lost());
     assert!(it.ttl(LOCK) <= Duration::from_secs(9));
 }
 
@@ -398,7 +406,7 @@ async fn many_renewals_are_answered_in_order() {
     let answers = it.backend.renew(&renewals).await;
     assert_eq!(answers.len(), 300);
     for (number, answer) in answers.into_iter().enumerate() {
-        let held = matches!(answer.unwrap(), Renewed::Held(None));
+        let held = answer.unwrap() == Renewed::held();
         assert_eq!(held, number < 200, "{number}");
     }
     assert!(it.backend.renew(&[]).await.is_empty());
@@ -423,6 +431,7 @@ async fn an_abandon_leaves_the_queue_and_passes_a_grant_on() {
 #[tokio::test]
 async fn what_is_handed_to_nobody_is_given_back_at_once() {
     let it = Fixture::start().await;
+    let _inbox = Inbox::of_claims(&it.backend, []);
     let holder = it.claim();
     it.granted(&holder).await;
     let channel = it.channel().await;
@@ -458,7 +467,7 @@ async fn a_full_memory_refuses_new_locks_and_lets_the_old_ones_go_on() {
     let mut renewal = Renewal::new(holder.key.clone(), holder.owner.clone(), TTL);
     renewal.tokens = 4;
     let renewed = it.backend.renew(&[renewal]).await.pop().unwrap().unwrap();
-    assert!(matches!(renewed, Renewed::Held(Some(_))));
+    assert!(matches!(renewed, Renewed::Held(extension) if extension.tokens.is_some()));
     assert_eq!(it.release(&holder, None).await, Released::Released(None));
     assert_eq!(it.owner().as_deref(), Some(heir.owner.as_str()));
     let next = it.waiter();
@@ -483,12 +492,12 @@ async fn assert_refused(it: &Fixture, holder: &Claim, bad: &str) {
     if bad != LOCK {
         answers.push(
             it.backend
-                .release(&it.key, &holder.owner, Some(&it.waiter()))
+                .release(&ending(holder).then(Some(it.waiter())))
                 .await
                 .err(),
         );
     } else {
-        answers.push(it.backend.release(&it.key, &holder.owner, None).await.err());
+        answers.push(it.backend.release(&ending(holder)).await.err());
         answers.push(it.backend.abandon(&it.waiter()).await.err());
     }
     for answer in answers {

@@ -7,15 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
-use tokio::runtime::Handle;
+use lock_protocol::{Acquired, BackendError, Executor, Released};
 use tokio::sync::oneshot;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep};
 
 use super::{Driver, Outcome, Release, Start};
-use crate::backend::{Acquired, BackendError, BoxFuture, Released, Wakeup};
+use crate::backend::BoxFuture;
 use crate::error::LockError;
+use crate::front::not_known;
 use crate::hold::Lease;
+use crate::mailbox::Wakeup;
 use crate::sync::lock;
 
 impl Driver {
@@ -76,7 +78,7 @@ impl Driver {
                 Err(error) if error.is_lost() => Ok(()),
                 told => told,
             },
-            (Err(outcome), Ok(Released::NotHeld)) => later(outcome).await,
+            (Err(outcome), Ok(_)) => later(outcome).await,
         }
     }
 }
@@ -121,9 +123,9 @@ impl Here {
         let (told, claimed) = match answer {
             Ok(Released::Released(claimed)) => (Ok(()), claimed),
             Ok(Released::NotHeld) => (Err(lease.was_not_held()), None),
-            Err(error) => {
+            unknown => {
                 if let Start::Release(release) = &mut self.rest {
-                    release.failed = Some(error);
+                    release.failed = Some(not_known(unknown));
                 }
                 return Err(self.outcome());
             }
@@ -154,7 +156,7 @@ impl Here {
     /// thread blocked.
     async fn relieved<T>(
         mut self,
-        elsewhere: &Handle,
+        elsewhere: &dyn Executor,
         news: BoxFuture<'_, Wakeup>,
         mut answer: Pin<&mut impl Future<Output = T>>,
     ) -> (T, Option<Here>) {
@@ -184,9 +186,10 @@ impl Here {
             }
             // Only now is the claim on its way.
             if !replace(&mut is_set, true) {
-                let _entered = elsewhere.enter();
-                let rings = alarm.as_mut().poll(&mut Context::from_waker(&waker));
-                relief.woken.fetch_or(rings.is_ready(), Ordering::AcqRel);
+                elsewhere.enter(&mut || {
+                    let rings = alarm.as_mut().poll(&mut Context::from_waker(&waker));
+                    relief.woken.fetch_or(rings.is_ready(), Ordering::AcqRel);
+                });
             }
             *lock(&relief.here) = here;
             if relief.woken.load(Ordering::Acquire) {

@@ -56,7 +56,7 @@ mod axum {
 
     use super::super::{Stale, Writer};
     use super::{OWNER, TOKEN};
-    use crate::fence::FencingToken;
+    use lock_protocol::FencingToken;
 
     /// `400 Bad Request` without the headers, or with such as no client sends.
     impl<S: Sync> FromRequestParts<S> for Writer {

@@ -23,7 +23,8 @@
 
 use std::fmt;
 
-use crate::fence::FencingToken;
+use lock_protocol::FencingToken;
+
 use crate::guard::{LockGuard, LockHandle};
 
 pub mod http;

@@ -2,9 +2,9 @@
 
 use deadpool_redis::redis::aio::ConnectionLike;
 use deadpool_redis::redis::{FromRedisValue, RedisError, Script, Value, from_redis_value};
+use lock_protocol::FencingToken;
 
 use super::{Stale, Writer};
-use crate::fence::FencingToken;
 
 /// A Lua script that runs only for writers who are not stale.
 ///

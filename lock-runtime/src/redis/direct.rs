@@ -10,6 +10,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
+use lock_protocol::{AskNumber, LockKey};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -18,6 +19,7 @@ use super::connection::Connector;
 use super::lane::{Lane, RECONNECT};
 use super::live::Live;
 use crate::backoff::Retry;
+use crate::numbers::{Numbers, Overtaken};
 use crate::sync::lock;
 
 /// Enough that keys that are asked for at the same moment seldom share one.
@@ -54,6 +56,8 @@ struct Route {
     sent: u64,
     /// The last of them of which it is known that the server is through with it, and so with those before.
     answered: u64,
+    /// The numbers that their callers gave them.
+    numbers: Numbers,
 }
 
 /// The place of one command among those of its key.
@@ -83,13 +87,19 @@ impl Direct {
         }
     }
 
-    /// Gives a command of the key with this `hash` its turn. Called where the command is first polled.
+    /// Gives a command of `key` its turn, unless one with a larger number went ahead. Called where the command is first polled.
     ///
     /// The short way is for while the `lane` is well: a claim that queues by it would be taken for dead if nobody heard of its turn.
-    pub(super) fn turn(&self, hash: u32, lane: &Lane) -> Turn<'_> {
+    pub(super) fn turn(
+        &self,
+        key: &LockKey,
+        number: AskNumber,
+        lane: &Lane,
+    ) -> Result<Turn<'_>, Overtaken> {
         let short = self.short_way().filter(|_| lane.pulse().is_connected());
-        let route = &self.routes[hash as usize % ROUTES];
+        let route = &self.routes[key.hash_value() as usize % ROUTES];
         let mut state = lock(route);
+        state.numbers.admit(key, number)?;
         let unanswered = state.answered < state.sent;
         let via = match &state.via {
             None if unanswered => None,
@@ -98,11 +108,11 @@ impl Direct {
         };
         state.via = via.as_ref().map(Arc::downgrade);
         state.sent += 1;
-        Turn {
+        Ok(Turn {
             route,
             number: state.sent,
             via,
-        }
+        })
     }
 
     /// The connection of the tokio runtime that this is called on; one that has none yet is given one.

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+use lock_protocol::LockKey;
 
+use super::companion::{Companion, FENCE, QUEUE};
 use crate::backend::BackendError;
 use crate::error::LockError;
-use crate::key::{FENCE, LockKey, QUEUE};
+use crate::numbers::Overtaken;
 
 /// Why a verb has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -49,6 +51,9 @@ pub(super) enum Fault {
     #[error("the lock needs Redis 6.2 or newer, or Valkey, and this is {0}")]
     Server(String),
 
+    #[error(transparent)]
+    Overtaken(#[from] Overtaken),
+
     #[error("the Redis configuration is wrong: {0}")]
     Config(String),
 }
@@ -66,11 +71,12 @@ impl Fault {
             return Fault::Refused(error);
         }
         let (key, meaning) = match error.detail() {
-            Some(detail) if detail.starts_with("queue") => {
-                (key.companion(QUEUE).to_string(), "the queue of a lock")
-            }
+            Some(detail) if detail.starts_with("queue") => (
+                Companion::new(key, QUEUE).to_string(),
+                "the queue of a lock",
+            ),
             Some(detail) if detail.starts_with("fence") => {
-                (key.companion(FENCE).to_string(), "a fencing token")
+                (Companion::new(key, FENCE).to_string(), "a fencing token")
             }
             _ => (key.stored().to_owned(), "a lock"),
         };
@@ -97,7 +103,8 @@ impl Fault {
             | Fault::NoAnswer(_)
             | Fault::Pool { .. }
             | Fault::Lost(_)
-            | Fault::BadReply(_) => false,
+            | Fault::BadReply(_)
+            | Fault::Overtaken(_) => false,
             Fault::Acl { .. } | Fault::BadKey { .. } | Fault::Server(_) | Fault::Config(_) => true,
             Fault::Refused(error) | Fault::NoConnection { source: error, .. } => {
                 is_acl(error) || is_authentication(error) || is_configuration(error)

@@ -58,7 +58,6 @@ pub(super) struct Pulse {
 impl Lane {
     /// A lane without a connection yet, and the task that gives it one.
     pub(super) fn new(
-        index: usize,
         connector: Connector,
         wakeups: Arc<Wakeups>,
         closing: watch::Receiver<bool>,
@@ -76,7 +75,6 @@ impl Lane {
             timeout: connector.command_timeout(),
         };
         let task = Task {
-            index,
             connector,
             wakeups,
             closing,
@@ -152,7 +150,6 @@ impl Pulse {
 
 /// What serves a lane.
 pub(super) struct Task {
-    index: usize,
     connector: Connector,
     wakeups: Arc<Wakeups>,
     closing: watch::Receiver<bool>,
@@ -182,7 +179,7 @@ impl Task {
     pub(super) async fn run(mut self) {
         let mut failures = 0;
         while let Some(connection) = self.connect(&mut failures).await {
-            self.wakeups.ask_again(self.index);
+            self.wakeups.ask_all();
             let since = Instant::now();
             self.pulse.connected.store(true, Ordering::Release);
             match self.serve(connection).await {

@@ -9,6 +9,7 @@
 //!                                                           wakeups ◄── pushes ◄───────────────────────────────┘
 //! ```
 
+mod companion;
 mod config;
 mod connection;
 mod direct;
@@ -22,11 +23,15 @@ mod thread;
 mod wakeups;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use deadpool_redis::redis::{Cmd, RedisResult, Value};
 use deadpool_redis::{Config, Pool};
+use lock_protocol::{
+    Acquired, AskNumber, Backend, BackendError, Claim, Executor, LockKey, News, Release, Released,
+    Renewal, Renewed,
+};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -40,10 +45,8 @@ use self::message::{Call, Replies, Unheard};
 use self::pushes::Pushes;
 use self::thread::{Running, Thread};
 use self::wakeups::Wakeups;
-use crate::backend::{Acquired, Backend, BackendError, Claim, Released, Renewal, Renewed, Wakeup};
 use crate::error::LockError;
-use crate::key::LockKey;
-use crate::owner::OwnerToken;
+use crate::executor::OnTokio;
 
 /// However long commands may take, [`RedisBackend::connect`] fails by then.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -58,7 +61,7 @@ pub struct RedisBackend {
     wakeups: Arc<Wakeups>,
     pool: Pool,
     acl_rule: String,
-    executor: Handle,
+    executor: Arc<OnTokio>,
     closing: watch::Sender<bool>,
     _thread: Running,
 }
@@ -124,14 +127,7 @@ impl RedisBackend {
             command_timeout: settings.command_timeout,
         };
         let (lanes, tasks): (Vec<_>, Vec<_>) = (0..settings.lanes)
-            .map(|index| {
-                Lane::new(
-                    index,
-                    connector(index),
-                    Arc::clone(&wakeups),
-                    closed.clone(),
-                )
-            })
+            .map(|index| Lane::new(connector(index), Arc::clone(&wakeups), closed.clone()))
             .unzip();
         pushes.connect(&lanes);
         let executor = thread.handle().clone();
@@ -143,7 +139,7 @@ impl RedisBackend {
             wakeups,
             pool,
             acl_rule: scripts::acl_rule(&settings.key_prefix, &channel_prefix),
-            executor,
+            executor: Arc::new(OnTokio(executor)),
             closing,
             _thread: thread.run(tasks.into_iter().map(lane::Task::run)),
         })
@@ -156,20 +152,32 @@ impl RedisBackend {
         &self.pool
     }
 
+    /// The tokio runtime on the thread of the backend: for its metrics, and to run there what must not
+    /// stop when callers block their threads.
+    pub fn handle(&self) -> &Handle {
+        &self.executor.0
+    }
+
     /// The lane of the keys with this `hash`: always the same, so that whatever concerns one key stays in order.
     fn lane_of(&self, hash: u32) -> usize {
         hash as usize % self.lanes.len()
     }
 
-    /// The reply to a script for a key with this `hash`.
+    /// The lane of `key`.
+    fn lane(&self, key: &LockKey) -> &Lane {
+        &self.lanes[self.lane_of(key.hash_value())]
+    }
+
+    /// The reply to a script for `key`, which is the question of its caller with this `number`.
     async fn ask(
         &self,
-        hash: u32,
+        key: &LockKey,
+        number: AskNumber,
         call: Cmd,
         unheard: Unheard,
     ) -> Result<RedisResult<Value>, Fault> {
-        let lane = &self.lanes[self.lane_of(hash)];
-        let turn = self.direct.turn(hash, lane);
+        let lane = self.lane(key);
+        let turn = self.direct.turn(key, number, lane)?;
         let reply = match &turn.via {
             Some(live) => live.ask(call, unheard).await,
             None => lane.send(vec![Call::new(call)], unheard).reply().await,
@@ -180,25 +188,13 @@ impl RedisBackend {
         reply
     }
 
-    /// From now on the claim may be handed its lock. Whether that is new.
-    fn expect(&self, claim: &Claim, lane: usize) -> bool {
-        claim.queue && self.wakeups.register(&claim.owner, lane)
-    }
-
-    /// Nothing is handed to the claim any more, unless it is queued or may be. `is_new` if nobody had asked for it before.
-    fn settle(&self, claim: &Claim, is_new: bool, answer: Result<Acquired, &Fault>) {
-        if !claim.queue {
-            return;
-        }
+    /// Takes in where the claim stands.
+    fn heard(&self, claim: &Claim, answer: &Acquired) {
         match answer {
-            Ok(Acquired::Queued(_)) => {}
-            // It may have been handed over before, and the message be slower than the answer, on another connection: what nobody
-            // expects is given back.
-            Ok(Acquired::Granted(_)) if !is_new => self.wakeups.settled(&claim.owner),
-            Ok(Acquired::Granted(_) | Acquired::Taken(_)) => self.wakeups.forget(&claim.owner),
-            // An earlier question may have queued it.
-            Err(fault) if is_new && fault.is_for_good() => self.wakeups.forget(&claim.owner),
-            Err(_) => {}
+            Acquired::Queued(_) => self.wakeups.queued(&claim.owner, &claim.key),
+            _ if claim.queue => self.wakeups.left(claim.owner.as_str()),
+            // It never stood in a queue.
+            _ => {}
         }
     }
 
@@ -208,18 +204,21 @@ impl RedisBackend {
 }
 
 impl Backend for RedisBackend {
+    fn attach(&self, news: Weak<dyn News>) {
+        self.wakeups.attach(news);
+    }
+
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        let hash = claim.key.hash_value();
-        let index = self.lane_of(hash);
-        let lane = &self.lanes[index];
-        let is_new = self.expect(claim, index);
-        let call = scripts::acquire(claim, lane.channel());
-        let reply = self.ask(hash, call, Unheard::Skip).await;
+        let call = scripts::acquire(claim, self.lane(&claim.key).channel());
+        let reply = self
+            .ask(&claim.key, claim.number, call, Unheard::Skip)
+            .await;
         let answer = decode(reply, &claim.key, |reply| {
             scripts::acquired(reply, claim.ttl)
         });
-        self.settle(claim, is_new, answer.as_ref().copied());
-        answer.map_err(|fault| self.error(fault))
+        let answer = answer.map_err(|fault| self.error(fault))?;
+        self.heard(claim, &answer);
+        Ok(answer)
     }
 
     async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
@@ -255,52 +254,31 @@ impl Backend for RedisBackend {
         answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
-    async fn release(
-        &self,
-        key: &LockKey,
-        owner: &OwnerToken,
-        next: Option<&Claim>,
-    ) -> Result<Released, BackendError> {
-        let hash = key.hash_value();
-        let index = self.lane_of(hash);
-        let lane = &self.lanes[index];
-        if let Some(next) = next {
-            self.expect(next, index);
-        }
-        let mut ending = Ending {
-            wakeups: &self.wakeups,
-            owner,
-            is_over: false,
-        };
-        let call = scripts::release(key, owner, next, lane.channel());
-        let reply = self.ask(hash, call, Unheard::Run).await;
+    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
+        let Release {
+            key, owner, next, ..
+        } = release;
+        self.wakeups.left(owner.as_str());
+        let next = next.as_ref();
+        let call = scripts::release(key, owner, next, self.lane(key).channel());
+        let reply = self.ask(key, release.number, call, Unheard::Run).await;
         let answer = decode(reply, key, |reply| scripts::released(reply, next));
-        if let Ok(Released::Released(claimed)) = &answer {
-            ending.is_over = true;
-            // Another try may be under way with it: whatever this one says, it is still expected.
-            if let (Some(next), Some(Acquired::Granted(_))) = (next, claimed) {
-                self.wakeups.settled(&next.owner);
-            }
+        let answer = answer.map_err(|fault| self.error(fault))?;
+        if let (Some(next), Released::Released(Some(claimed))) = (next, &answer) {
+            self.heard(next, claimed);
         }
-        answer.map_err(|fault| self.error(fault))
+        Ok(answer)
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        // What is handed to it from now on is given back.
-        self.wakeups.forget(&claim.owner);
-        let hash = claim.key.hash_value();
-        let lane = &self.lanes[self.lane_of(hash)];
-        let call = scripts::abandon(claim, lane.channel());
-        let reply = self.ask(hash, call, Unheard::Run).await;
+        self.wakeups.left(claim.owner.as_str());
+        let call = scripts::abandon(claim, self.lane(&claim.key).channel());
+        let reply = self.ask(&claim.key, claim.number, call, Unheard::Run).await;
         decode(reply, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))
     }
 
-    async fn changed(&self, claim: &Claim) -> Wakeup {
-        self.wakeups.changed(&claim.owner).await
-    }
-
-    fn executor(&self) -> Option<Handle> {
-        Some(self.executor.clone())
+    fn executor(&self) -> Option<Arc<dyn Executor>> {
+        Some(Arc::clone(&self.executor) as Arc<dyn Executor>)
     }
 
     async fn close(&self) {
@@ -309,24 +287,6 @@ impl Backend for RedisBackend {
             lane.closed().await;
         }
         self.pool.close();
-    }
-}
-
-/// A lease that is being released.
-struct Ending<'a> {
-    wakeups: &'a Wakeups,
-    owner: &'a OwnerToken,
-    is_over: bool,
-}
-
-impl Drop for Ending<'_> {
-    /// Not before: a late message must not have given the lock back by then.
-    fn drop(&mut self) {
-        if self.is_over {
-            self.wakeups.forget(self.owner);
-        } else {
-            self.wakeups.released_in_vain(self.owner);
-        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use deadpool_redis::redis::{PushInfo, PushKind, Value};
+use lock_protocol::LockKey;
 use tokio::sync::mpsc::WeakUnboundedSender;
 
 use super::direct::{self, Ways};
@@ -11,7 +12,7 @@ use super::lane::{Lane, Pulse};
 use super::message::Message;
 use super::scripts::{self, HandOver};
 use super::wakeups::Wakeups;
-use crate::key::LockKey;
+use crate::clock::to_seam;
 
 /// Sorts what comes to the claims that wait for it.
 ///
@@ -79,18 +80,17 @@ impl Pushes {
     fn hand_over(&self, lane: &Source, hand_over: &HandOver) {
         // The message came behind the answer to that command, on the same connection: the hand-over is younger than it. When the
         // message itself was sent nobody knows; it may have lain in a buffer of a stopped process for any time.
-        let since = lane.pulse.last_answered();
-        if self
-            .wakeups
-            .granted(&hand_over.owner, hand_over.grant, since)
-        {
+        let since = to_seam(lane.pulse.last_answered());
+        // What no lock can be named by is no lock of ours.
+        let Ok(key) = LockKey::new("", &hand_over.lock) else {
             return;
-        }
-        // Nobody will use it, or release it.
-        if let (Ok(key), Some(messages)) =
-            (LockKey::new("", &hand_over.lock), lane.messages.upgrade())
+        };
+        let HandOver { owner, grant, .. } = hand_over;
+        // If it is in vain, nobody will use it, or release it.
+        if self.wakeups.is_in_vain(&key, owner, *grant, since)
+            && let Some(messages) = lane.messages.upgrade()
         {
-            let command = scripts::give_back(&key, &hand_over.owner);
+            let command = scripts::give_back(&key, owner);
             // If the lane has ended, the grace ends the lease.
             let _ = messages.send(Message::unheard(command, self.timeout));
         }

@@ -9,13 +9,12 @@ use deadpool_redis::redis::{
     Arg, Cmd, ErrorKind, RedisError, RedisResult, RedisWrite, Script as Hashed, ServerErrorKind,
     ToRedisArgs, ToSingleRedisArg, Value, cmd,
 };
+use lock_protocol::{FenceBlock, FencingToken, LockKey, OwnerToken};
 use once_cell::sync::Lazy;
 
+use super::companion::{Companion, FENCE, QUEUE};
 use super::fault::Fault;
-use crate::backend::{Acquired, Claim, Grant, Holder, Released, Renewal, Renewed};
-use crate::fence::{FenceBlock, FencingToken};
-use crate::key::{Companion, FENCE, LockKey, QUEUE};
-use crate::owner::OwnerToken;
+use crate::backend::{Acquired, Claim, Extension, Grant, Holder, Released, Renewal, Renewed};
 
 /// The number of the next call of a script. No two calls of a process have the same, so an answer cannot be taken for that to another.
 static NEXT_CALL: AtomicU64 = AtomicU64::new(0);
@@ -43,8 +42,8 @@ impl Script {
             .arg(&self.hash)
             .arg(3)
             .arg(key.stored())
-            .arg(key.companion(QUEUE))
-            .arg(key.companion(FENCE))
+            .arg(Companion::new(key, QUEUE))
+            .arg(Companion::new(key, FENCE))
             .arg(NEXT_CALL.fetch_add(1, Ordering::Relaxed));
         call
     }
@@ -250,10 +249,7 @@ pub(super) fn acquired(reply: &Value, ttl: Duration) -> Option<Acquired> {
 /// What became of a claim with this `ttl`.
 fn became_of(mut words: Words<'_>, ttl: Duration) -> Option<Acquired> {
     let became = match words.next()? {
-        "granted" => Acquired::Granted(Grant {
-            tokens: block(&mut words)?,
-            valid_for: ttl,
-        }),
+        "granted" => Acquired::Granted(Grant::new(block(&mut words)?, ttl)),
         "queued" => Acquired::Queued(holder(&mut words)?),
         "taken" => Acquired::Taken(holder(&mut words)?),
         _ => return None,
@@ -265,9 +261,9 @@ fn became_of(mut words: Words<'_>, ttl: Duration) -> Option<Acquired> {
 pub(super) fn renewed(reply: &Value) -> Option<Renewed> {
     let mut words = words(reply);
     let renewed = match words.next()? {
-        "held" => Renewed::Held(None),
-        "granted" => Renewed::Held(Some(block(&mut words)?)),
-        "lost" => Renewed::Lost,
+        "held" => Renewed::held(),
+        "granted" => Renewed::Held(Extension::with_tokens(Some(block(&mut words)?))),
+        "lost" => Renewed::lost(),
         _ => return None,
     };
     words.next().is_none().then_some(renewed)
@@ -315,10 +311,7 @@ pub(super) fn hand_over(message: &[u8]) -> Option<HandOver> {
     Some(HandOver {
         owner: owner.to_owned(),
         lock: lock.to_owned(),
-        grant: Grant {
-            tokens: fence_block(last, count)?,
-            valid_for: Duration::from_millis(grace_ms),
-        },
+        grant: Grant::new(fence_block(last, count)?, Duration::from_millis(grace_ms)),
     })
 }
 
@@ -344,15 +337,17 @@ fn words(reply: &Value) -> Words<'_> {
 
 fn holder(words: &mut Words<'_>) -> Option<Holder> {
     let remaining_ms = words.next()?.parse::<i64>().ok()?;
-    Some(Holder {
-        // Negative: it never ends.
-        remaining: u64::try_from(remaining_ms).ok().map(Duration::from_millis),
-        foreign: match words.next()? {
-            "0" => false,
-            "1" => true,
-            _ => return None,
-        },
-    })
+    // Negative: it never ends.
+    let remaining = u64::try_from(remaining_ms).ok().map(Duration::from_millis);
+    match words.next()? {
+        "0" => {
+            let mut holder = Holder::of_ours(Duration::ZERO);
+            holder.remaining = remaining;
+            Some(holder)
+        }
+        "1" => Some(Holder::foreign(remaining)),
+        _ => None,
+    }
 }
 
 fn block(words: &mut Words<'_>) -> Option<FenceBlock> {
@@ -429,18 +424,14 @@ mod tests {
             first: FencingToken::new(4),
             last: FencingToken::new(5),
         };
-        let granted = Acquired::Granted(Grant {
-            tokens,
-            valid_for: ttl,
-        });
-        let holder = |remaining, foreign| Holder { remaining, foreign };
+        let granted = Acquired::Granted(Grant::new(tokens, ttl));
         for (rest, answer) in [
             (" granted 5 2", granted),
-            (" queued 1000 0", Acquired::Queued(holder(Some(ttl), false))),
+            (" queued 1000 0", Acquired::Queued(Holder::of_ours(ttl))),
             // It never ends.
-            (" taken -1 1", Acquired::Taken(holder(None, true))),
+            (" taken -1 1", Acquired::Taken(Holder::foreign(None))),
         ] {
-            assert_eq!(acquired(&reply(rest), ttl), Some(answer));
+            assert_eq!(acquired(&reply(rest), ttl).as_ref(), Some(&answer));
             let next = Claim::new(
                 LockKey::new("lock:", "k").unwrap(),
                 OwnerToken::unique("o"),
@@ -452,9 +443,10 @@ mod tests {
             );
         }
         let renewal = renewed(&reply(" granted 5 2"));
-        assert_eq!(renewal, Some(Renewed::Held(Some(tokens))));
-        assert_eq!(renewed(&reply(" held")), Some(Renewed::Held(None)));
-        assert_eq!(renewed(&reply(" lost")), Some(Renewed::Lost));
+        let further = Extension::with_tokens(Some(tokens));
+        assert_eq!(renewal, Some(Renewed::Held(further)));
+        assert_eq!(renewed(&reply(" held")), Some(Renewed::held()));
+        assert_eq!(renewed(&reply(" lost")), Some(Renewed::lost()));
         assert_eq!(
             released(&reply(" released"), None),
             Some(Released::Released(None))
@@ -600,8 +592,8 @@ mod tests {
             if let Some(Acquired::Granted(grant)) = acquired(&reply, claim.ttl) {
                 prop_assert!(sane(grant.tokens) && grant.valid_for == claim.ttl);
             }
-            if let Some(Renewed::Held(Some(tokens))) = renewed(&reply) {
-                prop_assert!(sane(tokens));
+            if let Some(Renewed::Held(extension)) = renewed(&reply) {
+                prop_assert!(extension.tokens.is_none_or(sane));
             }
             for next in [None, Some(&claim)] {
                 if let Some(Released::Released(Some(_))) = released(&reply, next) {

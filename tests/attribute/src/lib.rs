@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::cell::RefCell;
+use std::sync::Weak;
 use std::time::Duration;
 
-use lock_runtime::backend::{Acquired, BackendError, Claim, Released, Renewal, Renewed, Wakeup};
-use lock_runtime::{Backend, LockKey, LockRuntime, MemoryBackend, OwnerToken};
+use lock_runtime::backend::{
+    Acquired, BackendError, Claim, News, Release, Released, Renewal, Renewed,
+};
+use lock_runtime::{Backend, LockRuntime, MemoryBackend};
 
 thread_local! {
     /// Each test, and all that it runs, has one thread.
@@ -74,6 +77,10 @@ pub fn locked<'a>(key: &str, inner: impl IntoIterator<Item = &'a str>) -> Vec<St
 struct Recording(MemoryBackend);
 
 impl Backend for Recording {
+    fn attach(&self, news: Weak<dyn News>) {
+        self.0.attach(news);
+    }
+
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
         let acquired = self.0.acquire(claim).await?;
         if let Acquired::Granted(_) = acquired {
@@ -86,21 +93,12 @@ impl Backend for Recording {
         self.0.renew(leases).await
     }
 
-    async fn release(
-        &self,
-        key: &LockKey,
-        owner: &OwnerToken,
-        next: Option<&Claim>,
-    ) -> Result<Released, BackendError> {
-        note(format!("release {key}"));
-        self.0.release(key, owner, next).await
+    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
+        note(format!("release {}", release.key));
+        self.0.release(release).await
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         self.0.abandon(claim).await
-    }
-
-    async fn changed(&self, claim: &Claim) -> Wakeup {
-        self.0.changed(claim).await
     }
 }
