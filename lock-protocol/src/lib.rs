@@ -21,7 +21,7 @@ extern crate alloc;
 mod backend;
 mod claim;
 mod limits;
-//pub mod machine;
+pub mod machine;
 mod name;
 mod terms;
 mod time;

@@ -1,0 +1,349 @@
+//! The leases of a key: held, passed on, renewed, lost and released.
+
+use super::exchange::{Ending, Exchange, Failure, Known, Releasing, Stage};
+use super::lease::{End, LeaseId, State};
+use super::pursuing::no_answer;
+use super::{Action, Granted, Outcome, ReleaseOutcome, Turn, Verb, WaiterId};
+use crate::backend::AskNumber;
+use crate::claim::{LostReason, Release, Released, Renewed};
+use crate::time::Instant;
+use crate::token::FencingToken;
+
+impl Turn<'_> {
+    /// Notices the leases that have run out.
+    pub(super) fn look_at_the_clock(&mut self) {
+        for index in 0..self.key.leases.len() {
+            if self.key.leases[index].look_at_the_clock(self.now) {
+                self.lost(index);
+            }
+        }
+    }
+
+    /// Tells that the lease has ended against the will of its holder.
+    fn lost(&mut self, index: usize) {
+        let lease = &self.key.leases[index];
+        self.actions.push(Action::Changed(lease.id));
+        // Of who has the lock now nothing is known.
+        self.key.known = Known::Nothing;
+    }
+
+    pub(super) fn took(&mut self, id: WaiterId) {
+        let mut leases = self.key.leases.iter_mut();
+        if let Some(lease) = leases.find(|lease| is_untaken_by(lease.untaken, id)) {
+            lease.untaken = None;
+        }
+    }
+
+    /// Ends the hold of a waiter that was told and will not take it.
+    pub(super) fn end_untaken(&mut self, id: WaiterId) {
+        let mut leases = self.key.leases.iter();
+        if let Some(lease) = leases.find(|lease| is_untaken_by(lease.untaken, id)) {
+            let (lease, token) = (lease.id, lease.token);
+            self.ended(lease, token);
+        }
+    }
+
+    /// Ends a hold by the will of its holder: passes the lease on inside the process, or asks the
+    /// store to end it, and in the same message for the next claim.
+    pub(super) fn ended(&mut self, id: LeaseId, token: FencingToken) {
+        let index = self.key.leases.iter().position(|lease| lease.id == id);
+        let Some(index) = index else {
+            return self.tell_released(id, ReleaseOutcome::Released);
+        };
+        let lease = &mut self.key.leases[index];
+        if lease.token != token {
+            return self.tell_released(id, ReleaseOutcome::Released);
+        }
+        match lease.state {
+            State::Held => {
+                lease.untaken = None;
+                if !self.pass_on(index) {
+                    self.release(index);
+                }
+            }
+            State::Ended(end, held) => {
+                let owner = lease.owner.clone();
+                self.key.leases.remove(index);
+                self.tell_released(id, ReleaseOutcome::Ended(end, held));
+                // Others may have the lock by now, but if the store has not noticed, they need not
+                // wait. The lease ends by itself, so one attempt is enough.
+                let release = Release::new(self.key.key.clone(), owner);
+                self.ask(|_| Verb::Release(release), 0);
+            }
+            State::Releasing(_) => {}
+        }
+    }
+
+    /// Passes the lease on to the head of the line, if the budget allows and the head gets no less
+    /// than it asked for: cohort locking (Dice, Marathe, Shavit: *Lock cohorting*, 2012).
+    fn pass_on(&mut self, index: usize) -> bool {
+        self.skip_late();
+        let Some(head) = self.key.line.head() else {
+            return false;
+        };
+        let lease = &mut self.key.leases[index];
+        let terms = lease.terms;
+        let share = terms.ttl.mul_f64(self.rules.local_share);
+        let is_within_budget =
+            lease.passes < self.rules.local_passes && self.now.since(lease.granted_at) < share;
+        let least = match terms.renew {
+            Some(_) => self.rules.grace.min(terms.ttl) / 2,
+            // Nothing will be added to it.
+            None => terms.ttl / 10 * 9,
+        };
+        if head.terms != terms || !is_within_budget || lease.valid_until.since(self.now) < least {
+            return false;
+        }
+        let (Some(token), Some(head)) = (lease.next_token(), self.key.line.pop()) else {
+            return false;
+        };
+        lease.token = token;
+        lease.held_since = self.now;
+        lease.passes += 1;
+        lease.untaken = Some((head.id, head.deadline));
+        let granted = Granted {
+            lease: lease.id,
+            owner: lease.owner.clone(),
+            token,
+        };
+        let id = lease.id;
+        self.actions.push(Action::Changed(id));
+        self.tell(head.id, Outcome::Granted(granted));
+        self.tell_released(id, ReleaseOutcome::Released);
+        true
+    }
+
+    /// Asks the store to end a lease that its holder has given up.
+    fn release(&mut self, index: usize) {
+        // Who waits behind a holder knows that the lock is held; who comes now may be the next.
+        self.key.known = if self.key.line.is_empty() {
+            Known::Nothing
+        } else {
+            Known::Held(None)
+        };
+        if let Some(claim) = self.new_claim() {
+            self.key.pursuit = Some(alloc::boxed::Box::new(super::Pursuit {
+                claim,
+                stage: Stage::Aboard,
+                since: self.now,
+                failures: 0,
+                silent: 0,
+            }));
+        }
+        let exchange = self.ask_for_release(index, 0);
+        let lease = &mut self.key.leases[index];
+        lease.renew_at = None;
+        lease.state = State::Releasing(Releasing {
+            stage: Ending::Asking(exchange),
+            started: self.now,
+            failures: 0,
+            repeated: false,
+            told: false,
+        });
+        let id = lease.id;
+        self.actions.push(Action::Changed(id));
+    }
+
+    fn ask_for_release(&mut self, index: usize, failures: u32) -> Exchange {
+        let lease = &self.key.leases[index];
+        let next = self.key.pursuit.as_ref();
+        let next = next.filter(|pursuit| matches!(pursuit.stage, Stage::Aboard));
+        let next = next.map(|pursuit| pursuit.claim.clone());
+        let release = Release::new(self.key.key.clone(), lease.owner.clone()).then(next);
+        let number = self.ask(|_| Verb::Release(release), failures);
+        Exchange::new(number, self.now)
+    }
+
+    /// Takes in what became of a release.
+    pub(super) fn released(
+        &mut self,
+        index: usize,
+        released: Released,
+        sent_at: Instant,
+        chance: u32,
+    ) {
+        let lease = &self.key.leases[index];
+        let State::Releasing(releasing) = &lease.state else {
+            return;
+        };
+        let (outcome, next) = match released {
+            Released::Released(next) => (ReleaseOutcome::Released, next),
+            // An earlier try may have done it.
+            Released::NotHeld if releasing.repeated => (ReleaseOutcome::Released, None),
+            Released::NotHeld => {
+                let held = self.now.since(lease.held_since);
+                (
+                    ReleaseOutcome::Ended(End::Lost(LostReason::NotHeld), held),
+                    None,
+                )
+            }
+        };
+        self.finish_release(index, outcome);
+        match next {
+            Some(acquired) if self.key.pursuit.is_some() => {
+                self.acquired(acquired, sent_at, chance);
+            }
+            _ => self.ask_for_whoever_was_aboard(),
+        }
+    }
+
+    /// Takes in that the release asked with this `number` failed, or was cut off.
+    pub(super) fn not_released(&mut self, index: usize, number: AskNumber, failure: Failure) {
+        let lease = &mut self.key.leases[index];
+        let (id, ttl) = (lease.id, lease.terms.ttl);
+        let State::Releasing(releasing) = &mut lease.state else {
+            return;
+        };
+        if !matches!(releasing.stage, Ending::Asking(exchange) if exchange.number == number) {
+            // The later one may still be answered.
+            return;
+        }
+        releasing.failures += 1;
+        releasing.repeated = true;
+        let started = releasing.started;
+        let Some((error, pause)) = failure else {
+            releasing.stage = Ending::Pausing(self.now);
+            return self.time_for_release(index);
+        };
+        // As long as the lease may live in the store, others wait for it in vain.
+        let again = self.is_worth_asking(started, ttl);
+        let pause = pause.filter(|_| again && !error.is_denied());
+        let Some(pause) = pause else {
+            self.learn(Known::Failed(error.clone()));
+            self.finish_release(index, ReleaseOutcome::Failed(error));
+            return self.ask_for_whoever_was_aboard();
+        };
+        let pause = pause.min(self.rules.command_timeout);
+        let is_late = self.now.since(started) >= self.rules.command_timeout;
+        if let State::Releasing(releasing) = &mut self.key.leases[index].state {
+            releasing.stage = Ending::Pausing(self.now + pause);
+            if is_late && !core::mem::replace(&mut releasing.told, true) {
+                // Its holder is not kept any longer by a store that is down.
+                self.tell_released(id, ReleaseOutcome::Failed(error.clone()));
+            }
+        }
+        self.learn(Known::Failed(error));
+    }
+
+    /// The claim that went with a release of which it has not come back, or that did not go at all.
+    fn ask_for_whoever_was_aboard(&mut self) {
+        if let Some(pursuit) = &mut self.key.pursuit
+            && let Stage::Aboard = pursuit.stage
+        {
+            pursuit.stage = Stage::Pausing(self.now);
+            if !self.key.line.is_empty() {
+                self.time_for_pursuit();
+            }
+        }
+    }
+
+    /// Ends every release that is under way.
+    pub(super) fn finish_releases(&mut self, outcome: &ReleaseOutcome) {
+        for index in (0..self.key.leases.len()).rev() {
+            if let State::Releasing(_) = self.key.leases[index].state {
+                self.finish_release(index, outcome.clone());
+            }
+        }
+    }
+
+    fn finish_release(&mut self, index: usize, outcome: ReleaseOutcome) {
+        let lease = self.key.leases.remove(index);
+        if let State::Releasing(releasing) = lease.state
+            && !releasing.told
+        {
+            self.tell_released(lease.id, outcome);
+        }
+    }
+
+    fn tell_released(&mut self, id: LeaseId, outcome: ReleaseOutcome) {
+        self.actions.push(Action::Released(id, outcome));
+    }
+
+    /// Takes in what became of a renewal.
+    pub(super) fn renewed(
+        &mut self,
+        id: LeaseId,
+        sent_at: Instant,
+        answer: Option<Renewed>,
+        chance: u32,
+    ) {
+        let mut leases = self.key.leases.iter_mut();
+        let Some(index) = leases.position(|lease| lease.id == id && lease.is_held()) else {
+            return;
+        };
+        let lease = &mut self.key.leases[index];
+        match answer {
+            Some(Renewed::Held(extension)) => lease.extended(sent_at, extension),
+            Some(Renewed::Lost(reason)) => {
+                lease.end(End::Lost(reason), self.now);
+                self.lost(index);
+            }
+            None => lease.not_extended(self.now, chance),
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn time(&mut self) {
+        for index in (0..self.key.leases.len()).rev() {
+            self.time_for_lease(index);
+        }
+        self.time_for_pursuit();
+        self.time_for_withdrawals();
+    }
+
+    fn time_for_lease(&mut self, index: usize) {
+        let lease = &mut self.key.leases[index];
+        match lease.state {
+            State::Held => {
+                if let Some((waiter, deadline)) = lease.untaken
+                    && deadline <= self.now
+                {
+                    let (id, token) = (lease.id, lease.token);
+                    self.take_back(waiter);
+                    return self.ended(id, token);
+                }
+                if lease.renew_at.is_some_and(|at| at <= self.now) {
+                    lease.renew_at = None;
+                    let renewal = lease.renewal(&self.key.key, self.rules);
+                    let patience = lease.patience(self.now, self.rules);
+                    self.actions
+                        .push(Action::Renew(lease.id, renewal, patience));
+                }
+            }
+            State::Releasing(_) => self.time_for_release(index),
+            State::Ended(..) => {}
+        }
+    }
+
+    fn time_for_release(&mut self, index: usize) {
+        let State::Releasing(releasing) = &self.key.leases[index].state else {
+            return;
+        };
+        let (stage, failures) = (releasing.stage, releasing.failures);
+        let exchange = match stage {
+            Ending::Pausing(at) if at <= self.now => self.ask_for_release(index, failures),
+            Ending::Asking(exchange) if self.is_waited_for() => {
+                if exchange
+                    .relief_at(self.rules)
+                    .is_some_and(|at| at <= self.now)
+                {
+                    let again = self.ask_for_release(index, failures);
+                    exchange.again(again.number, self.now)
+                } else if exchange.overdue_at(self.rules) <= self.now {
+                    return self.not_released(index, exchange.number, Some(no_answer()));
+                } else {
+                    return;
+                }
+            }
+            _ => return,
+        };
+        if let State::Releasing(releasing) = &mut self.key.leases[index].state {
+            releasing.stage = Ending::Asking(exchange);
+            releasing.repeated = true;
+        }
+    }
+}
+
+fn is_untaken_by(untaken: Option<(WaiterId, Instant)>, id: WaiterId) -> bool {
+    untaken.is_some_and(|(waiter, _)| waiter == id)
+}

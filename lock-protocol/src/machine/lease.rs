@@ -1,0 +1,207 @@
+//! A lease as its process knows it.
+
+use core::time::Duration;
+
+use super::exchange::{Ending, Releasing};
+use super::line::WaiterId;
+use crate::claim::{Extension, LostReason, Renewal};
+use crate::name::LockKey;
+use crate::terms::{Rules, Terms, valid_until};
+use crate::time::Instant;
+use crate::token::{FenceBlock, FencingToken, OwnerToken};
+
+/// The name of a lease within its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseId(pub u64);
+
+/// Why a hold ended against the will of its holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The lease can no longer be proven.
+    Lost(LostReason),
+    /// It was held for longer than this limit.
+    MaxHold(Duration),
+}
+
+/// A granted claim. It may have several holders in this process, one after the other, each with its
+/// own fencing token.
+#[derive(Clone, Debug)]
+pub(super) struct Lease {
+    pub(super) id: LeaseId,
+    pub(super) owner: OwnerToken,
+    pub(super) terms: Terms,
+    /// Until when the lease may be relied on; counted from before a request was sent, never from an
+    /// answer.
+    pub(super) valid_until: Instant,
+    /// The token of the present holder; whoever has a smaller one held the lease earlier.
+    pub(super) token: FencingToken,
+    /// The tokens reserved for the holders to come.
+    pub(super) spare: Option<FenceBlock>,
+    /// What the budget of local passing is counted from.
+    pub(super) granted_at: Instant,
+    pub(super) held_since: Instant,
+    pub(super) passes: u32,
+    /// When to renew; `None` while a renewal is under way, and for leases that are not renewed.
+    pub(super) renew_at: Option<Instant>,
+    /// Who was told of the grant and has not been seen since, and how long it may take.
+    pub(super) untaken: Option<(WaiterId, Instant)>,
+    pub(super) state: State,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum State {
+    /// The holder may rely on it.
+    Held,
+    /// It ended after it had been held for so long, and the holder has not given it up yet.
+    Ended(End, Duration),
+    /// The holder has given it up, and the store is asked to end it.
+    Releasing(Releasing),
+}
+
+impl Lease {
+    /// Ends the lease if it has run out `now`. Whether it did.
+    ///
+    /// A lease that has ended stays ended: an answer that comes later revives nothing, since the
+    /// holder may have been told.
+    pub(super) fn look_at_the_clock(&mut self, now: Instant) -> bool {
+        let end = self.run_out(now).filter(|_| self.is_held());
+        if let Some(end) = end {
+            self.end(end, now);
+        }
+        end.is_some()
+    }
+
+    /// Why the clock says that the lease has ended.
+    fn run_out(&self, now: Instant) -> Option<End> {
+        let over = |limit: &Duration| now.since(self.held_since) >= *limit;
+        if now >= self.valid_until {
+            Some(End::Lost(LostReason::Expired))
+        } else {
+            self.terms.max_hold.filter(over).map(End::MaxHold)
+        }
+    }
+
+    /// How far its end in the store is, once its holder has given it up.
+    pub(super) fn ending_mut(&mut self) -> Option<&mut Ending> {
+        match &mut self.state {
+            State::Releasing(releasing) => Some(&mut releasing.stage),
+            _ => None,
+        }
+    }
+
+    pub(super) fn end(&mut self, end: End, now: Instant) {
+        self.state = State::Ended(end, now.since(self.held_since));
+        self.renew_at = None;
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.state, State::Held)
+    }
+
+    /// Whether nobody else of this process can have the lock as long as the lease is as it is.
+    pub(super) fn occupies(&self) -> bool {
+        !matches!(self.state, State::Ended(..))
+    }
+
+    /// How long the holder with `token` may still rely on the lease; zero if it may not.
+    pub(super) fn remaining(&self, token: FencingToken, now: Instant) -> Duration {
+        match self.fault(token, now) {
+            None => self.valid_until.since(now),
+            Some(_) => Duration::ZERO,
+        }
+    }
+
+    /// Why the holder with `token` may not rely on the lease `now`, and for how long it had been
+    /// held; `None` if it may.
+    pub(super) fn fault(&self, token: FencingToken, now: Instant) -> Option<(End, Duration)> {
+        let given_up = End::Lost(LostReason::NotHeld);
+        let held = now.since(self.held_since);
+        match &self.state {
+            State::Held if self.token == token => self.run_out(now).map(|end| (end, held)),
+            State::Ended(end, held) if self.token == token => Some((*end, *held)),
+            _ => Some((given_up, held)),
+        }
+    }
+
+    /// The next fencing token for a holder in this process, if one is left.
+    pub(super) fn next_token(&mut self) -> Option<FencingToken> {
+        let FenceBlock { first, last } = self.spare?;
+        self.spare = (first < last).then(|| FenceBlock {
+            first: first.next(),
+            last,
+        });
+        Some(first)
+    }
+
+    fn max_hold_ends(&self) -> Option<Instant> {
+        self.terms.max_hold.map(|limit| self.held_since + limit)
+    }
+
+    /// When something happens to a lease that is held, without anybody's doing.
+    pub(super) fn attention_at(&self) -> Instant {
+        let untaken = self.untaken.map(|(_, deadline)| deadline);
+        [self.renew_at, self.max_hold_ends(), untaken]
+            .into_iter()
+            .flatten()
+            .fold(self.valid_until, Instant::min)
+    }
+
+    /// The renewal of this lease, with further fencing tokens if none is left for another holder.
+    pub(super) fn renewal(&self, key: &LockKey, rules: &Rules) -> Renewal {
+        let mut renewal = Renewal::new(key.clone(), self.owner.clone(), self.terms.ttl);
+        if self.spare.is_none() {
+            renewal.tokens = rules.tokens();
+        }
+        renewal
+    }
+
+    /// How long to wait for the answer to a renewal: short enough for further tries before the
+    /// lease ends.
+    pub(super) fn patience(&self, now: Instant, rules: &Rules) -> Duration {
+        let left = self.valid_until.since(now);
+        let limit = rules.command_timeout.min(self.terms.ttl / 4);
+        limit.min(left / 3).max(Duration::from_millis(2))
+    }
+
+    /// Takes in that the store extended the lease in answer to a request sent at `sent_at`.
+    pub(super) fn extended(&mut self, sent_at: Instant, extension: Extension) {
+        let valid_for = extension.valid_for.unwrap_or(self.terms.ttl);
+        self.valid_until = self.valid_until.max(valid_until(sent_at, valid_for));
+        self.spare = extension.tokens.or(self.spare);
+        self.renew_at = self.terms.renew.map(|period| on_grid(sent_at, period));
+    }
+
+    /// Takes in that the store could not be asked: it is asked again soon, and a few times before
+    /// the lease ends. Whatever the error, trying costs little, and the deadline decides.
+    pub(super) fn not_extended(&mut self, now: Instant, chance: u32) {
+        let period = self.terms.renew.unwrap_or(self.terms.ttl / 10);
+        let pause = jittered((period / 2).min(Duration::from_secs(1)), chance);
+        let left = self.valid_until.since(now);
+        let pause = pause.min(left / 4).max(Duration::from_millis(1));
+        self.renew_at = Some(now + pause);
+    }
+}
+
+/// When to renew a lease that was granted or renewed by a request sent at `sent_at`.
+///
+/// Up to a quarter of the period early, on a grid of powers of two milliseconds, so that leases of
+/// like periods are renewed in one go.
+pub(super) fn on_grid(sent_at: Instant, period: Duration) -> Instant {
+    const MILLI: u64 = 1_000_000;
+    let at = sent_at + period;
+    let quarter = u64::try_from(period.as_millis() / 4).unwrap_or(u64::MAX);
+    let Some(power) = quarter.checked_ilog2() else {
+        return at;
+    };
+    let step = MILLI << power.min(40);
+    Instant::from_nanos(at.as_nanos() / step * step)
+}
+
+/// Between a half and the whole of `pause`, as `chance` has it.
+pub(super) fn jittered(pause: Duration, chance: u32) -> Duration {
+    let nanos = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+    let half = nanos / 2;
+    let share = u128::from(half) * u128::from(chance) / u128::from(u32::MAX);
+    // It is at most the half of a number that fits.
+    Duration::from_nanos(half + share as u64)
+}

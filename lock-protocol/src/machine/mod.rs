@@ -1,0 +1,459 @@
+//! What one process does about one key, as a state machine.
+//!
+//! There is no I/O, task, clock or randomness in here, and no function of a user is called. Events
+//! come in with the time, actions come out, and [`Key::wants_time_at`] says when the machine next
+//! wants [`Event::Time`]. Whoever owns a [`Key`] calls, in this order:
+//!
+//! 1. [`Key::on`], with what happened; the instants of successive calls never decrease;
+//! 2. performs the actions that it returns;
+//! 3. [`Key::wants_time_at`], and comes back by then with [`Event::Time`].
+//!
+//! # States
+//!
+//! All tasks of a process that want one key stand in one line, and at most one claim of theirs is
+//! in the store: the *pursuit*. A claim that is granted becomes a *lease*, which is passed on to the
+//! next in line, or released with the next claim aboard.
+//!
+//! ```text
+//!                  Joined             Queued                    HandedOver
+//!        nothing ────────▶ asking ─────────────▶ queued ───────────────────────┐
+//!           ▲               │ ▲ ▲ ────────────── AskAt, AskAll, Time ◀──┘      │
+//!           │        failed │ │ │ Time                                         ▼
+//!           │               ▼ │ │                              Granted ─────▶ held ◀─┐
+//!           │             pausing                                               │    │ passed on
+//!           │                                                             Ended │────┘
+//!           │  last waiter left, from any of these                              ▼
+//!           └──── withdrawing ◀──────                             Released ◀ releasing, with the
+//!                                                                           next claim aboard
+//! ```
+//!
+//! | state | event | next | action |
+//! |---|---|---|---|
+//! | nothing | a waiter joins | asking | acquire is asked |
+//! | asking | granted | held | the head of the line is told |
+//! | asking | granted, of another ttl than the head wants | asking | acquire is asked again |
+//! | asking | queued | queued | those who do not wait are told `Taken` |
+//! | asking | taken | asking | those who do not wait are told; asked again as one that waits |
+//! | asking | taken, though it waits | queued | the store keeps no queue: it is asked again |
+//! | asking | not known | pausing | those who do not wait are told `Failed` |
+//! | asking | refused for good | withdrawing | everybody is told `Failed` |
+//! | asking | cut off | asking | acquire is asked again, at once |
+//! | asking | half a grace passes, others wait | asking | acquire is asked a second time |
+//! | asking | no answer, others wait | pausing | as not known |
+//! | queued | handed over | held | the head of the line is told |
+//! | queued | handed over, little is left of it | asking | acquire is asked, to confirm |
+//! | queued | `AskAt`, `AskAll`, heartbeat, end of the lease before | asking | acquire is asked |
+//! | pausing | the pause ends | asking | acquire is asked |
+//! | pausing | handed over | held | the head of the line is told |
+//! | asking, queued, pausing | the last waiter leaves | withdrawing | abandon is asked |
+//! | withdrawing | answered | nothing | |
+//! | withdrawing | not known | withdrawing | abandon is asked again; a waiter is not kept by it |
+//! | withdrawing | a waiter joins | withdrawing, then asking | acquire is asked behind it |
+//! | held | the holder ends it, the next in line may have it | held | the next in line is told |
+//! | held | the holder ends it | releasing | release is asked, with the next claim |
+//! | held | a renewal is due | held | renew |
+//! | held | renewed | held | |
+//! | held | the store says that it is lost | ended | the holder is told |
+//! | held | its time, or `max_hold`, is over | ended | the holder is told |
+//! | held | whoever was told does not take it by its deadline | as if ended by it | told `TimedOut` |
+//! | held | whoever was told leaves | as if ended by it | |
+//! | ended | the holder ends it | nothing | release is asked, once |
+//! | ended | waiters are there | asking | acquire is asked |
+//! | releasing | released | nothing | the holder is told |
+//! | releasing | released, the next claim granted | held | both are told |
+//! | releasing | released, the next claim queued | queued | the holder is told |
+//! | releasing | not held | asking, or nothing | the holder is told `Lost` |
+//! | releasing | not held, asked before | asking, or nothing | the holder is told that it is done |
+//! | releasing | the next claim is handed the lock | held | both are told |
+//! | releasing | not known | releasing | asked again after a pause, for the ttl of the lease |
+//! | releasing | half a grace passes, others wait | releasing | release is asked a second time |
+//! | any | an answer to a question that is over | as before | what it granted is given back |
+//! | any | shut down | as before | everybody in line is told |
+
+mod event;
+mod exchange;
+mod holding;
+mod lease;
+mod line;
+mod pursuing;
+#[cfg(test)]
+mod tests;
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use smallvec::SmallVec;
+
+pub use self::exchange::ReleaseOutcome;
+pub use self::exchange::ReleaseOutcome;
+use self::exchange::{Ending, Known, Pursuit, Stage, Withdrawal};
+pub use self::lease::{End, LeaseId};
+use self::lease::{Lease, State};
+use self::line::Line;
+pub use self::line::{Waiter, WaiterId};
+use crate::backend::AskNumber;
+use crate::claim::{Acquired, Claim, Released, Renewal};
+use crate::name::LockKey;
+use crate::terms::Rules;
+use crate::time::Instant;
+use crate::token::FencingToken;
+
+/// What one process does about one key: see the [module](self).
+#[derive(Clone, Debug)]
+pub struct Key {
+    key: LockKey,
+    line: Line,
+    /// What is done to get the lock for those in line.
+    pursuit: Option<alloc::boxed::Box<Pursuit>>,
+    /// The leases of this process, lost ones included until their holders give them up.
+    leases: SmallVec<[Lease; 1]>,
+    withdrawals: Vec<Withdrawal>,
+    known: Known,
+    /// The largest number given to a question, a lease, or to one of a key before this.
+    last_number: u64,
+    /// Whether the process shuts down.
+    is_closing: bool,
+}
+
+impl Key {
+    /// A key about which nothing has been done yet, or nothing of which anybody waits for the end.
+    ///
+    /// Numbers go on after `last_number`, which is that of the machine that this process had for the
+    /// key before, or larger.
+    pub fn new(key: LockKey, last_number: u64) -> Key {
+        Key {
+            key,
+            line: Line::default(),
+            pursuit: None,
+            leases: SmallVec::new(),
+            withdrawals: Vec::new(),
+            known: Known::Nothing,
+            last_number,
+            is_closing: false,
+        }
+    }
+
+    /// Takes in what happened `now`, and says what to do about it.
+    pub fn on(&mut self, rules: &Rules, now: Instant, event: Event<'_>) -> Actions {
+        let mut turn = Turn {
+            key: self,
+            rules,
+            now,
+            actions: Actions::new(),
+        };
+        turn.look_at_the_clock();
+        turn.take_in(event);
+        turn.settle();
+        turn.actions
+    }
+
+    /// When the machine wants to be told the time, if nothing else happens.
+    pub fn wants_time_at(&self, rules: &Rules) -> Option<Instant> {
+        let leases = self.leases.iter().filter_map(|lease| match &lease.state {
+            State::Held => Some(lease.attention_at()),
+            State::Ended(..) => None,
+            State::Releasing(releasing) => self.ending_attention_at(&releasing.stage, rules),
+        });
+        let withdrawals = self
+            .withdrawals
+            .iter()
+            .filter_map(|withdrawal| self.ending_attention_at(&withdrawal.stage, rules));
+        let pursuit = self
+            .pursuit
+            .as_ref()
+            .and_then(|pursuit| match &pursuit.stage {
+                // Whoever asks waits for the answer by itself.
+                Stage::Asking(exchange) if self.line.len() > 1 => {
+                    Some(exchange.attention_at(rules))
+                }
+                Stage::Asking(_) | Stage::Aboard => None,
+                Stage::Queued(at) | Stage::Pausing(at) => Some(*at),
+            });
+        leases.chain(withdrawals).chain(pursuit).min()
+    }
+
+    /// Whether the machine can be dropped: nobody holds, waits or asks.
+    pub fn is_gone(&self) -> bool {
+        self.is_quiet() && self.leases.is_empty()
+    }
+
+    /// Whether nobody waits or asks, and no lease is held: all there may be are holders who have
+    /// not noticed that they lost their lease.
+    pub fn is_quiet(&self) -> bool {
+        self.line.is_empty()
+            && self.pursuit.is_none()
+            && self.withdrawals.is_empty()
+            && !self.leases.iter().any(Lease::occupies)
+    }
+
+    /// Whether a lease is held, as far as its holder is concerned.
+    pub fn is_held(&self) -> bool {
+        self.leases.iter().any(Lease::is_held)
+    }
+
+    /// The largest number that was given to a question.
+    pub fn last_number(&self) -> u64 {
+        self.last_number
+    }
+
+    /// Whether the claim `owner` may be handed the lock, or has it.
+    pub fn expects(&self, owner: &str) -> bool {
+        let pursued = self.pursuit.as_ref();
+        pursued.is_some_and(|pursuit| pursuit.claim.owner.as_str() == owner)
+            || self
+                .leases
+                .iter()
+                .any(|lease| lease.occupies() && lease.owner.as_str() == owner)
+    }
+
+    /// How long the holder with `token` may still rely on the lease; zero if it may not.
+    pub fn remaining(&self, lease: LeaseId, token: FencingToken, now: Instant) -> Duration {
+        self.lease(lease)
+            .map_or(Duration::ZERO, |lease| lease.remaining(token, now))
+    }
+
+    /// Why the holder with `token` may not rely on the lease, and for how long it had been held;
+    /// `None` if it may. Of a lease that is not here any more nothing is known.
+    pub fn fault(
+        &self,
+        lease: LeaseId,
+        token: FencingToken,
+        now: Instant,
+    ) -> Option<(End, Duration)> {
+        self.lease(lease)?.fault(token, now)
+    }
+
+    /// Whether the holder with `token` may rely on the lease.
+    pub fn is_held_by(&self, lease: LeaseId, token: FencingToken, now: Instant) -> bool {
+        !self.remaining(lease, token, now).is_zero()
+    }
+
+    /// The renewal of a lease ahead of its time, because its holder asks for it, and how long to
+    /// wait for the answer.
+    pub fn renewal(
+        &self,
+        rules: &Rules,
+        lease: LeaseId,
+        now: Instant,
+    ) -> Option<(Renewal, Duration)> {
+        let lease = self.lease(lease).filter(|lease| lease.is_held())?;
+        let mut renewal = lease.renewal(&self.key, rules);
+        renewal.tokens = 0;
+        Some((renewal, lease.patience(now, rules)))
+    }
+
+    /// Whether somebody, other than who asked, waits for the end of a lease or a claim.
+    fn is_waited_for(&self) -> bool {
+        !self.line.is_empty() || self.is_closing
+    }
+
+    fn lease(&self, id: LeaseId) -> Option<&Lease> {
+        self.leases.iter().find(|lease| lease.id == id)
+    }
+
+    /// When something has to be done about the end of a lease or a claim.
+    fn ending_attention_at(&self, ending: &Ending, rules: &Rules) -> Option<Instant> {
+        match ending {
+            Ending::Asking(exchange) => self.is_waited_for().then(|| exchange.attention_at(rules)),
+            Ending::Pausing(at) => Some(*at),
+        }
+    }
+}
+
+/// One event being taken in.
+struct Turn<'a> {
+    key: &'a mut Key,
+    rules: &'a Rules,
+    now: Instant,
+    actions: Actions,
+}
+
+impl Turn<'_> {
+    fn take_in(&mut self, event: Event<'_>) {
+        match event {
+            Event::Joined(waiter) => self.joined(waiter),
+            Event::GaveUp(id) => self.gave_up(id),
+            Event::Left(id) => self.left(id),
+            Event::Took(id) => self.took(id),
+            Event::Ended(lease, token) => self.ended(lease, token),
+            Event::Answered {
+                ask,
+                sent_at,
+                answer,
+                chance,
+            } => self.answered(ask, sent_at, answer, chance),
+            Event::Renewed {
+                lease,
+                sent_at,
+                answer,
+                chance,
+            } => self.renewed(lease, sent_at, answer, chance),
+            Event::HandedOver {
+                owner,
+                grant,
+                since,
+            } => self.handed_over(owner, grant, since),
+            Event::AskAt(owner, at) => self.ask_at(Some(owner), at),
+            Event::AskAll => self.ask_at(None, self.now),
+            Event::Time => self.time(),
+            Event::ShutDown => self.shut_down(),
+        }
+    }
+
+    /// Routes an answer to whatever asked the question.
+    fn answered(&mut self, ask: &Ask, sent_at: Instant, answer: Answer, chance: u32) {
+        let number = ask.number;
+        match &ask.verb {
+            Verb::Acquire(claim) => match answer {
+                Answer::Acquired(acquired) if self.is_pursued(claim, number, &acquired) => {
+                    self.acquired(acquired, sent_at, chance);
+                }
+                Answer::Acquired(acquired) => self.give_back(claim, &acquired),
+                answer => self.not_acquired(number, answer.failure()),
+            },
+            Verb::Release(release) => match (self.releasing(number), answer) {
+                (Some(index), Answer::Released(released)) => {
+                    self.released(index, released, sent_at, chance);
+                }
+                (Some(index), answer) => self.not_released(index, number, answer.failure()),
+                (None, Answer::Released(Released::Released(Some(acquired)))) => {
+                    match &release.next {
+                        Some(next) if self.is_pursued(next, number, &acquired) => {
+                            self.acquired(acquired, sent_at, chance);
+                        }
+                        Some(next) => self.give_back(next, &acquired),
+                        None => {}
+                    }
+                }
+                (None, _) => {}
+            },
+            Verb::Abandon(_) => match (self.withdrawing(number), answer) {
+                (Some(index), Answer::Abandoned) => {
+                    self.key.withdrawals.remove(index);
+                }
+                (Some(index), answer) => self.not_withdrawn(index, number, answer.failure()),
+                (None, _) => {}
+            },
+        }
+    }
+
+    /// Whether an answer is for the claim that is pursued: to its latest question, or a grant, which
+    /// counts whenever it comes, since the claim was not withdrawn.
+    fn is_pursued(&self, claim: &Claim, number: AskNumber, acquired: &Acquired) -> bool {
+        self.key.pursuit.as_ref().is_some_and(|pursuit| {
+            let is_latest =
+                matches!(pursuit.stage, Stage::Asking(exchange) if exchange.is_asked_by(number));
+            pursuit.claim.owner == claim.owner
+                && (is_latest || matches!(acquired, Acquired::Granted(_)))
+        })
+    }
+
+    fn releasing(&self, number: AskNumber) -> Option<usize> {
+        self.key.leases.iter().position(|lease| match &lease.state {
+            State::Releasing(releasing) => releasing.stage.is_asked_by(number),
+            _ => false,
+        })
+    }
+
+    fn withdrawing(&self, number: AskNumber) -> Option<usize> {
+        let mut withdrawals = self.key.withdrawals.iter();
+        withdrawals.position(|withdrawal| withdrawal.stage.is_asked_by(number))
+    }
+
+    /// Gives back what a question brought whose asker has got it otherwise, or wants it no more.
+    fn give_back(&mut self, claim: &Claim, acquired: &Acquired) {
+        let is_in_store = matches!(acquired, Acquired::Granted(_) | Acquired::Queued(_));
+        let mut withdrawals = self.key.withdrawals.iter();
+        let is_known = self.key.expects(claim.owner.as_str())
+            || withdrawals.any(|withdrawal| withdrawal.claim.owner == claim.owner);
+        if is_in_store && !is_known {
+            let claim = claim.clone();
+            self.ask(|_| Verb::Abandon(claim), 0);
+        }
+    }
+
+    /// Does what follows from the state as it is now, whatever the event was.
+    fn settle(&mut self) {
+        if self.key.line.is_empty() {
+            let is_aboard = self
+                .key
+                .pursuit
+                .as_ref()
+                .is_some_and(|pursuit| matches!(pursuit.stage, Stage::Aboard));
+            if !is_aboard && let Some(pursuit) = self.key.pursuit.take() {
+                self.withdraw(pursuit.claim);
+            }
+            if self.key.pursuit.is_none() && !self.key.is_held() {
+                self.key.known = Known::Nothing;
+            }
+            return;
+        }
+        let is_occupied = self.key.leases.iter().any(Lease::occupies);
+        // Its answer comes first, so that a newcomer is not told that its own process has the lock.
+        let is_withdrawing = self.key.withdrawals.iter().any(|withdrawal| {
+            withdrawal.failures == 0 && matches!(withdrawal.stage, Ending::Asking(_))
+        });
+        if self.key.pursuit.is_none() && !is_occupied && !is_withdrawing {
+            self.pursue();
+        }
+    }
+
+    /// Asks the store what `verb` makes of the number of the question.
+    fn ask(&mut self, verb: impl FnOnce(AskNumber) -> Verb, failures: u32) -> AskNumber {
+        let number = self.next_number();
+        let mut verb = verb(number);
+        match &mut verb {
+            Verb::Acquire(claim) | Verb::Abandon(claim) => claim.number = number,
+            Verb::Release(release) => {
+                release.number = number;
+                if let Some(next) = &mut release.next {
+                    next.number = number;
+                }
+            }
+        }
+        self.actions.push(Action::Ask(Ask {
+            number,
+            verb,
+            failures,
+        }));
+        number
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.key.last_number += 1;
+        self.key.last_number
+    }
+
+    fn tell(&mut self, id: WaiterId, outcome: Outcome) {
+        self.actions.push(Action::Tell(id, outcome));
+    }
+
+    /// Tells everybody, and lets what is under way be asked once more at the most: a store that is
+    /// away must not keep a process that ends.
+    fn shut_down(&mut self) {
+        self.key.is_closing = true;
+        for waiter in self.key.line.take_all() {
+            self.tell(waiter.id, Outcome::ShutDown);
+        }
+        let now = self.now;
+        let leases = self.key.leases.iter_mut().filter_map(Lease::ending_mut);
+        let withdrawals = self.key.withdrawals.iter_mut();
+        for ending in leases.chain(withdrawals.map(|withdrawal| &mut withdrawal.stage)) {
+            if let Ending::Pausing(until) = ending {
+                *until = now;
+            }
+        }
+        self.time();
+    }
+
+    /// Whether it is of use to ask a store again that did not answer: until the lease of a claim of
+    /// this `ttl` is gone by itself.
+    fn is_worth_asking(&self, started: Instant, ttl: Duration) -> bool {
+        self.now.since(started) < ttl && !self.key.is_closing
+    }
+
+    /// Whether somebody, other than who asked, waits for what is under way.
+    fn is_waited_for(&self) -> bool {
+        self.key.is_waited_for()
+    }
+}

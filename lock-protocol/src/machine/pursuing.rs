@@ -1,0 +1,433 @@
+//! The line, and the claim that is made for it.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::time::Duration;
+
+use super::exchange::{Ending, Exchange, Failure, Known, Pursuit, Stage, Withdrawal};
+use super::lease::{Lease, State, jittered, on_grid};
+use super::{Action, Granted, LeaseId, Outcome, ReleaseOutcome, Turn, Verb, Waiter, WaiterId};
+use crate::backend::{AskNumber, BackendError};
+use crate::claim::{Acquired, Claim, Grant, Holder};
+use crate::terms::valid_until;
+use crate::time::Instant;
+use crate::token::OwnerToken;
+
+/// How soon, and how seldom, to look whether a holder that tells nobody has freed the lock.
+const SILENT_FIRST: Duration = Duration::from_millis(50);
+const SILENT_LONGEST: Duration = Duration::from_secs(1);
+
+/// Upper bound of the random delay before a waiter asks after a lease ran out; spreads the waiters.
+const AFTER_EXPIRY: Duration = Duration::from_millis(4);
+
+/// How a grant came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Answer,
+    HandOver,
+}
+
+impl Turn<'_> {
+    pub(super) fn joined(&mut self, waiter: Waiter) {
+        if self.key.is_closing {
+            return self.tell(waiter.id, Outcome::ShutDown);
+        }
+        // What is known is kept up to date as long as somebody waits or holds.
+        let is_current = !self.key.line.is_empty() || self.key.is_held();
+        if waiter.once
+            && is_current
+            && let Some(outcome) = self.known_to_once()
+        {
+            return self.tell(waiter.id, outcome);
+        }
+        self.key.line.push(waiter);
+    }
+
+    pub(super) fn gave_up(&mut self, id: WaiterId) {
+        let Some(waiter) = self.key.line.remove(id) else {
+            return;
+        };
+        let outcome = self.late(&waiter);
+        self.tell(id, outcome);
+    }
+
+    pub(super) fn left(&mut self, id: WaiterId) {
+        if self.key.line.remove(id).is_none() {
+            self.end_untaken(id);
+        }
+    }
+
+    /// What a waiter is told whose wait is used up.
+    pub(super) fn late(&self, waiter: &Waiter) -> Outcome {
+        let is_held = self.key.is_held() || matches!(self.key.known, Known::Held(_));
+        match &self.key.known {
+            _ if is_held && waiter.once => Outcome::Taken(None),
+            _ if is_held => Outcome::TimedOut,
+            Known::Failed(error) => Outcome::Failed(error.clone()),
+            Known::Nothing | Known::Held(_) => Outcome::NoAnswer,
+        }
+    }
+
+    /// What a waiter who does not wait can be told without asking the store.
+    fn known_to_once(&self) -> Option<Outcome> {
+        if let Some(lease) = self.key.leases.iter().find(|lease| lease.is_held()) {
+            return Some(Outcome::Taken(Some(lease.remaining(lease.token, self.now))));
+        }
+        match &self.key.known {
+            Known::Nothing => None,
+            Known::Held(until) => Some(Outcome::Taken(until.map(|until| until.since(self.now)))),
+            Known::Failed(error) => Some(Outcome::Failed(error.clone())),
+        }
+    }
+
+    /// Takes in what the store said of the lock, and tells it to those who do not wait; a refusal
+    /// for good to everybody.
+    pub(super) fn learn(&mut self, known: Known) {
+        self.key.known = known;
+        if let Known::Failed(error) = &self.key.known
+            && error.is_denied()
+        {
+            let error = error.clone();
+            return self.fail_all(&error);
+        }
+        for waiter in self.key.line.take_once() {
+            if let Some(outcome) = self.known_to_once() {
+                self.tell(waiter.id, outcome);
+            }
+        }
+    }
+
+    fn fail_all(&mut self, error: &Arc<BackendError>) {
+        for waiter in self.key.line.take_all() {
+            self.tell(waiter.id, Outcome::Failed(error.clone()));
+        }
+    }
+
+    /// Passes over the waiters at the head whose wait is used up: nobody may be left to take what
+    /// they would be given.
+    pub(super) fn skip_late(&mut self) {
+        while let Some(head) = self.key.line.head()
+            && head.deadline <= self.now
+        {
+            let outcome = self.late(head);
+            if let Some(waiter) = self.key.line.pop() {
+                self.tell(waiter.id, outcome);
+            }
+        }
+    }
+
+    /// Begins to ask for the lock on behalf of those in line.
+    pub(super) fn pursue(&mut self) {
+        if let Some(claim) = self.new_claim() {
+            self.key.pursuit = Some(Box::new(Pursuit {
+                claim,
+                stage: Stage::Aboard,
+                since: self.now,
+                failures: 0,
+                silent: 0,
+            }));
+            self.ask_for_pursuit();
+        }
+    }
+
+    /// A claim for those in line, named by the head.
+    pub(super) fn new_claim(&self) -> Option<Claim> {
+        let head = self.key.line.head()?;
+        let mut claim = Claim::new(self.key.key.clone(), head.owner.clone(), head.terms.ttl);
+        claim.queue = self.key.line.waits();
+        claim.grace = self.rules.grace.min(head.terms.ttl);
+        claim.tokens = self.rules.tokens();
+        claim.heartbeat = self.rules.heartbeat;
+        Some(claim)
+    }
+
+    /// Asks the store for the claim that is pursued.
+    fn ask_for_pursuit(&mut self) {
+        let waits = self.key.line.waits();
+        let Some(mut pursuit) = self.key.pursuit.take() else {
+            return;
+        };
+        pursuit.claim.queue |= waits;
+        let claim = pursuit.claim.clone();
+        let number = self.ask(|_| Verb::Acquire(claim), pursuit.failures);
+        pursuit.stage = Stage::Asking(match pursuit.stage {
+            Stage::Asking(exchange) => exchange.again(number, self.now),
+            _ => Exchange::new(number, self.now),
+        });
+        self.key.pursuit = Some(pursuit);
+    }
+
+    /// Puts the pursuit into `stage`.
+    fn stage(&mut self, stage: Stage) {
+        if let Some(pursuit) = &mut self.key.pursuit {
+            pursuit.stage = stage;
+        }
+    }
+
+    /// Takes in what became of the claim.
+    pub(super) fn acquired(&mut self, acquired: Acquired, sent_at: Instant, chance: u32) {
+        let Some(pursuit) = &mut self.key.pursuit else {
+            return;
+        };
+        pursuit.failures = 0;
+        match acquired {
+            Acquired::Granted(grant) => self.deliver(grant, sent_at, By::Answer),
+            Acquired::Queued(holder) => self.stand_back(holder, chance),
+            // The store keeps no queue.
+            Acquired::Taken(holder) if pursuit.claim.queue => self.stand_back(holder, chance),
+            Acquired::Taken(holder) => {
+                self.stand_back(holder, chance);
+                if !self.key.line.is_empty() {
+                    self.ask_for_pursuit();
+                } else {
+                    // Nothing of the claim is left in the store.
+                    self.key.pursuit = None;
+                }
+            }
+        }
+    }
+
+    /// Waits until it is time to ask again.
+    fn stand_back(&mut self, holder: Holder, chance: u32) {
+        let mut patience = self.rules.heartbeat;
+        if let Some(remaining) = holder.remaining {
+            let spread = AFTER_EXPIRY / 2 + jittered(AFTER_EXPIRY, chance) / 2;
+            patience = patience.min(remaining.saturating_add(spread));
+        }
+        if let Some(pursuit) = &mut self.key.pursuit {
+            pursuit.silent = if holder.silent { pursuit.silent + 1 } else { 0 };
+            if holder.silent {
+                let doublings = (pursuit.silent - 1).min(31);
+                let pause = SILENT_FIRST.saturating_mul(1 << doublings);
+                patience = patience.min(jittered(pause.min(SILENT_LONGEST), chance));
+            }
+            pursuit.stage = Stage::Queued(self.now + patience);
+        }
+        let until = holder.remaining.map(|remaining| self.now + remaining);
+        self.learn(Known::Held(until));
+    }
+
+    /// Takes in that the question with this `number` failed, or was cut off.
+    pub(super) fn not_acquired(&mut self, number: AskNumber, failure: Failure) {
+        let Some(pursuit) = &mut self.key.pursuit else {
+            return;
+        };
+        let Stage::Asking(exchange) = &mut pursuit.stage else {
+            return;
+        };
+        if exchange.number != number {
+            // The later one may still be answered.
+            return;
+        }
+        let Some((error, pause)) = failure else {
+            pursuit.stage = Stage::Pausing(self.now);
+            if !self.key.line.is_empty() {
+                self.ask_for_pursuit();
+            }
+            return;
+        };
+        pursuit.failures += 1;
+        // Who comes only to try has the answer: that there is none.
+        let until = self.now + pause.unwrap_or_default();
+        pursuit.stage = Stage::Pausing(until);
+        self.learn(Known::Failed(error.clone()));
+        if pause.is_none() {
+            self.fail_all(&error);
+        }
+    }
+
+    /// Takes in that the lock was handed to the claim `owner`.
+    pub(super) fn handed_over(&mut self, owner: &str, grant: Grant, since: Instant) {
+        let Some(pursuit) = &self.key.pursuit else {
+            return;
+        };
+        if pursuit.claim.owner.as_str() != owner {
+            return;
+        }
+        // It is also younger than the claim.
+        let since = since.max(pursuit.since);
+        // The release that the claim went with has done its work.
+        if let Stage::Aboard = pursuit.stage {
+            self.finish_releases(&ReleaseOutcome::Released);
+        }
+        self.deliver(grant, since, By::HandOver);
+    }
+
+    /// Gives the granted claim to the head of the line, unless it has to be confirmed first.
+    fn deliver(&mut self, grant: Grant, since: Instant, by: By) {
+        self.skip_late();
+        // A line without anybody in it is withdrawn.
+        self.stage(Stage::Queued(self.now));
+        let Some(head) = self.key.line.head() else {
+            return;
+        };
+        let terms = head.terms;
+        let Some(pursuit) = &mut self.key.pursuit else {
+            return;
+        };
+        let valid_until = valid_until(since, grant.valid_for);
+        let least = match by {
+            By::Answer => Duration::ZERO,
+            By::HandOver => grant.valid_for / 2,
+        };
+        if terms.ttl != pursuit.claim.ttl || valid_until <= self.now + least {
+            // The next question is answered by a full lease of the ttl that it asks for.
+            pursuit.claim.ttl = terms.ttl;
+            return self.ask_for_pursuit();
+        }
+        let is_grace =
+            grant.valid_for < pursuit.claim.ttl || (by == By::HandOver && terms.renew.is_none());
+        let (Some(pursuit), Some(head)) = (self.key.pursuit.take(), self.key.line.pop()) else {
+            return;
+        };
+        let renew_at = if is_grace {
+            // The holder asked for more. With others behind, it is extended at once, so that the
+            // lease can be passed on to them.
+            let is_for_others = !self.key.line.is_empty() && self.rules.local_passes > 0;
+            let pause = if is_for_others {
+                Duration::ZERO
+            } else {
+                grant.valid_for / 2
+            };
+            Some(since + pause)
+        } else {
+            terms.renew.map(|period| on_grid(since, period))
+        };
+        let mut lease = Lease {
+            id: LeaseId(self.next_number()),
+            owner: pursuit.claim.owner.clone(),
+            terms,
+            valid_until,
+            token: grant.tokens.first,
+            spare: Some(grant.tokens),
+            granted_at: self.now,
+            held_since: self.now,
+            passes: 0,
+            renew_at,
+            untaken: Some((head.id, head.deadline)),
+            state: State::Held,
+        };
+        lease.next_token();
+        let granted = Granted {
+            lease: lease.id,
+            owner: lease.owner.clone(),
+            token: lease.token,
+        };
+        self.key.leases.push(lease);
+        // Who came only to try is told that it is taken.
+        self.learn(Known::Held(None));
+        self.tell(head.id, Outcome::Granted(granted));
+    }
+
+    /// Looks at the claim of `owner`, or at any, when it is time to ask for it.
+    pub(super) fn ask_at(&mut self, owner: Option<&OwnerToken>, at: Instant) {
+        if let Some(pursuit) = &mut self.key.pursuit
+            && owner.is_none_or(|owner| pursuit.claim.owner == *owner)
+            && let Stage::Queued(look_at) = &mut pursuit.stage
+        {
+            *look_at = at.min(*look_at);
+        }
+    }
+
+    /// Does what is due for the claim.
+    pub(super) fn time_for_pursuit(&mut self) {
+        let Some(pursuit) = &self.key.pursuit else {
+            return;
+        };
+        match pursuit.stage {
+            Stage::Queued(at) | Stage::Pausing(at) if at <= self.now => self.ask_for_pursuit(),
+            Stage::Asking(exchange) if self.key.line.len() > 1 => {
+                if exchange
+                    .relief_at(self.rules)
+                    .is_some_and(|at| at <= self.now)
+                {
+                    self.ask_for_pursuit();
+                } else if exchange.overdue_at(self.rules) <= self.now {
+                    self.not_acquired(exchange.number, Some(no_answer()));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes `claim` back from the store. From then on it is not asked for any more, whoever comes:
+    /// the withdrawal may be late, on a connection that was given up, and would free the lock that
+    /// had been granted to the same claim meanwhile.
+    pub(super) fn withdraw(&mut self, claim: Claim) {
+        let withdrawn = claim.clone();
+        let number = self.ask(|_| Verb::Abandon(withdrawn), 0);
+        self.key.withdrawals.push(Withdrawal {
+            claim,
+            stage: Ending::Asking(Exchange::new(number, self.now)),
+            started: self.now,
+            failures: 0,
+        });
+    }
+
+    pub(super) fn not_withdrawn(&mut self, index: usize, number: AskNumber, failure: Failure) {
+        let Some(withdrawal) = self.key.withdrawals.get_mut(index) else {
+            return;
+        };
+        if !matches!(withdrawal.stage, Ending::Asking(exchange) if exchange.number == number) {
+            return;
+        }
+        withdrawal.failures += 1;
+        let (started, ttl) = (withdrawal.started, withdrawal.claim.ttl);
+        let pause = match failure {
+            None => Some(Duration::ZERO),
+            Some((error, pause)) => pause.filter(|_| !error.is_denied()),
+        };
+        // After its ttl, the claim is gone by itself.
+        let again = self.is_worth_asking(started, ttl);
+        match pause.filter(|_| again) {
+            Some(pause) => {
+                let pause = pause.min(self.rules.command_timeout);
+                self.key.withdrawals[index].stage = Ending::Pausing(self.now + pause);
+                self.time_for_withdrawal(index);
+            }
+            None => drop(self.key.withdrawals.remove(index)),
+        }
+    }
+
+    pub(super) fn time_for_withdrawals(&mut self) {
+        for index in (0..self.key.withdrawals.len()).rev() {
+            self.time_for_withdrawal(index);
+        }
+    }
+
+    fn time_for_withdrawal(&mut self, index: usize) {
+        let withdrawal = &self.key.withdrawals[index];
+        let (claim, failures) = (withdrawal.claim.clone(), withdrawal.failures);
+        match withdrawal.stage {
+            Ending::Pausing(at) if at <= self.now => {
+                let number = self.ask(|_| Verb::Abandon(claim), failures);
+                let exchange = Exchange::new(number, self.now);
+                self.key.withdrawals[index].stage = Ending::Asking(exchange);
+            }
+            Ending::Asking(exchange) if self.is_waited_for() => {
+                if exchange
+                    .relief_at(self.rules)
+                    .is_some_and(|at| at <= self.now)
+                {
+                    let number = self.ask(|_| Verb::Abandon(claim), 0);
+                    let exchange = exchange.again(number, self.now);
+                    self.key.withdrawals[index].stage = Ending::Asking(exchange);
+                } else if exchange.overdue_at(self.rules) <= self.now {
+                    self.not_withdrawn(index, exchange.number, Some(no_answer()));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells what is done to the waiter whose lock is taken back.
+    pub(super) fn take_back(&mut self, id: WaiterId) {
+        self.actions.push(Action::TakeBack(id, Outcome::TimedOut));
+    }
+}
+
+/// What a question that is overdue ends with.
+pub(super) fn no_answer() -> (Arc<BackendError>, Option<Duration>) {
+    let error = BackendError::unavailable("no answer in time");
+    (Arc::new(error), Some(Duration::ZERO))
+}
