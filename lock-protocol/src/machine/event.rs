@@ -69,10 +69,6 @@ pub enum Event<'a> {
 
 /// What is to be done.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most actions are questions, and few are kept at a time"
-)]
 pub enum Action {
     /// Ask the store.
     Ask(Ask),
@@ -104,10 +100,6 @@ pub struct Ask {
 
 /// What is asked of the store.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the largest is the most frequent"
-)]
 pub enum Verb {
     /// See [`Backend::acquire`](crate::Backend::acquire).
     Acquire(Claim),

@@ -84,7 +84,7 @@ use core::time::Duration;
 
 use smallvec::SmallVec;
 
-pub use self::exchange::ReleaseOutcome;
+pub use self::event::{Action, Actions, Answer, Ask, Event, Granted, Outcome, Verb};
 pub use self::exchange::ReleaseOutcome;
 use self::exchange::{Ending, Known, Pursuit, Stage, Withdrawal};
 pub use self::lease::{End, LeaseId};
