@@ -94,7 +94,10 @@ impl Turn<'_> {
         if head.terms != terms || !is_within_budget || lease.valid_until.since(self.now) < least {
             return false;
         }
-        let (Some(token), Some(head)) = (lease.next_token(), self.key.line.pop()) else {
+        let Some(token) = lease.next_token() else {
+            return false;
+        };
+        let Some(head) = self.key.line.pop() else {
             return false;
         };
         lease.token = token;
