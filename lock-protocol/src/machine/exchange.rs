@@ -74,6 +74,8 @@ pub(super) struct Pursuit {
     pub(super) failures: u32,
     /// How many answers in a row named a holder that frees its lock without a word.
     pub(super) silent: u32,
+    /// Whether a question that was not answered may still be on its way to the store.
+    pub(super) in_doubt: bool,
 }
 
 #[derive(Clone, Debug)]

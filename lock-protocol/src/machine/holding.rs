@@ -131,6 +131,7 @@ impl Turn<'_> {
                 since: self.now,
                 failures: 0,
                 silent: 0,
+                in_doubt: false,
             }));
         }
         let exchange = self.ask_for_release(index, 0);
@@ -234,6 +235,7 @@ impl Turn<'_> {
             && let Stage::Aboard = pursuit.stage
         {
             pursuit.stage = Stage::Pausing(self.now);
+            pursuit.in_doubt = true;
             if !self.key.line.is_empty() {
                 self.time_for_pursuit();
             }

@@ -125,6 +125,7 @@ impl Turn<'_> {
                 since: self.now,
                 failures: 0,
                 silent: 0,
+                in_doubt: false,
             }));
             self.ask_for_pursuit();
         }
@@ -151,7 +152,10 @@ impl Turn<'_> {
         let claim = pursuit.claim.clone();
         let number = self.ask(|_| Verb::Acquire(claim), pursuit.failures);
         pursuit.stage = Stage::Asking(match pursuit.stage {
-            Stage::Asking(exchange) => exchange.again(number, self.now),
+            Stage::Asking(exchange) => {
+                pursuit.in_doubt = true;
+                exchange.again(number, self.now)
+            }
             _ => Exchange::new(number, self.now),
         });
         self.key.pursuit = Some(pursuit);
@@ -180,8 +184,9 @@ impl Turn<'_> {
                 if !self.key.line.is_empty() {
                     self.ask_for_pursuit();
                 } else {
-                    // Nothing of the claim is left in the store.
-                    self.key.pursuit = None;
+                    // Nothing of the claim is left in the store, unless an earlier question comes
+                    // late: then it is withdrawn.
+                    self.key.pursuit.take_if(|pursuit| !pursuit.in_doubt);
                 }
             }
         }
@@ -219,6 +224,7 @@ impl Turn<'_> {
             // The later one may still be answered.
             return;
         }
+        pursuit.in_doubt = true;
         let Some((error, pause)) = failure else {
             pursuit.stage = Stage::Pausing(self.now);
             if !self.key.line.is_empty() {
