@@ -279,6 +279,7 @@ impl Turn<'_> {
         if terms.ttl != pursuit.claim.ttl || valid_until <= self.now + least {
             // The next question is answered by a full lease of the ttl that it asks for.
             pursuit.claim.ttl = terms.ttl;
+            pursuit.claim.grace = self.rules.grace.min(terms.ttl);
             return self.ask_for_pursuit();
         }
         let is_grace =
