@@ -367,8 +367,7 @@ impl Turn<'_> {
         let is_known = self.key.expects(claim.owner.as_str())
             || withdrawals.any(|withdrawal| withdrawal.claim.owner == claim.owner);
         if is_in_store && !is_known {
-            let claim = claim.clone();
-            self.ask(|_| Verb::Abandon(claim), 0);
+            self.withdraw(claim.clone());
         }
     }
 
