@@ -74,6 +74,9 @@ pub(super) struct Pursuit {
     pub(super) failures: u32,
     /// How many answers in a row named a holder that frees its lock without a word.
     pub(super) silent: u32,
+    /// When the backend said that it is time to ask, while a question was under way whose answer
+    /// may be older than that.
+    pub(super) look_by: Option<Instant>,
     /// Whether a question that was not answered may still be on its way to the store.
     pub(super) in_doubt: bool,
 }

@@ -131,6 +131,7 @@ impl Turn<'_> {
                 since: self.now,
                 failures: 0,
                 silent: 0,
+                look_by: None,
                 in_doubt: false,
             }));
         }

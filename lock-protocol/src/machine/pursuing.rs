@@ -125,6 +125,7 @@ impl Turn<'_> {
                 since: self.now,
                 failures: 0,
                 silent: 0,
+                look_by: None,
                 in_doubt: false,
             }));
             self.ask_for_pursuit();
@@ -206,7 +207,9 @@ impl Turn<'_> {
                 let pause = SILENT_FIRST.saturating_mul(1 << doublings);
                 patience = patience.min(jittered(pause.min(SILENT_LONGEST), chance));
             }
-            pursuit.stage = Stage::Queued(self.now + patience);
+            let look_at = self.now + patience;
+            let look_by = pursuit.look_by.take().unwrap_or(look_at);
+            pursuit.stage = Stage::Queued(look_at.min(look_by));
         }
         let until = holder.remaining.map(|remaining| self.now + remaining);
         self.learn(Known::Held(until));
@@ -330,9 +333,15 @@ impl Turn<'_> {
     pub(super) fn ask_at(&mut self, owner: Option<&OwnerToken>, at: Instant) {
         if let Some(pursuit) = &mut self.key.pursuit
             && owner.is_none_or(|owner| pursuit.claim.owner == *owner)
-            && let Stage::Queued(look_at) = &mut pursuit.stage
         {
-            *look_at = at.min(*look_at);
+            match &mut pursuit.stage {
+                Stage::Queued(look_at) => *look_at = at.min(*look_at),
+                Stage::Asking(_) | Stage::Aboard => {
+                    let look_by = pursuit.look_by.unwrap_or(at);
+                    pursuit.look_by = Some(at.min(look_by));
+                }
+                Stage::Pausing(_) => {}
+            }
         }
     }
 
