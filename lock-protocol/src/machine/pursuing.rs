@@ -389,13 +389,14 @@ impl Turn<'_> {
         }
         withdrawal.failures += 1;
         let (started, ttl) = (withdrawal.started, withdrawal.claim.ttl);
-        let pause = match failure {
-            None => Some(Duration::ZERO),
-            Some((error, pause)) => pause.filter(|_| !error.is_denied()),
-        };
         // After its ttl, the claim is gone by itself.
         let again = self.is_worth_asking(started, ttl);
-        match pause.filter(|_| again) {
+        let pause = match failure {
+            // Nothing is wrong with the store.
+            None => Some(Duration::ZERO),
+            Some((error, pause)) => pause.filter(|_| again && !error.is_denied()),
+        };
+        match pause {
             Some(pause) => {
                 let pause = pause.min(self.rules.command_timeout);
                 self.key.withdrawals[index].stage = Ending::Pausing(self.now + pause);
