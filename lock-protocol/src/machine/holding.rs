@@ -299,15 +299,15 @@ impl Turn<'_> {
 
     fn time_for_lease(&mut self, index: usize) {
         let lease = &mut self.key.leases[index];
+        if let Some((waiter, deadline)) = lease.untaken
+            && deadline <= self.now
+        {
+            let (id, token) = (lease.id, lease.token);
+            self.take_back(waiter);
+            return self.ended(id, token);
+        }
         match lease.state {
             State::Held => {
-                if let Some((waiter, deadline)) = lease.untaken
-                    && deadline <= self.now
-                {
-                    let (id, token) = (lease.id, lease.token);
-                    self.take_back(waiter);
-                    return self.ended(id, token);
-                }
                 if lease.renew_at.is_some_and(|at| at <= self.now) {
                     lease.renew_at = None;
                     let renewal = lease.renewal(&self.key.key, self.rules);

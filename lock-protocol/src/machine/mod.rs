@@ -151,7 +151,7 @@ impl Key {
     pub fn wants_time_at(&self, rules: &Rules) -> Option<Instant> {
         let leases = self.leases.iter().filter_map(|lease| match &lease.state {
             State::Held => Some(lease.attention_at()),
-            State::Ended(..) => None,
+            State::Ended(..) => lease.untaken.map(|(_, deadline)| deadline),
             State::Releasing(releasing) => self.ending_attention_at(&releasing.stage, rules),
         });
         let withdrawals = self
