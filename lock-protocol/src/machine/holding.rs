@@ -163,6 +163,7 @@ impl Turn<'_> {
     pub(super) fn released(
         &mut self,
         index: usize,
+        asked: &Release,
         released: Released,
         sent_at: Instant,
         chance: u32,
@@ -184,8 +185,16 @@ impl Turn<'_> {
             }
         };
         self.finish_release(index, outcome);
+        // It may be an answer about a claim that is over, if the release was repeated.
+        let pursued = self
+            .key
+            .pursuit
+            .as_ref()
+            .map(|pursuit| &pursuit.claim.owner);
+        let is_pursued =
+            pursued.is_some() && pursued == asked.next.as_ref().map(|next| &next.owner);
         match next {
-            Some(acquired) if self.key.pursuit.is_some() => {
+            Some(acquired) if is_pursued => {
                 self.acquired(acquired, sent_at, chance);
             }
             _ => self.ask_for_whoever_was_aboard(),
@@ -232,8 +241,11 @@ impl Turn<'_> {
 
     /// The claim that went with a release of which it has not come back, or that did not go at all.
     fn ask_for_whoever_was_aboard(&mut self) {
+        let mut leases = self.key.leases.iter();
         if let Some(pursuit) = &mut self.key.pursuit
             && let Stage::Aboard = pursuit.stage
+            // Else it goes with the release of another lease.
+            && !leases.any(|lease| matches!(lease.state, State::Releasing(_)))
         {
             pursuit.stage = Stage::Pausing(self.now);
             pursuit.in_doubt = true;

@@ -313,7 +313,7 @@ impl Turn<'_> {
             },
             Verb::Release(release) => match (self.releasing(number), answer) {
                 (Some(index), Answer::Released(released)) => {
-                    self.released(index, released, sent_at, chance);
+                    self.released(index, release, released, sent_at, chance);
                 }
                 (Some(index), answer) => self.not_released(index, number, answer.failure()),
                 (None, Answer::Released(Released::Released(Some(acquired)))) => {
