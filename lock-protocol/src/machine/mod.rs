@@ -33,31 +33,44 @@
 //! | asking | granted | held | the head of the line is told |
 //! | asking | granted, of another ttl than the head wants | asking | acquire is asked again |
 //! | asking | queued | queued | those who do not wait are told `Taken` |
-//! | asking | taken | asking | those who do not wait are told; asked again as one that waits |
+//! | asking | taken | nothing | those who do not wait are told |
+//! | asking | taken, others wait | asking | the same; asked again as one that waits |
+//! | asking | taken, an earlier question is in doubt | withdrawing | the same; abandon is asked |
 //! | asking | taken, though it waits | queued | the store keeps no queue: it is asked again |
 //! | asking | not known | pausing | those who do not wait are told `Failed` |
 //! | asking | refused for good | withdrawing | everybody is told `Failed` |
 //! | asking | cut off | asking | acquire is asked again, at once |
 //! | asking | half a grace passes, others wait | asking | acquire is asked a second time |
 //! | asking | no answer, others wait | pausing | as not known |
+//! | asking | handed over | held | as if queued |
+//! | asking | `AskAt`, `AskAll` | asking | remembered until it is queued |
 //! | queued | handed over | held | the head of the line is told |
 //! | queued | handed over, little is left of it | asking | acquire is asked, to confirm |
+//! | queued | handed over, for nobody whose wait is not over | withdrawing | abandon is asked |
 //! | queued | `AskAt`, `AskAll`, heartbeat, end of the lease before | asking | acquire is asked |
 //! | pausing | the pause ends | asking | acquire is asked |
 //! | pausing | handed over | held | the head of the line is told |
 //! | asking, queued, pausing | the last waiter leaves | withdrawing | abandon is asked |
 //! | withdrawing | answered | nothing | |
-//! | withdrawing | not known | withdrawing | abandon is asked again; a waiter is not kept by it |
+//! | withdrawing | not known | withdrawing | asked again after a pause, for the ttl of the claim |
+//! | withdrawing | cut off | withdrawing | asked again, at once |
+//! | withdrawing | refused for good, or its ttl is over | nothing | |
 //! | withdrawing | a waiter joins | withdrawing, then asking | acquire is asked behind it |
+//! | withdrawing | not known, others wait | asking beside it | acquire is asked |
+//! | withdrawing | half a grace passes, others wait | withdrawing | abandon is asked a second time |
+//! | any | one joins who does not wait, and it is known who has the lock | as before | `Taken` is told |
+//! | any | the wait of a waiter is used up | as before | it is told what is known |
 //! | held | the holder ends it, the next in line may have it | held | the next in line is told |
 //! | held | the holder ends it | releasing | release is asked, with the next claim |
 //! | held | a renewal is due | held | renew |
 //! | held | renewed | held | |
+//! | held | a renewal is not known | held | renewed again soon |
 //! | held | the store says that it is lost | ended | the holder is told |
 //! | held | its time, or `max_hold`, is over | ended | the holder is told |
 //! | held | whoever was told does not take it by its deadline | as if ended by it | told `TimedOut` |
 //! | held | whoever was told leaves | as if ended by it | |
 //! | ended | the holder ends it | nothing | release is asked, once |
+//! | ended | whoever was told does not take it by its deadline | nothing | the same |
 //! | ended | waiters are there | asking | acquire is asked |
 //! | releasing | released | nothing | the holder is told |
 //! | releasing | released, the next claim granted | held | both are told |
@@ -66,9 +79,14 @@
 //! | releasing | not held, asked before | asking, or nothing | the holder is told that it is done |
 //! | releasing | the next claim is handed the lock | held | both are told |
 //! | releasing | not known | releasing | asked again after a pause, for the ttl of the lease |
+//! | releasing | not known for longer than a question takes | releasing | the holder is told `Failed` |
+//! | releasing | cut off | releasing | asked again, at once |
+//! | releasing | refused for good, or its ttl is over | asking, or nothing | the holder is told `Failed` |
+//! | releasing | the next claim has no waiter left | withdrawing, after it | abandon is asked |
 //! | releasing | half a grace passes, others wait | releasing | release is asked a second time |
 //! | any | an answer to a question that is over | as before | what it granted is given back |
-//! | any | shut down | as before | everybody in line is told |
+//! | any | a hold that has been passed on or ended is ended | as before | the holder is told |
+//! | any | shut down | as before | everybody in line is told; what pauses is asked once more |
 
 mod event;
 mod exchange;
