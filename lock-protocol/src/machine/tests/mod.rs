@@ -1,1 +1,10 @@
+//! A test for each row of the table of the machine, with a time that is moved by hand.
+//!
+//! Actions are compared in words (`words`), since a line of a test is then a line of the table.
 
+mod bench;
+mod holding;
+mod pursuing;
+mod releasing;
+mod waiting;
+mod withdrawing;
