@@ -5,6 +5,7 @@
 //!   crate that depends on this one alone.
 //! - [`machine::Key`]: what one process does about one key, as a state machine. Events come in
 //!   with the time, actions come out.
+//! - [`store::Store`]: a store as plain data.
 //!
 //! Services use `lock-runtime`, which performs the actions and re-exports what they need.
 //!
@@ -23,6 +24,7 @@ mod claim;
 mod limits;
 pub mod machine;
 mod name;
+pub mod store;
 mod terms;
 mod time;
 mod token;

@@ -1,0 +1,37 @@
+//! Claims that were withdrawn while a question of them may have been on its way.
+
+use core::time::Duration;
+
+use super::{FEW, Map};
+use crate::time::Instant;
+use crate::token::OwnerToken;
+
+/// For how long such a claim is remembered.
+const GONE: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gone {
+    /// Until when each is remembered.
+    until: Map<OwnerToken, Instant>,
+    /// How many there may be before those that are not remembered any more are looked for.
+    sweep_at: usize,
+}
+
+impl Gone {
+    pub(super) fn has(&self, owner: &OwnerToken, now: Instant) -> bool {
+        self.until.get(owner).is_some_and(|until| now < *until)
+    }
+
+    pub(super) fn add(&mut self, owner: &OwnerToken, now: Instant) {
+        self.until.insert(owner.clone(), now + GONE);
+        if self.until.len() > self.sweep_at.max(FEW) {
+            self.until.retain(|_, until| now < *until);
+            self.sweep_at = self.until.len() * 2;
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.until.len()
+    }
+}

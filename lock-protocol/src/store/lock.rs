@@ -1,0 +1,262 @@
+//! One key: who holds it, and who waits.
+
+use alloc::collections::VecDeque;
+use core::time::Duration;
+
+use super::fence::Fence;
+use super::{Message, Messages, Moment, Word, withdrawn};
+use crate::claim::{
+    Acquired, Claim, Extension, Grant, Holder, Release, Released, Renewal, Renewed,
+};
+use crate::name::LockKey;
+use crate::time::Instant;
+use crate::token::{FenceBlock, OwnerToken};
+
+#[derive(Clone, Debug)]
+pub(super) struct Lock<W> {
+    pub(super) lease: Option<Lease>,
+    /// In the order in which the store first heard of the claims.
+    pub(super) queue: VecDeque<Waiter<W>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Lease {
+    pub(super) owner: OwnerToken,
+    /// `None`: never.
+    pub(super) ends: Option<Instant>,
+    /// The tokens that were reserved last.
+    pub(super) tokens: FenceBlock,
+    pub(super) is_foreign: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Waiter<W> {
+    pub(super) claim: Claim,
+    way: W,
+    /// When the claim last asked.
+    heard: Instant,
+}
+
+/// A verb that is done to one key.
+pub(super) struct Turn<'a, W> {
+    pub(super) key: &'a LockKey,
+    pub(super) lock: &'a mut Lock<W>,
+    pub(super) fence: &'a mut Fence,
+    pub(super) at: Moment,
+    pub(super) messages: Messages<W>,
+}
+
+impl<W: Clone> Turn<'_, W> {
+    /// Notices what has happened since the last verb.
+    pub(super) fn begin(&mut self, theft: Option<&Lease>) {
+        self.lock.settle(self.at.now);
+        if let Some(theft) = theft {
+            self.lock.lease = Some(theft.clone());
+        }
+        self.hand_over();
+    }
+
+    pub(super) fn acquire(&mut self, claim: &Claim, way: &W, is_gone: bool) -> Acquired {
+        let answer = if is_gone {
+            withdrawn()
+        } else {
+            self.take_or_queue(claim, way)
+        };
+        if let Acquired::Queued(_) = answer {
+            // It looks after the owner itself.
+            return answer;
+        }
+        // What has been handed to the asker is in the answer.
+        let (messages, owner) = (&mut self.messages, &claim.owner);
+        messages.retain(|message| message.owner != *owner);
+        if !messages.is_empty() {
+            self.announce();
+        }
+        answer
+    }
+
+    fn take_or_queue(&mut self, claim: &Claim, way: &W) -> Acquired {
+        let now = self.at.now;
+        let Some(lease) = &mut self.lock.lease else {
+            return Acquired::Granted(self.grant(claim, claim.ttl));
+        };
+        if lease.owner == claim.owner {
+            lease.extend(claim.ttl, now);
+            return Acquired::Granted(Grant::new(lease.tokens, claim.ttl));
+        }
+        let holder = lease.seen_by_others(now);
+        if let Some(waiter) = self.lock.waiter(&claim.owner) {
+            waiter.heard = now;
+            waiter.way = way.clone();
+            Acquired::Queued(holder)
+        } else if claim.queue {
+            self.lock.queue.push_back(Waiter {
+                claim: claim.clone(),
+                way: way.clone(),
+                heard: now,
+            });
+            Acquired::Queued(holder)
+        } else {
+            Acquired::Taken(holder)
+        }
+    }
+
+    pub(super) fn renew(&mut self, renewal: &Renewal) -> Renewed {
+        let (now, micros) = (self.at.now, self.at.micros);
+        self.announce_if_told();
+        match &mut self.lock.lease {
+            Some(lease) if lease.owner == renewal.owner => {
+                lease.extend(renewal.ttl, now);
+                let wanted = renewal.tokens;
+                let further = (wanted > 0).then(|| self.fence.reserve(wanted, micros));
+                // A repeated acquire must not fall back behind tokens that are in use by now.
+                lease.tokens = further.unwrap_or(lease.tokens);
+                Renewed::Held(Extension::with_tokens(further))
+            }
+            _ => Renewed::lost(),
+        }
+    }
+
+    pub(super) fn release(&mut self, release: &Release, way: &W, next_is_gone: bool) -> Released {
+        if !self.lock.end_lease_of(&release.owner) {
+            self.announce_if_told();
+            return Released::NotHeld;
+        }
+        self.hand_over();
+        match &release.next {
+            Some(next) => Released::Released(Some(self.acquire(next, way, next_is_gone))),
+            None => {
+                self.announce_if_told();
+                Released::Released(None)
+            }
+        }
+    }
+
+    /// Whether there was anything of the claim.
+    pub(super) fn abandon(&mut self, owner: &OwnerToken) -> bool {
+        let waiters = self.lock.queue.len();
+        self.lock
+            .queue
+            .retain(|waiter| waiter.claim.owner != *owner);
+        let was_waiting = self.lock.queue.len() < waiters;
+        let was_owner = self.lock.end_lease_of(owner);
+        // It is not told any more what it was just handed.
+        self.messages.retain(|message| message.owner != *owner);
+        self.hand_over();
+        if was_waiting || !self.messages.is_empty() {
+            // The claim does not look after the owner any more.
+            self.announce();
+        }
+        was_waiting || was_owner
+    }
+
+    /// Makes the claim that has waited longest the owner of a free lock, for its grace.
+    fn hand_over(&mut self) {
+        if self.lock.lease.is_some() {
+            return;
+        }
+        if let Some(Waiter { claim, way, .. }) = self.lock.queue.pop_front() {
+            let grant = self.grant(&claim, claim.grace);
+            self.tell(claim.owner, way, Word::Granted(grant, self.at.now));
+        }
+    }
+
+    fn announce_if_told(&mut self) {
+        if !self.messages.is_empty() {
+            self.announce();
+        }
+    }
+
+    /// Tells the first waiter when to look whether the owner is alive: one that died as it was
+    /// handed the lock tells nobody.
+    fn announce(&mut self) {
+        let ends = self.lock.lease.as_ref().and_then(|lease| lease.ends);
+        if let (Some(ends), Some(first)) = (ends, self.lock.queue.front()) {
+            let (owner, way) = (first.claim.owner.clone(), first.way.clone());
+            self.tell(owner, way, Word::AskAt(ends));
+        }
+    }
+
+    fn tell(&mut self, owner: OwnerToken, way: W, word: Word) {
+        self.messages.push(Message {
+            key: self.key.clone(),
+            owner,
+            way,
+            word,
+        });
+    }
+
+    fn grant(&mut self, claim: &Claim, valid_for: Duration) -> Grant {
+        let tokens = self.fence.reserve(claim.tokens, self.at.micros);
+        self.lock.lease = Some(Lease {
+            owner: claim.owner.clone(),
+            ends: Some(self.at.now + valid_for),
+            tokens,
+            is_foreign: false,
+        });
+        Grant::new(tokens, valid_for)
+    }
+}
+
+impl<W> Default for Lock<W> {
+    fn default() -> Lock<W> {
+        Lock {
+            lease: None,
+            queue: VecDeque::new(),
+        }
+    }
+}
+
+impl<W> Lock<W> {
+    /// Drops what has run out.
+    pub(super) fn settle(&mut self, now: Instant) {
+        self.lease.take_if(|lease| !lease.is_live(now));
+        self.queue.retain(|waiter| waiter.is_remembered(now));
+    }
+
+    /// Whether all that there is has run out.
+    pub(super) fn is_settled(&self, now: Instant) -> bool {
+        !self.lease.as_ref().is_some_and(|lease| lease.is_live(now))
+            && !self.queue.iter().any(|waiter| waiter.is_remembered(now))
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.lease.is_none() && self.queue.is_empty()
+    }
+
+    /// Whether there was a lease of `owner` to end.
+    fn end_lease_of(&mut self, owner: &OwnerToken) -> bool {
+        self.lease.take_if(|lease| lease.owner == *owner).is_some()
+    }
+
+    fn waiter(&mut self, owner: &OwnerToken) -> Option<&mut Waiter<W>> {
+        let mut queue = self.queue.iter_mut();
+        queue.find(|waiter| waiter.claim.owner == *owner)
+    }
+}
+
+impl Lease {
+    /// Gives it its ttl from now on, unless it has more: a question that comes late must not
+    /// shorten what a younger one got.
+    fn extend(&mut self, ttl: Duration, now: Instant) {
+        self.ends = self.ends.map(|ends| ends.max(now + ttl));
+    }
+
+    pub(super) fn is_live(&self, now: Instant) -> bool {
+        self.ends.is_none_or(|ends| now < ends)
+    }
+
+    fn seen_by_others(&self, now: Instant) -> Holder {
+        if self.is_foreign {
+            Holder::foreign(self.ends.map(|ends| ends.since(now)))
+        } else {
+            Holder::of_ours(self.ends.map_or(Duration::MAX, |ends| ends.since(now)))
+        }
+    }
+}
+
+impl<W> Waiter<W> {
+    pub(super) fn is_remembered(&self, now: Instant) -> bool {
+        now.since(self.heard) <= self.claim.heartbeat.saturating_mul(2)
+    }
+}

@@ -1,0 +1,252 @@
+//! A store as plain data: what a store of locks does about each verb, without I/O and clock.
+//!
+//! It is the store under the backend in memory, and that of the simulation. Time comes in with
+//! each verb, and what the store has to tell to others than the asker comes out with the answer.
+//! Nothing runs in between: what has run out is noticed by whoever touches the key next.
+
+mod fence;
+mod gone;
+mod lock;
+#[cfg(test)]
+mod tests;
+
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+
+use core::time::Duration;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use self::fence::Fence;
+use self::gone::Gone;
+use self::lock::{Lease, Lock};
+use crate::claim::{Acquired, Claim, Grant, Holder, Release, Released, Renewal, Renewed};
+use crate::name::LockKey;
+use crate::time::Instant;
+use crate::token::OwnerToken;
+
+/// How many entries of a kind there may be before those that have run out are looked for.
+const FEW: usize = 64;
+
+/// The keys are hashed already.
+type Map<K, V> = HashMap<K, V, FixedState>;
+
+/// The time of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// What leases are counted by.
+    pub now: Instant,
+    /// The time of day in microseconds, which no fencing token falls below: a resource that
+    /// outlives the store accepts the tokens of the next one.
+    pub micros: u64,
+}
+
+/// What a store tells to a claim that waits, by the way that was given when it was queued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message<W> {
+    /// Which lock.
+    pub key: LockKey,
+    /// Which claim.
+    pub owner: OwnerToken,
+    /// The way to it.
+    pub way: W,
+    /// What is told.
+    pub word: Word,
+}
+
+/// What a claim that waits is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// It was handed the lock, at this instant of the store.
+    Granted(Grant, Instant),
+    /// It is the first in the queue, and the present lease ends at this instant of the store.
+    AskAt(Instant),
+}
+
+/// What a verb makes the store tell to others than the asker. Whoever tells it and finds nobody
+/// there [abandons](Store::abandon) the claim, which hands the lock on.
+pub type Messages<W> = SmallVec<[Message<W>; 2]>;
+
+/// A store of locks. `W` is the way by which a claim that waits is told something.
+#[derive(Clone, Debug)]
+pub struct Store<W> {
+    /// The locks that are held or waited for, and some that have run out and were not touched
+    /// since.
+    locks: Map<LockKey, Lock<W>>,
+    /// The leases of those who stole, by the key without prefix, since the key may have been
+    /// unknown.
+    stolen: Map<String, Lease>,
+    gone: Gone,
+    fence: Fence,
+    /// How many locks there may be before those that have run out are looked for.
+    sweep_at: usize,
+}
+
+impl<W> Default for Store<W> {
+    fn default() -> Store<W> {
+        Store {
+            locks: Map::default(),
+            stolen: Map::default(),
+            gone: Gone::default(),
+            fence: Fence::default(),
+            sweep_at: 0,
+        }
+    }
+}
+
+impl<W: Clone> Store<W> {
+    /// An empty store.
+    pub fn new() -> Store<W> {
+        Store::default()
+    }
+
+    /// See [`Backend::acquire`](crate::Backend::acquire). `way` is how the claim is told something.
+    pub fn acquire(&mut self, claim: &Claim, way: &W, at: Moment) -> (Acquired, Messages<W>) {
+        let is_gone = self.gone.has(&claim.owner, at.now);
+        self.on(&claim.key, at, |turn| turn.acquire(claim, way, is_gone))
+    }
+
+    /// See [`Backend::renew`](crate::Backend::renew).
+    pub fn renew(&mut self, renewal: &Renewal, at: Moment) -> (Renewed, Messages<W>) {
+        self.on(&renewal.key, at, |turn| turn.renew(renewal))
+    }
+
+    /// See [`Backend::release`](crate::Backend::release). `way` is how the next claim is told
+    /// something.
+    pub fn release(&mut self, release: &Release, way: &W, at: Moment) -> (Released, Messages<W>) {
+        let next = release.next.as_ref();
+        let is_gone = next.is_some_and(|next| self.gone.has(&next.owner, at.now));
+        self.on(&release.key, at, |turn| turn.release(release, way, is_gone))
+    }
+
+    /// See [`Backend::abandon`](crate::Backend::abandon). If the claim is `in_doubt`, since a
+    /// question of it may still be on its way, or if the store does not know it, the withdrawal is
+    /// remembered, so that an acquire that comes later does nothing.
+    ///
+    /// It is also how to end the doubt about a claim that has been released.
+    pub fn abandon(
+        &mut self,
+        key: &LockKey,
+        owner: &OwnerToken,
+        in_doubt: bool,
+        at: Moment,
+    ) -> Messages<W> {
+        let (is_known, messages) = self.on(key, at, |turn| turn.abandon(owner));
+        if in_doubt || !is_known {
+            self.gone.add(owner, at.now);
+        }
+        messages
+    }
+
+    /// Gives the lock to a foreign owner, whether it is free or held, until
+    /// [`expire`](Self::expire). `key` is without prefix.
+    pub fn steal(&mut self, key: &str, owner: OwnerToken, at: Moment) {
+        self.expire(key);
+        let theft = Lease {
+            owner,
+            ends: None,
+            tokens: self.fence.reserve(1, at.micros),
+            is_foreign: true,
+        };
+        self.stolen.insert(key.to_owned(), theft);
+    }
+
+    /// Ends the lease of the lock with this key, without prefix, as if its ttl had run out.
+    pub fn expire(&mut self, key: &str) {
+        self.stolen.remove(key);
+        for (_, lock) in self.locks.iter_mut().filter(|(k, _)| k.as_str() == key) {
+            lock.lease = None;
+        }
+    }
+
+    /// Who holds the lock with this key, without prefix.
+    pub fn owner(&self, key: &str, now: Instant) -> Option<&OwnerToken> {
+        let stolen = self.stolen.get(key);
+        let mut leases = self.locks_named(key).filter_map(|lock| lock.lease.as_ref());
+        let lease = stolen.or_else(|| leases.find(|lease| lease.is_live(now)));
+        lease.map(|lease| &lease.owner)
+    }
+
+    /// For how long the lease of the lock with this key, without prefix, lives; `None` if nobody
+    /// holds it, or if it never ends.
+    pub fn remaining(&self, key: &str, now: Instant) -> Option<Duration> {
+        let mut leases = self.locks_named(key).filter_map(|lock| lock.lease.as_ref());
+        let lease = leases.find(|lease| lease.is_live(now))?;
+        lease.ends.map(|ends| ends.since(now))
+    }
+
+    /// The claims that wait for the lock with this key, without prefix, in their order.
+    pub fn queue(&self, key: &str, now: Instant) -> impl Iterator<Item = &OwnerToken> {
+        self.locks_named(key)
+            .flat_map(|lock| &lock.queue)
+            .filter(move |waiter| waiter.is_remembered(now))
+            .map(|waiter| &waiter.claim.owner)
+    }
+
+    /// Whether no lock is held and no claim waits.
+    pub fn is_idle(&self, now: Instant) -> bool {
+        self.stolen.is_empty() && self.locks.values().all(|lock| lock.is_settled(now))
+    }
+
+    /// How many locks are kept in memory, those included that have run out unnoticed.
+    pub fn len(&self) -> usize {
+        self.locks.len()
+    }
+
+    /// Whether nothing is kept in memory.
+    pub fn is_empty(&self) -> bool {
+        self.locks.is_empty()
+    }
+
+    /// Runs `verb` on the lock as it is now, and keeps of it what is worth keeping.
+    fn on<T>(
+        &mut self,
+        key: &LockKey,
+        at: Moment,
+        verb: impl FnOnce(&mut lock::Turn<'_, W>) -> T,
+    ) -> (T, Messages<W>) {
+        self.sweep(at.now);
+        let theft = self.stolen.get(key.as_str());
+        let mut turn = lock::Turn {
+            key,
+            lock: self.locks.entry(key.clone()).or_default(),
+            fence: &mut self.fence,
+            at,
+            messages: Messages::new(),
+        };
+        turn.begin(theft);
+        let answer = verb(&mut turn);
+        let messages = turn.messages;
+        if turn.lock.is_idle() {
+            self.locks.remove(key);
+        }
+        (answer, messages)
+    }
+
+    /// Drops the locks that ran out unnoticed, whenever there are twice as many as the last time.
+    fn sweep(&mut self, now: Instant) {
+        if self.locks.len() < self.sweep_at.max(FEW) {
+            return;
+        }
+        self.locks.retain(|_, lock| {
+            lock.settle(now);
+            !lock.is_idle()
+        });
+        self.sweep_at = self.locks.len() * 2;
+    }
+
+    /// The locks with this key, whatever the prefix.
+    fn locks_named(&self, key: &str) -> impl Iterator<Item = &Lock<W>> {
+        self.locks
+            .iter()
+            .filter(move |(k, _)| k.as_str() == key)
+            .map(|(_, lock)| lock)
+    }
+}
+
+/// The answer to a claim that was withdrawn before it was asked for. Nobody waits for it.
+fn withdrawn() -> Acquired {
+    Acquired::Taken(Holder::of_ours(Duration::ZERO))
+}
