@@ -4,19 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_protocol::LockKey;
 use tokio::runtime::Handle;
 
 use crate::backend::{Backend, ErasedBackend};
 use crate::backoff::Retry;
+use crate::engine::Engine;
 use crate::error::LockError;
 use crate::executor::Executor;
-use crate::front::Front;
 use crate::memory::MemoryBackend;
 #[cfg(feature = "redis")]
 use crate::redis::{RedisBackend, RedisSettings};
 use crate::runtime::LockRuntime;
 use crate::settings::Settings;
+use lock_protocol::LockKey;
 
 /// The variable that [`LockRuntime::from_env`] reads.
 const LOCK_URL: &str = "LOCK_URL";
@@ -227,7 +227,7 @@ impl LockRuntimeBuilder {
             None => Executor::Caller { built_on },
         };
         Ok(LockRuntime {
-            front: Arc::new(Front::new(backend, executor, settings)),
+            engine: Engine::new(backend, executor, settings),
         })
     }
 }

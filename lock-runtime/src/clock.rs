@@ -1,35 +1,30 @@
-//! The instants of tokio's clock as instants of the seam, and back.
+//! The clock of this process: monotonic, and tokio's, so that a test can pause it.
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use lock_protocol::Instant;
+use uuid::Uuid;
 
-/// `instant` as the seam counts it.
-pub(crate) fn to_seam(instant: Instant) -> lock_protocol::Instant {
+/// Longer than anybody waits, and short enough for sums.
+pub(crate) const AGES: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+
+/// The present.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std().into()
+}
+
+/// `instant` of tokio's clock.
+pub(crate) fn to_seam(instant: tokio::time::Instant) -> Instant {
     instant.into_std().into()
 }
 
-/// `instant` as tokio counts it.
-pub(crate) fn from_seam(instant: lock_protocol::Instant) -> Instant {
-    Instant::from_std(instant.into())
+/// The same instant, as tokio's timers want it.
+pub(crate) fn to_tokio(at: Instant) -> tokio::time::Instant {
+    tokio::time::Instant::from_std(at.into())
 }
 
-/// Until when a lease may be relied on that the store gave for `valid_for` in answer to a request sent
-/// at `sent_at`.
-pub(crate) fn valid_until(sent_at: Instant, valid_for: Duration) -> Instant {
-    from_seam(lock_protocol::valid_until(to_seam(sent_at), valid_for))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn an_instant_survives_the_way_there_and_back() {
-        let now = Instant::now();
-        let later = now + Duration::from_nanos(1_000_000_007);
-        assert_eq!(from_seam(to_seam(later)), later);
-        let between = to_seam(later).since(to_seam(now));
-        assert_eq!(between, Duration::from_nanos(1_000_000_007));
-    }
+/// A random number, to spread pauses.
+pub(crate) fn chance() -> u32 {
+    // The low 32 bits of a v4 UUID are random.
+    Uuid::new_v4().as_u64_pair().1 as u32
 }

@@ -1,10 +1,10 @@
 //! What can go wrong, in terms a caller can act on.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use lock_protocol::{BoxError, InvalidKey, LockKey, LostReason};
-
 use crate::backend::BackendError;
+use lock_protocol::{BoxError, InvalidKey, LockKey, LostReason};
 
 /// Why a lock was not taken, or not kept.
 ///
@@ -132,6 +132,17 @@ impl LockError {
     /// The same call may succeed later, without anybody changing the program or its configuration.
     pub fn is_retryable(&self) -> bool {
         self.is_taken() || self.is_timeout() || self.is_unavailable() || self.is_lost()
+    }
+}
+
+/// An error that several callers are told of.
+impl From<Arc<BackendError>> for LockError {
+    fn from(error: Arc<BackendError>) -> LockError {
+        if error.is_denied() {
+            LockError::Denied(Box::new(error))
+        } else {
+            LockError::Unavailable(Box::new(error))
+        }
     }
 }
 

@@ -43,14 +43,6 @@ impl Executor {
         }
     }
 
-    /// The backend's own executor, if it has one.
-    pub(crate) fn own(&self) -> Option<&dyn lock_protocol::Executor> {
-        match self {
-            Executor::Backend(home) => Some(&**home),
-            Executor::Caller { .. } => None,
-        }
-    }
-
     /// Starts `task` where the lock runtime was built, or on the backend's own thread: it outlives whatever runtime the caller is on. It
     /// is not polled before this returns.
     pub(crate) fn spawn_at_home(&self, task: impl Future<Output = ()> + Send + 'static) {

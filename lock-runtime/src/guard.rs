@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_protocol::{FencingToken, LockKey, OwnerToken};
-
+use crate::engine::{Engine, Hold, View};
 use crate::error::LockError;
-use crate::front::{Front, Hold};
-use crate::hold::Lease;
+use lock_protocol::FencingToken;
+use lock_protocol::LockKey;
+use lock_protocol::OwnerToken;
 
 /// A held lock.
 ///
@@ -44,29 +44,29 @@ impl LockGuard {
 
     /// The key as it was asked for.
     pub fn key(&self) -> &LockKey {
-        &self.hold.lease.key
+        self.hold.view().key()
     }
 
     /// The value that names the owner in the store.
     pub fn owner_token(&self) -> &OwnerToken {
-        &self.hold.lease.owner
+        self.hold.view().owner()
     }
 
     /// A number larger than that of every earlier holder: give it to what the lock protects.
     pub fn fencing_token(&self) -> FencingToken {
-        self.hold.token
+        self.hold.view().token()
     }
 
     /// How long the lock is held at least, unless it is renewed; zero once it is lost.
     pub fn remaining(&self) -> Duration {
-        self.hold.lease.remaining(self.hold.token)
+        self.hold.view().remaining()
     }
 
     /// Whether the lock is still held for certain.
     ///
     /// Told by the local clock and the answers to renewals; no question is sent.
     pub fn is_held(&self) -> bool {
-        self.hold.lease.check(self.hold.token).is_ok()
+        self.hold.view().check().is_ok()
     }
 
     /// Resolves when the lock is lost.
@@ -75,7 +75,7 @@ impl LockGuard {
     ///
     /// Dropping the future loses nothing.
     pub async fn lost(&self) {
-        self.hold.lease.ended(self.hold.token).await;
+        self.hold.view().ended().await;
     }
 
     /// Extends the lease to its full ttl now.
@@ -89,10 +89,7 @@ impl LockGuard {
     ///
     /// The renewal goes on if the future is dropped.
     pub async fn renew(&self) -> Result<(), LockError> {
-        self.hold
-            .front
-            .renew(&self.hold.lease, self.hold.token)
-            .await
+        self.hold.view().renew().await
     }
 
     /// Releases the lock and waits until the store has confirmed it.
@@ -111,7 +108,7 @@ impl LockGuard {
 
     /// A view of the lock for those who may look at it but not release it.
     pub fn handle(&self) -> LockHandle {
-        LockHandle::new(&self.hold)
+        LockHandle::new(self.hold.view())
     }
 }
 
@@ -124,39 +121,29 @@ pub struct LockHandle(
     Arc<View>,
 );
 
-struct View {
-    front: Arc<Front>,
-    lease: Arc<Lease>,
-    token: FencingToken,
-}
-
 impl LockHandle {
-    pub(crate) fn new(hold: &Hold) -> LockHandle {
-        LockHandle(Arc::new(View {
-            front: hold.front.clone(),
-            lease: hold.lease.clone(),
-            token: hold.token,
-        }))
+    pub(crate) fn new(view: &Arc<View>) -> LockHandle {
+        LockHandle(Arc::clone(view))
     }
 
     /// The key as it was asked for.
     pub fn key(&self) -> &LockKey {
-        &self.0.lease.key
+        self.0.key()
     }
 
     /// The value that names the owner in the store.
     pub fn owner_token(&self) -> &OwnerToken {
-        &self.0.lease.owner
+        self.0.owner()
     }
 
     /// A number larger than that of every earlier holder: give it to what the lock protects.
     pub fn fencing_token(&self) -> FencingToken {
-        self.0.token
+        self.0.token()
     }
 
     /// How long the lock is held at least, unless it is renewed; zero once it is lost or released.
     pub fn remaining(&self) -> Duration {
-        self.0.lease.remaining(self.0.token)
+        self.0.remaining()
     }
 
     /// Whether the lock is still held for certain; see [`LockGuard::is_held`].
@@ -170,7 +157,7 @@ impl LockHandle {
     ///
     /// Dropping the future loses nothing.
     pub async fn lost(&self) {
-        self.0.lease.ended(self.0.token).await;
+        self.0.ended().await;
     }
 
     /// Extends the lease to its full ttl now; see [`LockGuard::renew`].
@@ -179,26 +166,22 @@ impl LockHandle {
     ///
     /// As [`LockGuard::renew`].
     pub async fn renew(&self) -> Result<(), LockError> {
-        self.0.front.renew(&self.0.lease, self.0.token).await
+        self.0.renew().await
     }
 
     /// `Ok` while the lock is held, else the error that says why it is not.
     pub(crate) fn check(&self) -> Result<(), LockError> {
-        self.0.lease.check(self.0.token)
+        self.0.check()
     }
 
     /// Whether this is a lock of that runtime.
-    pub(crate) fn is_of(&self, front: &Arc<Front>) -> bool {
-        Arc::ptr_eq(&self.0.front, front)
+    pub(crate) fn is_of(&self, engine: &Arc<Engine>) -> bool {
+        self.0.is_of(engine)
     }
 }
 
 impl fmt::Debug for LockHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LockHandle")
-            .field("key", self.key())
-            .field("fencing_token", &self.0.token)
-            .field("remaining", &self.remaining())
-            .finish()
+        self.0.fmt(f)
     }
 }

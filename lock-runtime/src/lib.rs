@@ -63,21 +63,17 @@ pub mod __private;
 pub mod backend;
 mod backoff;
 mod builder;
-mod claim;
 mod clock;
+mod engine;
 mod error;
 mod executor;
 pub mod fencing;
-mod front;
 mod guard;
-mod hold;
 mod key_part;
 mod lock;
 mod lock_return;
-mod mailbox;
 mod memory;
 mod numbers;
-mod queue;
 #[cfg(feature = "redis")]
 mod redis;
 mod run;
@@ -85,7 +81,6 @@ mod runtime;
 mod settings;
 mod sinks;
 mod sync;
-mod watchdog;
 
 #[cfg(feature = "macros")]
 pub use lock_macros::distributed_lock;

@@ -3,14 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_protocol::LockKey;
-
+use crate::engine::Engine;
 use crate::error::LockError;
-use crate::front::Front;
 use crate::guard::{LockGuard, LockHandle};
-use crate::hold::Terms;
 use crate::run::{Body, Entered};
 use crate::settings::{self, Settings};
+use lock_protocol::{LockKey, Terms};
 
 /// A lock to be acquired, made by [`LockRuntime::lock`](crate::LockRuntime::lock).
 ///
@@ -36,15 +34,15 @@ use crate::settings::{self, Settings};
 #[derive(Clone, Debug)]
 #[must_use = "a lock does nothing until it is acquired"]
 pub struct Lock {
-    front: Arc<Front>,
+    engine: Arc<Engine>,
     key: String,
     wish: Wish,
 }
 
 impl Lock {
-    pub(crate) fn new(front: Arc<Front>, key: String) -> Lock {
+    pub(crate) fn new(engine: Arc<Engine>, key: String) -> Lock {
         Lock {
-            front,
+            engine,
             key,
             wish: Wish::default(),
         }
@@ -89,9 +87,9 @@ impl Lock {
     ///
     /// Dropping the future gives up the place in the queue. If the store had already granted the lock, it is released in the background.
     pub async fn acquire(self) -> Result<LockGuard, LockError> {
-        let (terms, wait) = self.wish.resolve(&self.front.settings)?;
-        let key = LockKey::new(&self.front.settings.key_prefix, &self.key)?;
-        self.front
+        let (terms, wait) = self.wish.resolve(&self.engine.settings)?;
+        let key = LockKey::new(&self.engine.settings.key_prefix, &self.key)?;
+        self.engine
             .acquire(&key, terms, wait)
             .await
             .map(LockGuard::new)
@@ -138,7 +136,7 @@ impl Lock {
     /// # }
     /// ```
     pub async fn run<T>(self, body: impl AsyncFnOnce(LockHandle) -> T) -> Result<T, LockError> {
-        let entered = Entered::enter(&self.front, &self.key, &self.wish, true).await?;
+        let entered = Entered::enter(&self.engine, &self.key, &self.wish, true).await?;
         let future = std::pin::pin!(Some(body(entered.handle())));
         entered.run(Body(future)).await
     }
@@ -194,11 +192,9 @@ impl Wish {
                 "`max_hold` is zero; leave it out for no limit".to_owned(),
             ));
         }
-        let terms = Terms {
-            ttl,
-            renew,
-            max_hold: self.max_hold,
-        };
+        let mut terms = Terms::new(ttl);
+        terms.renew = renew;
+        terms.max_hold = self.max_hold;
         Ok((terms, self.wait.unwrap_or(settings.default_wait)))
     }
 }

@@ -86,7 +86,7 @@ impl Spec {
             slot,
         } = *self.0;
         let runtime = runtime.map_or_else(LockRuntime::current, Ok)?;
-        let entered = Entered::enter(&runtime.front, &key?, &wish, !keep_running).await?;
+        let entered = Entered::enter(&runtime.engine, &key?, &wish, !keep_running).await?;
         if let Some(Slot(slot)) = slot.into_inner() {
             // Empty until now: nobody else fills it.
             let _ = slot.set(entered.handle());

@@ -5,15 +5,16 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
-use lock_protocol::LockKey;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use crate::backend::BoxFuture;
+use crate::clock;
+use crate::engine::{Engine, Hold};
 use crate::error::LockError;
-use crate::front::{Front, Hold, later};
 use crate::guard::LockHandle;
 use crate::lock::Wish;
+use lock_protocol::LockKey;
 
 tokio::task_local! {
     /// The innermost body that is being polled.
@@ -43,10 +44,10 @@ impl Frame {
     }
 
     /// The innermost body around this call that holds `key`.
-    fn holding(front: &Arc<Front>, key: &LockKey) -> Option<Arc<Frame>> {
+    fn holding(engine: &Arc<Engine>, key: &LockKey) -> Option<Arc<Frame>> {
         let mut frame = Frame::current();
         while let Some(inner) = frame {
-            if inner.handle.is_of(front) && inner.handle.key() == key {
+            if inner.handle.is_of(engine) && inner.handle.key() == key {
                 return Some(inner);
             }
             frame = inner.outer.clone();
@@ -82,14 +83,14 @@ enum Right {
 
 impl Entered {
     pub(crate) async fn enter(
-        front: &Arc<Front>,
+        engine: &Arc<Engine>,
         key: &str,
         wish: &Wish,
         cancel: bool,
     ) -> Result<Box<Entered>, LockError> {
-        let (terms, wait) = wish.resolve(&front.settings)?;
-        let key = LockKey::new(&front.settings.key_prefix, key)?;
-        let (handle, right) = match Frame::holding(front, &key) {
+        let (terms, wait) = wish.resolve(&engine.settings)?;
+        let key = LockKey::new(&engine.settings.key_prefix, key)?;
+        let (handle, right) = match Frame::holding(engine, &key) {
             Some(outer) => {
                 let started = Instant::now();
                 let turn = match outer.turn().try_acquire_owned() {
@@ -100,20 +101,23 @@ impl Entered {
                             remaining: Some(outer.handle.remaining()),
                         });
                     }
-                    Err(_) => timeout_at(later(started, wait), outer.turn().acquire_owned())
-                        .await
-                        .map_err(|_| LockError::Timeout {
-                            key,
-                            waited: started.elapsed(),
-                        })?
-                        .map_err(|_| LockError::ShutDown)?,
+                    Err(_) => timeout_at(
+                        started + wait.min(clock::AGES),
+                        outer.turn().acquire_owned(),
+                    )
+                    .await
+                    .map_err(|_| LockError::Timeout {
+                        key,
+                        waited: started.elapsed(),
+                    })?
+                    .map_err(|_| LockError::ShutDown)?,
                 };
                 outer.handle.check()?;
                 (outer.handle.clone(), Right::Nested(turn))
             }
             None => {
-                let hold = front.acquire(&key, terms, wait).await?;
-                (LockHandle::new(&hold), Right::Own(hold))
+                let hold = engine.acquire(&key, terms, wait).await?;
+                (LockHandle::new(hold.view()), Right::Own(hold))
             }
         };
         Ok(Box::new(Entered {

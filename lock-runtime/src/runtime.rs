@@ -7,8 +7,8 @@ use once_cell::sync::OnceCell;
 
 use crate::backend::Backend;
 use crate::builder::LockRuntimeBuilder;
+use crate::engine::Engine;
 use crate::error::LockError;
-use crate::front::Front;
 use crate::lock::Lock;
 
 static GLOBAL: OnceCell<LockRuntime> = OnceCell::new();
@@ -37,7 +37,7 @@ tokio::task_local! {
 /// ```
 #[derive(Clone, Debug)]
 pub struct LockRuntime {
-    pub(crate) front: Arc<Front>,
+    pub(crate) engine: Arc<Engine>,
 }
 
 impl LockRuntime {
@@ -127,7 +127,7 @@ impl LockRuntime {
 
     /// A lock on `key`, to be acquired.
     pub fn lock(&self, key: impl Into<String>) -> Lock {
-        Lock::new(self.front.clone(), key.into())
+        Lock::new(self.engine.clone(), key.into())
     }
 
     /// Ends the runtime: refuses new claims, withdraws those that wait, keeps renewing what is held until the guards end, waits for releases in
@@ -141,7 +141,7 @@ impl LockRuntime {
     ///
     /// New claims stay refused if the future is dropped. It may be called again.
     pub async fn shutdown(&self) -> Result<(), LockError> {
-        self.front.shut_down().await
+        self.engine.shut_down().await
     }
 }
 

@@ -5,10 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_protocol::{LockKey, MAX_TTL, MIN_RENEWAL, MIN_TTL, checked_ttl};
-
 use crate::backoff::{Backoff, Retry};
 use crate::error::LockError;
+use lock_protocol::{LockKey, MAX_TTL, MIN_RENEWAL, MIN_TTL, Rules, checked_ttl};
 use uuid::Uuid;
 
 /// How a driver goes on if nobody says otherwise.
@@ -116,9 +115,15 @@ impl Settings {
             .unwrap_or_else(|_| uuid_v4()(key))
     }
 
-    /// How many fencing tokens a claim reserves: one for itself, and one for each holder to whom the lease may be passed on.
-    pub(crate) fn tokens(&self) -> u32 {
-        self.local_passes.saturating_add(1)
+    /// What the state machines of the keys go by.
+    pub(crate) fn rules(&self) -> Rules {
+        let mut rules = Rules::default();
+        rules.command_timeout = self.command_timeout;
+        rules.grace = self.grace;
+        rules.heartbeat = self.heartbeat;
+        rules.local_passes = self.local_passes;
+        rules.local_share = self.local_share;
+        rules
     }
 
     /// The period of the watchdog for a lease of this ttl that did not ask for one.

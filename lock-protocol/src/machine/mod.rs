@@ -110,7 +110,7 @@ use self::lease::{Lease, State};
 use self::line::Line;
 pub use self::line::{Waiter, WaiterId};
 use crate::backend::AskNumber;
-use crate::claim::{Acquired, Claim, Released, Renewal};
+use crate::claim::{Acquired, Claim, LostReason, Released, Renewal};
 use crate::name::LockKey;
 use crate::terms::Rules;
 use crate::time::Instant;
@@ -231,19 +231,22 @@ impl Key {
     }
 
     /// Why the holder with `token` may not rely on the lease, and for how long it had been held;
-    /// `None` if it may. Of a lease that is not here any more nothing is known.
+    /// `None` if it may. Of a lease that is not here any more, its holder has given it up.
     pub fn fault(
         &self,
         lease: LeaseId,
         token: FencingToken,
         now: Instant,
     ) -> Option<(End, Duration)> {
-        self.lease(lease)?.fault(token, now)
+        match self.lease(lease) {
+            Some(lease) => lease.fault(token, now),
+            None => Some((End::Lost(LostReason::NotHeld), Duration::ZERO)),
+        }
     }
 
     /// Whether the holder with `token` may rely on the lease.
     pub fn is_held_by(&self, lease: LeaseId, token: FencingToken, now: Instant) -> bool {
-        !self.remaining(lease, token, now).is_zero()
+        self.fault(lease, token, now).is_none()
     }
 
     /// The renewal of a lease ahead of its time, because its holder asks for it, and how long to

@@ -1,0 +1,211 @@
+//! Questions and renewals under way.
+
+use std::collections::BTreeMap;
+use std::mem::take;
+use std::sync::Arc;
+
+use lock_protocol::machine::{Answer, Ask, Event, Verb};
+use lock_protocol::{BackendError, Instant, Renewal, Renewed};
+use tokio::time::timeout_at;
+
+use super::effects::{Effects, Question, Renewing};
+use super::table::{Entry, Turn};
+use super::{Engine, MARGIN, timer};
+use crate::clock;
+
+/// How many leases are renewed under one deadline at the most, so that many do not fail together
+/// because they are many.
+const BATCH: usize = 512;
+
+/// Something that the store has been asked. Dropped before it is clear what became of it, it leaves
+/// the keys to go on without an answer.
+struct InFlight<'a> {
+    engine: &'a Arc<Engine>,
+    asked: Asked,
+    sent_at: Instant,
+}
+
+#[derive(Default)]
+enum Asked {
+    Question(Question),
+    Renewals(Vec<Renewing>),
+    /// It has its answer.
+    #[default]
+    Nothing,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        match take(&mut self.asked) {
+            Asked::Question(Question { key, ask }) => {
+                // Whoever asked is gone, or has waited long enough.
+                let is_late = clock::now() >= limit(self.engine, self.sent_at);
+                let answer = if is_late {
+                    failed(self.engine, &ask, no_answer())
+                } else {
+                    Answer::CutOff
+                };
+                let event = Event::Answered {
+                    ask: &ask,
+                    sent_at: self.sent_at,
+                    answer,
+                    chance: clock::chance(),
+                };
+                self.engine.happened(&key, event);
+            }
+            Asked::Renewals(renewals) => {
+                for renewing in renewals {
+                    renewed(self.engine, &renewing, self.sent_at, None);
+                }
+            }
+            Asked::Nothing => {}
+        }
+    }
+}
+
+/// Until when the answer to a question is waited for that is sent at `sent_at`.
+pub(super) fn limit(engine: &Engine, sent_at: Instant) -> Instant {
+    // Most often the backend keeps the timeout itself, and knows better what went wrong.
+    sent_at + engine.settings.command_timeout + MARGIN
+}
+
+/// Asks `question` on the executor; it is sent before this returns.
+pub(super) fn spawn(engine: &Arc<Engine>, question: Question) {
+    let asker = engine.clone();
+    engine.executor.spawn(async move {
+        let limit = timer(limit(&asker, clock::now()));
+        let asked = timeout_at(limit, ask(&asker, question, |_, _| ())).await;
+        if let Ok(((), effects)) = asked {
+            effects.perform(&asker);
+        }
+    });
+}
+
+/// Asks `question`, and takes in what became of it; if it is dropped after the [`limit`], that there
+/// was no answer. Lets `look` see the entry of the key in the same turn.
+pub(super) async fn ask<T>(
+    engine: &Arc<Engine>,
+    question: Question,
+    look: impl FnOnce(&mut Entry, &mut Turn<'_>) -> T,
+) -> (T, Effects) {
+    let mut flight = InFlight {
+        engine,
+        asked: Asked::Question(question),
+        sent_at: clock::now(),
+    };
+    let answer = match &flight.asked {
+        Asked::Question(question) => answer(engine, &question.ask.verb).await,
+        _ => Err(no_answer()),
+    };
+    let Asked::Question(question) = take(&mut flight.asked) else {
+        unreachable!("nobody else has taken it");
+    };
+    let event = Event::Answered {
+        ask: &question.ask,
+        sent_at: flight.sent_at,
+        answer: answer.unwrap_or_else(|error| failed(engine, &question.ask, error)),
+        chance: clock::chance(),
+    };
+    engine.turn(&question.key, |entry, turn| {
+        turn.feed(entry, event);
+        look(entry, turn)
+    })
+}
+
+/// What became of a question that failed.
+fn failed(engine: &Engine, ask: &Ask, error: BackendError) -> Answer {
+    // A function of the user: no mutex is held.
+    let pause = engine.settings.pause(ask.failures + 1);
+    Answer::NotKnown(Arc::new(error), pause)
+}
+
+async fn answer(engine: &Engine, verb: &Verb) -> Result<Answer, BackendError> {
+    let backend = &engine.backend;
+    Ok(match verb {
+        Verb::Acquire(claim) => Answer::Acquired(backend.acquire(claim).await?),
+        Verb::Release(release) => Answer::Released(backend.release(release).await?),
+        Verb::Abandon(claim) => {
+            backend.abandon(claim).await?;
+            Answer::Abandoned
+        }
+    })
+}
+
+/// Renews what is due, in batches of leases that have about the same patience: one short lease does
+/// not shorten the deadline of 512 long ones.
+pub(super) fn renew(engine: &Arc<Engine>, renewals: Vec<Renewing>) {
+    let mut alike: BTreeMap<Option<u32>, Vec<Renewing>> = BTreeMap::new();
+    for renewing in renewals {
+        let like = renewing.patience.as_millis().checked_ilog2();
+        alike.entry(like).or_default().push(renewing);
+    }
+    for mut renewals in alike.into_values() {
+        while !renewals.is_empty() {
+            let rest = renewals.split_off(renewals.len().min(BATCH));
+            let (engine, batch) = (engine.clone(), std::mem::replace(&mut renewals, rest));
+            let executor = engine.executor.clone();
+            executor.spawn(async move { renew_batch(&engine, batch).await });
+        }
+    }
+}
+
+async fn renew_batch(engine: &Arc<Engine>, batch: Vec<Renewing>) {
+    let mut flight = InFlight {
+        engine,
+        asked: Asked::Renewals(batch),
+        sent_at: clock::now(),
+    };
+    let answers = match &flight.asked {
+        Asked::Renewals(batch) => {
+            let renewals = batch.iter().map(|renewing| renewing.renewal.clone());
+            let renewals: Vec<Renewal> = renewals.collect();
+            let patience = batch.iter().map(|renewing| renewing.patience).min();
+            let limit = timer(flight.sent_at + patience.unwrap_or_default());
+            timeout_at(limit, engine.backend.renew(&renewals)).await
+        }
+        _ => Ok(Vec::new()),
+    };
+    let mut answers = answers.unwrap_or_default().into_iter();
+    if let Asked::Renewals(batch) = take(&mut flight.asked) {
+        for renewing in batch {
+            renewed(engine, &renewing, flight.sent_at, answers.next());
+        }
+    }
+}
+
+/// Renews one lease because its holder asks for it.
+pub(super) async fn renew_now(
+    engine: &Arc<Engine>,
+    renewing: Renewing,
+) -> Result<(), BackendError> {
+    let sent_at = clock::now();
+    let limit = timer(sent_at + renewing.patience);
+    let renewals = [renewing.renewal.clone()];
+    let answers = timeout_at(limit, engine.backend.renew(&renewals)).await;
+    let answer = answers.unwrap_or_default().into_iter().next();
+    let answer = answer.unwrap_or_else(|| Err(no_answer()))?;
+    renewed(engine, &renewing, sent_at, Some(Ok(answer)));
+    Ok(())
+}
+
+/// Takes in what became of a renewal.
+fn renewed(
+    engine: &Arc<Engine>,
+    renewing: &Renewing,
+    sent_at: Instant,
+    answer: Option<Result<Renewed, BackendError>>,
+) {
+    engine.happened(
+        &renewing.renewal.key,
+        Event::Renewed {
+            lease: renewing.lease,
+            sent_at,
+            answer: answer.and_then(Result::ok),
+            chance: clock::chance(),
+        },
+    );
+}
+
+fn no_answer() -> BackendError {
+    BackendError::unavailable("no answer in time")
+}

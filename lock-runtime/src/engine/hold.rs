@@ -1,0 +1,188 @@
+//! What a holder has in hand.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lock_protocol::machine::{End, Event, Granted, ReleaseOutcome};
+use lock_protocol::{FencingToken, Instant, LockKey, LostReason, OwnerToken};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use super::effects::Renewing;
+use super::{Engine, asking, waiting};
+use crate::clock;
+use crate::error::LockError;
+
+/// A view of one hold of a lease, which may outlive it.
+pub(crate) struct View {
+    engine: Arc<Engine>,
+    key: LockKey,
+    granted: Granted,
+    since: Instant,
+}
+
+/// The right of one holder to one lease. Dropping it ends the hold, in the background.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    view: Arc<View>,
+    /// Whether the hold has been ended by [`Hold::release`].
+    is_released: bool,
+}
+
+impl Hold {
+    pub(super) fn new(engine: &Arc<Engine>, key: &LockKey, granted: Granted) -> Hold {
+        let view = View {
+            engine: engine.clone(),
+            key: key.clone(),
+            granted,
+            since: clock::now(),
+        };
+        Hold {
+            view: Arc::new(view),
+            is_released: false,
+        }
+    }
+
+    pub(crate) fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// Ends the hold and waits for the answer of the store. Dropping the future loses the answer and
+    /// nothing else.
+    pub(crate) async fn release(mut self) -> Result<(), LockError> {
+        Handle::try_current().map_err(|_| {
+            let reason = "a lock is released within a tokio runtime; it is in the background now";
+            LockError::Config(reason.to_owned())
+        })?;
+        self.is_released = true;
+        let view = &self.view;
+        let Granted { lease, token, .. } = view.granted;
+        match waiting::release(&view.engine, &view.key, lease, token).await {
+            ReleaseOutcome::Released => Ok(()),
+            ReleaseOutcome::Ended(end, held) => Err(view.error(end, held)),
+            ReleaseOutcome::Failed(error) => Err(LockError::from(error)),
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if !self.is_released {
+            let View {
+                engine,
+                key,
+                granted,
+                ..
+            } = &*self.view;
+            engine.happened(key, Event::Ended(granted.lease, granted.token));
+        }
+    }
+}
+
+impl View {
+    pub(crate) fn key(&self) -> &LockKey {
+        &self.key
+    }
+
+    pub(crate) fn owner(&self) -> &OwnerToken {
+        &self.granted.owner
+    }
+
+    pub(crate) fn token(&self) -> FencingToken {
+        self.granted.token
+    }
+
+    /// How long the holder may still rely on the lease; zero if it may not.
+    pub(crate) fn remaining(&self) -> Duration {
+        let Granted { lease, token, .. } = self.granted;
+        let remaining = self.engine.table.look(&self.key, |machine, now| {
+            machine.remaining(lease, token, now)
+        });
+        remaining.unwrap_or_default()
+    }
+
+    /// `Ok` while the holder may rely on the lease, else why it may not.
+    pub(crate) fn check(&self) -> Result<(), LockError> {
+        let Granted { lease, token, .. } = self.granted;
+        let fault = self
+            .engine
+            .table
+            .look(&self.key, |machine, now| machine.fault(lease, token, now));
+        match fault.unwrap_or(Some((End::Lost(LostReason::NotHeld), Duration::ZERO))) {
+            None => Ok(()),
+            Some((end, held)) => Err(self.error(end, held)),
+        }
+    }
+
+    /// Resolves once the holder does not hold the lease any more.
+    pub(crate) async fn ended(&self) {
+        // Registered before the look, so that an end in between is not missed.
+        while let Some(ended) = self.engine.table.watch(&self.key) {
+            let mut ended = pin!(ended.notified());
+            ended.as_mut().enable();
+            let left = self.remaining();
+            if left.is_zero() {
+                return;
+            }
+            tokio::select! {
+                () = ended => {}
+                // The ticker tells it too, if nothing keeps it from its work.
+                () = sleep(left) => {}
+            }
+        }
+    }
+
+    /// Extends the lease now, because its holder asks for it.
+    pub(crate) async fn renew(&self) -> Result<(), LockError> {
+        self.check()?;
+        let (engine, lease) = (self.engine.clone(), self.granted.lease);
+        let renewal = engine.table.look(&self.key, |machine, now| {
+            machine.renewal(&engine.rules, lease, now)
+        });
+        if let Some((renewal, patience)) = renewal.flatten() {
+            let renewing = Renewing {
+                lease,
+                renewal,
+                patience,
+            };
+            let (told, outcome) = oneshot::channel();
+            let asker = engine.clone();
+            engine.executor.spawn(async move {
+                let _ = told.send(asking::renew_now(&asker, renewing).await);
+            });
+            outcome.await.map_err(|_| LockError::ShutDown)??;
+        }
+        self.check()
+    }
+
+    /// Whether this is a lock of that runtime.
+    pub(crate) fn is_of(&self, engine: &Arc<Engine>) -> bool {
+        Arc::ptr_eq(&self.engine, engine)
+    }
+
+    fn error(&self, end: End, held: Duration) -> LockError {
+        let key = self.key.clone();
+        match end {
+            End::MaxHold(limit) => LockError::MaxHold { key, limit },
+            End::Lost(reason) if held.is_zero() => LockError::Lost {
+                key,
+                reason,
+                held: clock::now().since(self.since),
+            },
+            End::Lost(reason) => LockError::Lost { key, reason, held },
+        }
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockHandle")
+            .field("key", &self.key)
+            .field("fencing_token", &self.granted.token)
+            .field("remaining", &self.remaining())
+            .finish()
+    }
+}

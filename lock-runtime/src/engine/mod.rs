@@ -1,0 +1,194 @@
+//! Performs what the state machines of the keys want done.
+//!
+//! The protocol is not in here: what one process does about one key is decided by
+//! [`machine::Key`](lock_protocol::machine::Key), of which the [`table`] has one for each key that
+//! somebody here holds or wants. The engine feeds it with events and performs its actions.
+//!
+//! - [`table`]: the keys, each under the mutex of its shard, and who waits to be told.
+//! - [`effects`]: what one event asks for, performed when no mutex is held.
+//! - [`asking`]: questions and renewals under way.
+//! - [`ticker`]: gives the keys the time, and renews in batches what is due together.
+//! - [`waiting`]: the future of a caller, for a lock or for the end of a release.
+//! - [`hold`]: what a holder has in hand.
+//!
+//! A question goes out from the caller's own future: a free lock needs no task, no channel and no
+//! other thread. What a caller drops, and what its answer does not settle, the executor goes on
+//! with.
+
+mod asking;
+mod effects;
+mod hold;
+mod table;
+mod ticker;
+mod waiting;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use lock_protocol::machine::Event;
+use lock_protocol::{Grant, Instant, LockKey, News, OwnerToken, Rules, Terms};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use self::effects::{Effects, Question};
+
+pub(crate) use self::hold::{Hold, View};
+use self::table::{Entry, Table};
+use self::ticker::Tickers;
+use crate::backend::ErasedBackend;
+use crate::clock;
+use crate::error::LockError;
+use crate::executor::Executor;
+use crate::settings::Settings;
+
+/// Added to `command_timeout`, so that the backend's own, better error arrives first.
+const MARGIN: Duration = Duration::from_millis(50);
+
+/// What a runtime, its locks and its guards share.
+pub(crate) struct Engine {
+    this: Weak<Engine>,
+    backend: Arc<dyn ErasedBackend>,
+    executor: Executor,
+    pub(crate) settings: Settings,
+    rules: Rules,
+    table: Table,
+    tickers: Tickers,
+    /// Questions that came up where nothing may be asked, for the ticker.
+    deferred: Mutex<Vec<Question>>,
+    is_shut_down: AtomicBool,
+    /// Told during a shutdown when a key has nothing more to do.
+    key_quiet: Notify,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        backend: Arc<dyn ErasedBackend>,
+        executor: Executor,
+        settings: Settings,
+    ) -> Arc<Engine> {
+        let engine = Arc::new_cyclic(|this| Engine {
+            this: this.clone(),
+            tickers: Tickers::new(&executor),
+            backend,
+            executor,
+            rules: settings.rules(),
+            settings,
+            table: Table::default(),
+            deferred: Mutex::default(),
+            is_shut_down: AtomicBool::new(false),
+            key_quiet: Notify::new(),
+        });
+        engine.tickers.start(&engine);
+        engine.backend.attach(engine.this.clone());
+        engine
+    }
+
+    /// Gets the lock, or says within `wait` why not. Dropping the future gives up the place in the
+    /// line and, if need be, the lock.
+    pub(crate) async fn acquire(
+        self: &Arc<Engine>,
+        key: &LockKey,
+        terms: Terms,
+        wait: Duration,
+    ) -> Result<Hold, LockError> {
+        waiting::acquire(self, key, terms, wait).await
+    }
+
+    /// Feeds `event` to the machine of `key`, and performs what comes of it.
+    fn happened(self: &Arc<Engine>, key: &LockKey, event: Event<'_>) {
+        let ((), effects) = self.turn(key, |entry, turn| turn.feed(entry, event));
+        effects.perform(self);
+    }
+
+    /// Lets `work` look at the entry of `key` and feed its machine, under the mutex of its shard.
+    fn turn<T>(
+        &self,
+        key: &LockKey,
+        work: impl FnOnce(&mut Entry, &mut table::Turn<'_>) -> T,
+    ) -> (T, Effects) {
+        let (output, effects) = self.table.turn(key, &self.rules, work);
+        if effects.is_quiet && self.is_shut_down.load(Ordering::Acquire) {
+            self.key_quiet.notify_waiters();
+        }
+        (output, effects)
+    }
+
+    /// Refuses new claims, tells those who wait, and returns when nothing is held any more or the
+    /// time is up.
+    pub(crate) async fn shut_down(self: &Arc<Engine>) -> Result<(), LockError> {
+        // Whoever joins reads it under the mutex of a shard, which is taken below.
+        self.is_shut_down.store(true, Ordering::Release);
+        for key in self.table.keys() {
+            self.happened(&key, Event::ShutDown);
+        }
+        let quiet = async {
+            loop {
+                let mut told = std::pin::pin!(self.key_quiet.notified());
+                told.as_mut().enable();
+                if self.table.is_quiet() {
+                    return;
+                }
+                told.await;
+            }
+        };
+        // What is still held then is counted below.
+        let _ = timeout(self.settings.shutdown_timeout, quiet).await;
+        let locks = self.table.held();
+        // What could not be closed in time ends with the process.
+        let _ = timeout(self.settings.command_timeout, self.backend.close()).await;
+        match locks {
+            0 => Ok(()),
+            locks => Err(LockError::StillHeld { locks }),
+        }
+    }
+}
+
+/// News are noted under the mutex of a shard; what has to be asked because of them, the ticker
+/// asks.
+impl News for Engine {
+    fn granted(&self, key: &LockKey, owner: &str, grant: Grant, since: Instant) -> bool {
+        let (is_expected, effects) = self.turn(key, |entry, turn| {
+            let is_expected = entry.machine.expects(owner);
+            turn.feed(
+                entry,
+                Event::HandedOver {
+                    owner,
+                    grant,
+                    since,
+                },
+            );
+            is_expected
+        });
+        effects.note(self);
+        is_expected
+    }
+
+    fn ask_at(&self, key: &LockKey, owner: &OwnerToken, at: Instant) {
+        let ((), effects) = self.turn(key, |entry, turn| {
+            turn.feed(entry, Event::AskAt(owner, at));
+        });
+        effects.note(self);
+    }
+
+    fn ask_all(&self) {
+        for key in self.table.keys() {
+            let ((), effects) = self.turn(&key, |entry, turn| turn.feed(entry, Event::AskAll));
+            effects.note(self);
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockRuntime")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The same instant, as tokio's timers want it.
+fn timer(at: Instant) -> tokio::time::Instant {
+    clock::to_tokio(at)
+}

@@ -1,0 +1,339 @@
+//! The keys that somebody in this process holds or wants.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use lock_protocol::machine::{self, Action, Event, LeaseId, Outcome, ReleaseOutcome, WaiterId};
+use lock_protocol::{Instant, LockKey, Rules};
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use tokio::sync::Notify;
+
+use super::effects::{Effects, Question, Renewing};
+use crate::clock;
+use crate::sync::lock;
+
+/// Enough that threads seldom meet, and few enough to look through.
+const SHARDS: usize = 16;
+
+/// Every key with something to remember, in shards.
+#[derive(Default)]
+pub(super) struct Table {
+    shards: [Mutex<Shard>; SHARDS],
+    next_waiter: AtomicU64,
+}
+
+#[derive(Default)]
+struct Shard {
+    /// The keys are hashed with a secret already.
+    entries: FxHashMap<LockKey, Box<Entry>>,
+    /// The keys that want the time, by when they do.
+    due: BTreeSet<(Instant, LockKey)>,
+    /// The largest number that a machine gave which is not here any more.
+    last_number: u64,
+}
+
+/// A key, and who waits to be told of it.
+pub(super) struct Entry {
+    pub(super) machine: machine::Key,
+    /// In the order of their ids.
+    waiters: VecDeque<Seat<WaiterId, Outcome>>,
+    releases: SmallVec<[Seat<LeaseId, ReleaseOutcome>; 1]>,
+    /// Told when a hold of the key ends, if anybody watches.
+    hold_ended: Option<Arc<Notify>>,
+    /// Under which instant the key is filed among those that want the time.
+    filed_at: Option<Instant>,
+}
+
+/// Where somebody waits to be told.
+struct Seat<Id, Told> {
+    id: Id,
+    told: Option<Told>,
+    waker: Option<Waker>,
+}
+
+/// One look at an entry, under the mutex of its shard.
+pub(super) struct Turn<'a> {
+    key: &'a LockKey,
+    rules: &'a Rules,
+    /// Read under the mutex: whoever was told by it that a lease is lost is right for ever.
+    pub(super) now: Instant,
+    pub(super) effects: Effects,
+}
+
+impl Table {
+    pub(super) fn next_waiter(&self) -> WaiterId {
+        WaiterId(self.next_waiter.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Lets `work` look at the entry of `key`, which is made if it is not there, and dropped
+    /// afterwards if there is nothing to remember.
+    pub(super) fn turn<T>(
+        &self,
+        key: &LockKey,
+        rules: &Rules,
+        work: impl FnOnce(&mut Entry, &mut Turn<'_>) -> T,
+    ) -> (T, Effects) {
+        let mut shard = lock(self.shard(key));
+        shard.turn(key, rules, work)
+    }
+
+    /// What the machine of `key` says, if there is one.
+    pub(super) fn look<T>(
+        &self,
+        key: &LockKey,
+        look: impl FnOnce(&machine::Key, Instant) -> T,
+    ) -> Option<T> {
+        let shard = lock(self.shard(key));
+        let entry = shard.entries.get(key)?;
+        Some(look(&entry.machine, clock::now()))
+    }
+
+    /// Told when the hold of `lease` ends; `None` if there is no such key any more.
+    pub(super) fn watch(&self, key: &LockKey) -> Option<Arc<Notify>> {
+        let mut shard = lock(self.shard(key));
+        let entry = shard.entries.get_mut(key)?;
+        Some(entry.hold_ended.get_or_insert_default().clone())
+    }
+
+    /// Gives the time to the keys that want it by now. Returns what comes of it, and when the next
+    /// key wants it.
+    pub(super) fn tick(&self, rules: &Rules) -> (Vec<Effects>, Option<Instant>) {
+        let mut all = Vec::new();
+        let mut next: Option<Instant> = None;
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            let now = clock::now();
+            while let Some((at, _)) = shard.due.first()
+                && *at <= now
+                && let Some((_, key)) = shard.due.pop_first()
+            {
+                if let Some(entry) = shard.entries.get_mut(&key) {
+                    entry.filed_at = None;
+                }
+                let time = |entry: &mut Entry, turn: &mut Turn<'_>| turn.feed(entry, Event::Time);
+                let ((), effects) = shard.turn(&key, rules, time);
+                all.push(effects);
+            }
+            let due = shard.due.first().map(|(at, _)| *at);
+            next = next.into_iter().chain(due).min();
+        }
+        (all, next)
+    }
+
+    pub(super) fn keys(&self) -> Vec<LockKey> {
+        let keys = |shard: &Mutex<Shard>| lock(shard).entries.keys().cloned().collect::<Vec<_>>();
+        self.shards.iter().flat_map(keys).collect()
+    }
+
+    /// Whether nobody holds, waits or asks.
+    pub(super) fn is_quiet(&self) -> bool {
+        let is_quiet = |shard: &Mutex<Shard>| {
+            let shard = lock(shard);
+            let mut entries = shard.entries.values();
+            entries.all(|entry| entry.machine.is_quiet())
+        };
+        self.shards.iter().all(is_quiet)
+    }
+
+    /// How many locks are held.
+    pub(super) fn held(&self) -> usize {
+        let held = |shard: &Mutex<Shard>| {
+            let shard = lock(shard);
+            let entries = shard.entries.values();
+            entries.filter(|entry| entry.machine.is_held()).count()
+        };
+        self.shards.iter().map(held).sum()
+    }
+
+    fn shard(&self, key: &LockKey) -> &Mutex<Shard> {
+        &self.shards[key.hash_value() as usize % SHARDS]
+    }
+}
+
+impl Shard {
+    fn turn<T>(
+        &mut self,
+        key: &LockKey,
+        rules: &Rules,
+        work: impl FnOnce(&mut Entry, &mut Turn<'_>) -> T,
+    ) -> (T, Effects) {
+        let last_number = self.last_number;
+        let entry = self
+            .entries
+            .entry(key.clone())
+            .or_insert_with(|| Box::new(Entry::new(key.clone(), last_number)));
+        let mut turn = Turn {
+            key,
+            rules,
+            now: clock::now(),
+            effects: Effects::default(),
+        };
+        let output = work(entry, &mut turn);
+        let mut effects = turn.effects;
+
+        effects.is_quiet = entry.machine.is_quiet();
+        let is_over = entry.is_over();
+        let wanted_at = entry.machine.wants_time_at(rules).filter(|_| !is_over);
+        if entry.filed_at != wanted_at {
+            if let Some(at) = entry.filed_at.take() {
+                self.due.remove(&(at, key.clone()));
+            }
+            if let Some(at) = wanted_at {
+                entry.filed_at = Some(at);
+                self.due.insert((at, key.clone()));
+                effects.due = Some(at);
+            }
+        }
+        if is_over {
+            self.last_number = self.last_number.max(entry.machine.last_number());
+            self.entries.remove(key);
+        }
+        (output, effects)
+    }
+}
+
+impl Entry {
+    fn new(key: LockKey, last_number: u64) -> Entry {
+        Entry {
+            machine: machine::Key::new(key, last_number),
+            waiters: VecDeque::new(),
+            releases: SmallVec::new(),
+            hold_ended: None,
+            filed_at: None,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.machine.is_gone() && self.waiters.is_empty() && self.releases.is_empty()
+    }
+
+    /// Gives a waiter a seat, before it joins.
+    pub(super) fn seat_waiter(&mut self, id: WaiterId, waker: &Waker) {
+        self.waiters.push_back(Seat::new(id, waker));
+    }
+
+    /// Gives whoever ends a hold a seat, before it does.
+    pub(super) fn seat_release(&mut self, id: LeaseId, waker: &Waker) {
+        self.releases.push(Seat::new(id, waker));
+    }
+
+    /// What the waiter has been told: then its seat is free.
+    pub(super) fn waiter_told(&mut self, id: WaiterId) -> Option<Outcome> {
+        let index = self.waiter_index(id)?;
+        let told = self.waiters[index].told.take()?;
+        self.leave_waiter(id);
+        Some(told)
+    }
+
+    /// What whoever ended the hold has been told: then its seat is free.
+    pub(super) fn release_told(&mut self, id: LeaseId) -> Option<ReleaseOutcome> {
+        let index = self.releases.iter().position(|seat| seat.id == id)?;
+        let told = self.releases[index].told.take()?;
+        self.releases.remove(index);
+        Some(told)
+    }
+
+    pub(super) fn poll_waiter(&mut self, id: WaiterId, context: &Context<'_>) -> Poll<Outcome> {
+        if let Some(told) = self.waiter_told(id) {
+            return Poll::Ready(told);
+        }
+        if let Some(index) = self.waiter_index(id) {
+            self.waiters[index].listen(context);
+        }
+        Poll::Pending
+    }
+
+    pub(super) fn poll_release(
+        &mut self,
+        id: LeaseId,
+        context: &Context<'_>,
+    ) -> Poll<ReleaseOutcome> {
+        if let Some(told) = self.release_told(id) {
+            return Poll::Ready(told);
+        }
+        let mut seats = self.releases.iter_mut();
+        if let Some(seat) = seats.find(|seat| seat.id == id) {
+            seat.listen(context);
+        }
+        Poll::Pending
+    }
+
+    pub(super) fn leave_waiter(&mut self, id: WaiterId) {
+        if let Some(index) = self.waiter_index(id) {
+            self.waiters.remove(index);
+        }
+        if self.waiters.is_empty() {
+            // Most held locks are never waited for.
+            self.waiters = VecDeque::new();
+        }
+    }
+
+    pub(super) fn leave_release(&mut self, id: LeaseId) {
+        self.releases.retain(|seat| seat.id != id);
+    }
+
+    fn waiter_index(&self, id: WaiterId) -> Option<usize> {
+        self.waiters.binary_search_by_key(&id, |seat| seat.id).ok()
+    }
+}
+
+impl<Id, Told> Seat<Id, Told> {
+    fn new(id: Id, waker: &Waker) -> Seat<Id, Told> {
+        Seat {
+            id,
+            told: None,
+            waker: Some(waker.clone()),
+        }
+    }
+
+    fn listen(&mut self, context: &Context<'_>) {
+        match &mut self.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            None => self.waker = Some(context.waker().clone()),
+        }
+    }
+
+    fn tell(&mut self, told: Told, effects: &mut Effects) {
+        self.told = Some(told);
+        effects.wakers.extend(self.waker.take());
+    }
+}
+
+impl Turn<'_> {
+    /// Feeds `event` to the machine. What it says to those who wait is stored here; the rest is
+    /// performed when no mutex is held.
+    pub(super) fn feed(&mut self, entry: &mut Entry, event: Event<'_>) {
+        for action in entry.machine.on(self.rules, self.now, event) {
+            match action {
+                Action::Ask(ask) => self.effects.questions.push(Question {
+                    key: self.key.clone(),
+                    ask,
+                }),
+                Action::Renew(lease, renewal, patience) => self.effects.renewals.push(Renewing {
+                    lease,
+                    renewal,
+                    patience,
+                }),
+                Action::Tell(id, outcome) | Action::TakeBack(id, outcome) => {
+                    if let Some(index) = entry.waiter_index(id) {
+                        entry.waiters[index].tell(outcome, &mut self.effects);
+                    }
+                }
+                Action::Released(id, outcome) => {
+                    let mut seats = entry.releases.iter_mut();
+                    if let Some(seat) = seats.find(|seat| seat.id == id) {
+                        seat.tell(outcome, &mut self.effects);
+                    }
+                }
+                Action::Changed(_) => {
+                    if let Some(hold_ended) = entry.hold_ended.take() {
+                        self.effects.hold_ended = Some(hold_ended);
+                    }
+                }
+            }
+        }
+    }
+}

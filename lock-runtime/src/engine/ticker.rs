@@ -1,0 +1,167 @@
+//! Gives the keys the time.
+//!
+//! One task serves all keys of a lock runtime. It sleeps until the first of them wants the time,
+//! and renews together what is due together. Where the backend has an executor of its own the task
+//! runs there, so that a body that blocks its thread does not lose its lease. Elsewhere each tokio
+//! runtime that uses the lock has such a task, so that none depends on another that has ended or
+//! stands still. Each does what is due for all.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use lock_protocol::Instant;
+use tokio::runtime::{Handle, Id};
+use tokio::sync::watch;
+use tokio::time::timeout_at;
+
+use super::{Engine, asking, timer};
+use crate::executor::Executor;
+use crate::sync::lock;
+
+/// The instant at which a task looks that has nothing to look for.
+const NEVER: u64 = u64::MAX;
+
+/// The tickers of an engine.
+pub(super) enum Tickers {
+    /// The one on the executor of the backend.
+    Backend(Ticker),
+    /// One for each tokio runtime that has something to wait for.
+    Callers {
+        built_on: Handle,
+        tickers: Mutex<Vec<(Id, Ticker)>>,
+    },
+}
+
+/// The handle to a task, which ends when the handle is dropped.
+pub(super) struct Ticker {
+    /// When the task next looks, in nanoseconds.
+    looks_at: Arc<AtomicU64>,
+    /// Told when it has to look earlier than it meant to.
+    earlier: watch::Sender<()>,
+}
+
+impl Tickers {
+    pub(super) fn new(executor: &Executor) -> Tickers {
+        match executor {
+            Executor::Backend(_) => Tickers::Backend(Ticker::new()),
+            Executor::Caller { built_on } => Tickers::Callers {
+                built_on: built_on.clone(),
+                tickers: Mutex::default(),
+            },
+        }
+    }
+
+    /// Starts the task that is always there, if there is one.
+    pub(super) fn start(&self, engine: &Arc<Engine>) {
+        if let Tickers::Backend(ticker) = self {
+            let task = ticker.run(Arc::downgrade(engine));
+            engine.executor.spawn_at_home(task);
+        }
+    }
+
+    /// Makes sure that somebody looks by `at`.
+    pub(super) fn look_by(&self, engine: &Engine, at: Instant) {
+        match self {
+            Tickers::Backend(ticker) => ticker.look_by(at),
+            Tickers::Callers { built_on, tickers } => {
+                let handle = Handle::try_current().unwrap_or_else(|_| built_on.clone());
+                let mut tickers = lock(tickers);
+                // Where the task is gone, so is its tokio runtime.
+                tickers.retain(|(_, ticker)| ticker.earlier.receiver_count() > 0);
+                if tickers.iter().all(|(id, _)| *id != handle.id()) {
+                    let ticker = Ticker::new();
+                    handle.spawn(ticker.run(engine.this.clone()));
+                    tickers.push((handle.id(), ticker));
+                }
+                for (_, ticker) in tickers.iter() {
+                    ticker.look_by(at);
+                }
+            }
+        }
+    }
+
+    /// Whether the task that looks at `looks_at` may end, since nothing is due: then it is forgotten.
+    fn forget_idle(&self, looks_at: &Arc<AtomicU64>) -> bool {
+        let Tickers::Callers { tickers, .. } = self else {
+            return false;
+        };
+        let mut tickers = lock(tickers);
+        let is_idle = looks_at.load(Ordering::Acquire) == NEVER;
+        if is_idle {
+            tickers.retain(|(_, ticker)| !Arc::ptr_eq(&ticker.looks_at, looks_at));
+        }
+        is_idle
+    }
+}
+
+impl Ticker {
+    fn new() -> Ticker {
+        Ticker {
+            looks_at: Arc::new(AtomicU64::new(0)),
+            earlier: watch::Sender::new(()),
+        }
+    }
+
+    fn look_by(&self, at: Instant) {
+        let at = at.as_nanos();
+        if self.looks_at.load(Ordering::Acquire) > at
+            && self.looks_at.fetch_min(at, Ordering::AcqRel) > at
+        {
+            self.earlier.send_replace(());
+        }
+    }
+
+    /// The task. It holds the engine weakly while it sleeps, so that it keeps nothing alive.
+    fn run(&self, engine: Weak<Engine>) -> impl Future<Output = ()> + Send + use<> {
+        let looks_at = self.looks_at.clone();
+        // Now, so that it is told of what becomes due before it is first polled.
+        let mut earlier = self.earlier.subscribe();
+        async move {
+            loop {
+                earlier.mark_unchanged();
+                // What becomes due from here on, and is not seen below, is told.
+                looks_at.store(NEVER, Ordering::Release);
+                let Some(engine) = engine.upgrade() else {
+                    return;
+                };
+                let next = engine.tick();
+                if let Some(next) = next {
+                    looks_at.fetch_min(next.as_nanos(), Ordering::AcqRel);
+                } else if engine.tickers.forget_idle(&looks_at) {
+                    return;
+                }
+                drop(engine);
+                let is_closed = match next {
+                    // The time has come, or something is due before.
+                    Some(next) => timeout_at(timer(next), earlier.changed())
+                        .await
+                        .is_ok_and(|told| told.is_err()),
+                    None => earlier.changed().await.is_err(),
+                };
+                if is_closed {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Does what is due. Returns when the next key wants the time.
+    fn tick(self: &Arc<Engine>) -> Option<Instant> {
+        let deferred = std::mem::take(&mut *lock(&self.deferred));
+        for question in deferred {
+            asking::spawn(self, question);
+        }
+        let (all, next) = self.table.tick(&self.rules);
+        let mut renewals = Vec::new();
+        for mut effects in all {
+            renewals.append(&mut effects.renewals);
+            // It is among what `next` was made of.
+            effects.due = None;
+            effects.perform(self);
+        }
+        asking::renew(self, renewals);
+        next
+    }
+}
