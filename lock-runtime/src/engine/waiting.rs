@@ -68,9 +68,9 @@ pub(super) async fn acquire(
         wait.min(clock::AGES)
     };
     let deadline = started + patience;
-    let id = engine.table.next_waiter();
     let waiter = Waiter {
-        id,
+        // Given as it joins.
+        id: WaiterId(0),
         terms,
         once,
         // A caller who is just about to leave can still be told.
@@ -83,7 +83,7 @@ pub(super) async fn acquire(
         key,
         seat: Seat::None,
     };
-    let question = waiting.join(waiter).await?;
+    let (id, question) = waiting.join(waiter).await?;
     let outcome = waiting.outcome(id, question, deadline).await;
     match outcome {
         Outcome::Granted(granted) => Ok(Hold::new(engine, key, granted)),
@@ -140,30 +140,32 @@ pub(super) async fn release(
 }
 
 impl Waiting<'_> {
-    /// Takes a seat in the line. Returns the question that is to be asked for it, if any.
-    async fn join(&mut self, waiter: Waiter) -> Result<Option<Question>, LockError> {
-        let (engine, id) = (self.engine, waiter.id);
+    /// Takes a seat in the line. Returns the id of the waiter, and the question that is to be asked
+    /// for it, if any.
+    async fn join(&mut self, waiter: Waiter) -> Result<(WaiterId, Option<Question>), LockError> {
+        let engine = self.engine;
         let mut waiter = Some(waiter);
         poll_fn(|context| {
-            let (is_shut_down, mut effects) = engine.turn(self.key, |entry, turn| {
+            let (id, mut effects) = engine.turn(self.key, |entry, turn| {
                 // Read under the mutex of the shard, which a shutdown takes after it set the flag:
                 // nobody joins behind its back.
-                let is_shut_down = engine.is_shut_down.load(Ordering::Acquire);
-                if let Some(waiter) = waiter.take().filter(|_| !is_shut_down) {
-                    entry.seat_waiter(id, context.waker());
-                    turn.feed(entry, Event::Joined(waiter));
+                if engine.is_shut_down.load(Ordering::Acquire) {
+                    return None;
                 }
-                is_shut_down
+                let mut waiter = waiter.take()?;
+                // Under the mutex as well, so that ids grow in the order of arrival.
+                let id = engine.table.next_waiter();
+                waiter.id = id;
+                entry.seat_waiter(id, context.waker());
+                turn.feed(entry, Event::Joined(waiter));
+                Some(id)
             });
-            if is_shut_down {
-                return Poll::Ready(Err(LockError::ShutDown));
-            }
             let question = effects.questions.pop();
             effects.perform(engine);
-            Poll::Ready(Ok(question))
+            Poll::Ready(id.map(|id| (id, question)).ok_or(LockError::ShutDown))
         })
         .await
-        .inspect(|_| self.seat = Seat::Waiter(id))
+        .inspect(|(id, _)| self.seat = Seat::Waiter(*id))
     }
 
     /// What the waiter is told by its deadline. Asks `question` first, if it has one to ask.
