@@ -109,6 +109,22 @@ pub enum Verb {
     Abandon(Claim),
 }
 
+impl Verb {
+    /// Gives the question its place among those of its backend; the number of the [`Ask`] is only
+    /// its name in the machine.
+    pub fn set_number(&mut self, number: AskNumber) {
+        match self {
+            Verb::Acquire(claim) | Verb::Abandon(claim) => claim.number = number,
+            Verb::Release(release) => {
+                release.number = number;
+                if let Some(next) = &mut release.next {
+                    next.number = number;
+                }
+            }
+        }
+    }
+}
+
 /// What became of a question.
 #[derive(Clone, Debug)]
 pub enum Answer {

@@ -422,15 +422,7 @@ impl Turn<'_> {
     fn ask(&mut self, verb: impl FnOnce(AskNumber) -> Verb, failures: u32) -> AskNumber {
         let number = self.next_number();
         let mut verb = verb(number);
-        match &mut verb {
-            Verb::Acquire(claim) | Verb::Abandon(claim) => claim.number = number,
-            Verb::Release(release) => {
-                release.number = number;
-                if let Some(next) = &mut release.next {
-                    next.number = number;
-                }
-            }
-        }
+        verb.set_number(number);
         self.actions.push(Action::Ask(Ask {
             number,
             verb,

@@ -18,6 +18,10 @@ use crate::sync::lock;
 /// Enough that threads seldom meet, and few enough to look through.
 const SHARDS: usize = 16;
 
+/// The number of the next question to a backend. One count for all, since runtimes may share a
+/// backend.
+static NEXT_ASK: AtomicU64 = AtomicU64::new(1);
+
 /// Every key with something to remember, in shards.
 #[derive(Default)]
 pub(super) struct Table {
@@ -308,10 +312,12 @@ impl Turn<'_> {
     pub(super) fn feed(&mut self, entry: &mut Entry, event: Event<'_>) {
         for action in entry.machine.on(self.rules, self.now, event) {
             match action {
-                Action::Ask(ask) => self.effects.questions.push(Question {
-                    key: self.key.clone(),
-                    ask,
-                }),
+                Action::Ask(mut ask) => {
+                    ask.verb
+                        .set_number(NEXT_ASK.fetch_add(1, Ordering::Relaxed));
+                    let key = self.key.clone();
+                    self.effects.questions.push(Question { key, ask });
+                }
                 Action::Renew(lease, renewal, patience) => self.effects.renewals.push(Renewing {
                     lease,
                     renewal,
