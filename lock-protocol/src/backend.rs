@@ -38,7 +38,8 @@ pub type AskNumber = u64;
 ///    of the same grant or later ones. It is also the poll of a waiter: it answers owner, queued,
 ///    or, if the store has forgotten the claim, queues it again.
 /// 4. [`abandon`](Backend::abandon) undoes an `acquire` whether or not that was answered, and may
-///    come twice or first.
+///    come twice or first: a claim that was withdrawn before the store heard of it is neither
+///    granted nor queued when it comes within the next half minute.
 /// 5. `Err` means "not known". Refusal is never an error, and a timeout is never
 ///    [`Renewed::Lost`] or [`Released::NotHeld`].
 /// 6. Claims that wait are served in the order in which the store first heard of them, where
@@ -50,6 +51,12 @@ pub type AskNumber = u64;
 ///    the order in which they were first polled. A backend need remember the numbers only of the
 ///    keys that were asked of last: whoever is overtaken is so within moments.
 /// 8. Dropping the future of a verb leaves its outcome unknown, and nothing else broken.
+/// 9. A call that had no answer may take effect late, and then undoes nothing of what later calls
+///    of the same owner did. No `acquire` brings the end of a lease nearer, and one that comes
+///    after its claim was released or abandoned is neither granted nor queued. A late
+///    [`renew`](Backend::renew) leaves the lease what its caller counts on, since all renewals of
+///    an owner have the same ttl; a late `release` or `abandon` finds that the claim has ended,
+///    since nobody asks for it again.
 ///
 /// A lease is counted by the caller, on its own monotonic clock, from before the verb was called;
 /// no backend reads a wall clock.

@@ -74,7 +74,8 @@ pub enum Acquired {
     Granted(Grant),
     /// Another owns it; the claim waits in the store's queue.
     Queued(Holder),
-    /// Another owns it; the claim does not wait.
+    /// Another owns it; the claim does not wait. Whoever asked before without an answer withdraws
+    /// it all the same, since that question may be on its way still.
     Taken(Holder),
 }
 

@@ -21,6 +21,9 @@ use crate::numbers::{Numbers, Overtaken};
 use crate::sinks::{Sinks, Told};
 use crate::sync::lock;
 
+/// How long a claim that was withdrawn before the store knew it is remembered.
+const GONE: Duration = Duration::from_secs(30);
+
 /// Locks held in the memory of this process.
 ///
 /// Use it where one process is all there is, and in unit tests: a clone is a further handle to the same store, so a test keeps one and
@@ -235,8 +238,10 @@ impl Backend for MemoryBackend {
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
         self.admit(&claim.key, claim.number)?;
         let answer = self.run(|store, now| {
-            store.on(&claim.key, now, |lock, fence| {
-                lock.acquire(claim, &self.sinks, now, fence)
+            let gone = store.gone.has(&claim.owner, now);
+            store.on(&claim.key, now, |lock, fence| match gone {
+                true => withdrawn(),
+                false => lock.acquire(claim, &self.sinks, now, fence),
             })
         });
         Ok(answer.await?)
@@ -258,13 +263,17 @@ impl Backend for MemoryBackend {
     async fn release(&self, release: &Release) -> Result<Released, BackendError> {
         self.admit(&release.key, release.number)?;
         let answer = self.run(|store, now| {
+            let next = release.next.as_ref();
+            let gone = next.is_some_and(|next| store.gone.has(&next.owner, now));
             store.on(&release.key, now, |lock, fence| {
                 if !lock.end_lease_of(&release.owner) {
                     return Released::NotHeld;
                 }
                 lock.hand_over(now, fence);
-                let next = release.next.as_ref();
-                Released::Released(next.map(|next| lock.acquire(next, &self.sinks, now, fence)))
+                Released::Released(next.map(|next| match gone {
+                    true => withdrawn(),
+                    false => lock.acquire(next, &self.sinks, now, fence),
+                }))
             })
         });
         Ok(answer.await?)
@@ -273,12 +282,17 @@ impl Backend for MemoryBackend {
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         self.admit(&claim.key, claim.number)?;
         let answer = self.run(|store, now| {
-            store.on(&claim.key, now, |lock, fence| {
+            let is_known = store.on(&claim.key, now, |lock, fence| {
+                let waiters = lock.queue.len();
                 lock.queue
                     .retain(|waiter| waiter.claim.owner != claim.owner);
-                lock.end_lease_of(&claim.owner);
+                let is_known = lock.end_lease_of(&claim.owner) || lock.queue.len() < waiters;
                 lock.hand_over(now, fence);
-            })
+                is_known
+            });
+            if !is_known {
+                store.gone.add(&claim.owner, now);
+            }
         });
         Ok(answer.await?)
     }
@@ -326,6 +340,35 @@ impl From<Refusal> for BackendError {
     }
 }
 
+/// The answer to a claim that was withdrawn before it was asked for. Nobody waits for it.
+fn withdrawn() -> Acquired {
+    Acquired::Taken(Holder::of_ours(Duration::ZERO))
+}
+
+/// The claims that were withdrawn before the store knew them.
+#[derive(Default)]
+struct Gone {
+    /// Until when each is remembered.
+    until: HashMap<OwnerToken, Instant>,
+    /// How many there may be before those that are not remembered any more are looked for.
+    sweep_at: usize,
+}
+
+impl Gone {
+    fn has(&self, owner: &OwnerToken, now: Instant) -> bool {
+        self.until.get(owner).is_some_and(|until| now < *until)
+    }
+
+    fn add(&mut self, owner: &OwnerToken, now: Instant) {
+        const FEW: usize = 64;
+        self.until.insert(owner.clone(), now + GONE);
+        if self.until.len() > self.sweep_at.max(FEW) {
+            self.until.retain(|_, until| now < *until);
+            self.sweep_at = self.until.len() * 2;
+        }
+    }
+}
+
 /// What all handles share.
 #[derive(Default)]
 struct Store {
@@ -333,6 +376,7 @@ struct Store {
     locks: HashMap<LockKey, Lock>,
     /// The leases of those who stole, by the key without prefix, since the key may have been unknown.
     stolen: HashMap<String, Lease>,
+    gone: Gone,
     fence: Fence,
     faults: VecDeque<(usize, Fault)>,
     /// How many locks there may be before those that have run out are looked for.
@@ -477,7 +521,7 @@ impl Lock {
             return Acquired::Granted(self.grant(claim, claim.ttl, now, fence));
         };
         if lease.owner == claim.owner {
-            lease.ends = now.checked_add(claim.ttl);
+            lease.extend(claim.ttl, now);
             return Acquired::Granted(Grant::new(lease.tokens, claim.ttl));
         }
         let holder = lease.seen_by_others(now);
@@ -553,6 +597,14 @@ struct Lease {
 }
 
 impl Lease {
+    /// Gives it its ttl from now on, unless it has more: a question that comes late must not
+    /// shorten what a younger one got.
+    fn extend(&mut self, ttl: Duration, now: Instant) {
+        if let Some(ends) = self.ends {
+            self.ends = now.checked_add(ttl).map(|until| until.max(ends));
+        }
+    }
+
     fn is_live(&self, now: Instant) -> bool {
         self.ends.is_none_or(|ends| now < ends)
     }

@@ -316,7 +316,8 @@ impl Station {
         Ok(())
     }
 
-    /// Everything that is left on the server but the fencing tokens, after waiting for it to go: keys with their ttl, places in
+    /// Everything that is left on the server but the fencing tokens and what tells of withdrawals,
+    /// after waiting for it to go: keys with their ttl, places in
     /// queues, subscriptions.
     pub(crate) fn leftovers(&mut self) -> RedisResult<Left> {
         // A lease, the queue behind it, and what a clock that was set back adds.
@@ -341,7 +342,7 @@ impl Station {
             }
             if key.ends_with(":queue") {
                 left.queued += self.admin.ask::<u64>(&["ZCARD", key])?;
-            } else if ttl == -1 || !key.ends_with(":fence") {
+            } else if ttl == -1 || !(key.ends_with(":fence") || key.contains(":queue:gone:")) {
                 left.keys.push((key.clone(), u64::try_from(ttl).ok()));
             }
         }

@@ -39,7 +39,8 @@ pub trait Store: Send + Sync + 'static {
     /// Stops answering for good.
     fn go_dark(&self) -> impl Future<Output = ()> + Send;
 
-    /// What is stored at the moment, fencing counters apart; for the message of a failed test.
+    /// What is stored at the moment, fencing counters and withdrawals apart; for the message of a
+    /// failed test.
     fn leftovers(&self) -> impl Future<Output = Vec<String>> + Send;
 }
 
@@ -98,6 +99,7 @@ macro_rules! for_each_promise {
             an_abandon_may_come_twice_or_first
             an_abandon_touches_no_other_claim
             an_abandon_undoes_an_acquire_that_was_dropped
+            an_abandon_that_comes_first_leaves_nothing_to_a_late_acquire
             a_dark_store_is_an_error_and_never_a_refusal
             a_closed_backend_answers_with_errors
             waiters_are_served_in_the_order_of_their_first_asking
@@ -123,6 +125,7 @@ macro_rules! for_each_promise {
             a_verb_behind_a_larger_number_takes_no_effect
             numbers_order_the_verbs_of_one_key_and_one_process
             a_dropped_verb_breaks_nothing
+            a_late_acquire_shortens_no_lease
             a_renewal_extends_the_lease
             a_renewal_never_creates_a_lease
             a_renewal_by_another_does_nothing
@@ -593,6 +596,32 @@ pub async fn an_abandon_undoes_an_acquire_that_was_dropped<S: Store>(store: &S) 
     granted(&there, &claim(&key)).await;
 }
 
+/// Where the withdrawal is faster than the question, on another connection, the question finds that
+/// it is too late.
+pub async fn an_abandon_that_comes_first_leaves_nothing_to_a_late_acquire<S: Store>(store: &S) {
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
+    let gone = claim(&key);
+    abandon(&here, &gone).await;
+    let late = acquire(&here, &gone).await;
+    assert!(matches!(late, Acquired::Taken(_)), "{late:?}");
+    let holder = claim(&key);
+    granted(&there, &holder).await;
+
+    // The same for one who would wait, and for one who comes with a release.
+    let (gone, next) = (waiter(&key), waiter(&key));
+    for late in [&gone, &next] {
+        abandon(&here, late).await;
+    }
+    let late = acquire(&here, &gone).await;
+    assert!(matches!(late, Acquired::Taken(_)), "{late:?}");
+    let late = release_to(&there, &holder, &next).await;
+    assert!(
+        matches!(late, Released::Released(Some(Acquired::Taken(_)))),
+        "{late:?}"
+    );
+    granted(&there, &claim(&key)).await;
+}
+
 // `Err` means "not known".
 
 /// A store that does not answer makes nobody believe that a lock is taken, lost or free.
@@ -1001,6 +1030,23 @@ pub async fn a_dropped_verb_breaks_nothing<S: Store>(store: &S) {
     drop_after_one_poll(there.abandon(&heir));
     abandon(&there, &heir).await;
     granted(&here, &claim(&key)).await;
+}
+
+// A call that had no answer may take effect late, and then undoes nothing of what later calls of
+// the same owner did.
+
+/// A claim is asked for with one ttl and then with another, and the first question arrives last.
+pub async fn a_late_acquire_shortens_no_lease<S: Store>(store: &S) {
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
+    let holder = claim(&key);
+    let asked = Instant::now();
+    granted(&here, &holder).await;
+    let late = with_ttl(holder.clone(), SHORT);
+    let grant = granted(&there, &late).await;
+    assert!(grant.valid_for <= LONG, "{grant:?}");
+    assert_left_at_least(&there, &key, LONG, asked).await;
+    sleep(2 * SHORT).await;
+    assert_owner(&here, &holder).await;
 }
 
 // `renew` extends each lease that its owner still holds to its full ttl, and never creates one.

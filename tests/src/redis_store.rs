@@ -5,6 +5,7 @@ use lock_runtime::{LockKey, RedisBackend, RedisSettings};
 use tokio::sync::Mutex;
 
 use crate::conformance::Store;
+use crate::faults::is_withdrawal;
 use crate::server::Server;
 
 /// A server; each backend connects to it as a process of its own would.
@@ -46,7 +47,7 @@ impl Store for RedisStore {
     async fn leftovers(&self) -> Vec<String> {
         let server = self.server.lock().await;
         let mut keys: Vec<String> = server.run(&["KEYS", "*"]);
-        keys.retain(|key| !key.ends_with(":fence"));
+        keys.retain(|key| !key.ends_with(":fence") && !is_withdrawal(key));
         keys
     }
 }

@@ -4,17 +4,18 @@
 
 use std::time::Duration;
 
-use lock_runtime::LockGuard;
 use lock_runtime::fencing::Writer;
+use lock_runtime::{LockGuard, LockRuntime};
 use lock_tests::causes;
 use lock_tests::faults::clock::Clock;
 use lock_tests::faults::proxy::{Fault, Proxy};
 use lock_tests::faults::resource::{Resource, Write};
 use lock_tests::faults::{
-    SLACK, builder, can_be_had, eventually, free, locks, ms, nothing_left, owner, queued, remaining,
+    DEADLINE, SLACK, builder, can_be_had, eventually, free, locks, ms, nothing_left, owner, queued,
+    remaining,
 };
 use lock_tests::server::{Options, Server};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 async fn write(resource: &Resource, guard: &LockGuard) -> Write {
     resource.write(&Writer::from(guard)).await
@@ -500,6 +501,49 @@ async fn r17_a_server_that_stands_still_gives_no_guard_beyond_its_lease() {
         drop(held);
         nothing_left(&server).await;
     }
+}
+
+#[tokio::test]
+async fn r17_a_caller_who_leaves_while_the_server_stands_still_leaves_no_lock_behind() {
+    let mut server = Server::start();
+    let locks = LockRuntime::redis(server.url()).build().await.unwrap();
+    let held = locks.lock("held").acquire().await.unwrap();
+    // Until the short way is there, a lock is taken by the lane.
+    let short_way = || {
+        let clients: String = server.run(&["CLIENT", "LIST"]);
+        let mut clients = clients.lines();
+        clients.any(|client| client.contains(" cmd=evalsha ") && client.contains(" sub=0 "))
+    };
+    let deadline = Instant::now() + DEADLINE;
+    while !short_way() {
+        assert!(Instant::now() < deadline, "there is no short way");
+        can_be_had(&locks, "warm").await;
+    }
+
+    server.pause();
+    let started = Instant::now();
+    // By the lane: so the server reads that first when it goes on, with the withdrawal, and then
+    // the short way, which is dead by then.
+    let renewing = tokio::spawn(async move {
+        // It may fail, for want of an answer.
+        drop(held.renew().await);
+        held
+    });
+    sleep(ms(50)).await;
+    let acquiring = locks.lock("k").ttl(ms(30_000)).acquire();
+    assert!(timeout(ms(1100), acquiring).await.is_err());
+    sleep_until(started + ms(1800)).await;
+    server.resume();
+
+    let asked = Instant::now();
+    let guard = locks.lock("k").wait(ms(10_000)).acquire().await.unwrap();
+    assert!(
+        asked.elapsed() < Duration::from_secs(1) + SLACK,
+        "nobody held it, and it was locked"
+    );
+    guard.release().await.unwrap();
+    renewing.await.unwrap().release().await.unwrap();
+    nothing_left(&server).await;
 }
 
 #[tokio::test]

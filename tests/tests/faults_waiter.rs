@@ -22,7 +22,7 @@ use lock_tests::inbox::{Inbox, Told};
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 const HOLDER: &str = env!("CARGO_BIN_EXE_holder");
 
@@ -95,12 +95,116 @@ async fn w02_a_claim_that_its_withdrawal_overtook_is_given_back_when_it_is_serve
     let error = waiter.await.unwrap().unwrap_err();
     assert!(error.is_unavailable() || error.is_timeout(), "{error}");
     eventually("the withdrawal comes first", || proxy.seen("abandon") > 0).await;
+    // As if the request were later than the server remembers.
+    eventually("the server remembers it", || {
+        forget_withdrawals(&server) > 0
+    })
+    .await;
     queued(&server, "k", 1).await;
 
     let released = Instant::now();
     holder.release().await.unwrap();
     free(&server, "k").await;
     assert!(released.elapsed() < GRACE + SLACK);
+    nothing_left(&server).await;
+}
+
+/// Removes what tells the server which claims are withdrawn, and says how many there were.
+fn forget_withdrawals(server: &Server) -> usize {
+    let names: Vec<String> = server.run(&["KEYS", "*:queue:gone:*"]);
+    let forget = |name: &String| server.run::<usize>(&["DEL", name]);
+    names.iter().map(forget).sum()
+}
+
+/// Waits until the request that crawls has arrived, and says who holds the lock then.
+async fn after_the_late_request(
+    server: &Server,
+    asked: Instant,
+    delay: Duration,
+) -> Option<String> {
+    sleep_until(asked + delay + SLACK).await;
+    owner(server, "k")
+}
+
+#[tokio::test]
+async fn w02_a_claim_that_its_withdrawal_overtook_gets_no_lock() {
+    let (server, proxy, locks) = start().await;
+    // The first request crawls and the second is lost, so that the withdrawal is the first to
+    // arrive.
+    proxy.fault("acquire", Fault::Delay(ms(2500)));
+    let asked = Instant::now();
+    let caller = tokio::spawn(locks.lock("k").ttl(ms(60_000)).wait(ms(1200)).acquire());
+    eventually("the request is under way", || proxy.faults() == 1).await;
+    proxy.fault("acquire", Fault::LoseRequest);
+    let error = caller.await.unwrap().unwrap_err();
+    assert!(error.is_unavailable() || error.is_timeout(), "{error}");
+    eventually("a withdrawal", || proxy.seen("abandon") > 0).await;
+    assert!(asked.elapsed() < ms(2500), "the request came first");
+
+    let holder = after_the_late_request(&server, asked, ms(2500)).await;
+    assert_eq!(holder, None, "nobody holds the lock, and it is not free");
+    can_be_had(&locks, "k").await;
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w02_a_question_that_comes_after_the_release_takes_no_lock() {
+    let (server, proxy, locks) = start().await;
+    proxy.fault("acquire", Fault::Delay(ms(2000)));
+    let asked = Instant::now();
+    let guard = locks.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+    assert_eq!((proxy.faults(), proxy.seen("acquire")), (1, 2));
+    guard.release().await.unwrap();
+    assert!(asked.elapsed() < ms(2000), "the request came first");
+
+    let holder = after_the_late_request(&server, asked, ms(2000)).await;
+    assert_eq!(holder, None, "nobody holds the lock, and it is not free");
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w02_a_question_that_comes_after_its_waiter_left_queues_nobody() {
+    let (server, proxy, waiting) = start().await;
+    let other = locks(server.url()).await;
+    let holder = other.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+    proxy.fault("acquire", Fault::Delay(ms(2000)));
+    let asked = Instant::now();
+    let waiter = tokio::spawn(waiting.lock("k").acquire());
+    // By a younger question, which is answered.
+    queued(&server, "k", 1).await;
+    waiter.abort();
+    queued(&server, "k", 0).await;
+    assert!(asked.elapsed() < ms(2000), "the request came first");
+
+    sleep_until(asked + ms(2000) + SLACK).await;
+    assert_eq!((proxy.faults(), waiters(&server, "k")), (1, 0));
+    holder.release().await.unwrap();
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
+async fn w03_a_question_that_comes_late_shortens_no_lease() {
+    let (server, proxy, locks) = start().await;
+    proxy.fault("acquire", Fault::Delay(ms(2000)));
+    let asked = Instant::now();
+    // The claim is first asked for with a short ttl. Who wanted that leaves, and the next wants a
+    // long one.
+    let short = tokio::spawn(locks.lock("k").ttl(ms(500)).wait(ms(300)).acquire());
+    eventually("the request is under way", || proxy.faults() == 1).await;
+    let long = tokio::spawn(locks.lock("k").ttl(ms(30_000)).acquire());
+    assert!(short.await.unwrap().is_err());
+    let guard = long.await.unwrap().unwrap();
+    assert!(asked.elapsed() < ms(2000), "the request came first");
+
+    sleep_until(asked + ms(2000) + SLACK).await;
+    let left = remaining(&server, "k").unwrap();
+    assert!(
+        left + ms(100) > guard.remaining(),
+        "{left:?} is left in the store of {:?}",
+        guard.remaining()
+    );
+    assert!(guard.remaining() > ms(20_000));
+    guard.release().await.unwrap();
     nothing_left(&server).await;
 }
 

@@ -44,6 +44,8 @@ enum Sabotage {
     AbandonOfUnknownFails,
     AbandonEndsAnyLease,
     AcquireOutlivesItsFuture,
+    ForgetsWithdrawals,
+    LateAcquireShortens,
     ErrorsAreRefusals,
     NeverCloses,
     LatestFirst,
@@ -102,6 +104,8 @@ fn saboteur_of(promise: &str) -> Sabotage {
         "an_abandon_may_come_twice_or_first" => AbandonOfUnknownFails,
         "an_abandon_touches_no_other_claim" => AbandonEndsAnyLease,
         "an_abandon_undoes_an_acquire_that_was_dropped" => AcquireOutlivesItsFuture,
+        "an_abandon_that_comes_first_leaves_nothing_to_a_late_acquire" => ForgetsWithdrawals,
+        "a_late_acquire_shortens_no_lease" => LateAcquireShortens,
         "a_dark_store_is_an_error_and_never_a_refusal" => ErrorsAreRefusals,
         "a_closed_backend_answers_with_errors" => NeverCloses,
         "waiters_are_served_in_the_order_of_their_first_asking" => LatestFirst,
@@ -399,6 +403,9 @@ impl Saboteur {
             Sabotage::RefusesRepeats if self.owns(claim) => {
                 return Some(Acquired::Taken(somebody()));
             }
+            Sabotage::LateAcquireShortens if self.owns(claim) => {
+                self.inner.expire(claim.key.as_str());
+            }
             Sabotage::RepeatsWithoutExtending if self.owns(claim) => {
                 return Some(fake_grant(claim));
             }
@@ -629,6 +636,10 @@ impl Backend for Saboteur {
                 self.inner.expire(claim.key.as_str());
                 return Ok(());
             }
+            Sabotage::ForgetsWithdrawals if !self.memo().heard.contains(&claim.owner) => {
+                return Ok(());
+            }
+            Sabotage::AcquireOutlivesItsFuture if !self.owns(claim) => return Ok(()),
             Sabotage::AbandonOfUnknownFails if !self.memo().heard.contains(&claim.owner) => {
                 return Err(BackendError::denied("never heard of it"));
             }

@@ -16,6 +16,10 @@ use super::companion::{Companion, FENCE, QUEUE};
 use super::fault::Fault;
 use crate::backend::{Acquired, Claim, Extension, Grant, Holder, Released, Renewal, Renewed};
 
+/// How long the server remembers a claim that was withdrawn while a question of it may have been on
+/// its way: longer than a proxy or a server that stands still keeps back what comes from
+/// connections that have ended.
+const GONE: Duration = Duration::from_secs(30);
 /// The number of the next call of a script. No two calls of a process have the same, so an answer cannot be taken for that to another.
 static NEXT_CALL: AtomicU64 = AtomicU64::new(0);
 /// Where its number stands in a call: behind EVALSHA, the hash, how many keys there are, and three keys.
@@ -128,18 +132,28 @@ pub(super) fn release(
     call
 }
 
-/// Withdraws `claim`.
-pub(super) fn abandon(claim: &Claim, channel: &str) -> Cmd {
+/// Withdraws `claim`, of which a question may still be on its way if it is `in_doubt`.
+pub(super) fn abandon(claim: &Claim, channel: &str, in_doubt: bool) -> Cmd {
     let mut call = ABANDON.call(&claim.key);
     call.arg(claim.owner.as_str());
     place(&mut call, claim, channel);
+    call.arg(millis(GONE)).arg(u8::from(in_doubt));
+    call
+}
+
+/// Ends the claim of `owner`, which has been released, for questions of it that may still be on
+/// their way.
+pub(super) fn bury(key: &LockKey, owner: &OwnerToken) -> Cmd {
+    let mut call = ABANDON.call(key);
+    call.arg(owner.as_str()).arg(1).arg("");
+    call.arg(millis(GONE)).arg(1);
     call
 }
 
 /// Gives back what was handed over to a claim that nobody here knows any more.
 pub(super) fn give_back(key: &LockKey, owner: &str) -> Cmd {
     let mut call = ABANDON.call(key);
-    call.arg(owner).arg(1).arg("");
+    call.arg(owner).arg(1).arg("").arg(0).arg(0);
     call
 }
 

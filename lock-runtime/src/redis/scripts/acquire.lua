@@ -1,4 +1,6 @@
--- acquire.lua: take the lock, or queue for it. Idempotent by owner: a waiter polls by the same call.
+-- acquire.lua: take the lock, or queue for it. Idempotent by owner: a waiter polls by the same
+-- call. Of a claim that is withdrawn already, because its withdrawal was faster or a younger
+-- question was, it does nothing.
 -- ARGV: [1] call, [2] owner, [3] ttl_ms, [4] tokens, [5] way: how to tell it, '' if it does not wait,
 --       [6] queue_ms: how long the queue outlives the present lease
 -- Returns: granted last count | queued remaining_ms foreign | taken remaining_ms foreign | again
@@ -6,8 +8,9 @@
 local redis, lock, queue, fence = redis, KEYS[1], KEYS[2], KEYS[3]
 local call, owner, ttl_ms, tokens = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
--- Nobody holds the lock, nobody waits for it, and the counter is behind the time. To write the counter as it is read saves a call.
-if redis.call('EXISTS', lock, queue) == 0 then
+-- Nobody holds the lock, nobody waits for it, the claim is not withdrawn, and the counter is behind
+-- the time. To write the counter as it is read saves a call. The third name is that of `gone_of`.
+if redis.call('EXISTS', lock, queue, queue .. ':gone:' .. owner) == 0 then
   local time = redis.pcall('TIME')
   local first = time[1] and time[1] * 1000000 + time[2]
   -- Quicker than `integer`, and too short where the server has but 32 bits for it.
@@ -28,6 +31,8 @@ end
 
 -- prelude
 
+if redis.call('EXISTS', gone_of(owner)) == 1 then return answer('taken', '0', '0') end
+
 local member, queue_ms = member_of(owner, tokens, ARGV[5]), ARGV[6]
 local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
@@ -42,6 +47,8 @@ read_fence()
 if refusal then return refusal end
 
 if holder then
+  -- Never less than it has: this may be an old question, and a younger one have asked for more.
+  ttl_ms = integer(math.max(redis.call('PTTL', lock), ttl_ms))
   redis.call('PEXPIRE', lock, ttl_ms)
   if member ~= '' then redis.call('ZREM', queue, member) end
   if last_token > 0 then return answer('granted', integer(last_token), 1) end

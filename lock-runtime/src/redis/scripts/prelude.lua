@@ -42,6 +42,12 @@ local function member_of(owner, tokens, way)
   return way == '' and way or way .. '/' .. tokens .. '/' .. owner
 end
 
+-- Tells that a claim is withdrawn. In the slot of KEYS[2], whose name it begins with; given as a
+-- key it would lengthen every call.
+local function gone_of(owner)
+  return queue .. ':gone:' .. owner
+end
+
 -- The last fencing token and the time; `block` needs both.
 local last_token, now = 0, 0
 
