@@ -320,7 +320,7 @@ impl Walk<'_> {
     async fn act(&mut self, from: &State, action: Action, to: &State) -> Result<bool, String> {
         let holds = |p: usize| matches!(to.processes[p].stage, Stage::Holding(_));
         match action {
-            Action::Ask(_, Fate::RequestLost)
+            Action::Ask(_, Fate::RequestLost | Fate::Late)
             | Action::Release(_, Fate::RequestLost)
             | Action::Cancel(_, Fate::RequestLost | Fate::Late)
             | Action::Write(_)
@@ -384,7 +384,10 @@ impl Walk<'_> {
                 let number = from.processes[p].inbox[0].number;
                 self.news(Claim { process: p, number }).await?;
             }
-            Action::PowerOff(_) | Action::Disconnect(_) | Action::Reconnect(_) => {
+            Action::PowerOff(_)
+            | Action::Disconnect(_)
+            | Action::Reconnect(_)
+            | Action::Stray(_) => {
                 unreachable!("left out")
             }
         }
@@ -609,10 +612,12 @@ fn kind(action: Action) -> String {
 }
 
 /// A machine without power and a connection that is cut are not played here: when the server or the backend notices is up to them. A late
-/// withdrawal is sent by its backend when it arrives, and so by none that has crashed.
+/// withdrawal is sent by its backend when it arrives, and so by none that has crashed. A question
+/// that is late would have to be lost on a connection that is given up (see `faults_waiter.rs`).
 fn is_left_out(action: Action, state: &State) -> bool {
     match action {
         Action::PowerOff(_) | Action::Disconnect(_) | Action::Reconnect(_) => true,
+        Action::Ask(_, Fate::Late) => true,
         Action::Arrive(p) => !state.processes[p].lives(),
         _ => false,
     }

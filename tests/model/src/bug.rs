@@ -40,6 +40,10 @@ pub enum Bug {
     AbandonForgetsQueue,
     /// A process asks again for a claim of which a withdrawal is on its way.
     AsksForWithdrawnClaim,
+    /// The server does not remember a withdrawal or a release for a question that comes after it.
+    ForgetsWithdrawals,
+    /// A late question sets the ttl that it asks for, though the lease has more.
+    LateQuestionShortens,
     /// A lease that was handed over is counted from the arrival of the message.
     LeaseCountedFromArrival,
     /// A lease that was handed over is believed for the whole ttl, though it has only the grace.
@@ -52,7 +56,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every mistake.
-    pub const ALL: [Bug; 21] = [
+    pub const ALL: [Bug; 23] = [
         Bug::HandOffWithoutLease,
         Bug::ResourceIgnoresToken,
         Bug::ReleaseWithoutCompare,
@@ -70,6 +74,8 @@ impl Bug {
         Bug::AbandonOnlyLeavesQueue,
         Bug::AbandonForgetsQueue,
         Bug::AsksForWithdrawnClaim,
+        Bug::ForgetsWithdrawals,
+        Bug::LateQuestionShortens,
         Bug::LeaseCountedFromArrival,
         Bug::GraceTakenForTtl,
         Bug::PassesSpentLease,
@@ -90,11 +96,10 @@ impl Bug {
             Bug::FreeForAnyone => &[NobodyOvertaken],
             Bug::TokensWithoutTime | Bug::HandOffKeepsToken => &[TokensGrow, NoStaleWrite],
             Bug::BlocksOutrunTime | Bug::PassesBeyondBlock => &[TokensGrow],
-            Bug::RepeatQueuesAgain | Bug::OwnerNotRecognised => {
-                &[ClaimStandsOnce, ValidLeaseIsTheStores]
-            }
-            Bug::AbandonOnlyLeavesQueue => &[WithdrawnIsGone],
+            Bug::RepeatQueuesAgain | Bug::OwnerNotRecognised => &[ClaimStandsOnce],
+            Bug::AbandonOnlyLeavesQueue | Bug::ForgetsWithdrawals => &[WithdrawnIsGone],
             Bug::AsksForWithdrawnClaim
+            | Bug::LateQuestionShortens
             | Bug::LeaseCountedFromArrival
             | Bug::GraceTakenForTtl
             | Bug::PassesSpentLease => &[ValidLeaseIsTheStores],
@@ -125,6 +130,8 @@ impl Bug {
             Bug::AsksForWithdrawnClaim => {
                 "w02_a_withdrawal_that_is_late_frees_no_lock_that_was_granted_meanwhile"
             }
+            Bug::ForgetsWithdrawals => "w02_a_claim_that_its_withdrawal_overtook_gets_no_lock",
+            Bug::LateQuestionShortens => "w03_a_question_that_comes_late_shortens_no_lease",
             Bug::LeaseCountedFromArrival => {
                 "w09_a_stopped_waiter_does_not_believe_in_a_grace_that_has_passed"
             }

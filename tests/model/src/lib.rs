@@ -14,7 +14,9 @@
 //! does not know yet that it is the owner. That a live holder's own clock runs out before the store's is what the lease arithmetic of the
 //! lock guarantees (`lock-runtime/src/lease.rs`), and is assumed here. No script runs when a lease ends.
 //!
-//! A command is carried out at once or never. A withdrawal may be late, too: nobody waits for its answer, and meanwhile its process goes on.
+//! A command is carried out at once or never. A withdrawal may be late, too: nobody waits for its
+//! answer, and meanwhile its process goes on. So may the first question of a claim be, which its
+//! process takes for lost. The server remembers for as long as that lasts that its claim has ended.
 //!
 //! `TIME` moves on by [`BLOCK`] from one acquire to the next and by one from a release to the hand-over in it, so that the counter does
 //! run ahead of it; losing data takes longer than a block has microseconds.
@@ -26,7 +28,7 @@ mod step;
 mod store;
 
 pub use bug::Bug;
-pub use process::{Hint, Hold, Process, Stage};
+pub use process::{Hint, Hold, Process, Stage, Stray};
 pub use properties::{Expected, properties};
 pub use step::{Action, Fate, Lost};
 pub use store::{Answer, Block, Claim, Owner, Store};

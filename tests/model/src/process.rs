@@ -13,12 +13,23 @@ pub struct Process {
     pub claim: u8,
     /// The number of the claim of which a withdrawal is on its way.
     pub withdrawal: Option<u8>,
+    /// A question of it that is still on its way, though it has asked again since, or given up.
+    pub stray: Option<Stray>,
     /// Whether it stands still.
     pub paused: bool,
     /// Whether the server has a connection to it, so that messages count as received.
     pub connected: bool,
     /// The messages that have been sent to it and not read yet.
     pub inbox: Vec<Hint>,
+}
+
+/// A question that arrives at some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stray {
+    /// Which claim it asks for.
+    pub number: u8,
+    /// Whether the server remembers that the claim has ended.
+    pub gone: bool,
 }
 
 /// What a process is doing.
@@ -104,6 +115,7 @@ impl Process {
             callers,
             claim: 0,
             withdrawal: None,
+            stray: None,
             paused: false,
             connected: true,
             inbox: Vec::new(),

@@ -2,7 +2,7 @@
 
 use stateright::{Model, Property};
 
-use crate::process::{Hint, Hold, Process, Stage};
+use crate::process::{Hint, Hold, Process, Stage, Stray};
 use crate::store::{Answer, Claim, Message, Script, Store};
 use crate::{BLOCK, Bug, Protocol, Resource, Seen, State};
 
@@ -27,6 +27,8 @@ pub enum Action {
     Cancel(usize, Fate),
     /// Its late withdrawal arrives.
     Arrive(usize),
+    /// Its late question arrives. Nobody reads the answer.
+    Stray(usize),
     /// It dies; its connection with it.
     Crash(usize),
     /// Its machine dies: the server still takes the connection for alive.
@@ -56,7 +58,7 @@ pub enum Fate {
     AnswerLost,
     /// It never arrives.
     RequestLost,
-    /// Of a withdrawal: it arrives at some time, whatever happens until then.
+    /// Of a withdrawal or a question: it arrives at some time, whatever happens until then.
     Late,
 }
 
@@ -92,6 +94,7 @@ impl Action {
             | Action::Renew(_)
             | Action::PassOn(_)
             | Action::Arrive(_)
+            | Action::Stray(_)
             | Action::Resume(_)
             | Action::Reconnect(_) => false,
         }
@@ -120,6 +123,9 @@ impl Model for Protocol {
             }
             if process.withdrawal.is_some() {
                 actions.push(Action::Arrive(p));
+            }
+            if process.stray.is_some() {
+                actions.push(Action::Stray(p));
             }
         }
         if self.may_expire(state) {
@@ -184,11 +190,16 @@ impl Protocol {
         }
         let up = process.connected;
         match &process.stage {
-            Stage::Idle if up && process.callers > 0 => actions.extend([
-                Ask(p, Fate::Answered),
-                Ask(p, Fate::AnswerLost),
-                Ask(p, Fate::RequestLost),
-            ]),
+            Stage::Idle if up && process.callers > 0 => {
+                actions.extend([
+                    Ask(p, Fate::Answered),
+                    Ask(p, Fate::AnswerLost),
+                    Ask(p, Fate::RequestLost),
+                ]);
+                if process.stray.is_none() {
+                    actions.push(Ask(p, Fate::Late));
+                }
+            }
             Stage::Waiting => {
                 actions.push(Pause(p));
                 if up {
@@ -244,7 +255,7 @@ impl Protocol {
                 && !hold.spent
                 && !(hold.grace && self.has(Bug::GraceTakenForTtl))
         };
-        process.paused || !process.holds().is_some_and(relies)
+        process.paused || owner.cut || !process.holds().is_some_and(relies)
     }
 
     fn apply(&self, state: &mut State, action: Action) {
@@ -258,6 +269,7 @@ impl Protocol {
             Action::Expire => expire(state),
             Action::Cancel(p, fate) => self.cancel(state, p, fate),
             Action::Arrive(p) => self.arrive(state, p),
+            Action::Stray(p) => self.stray(state, p),
             Action::Crash(p) => die(&mut state.processes[p], false),
             Action::PowerOff(p) => die(&mut state.processes[p], true),
             Action::Pause(p) => state.processes[p].paused = true,
@@ -315,10 +327,17 @@ impl Protocol {
         if again && self.has(Bug::WaiterAsksOnlyForOwner) && owner != Some(claim) {
             return;
         }
-        if fate == Fate::RequestLost {
-            return;
+        match fate {
+            Fate::RequestLost => return,
+            Fate::Late => {
+                let number = claim.number;
+                let gone = false;
+                state.processes[p].stray = Some(Stray { number, gone });
+                return;
+            }
+            Fate::Answered | Fate::AnswerLost => {}
         }
-        let answer = self.run(state, BLOCK, |script| script.acquire(claim));
+        let answer = self.run(state, BLOCK, |script| script.acquire(claim, false));
         if fate == Fate::Answered {
             note_answer(state, p, answer);
         }
@@ -344,6 +363,7 @@ impl Protocol {
                     number: hint.number,
                 };
                 self.run(state, 1, |script| script.abandon(claim));
+                bury(state, claim);
             }
             _ => {}
         }
@@ -380,8 +400,8 @@ impl Protocol {
         let process = &mut state.processes[p];
         match (renewed, process.holds_mut()) {
             (Some(block), Some(hold)) => {
+                // A lease that is over by its own clock stays so, whatever the store says.
                 hold.grace = false;
-                hold.spent = false;
                 hold.grant = owner.map_or(hold.grant, |owner| owner.grant);
                 if let Some(block) = block {
                     (hold.next, hold.last) = (block.first, block.last);
@@ -409,6 +429,9 @@ impl Protocol {
         }
         let claim = process.claim_of(p);
         let released = self.run(state, 1, |script| script.release(claim, next));
+        if fate == Fate::Answered {
+            bury(state, claim);
+        }
         let process = &mut state.processes[p];
         if fate == Fate::AnswerLost {
             process.stage = Stage::Releasing {
@@ -439,6 +462,7 @@ impl Protocol {
         match fate {
             Fate::Answered | Fate::AnswerLost => {
                 self.run(state, 1, |script| script.abandon(claim));
+                bury(state, claim);
             }
             Fate::RequestLost => {}
             Fate::Late => process.withdrawal = Some(claim.number),
@@ -449,7 +473,29 @@ impl Protocol {
         if let Some(number) = state.processes[p].withdrawal.take() {
             let claim = Claim { process: p, number };
             self.run(state, 1, |script| script.abandon(claim));
+            bury(state, claim);
         }
+    }
+
+    fn stray(&self, state: &mut State, p: usize) {
+        let Some(Stray { number, gone }) = state.processes[p].stray.take() else {
+            return;
+        };
+        if gone && !self.has(Bug::ForgetsWithdrawals) {
+            return;
+        }
+        let claim = Claim { process: p, number };
+        self.run(state, BLOCK, |script| script.acquire(claim, true));
+        let store = &state.store;
+        let owns = store.owner.is_some_and(|owner| owner.claim == claim);
+        state.seen.withdrawn_stayed |= gone && (owns || store.queue.contains(&claim));
+    }
+}
+
+/// The claim has ended, and the server remembers it as long as a question of it may come.
+fn bury(state: &mut State, claim: Claim) {
+    if let Some(stray) = &mut state.processes[claim.process].stray {
+        stray.gone |= stray.number == claim.number;
     }
 }
 
@@ -509,6 +555,7 @@ fn die(process: &mut Process, half_open: bool) {
         callers: 0,
         claim: process.claim,
         withdrawal: process.withdrawal,
+        stray: process.stray,
         paused: false,
         connected: half_open && process.connected,
         inbox: Vec::new(),
@@ -526,6 +573,10 @@ fn lose(state: &mut State, lost: Lost) {
     }
     if matches!(lost, Lost::Everything | Lost::Fence) {
         store.fence = 0;
+    }
+    if lost == Lost::Everything {
+        let strays = state.processes.iter_mut().filter_map(|p| p.stray.as_mut());
+        strays.for_each(|stray| stray.gone = false);
     }
     // However fast, it takes longer than a block of tokens has microseconds.
     store.time += BLOCK - 1;

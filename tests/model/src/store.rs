@@ -29,6 +29,8 @@ pub struct Owner {
     pub grant: u8,
     /// Whether it has a ttl.
     pub leased: bool,
+    /// Whether that ends before its holder expects it.
+    pub cut: bool,
 }
 
 /// The keys of the lock.
@@ -75,11 +77,15 @@ pub(crate) struct Script<'a> {
 }
 
 impl Script<'_> {
-    /// `acquire.lua`: take the lock, or queue for it.
-    pub(crate) fn acquire(&mut self, claim: Claim) -> Answer {
+    /// `acquire.lua`: take the lock, or queue for it. What is `late` asks for less than a younger
+    /// question did.
+    pub(crate) fn acquire(&mut self, claim: Claim, late: bool) -> Answer {
         match self.store.owner {
             Some(owner) if owner.claim == claim && !self.protocol.has(Bug::OwnerNotRecognised) => {
                 self.store.queue.retain(|waiter| *waiter != claim);
+                if let Some(owner) = &mut self.store.owner {
+                    owner.cut |= late && self.protocol.has(Bug::LateQuestionShortens);
+                }
                 if self.store.fence > 0 {
                     let last = self.store.fence;
                     return Answer::Granted(Block { first: last, last });
@@ -109,10 +115,12 @@ impl Script<'_> {
                 claim,
                 grant,
                 leased: true,
+                cut: false,
             });
         }
         if let Some(owner) = &mut self.store.owner {
             owner.leased = true;
+            owner.cut = false;
         }
         if tokens == 0 {
             return Some(None);
@@ -199,6 +207,7 @@ impl Script<'_> {
             claim,
             grant,
             leased,
+            cut: false,
         });
         self.seen.lapsed = false;
         grant

@@ -84,6 +84,8 @@ each_is_caught! {
     an_abandon_that_only_leaves_the_queue_is_caught: AbandonOnlyLeavesQueue,
     an_abandon_that_forgets_the_queue_is_caught: AbandonForgetsQueue,
     asking_for_a_withdrawn_claim_is_caught: AsksForWithdrawnClaim,
+    forgetting_withdrawals_is_caught: ForgetsWithdrawals,
+    a_late_question_that_shortens_is_caught: LateQuestionShortens,
     a_lease_counted_from_the_arrival_of_its_message_is_caught: LeaseCountedFromArrival,
     a_grace_taken_for_the_whole_ttl_is_caught: GraceTakenForTtl,
     passing_a_spent_lease_on_is_caught: PassesSpentLease,

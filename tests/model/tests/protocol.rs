@@ -17,12 +17,12 @@ fn holds(protocol: Protocol, at_least: usize) {
 
 #[test]
 fn two_clients_keep_every_promise_through_three_faults() {
-    holds(Protocol::new(2, 3), 350_000);
+    holds(Protocol::new(2, 3), 550_000);
 }
 
 #[test]
 fn three_clients_keep_every_promise_through_two_faults() {
-    holds(Protocol::new(3, 2), 1_100_000);
+    holds(Protocol::new(3, 2), 1_360_000);
 }
 
 #[test]
