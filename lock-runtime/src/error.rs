@@ -81,9 +81,9 @@ pub enum LockError {
     ShutDown,
 
     /// The runtime was shut down while locks were still held; they end with their ttl.
-    #[error("the lock runtime was shut down while {locks} locks were still held")]
+    #[error("the lock runtime was shut down while {} still held", were(*locks))]
     StillHeld {
-        /// How many.
+        /// How many guards there were.
         locks: usize,
     },
 }
@@ -153,6 +153,13 @@ impl From<BackendError> for LockError {
         } else {
             LockError::Unavailable(error.into_source())
         }
+    }
+}
+
+fn were(locks: usize) -> String {
+    match locks {
+        1 => "1 lock was".to_owned(),
+        _ => format!("{locks} locks were"),
     }
 }
 

@@ -130,8 +130,13 @@ impl LockRuntime {
         Lock::new(self.engine.clone(), key.into())
     }
 
-    /// Ends the runtime: refuses new claims, withdraws those that wait, keeps renewing what is held until the guards end, waits for releases in
-    /// flight, and closes the connections.
+    /// Ends the runtime: refuses new claims, withdraws those that wait, keeps renewing what is held
+    /// until the guards end, and closes the connections.
+    ///
+    /// Guards have the [`shutdown_timeout`](crate::LockRuntimeBuilder::shutdown_timeout). What is
+    /// to be withdrawn or released then, and the connections, have a
+    /// [`command_timeout`](crate::LockRuntimeBuilder::command_timeout) each: where the store is
+    /// away, locks end with their ttl.
     ///
     /// # Errors
     ///

@@ -26,7 +26,7 @@ const AFTER: Duration = COMMAND.saturating_add(GRACE).saturating_add(SLACK);
 /// A store for several processes.
 enum World {
     Memory(MemoryBackend),
-    Redis(Server),
+    Redis(Box<Server>),
 }
 
 impl World {
@@ -163,7 +163,7 @@ macro_rules! on_each_store {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             #[ignore = "the engine that keeps this promise is not in yet"]
             async fn $on_redis() {
-                $promise(World::Redis(Server::start())).await;
+                $promise(World::Redis(Box::new(Server::start()))).await;
             }
         )+
     };

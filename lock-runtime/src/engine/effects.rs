@@ -36,8 +36,8 @@ pub(super) struct Effects {
     pub(super) hold_ended: Option<Arc<Notify>>,
     /// When the key wants the time, if that is new.
     pub(super) due: Option<Instant>,
-    /// Whether nobody holds, waits or asks any more.
-    pub(super) is_quiet: bool,
+    /// Whether the key is held.
+    pub(super) is_held: bool,
 }
 
 impl Effects {

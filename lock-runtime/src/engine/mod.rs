@@ -58,8 +58,8 @@ pub(crate) struct Engine {
     /// Questions that came up where nothing may be asked, for the ticker.
     deferred: Mutex<Vec<Question>>,
     is_shut_down: AtomicBool,
-    /// Told during a shutdown when a key has nothing more to do.
-    key_quiet: Notify,
+    /// Told during a shutdown when something was done about a key that is not held.
+    quieter: Notify,
 }
 
 impl Engine {
@@ -78,7 +78,7 @@ impl Engine {
             table: Table::default(),
             deferred: Mutex::default(),
             is_shut_down: AtomicBool::new(false),
-            key_quiet: Notify::new(),
+            quieter: Notify::new(),
         });
         engine.tickers.start(&engine);
         engine.backend.attach(engine.this.clone());
@@ -109,38 +109,43 @@ impl Engine {
         work: impl FnOnce(&mut Entry, &mut table::Turn<'_>) -> T,
     ) -> (T, Effects) {
         let (output, effects) = self.table.turn(key, &self.rules, work);
-        if effects.is_quiet && self.is_shut_down.load(Ordering::Acquire) {
-            self.key_quiet.notify_waiters();
+        if !effects.is_held && self.is_shut_down.load(Ordering::Acquire) {
+            self.quieter.notify_waiters();
         }
         (output, effects)
     }
 
     /// Refuses new claims, tells those who wait, and returns when nothing is held any more or the
-    /// time is up.
+    /// time is up. What is to be withdrawn or released then has the time of one command.
     pub(crate) async fn shut_down(self: &Arc<Engine>) -> Result<(), LockError> {
         // Whoever joins reads it under the mutex of a shard, which is taken below.
         self.is_shut_down.store(true, Ordering::Release);
         for key in self.table.keys() {
             self.happened(&key, Event::ShutDown);
         }
-        let quiet = async {
-            loop {
-                let mut told = std::pin::pin!(self.key_quiet.notified());
-                told.as_mut().enable();
-                if self.table.is_quiet() {
-                    return;
-                }
-                told.await;
-            }
-        };
         // What is still held then is counted below.
-        let _ = timeout(self.settings.shutdown_timeout, quiet).await;
+        let no_guards = self.until(|table| table.held() == 0);
+        let _ = timeout(self.settings.shutdown_timeout, no_guards).await;
+        let patience = self.settings.command_timeout + MARGIN;
+        let _ = timeout(patience, self.until(Table::is_quiet)).await;
         let locks = self.table.held();
         // What could not be closed in time ends with the process.
         let _ = timeout(self.settings.command_timeout, self.backend.close()).await;
         match locks {
             0 => Ok(()),
             locks => Err(LockError::StillHeld { locks }),
+        }
+    }
+
+    /// Resolves during a shutdown when this is so of the keys.
+    async fn until(&self, is_reached: impl Fn(&Table) -> bool) {
+        loop {
+            let mut told = std::pin::pin!(self.quieter.notified());
+            told.as_mut().enable();
+            if is_reached(&self.table) {
+                return;
+            }
+            told.await;
         }
     }
 }

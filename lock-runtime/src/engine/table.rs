@@ -132,12 +132,12 @@ impl Table {
         self.shards.iter().flat_map(keys).collect()
     }
 
-    /// Whether nobody holds, waits or asks.
+    /// Whether nobody waits or asks for a key that is not held.
     pub(super) fn is_quiet(&self) -> bool {
         let is_quiet = |shard: &Mutex<Shard>| {
             let shard = lock(shard);
-            let mut entries = shard.entries.values();
-            entries.all(|entry| entry.machine.is_quiet())
+            let mut machines = shard.entries.values().map(|entry| &entry.machine);
+            machines.all(|machine| machine.is_quiet() || machine.is_held())
         };
         self.shards.iter().all(is_quiet)
     }
@@ -178,7 +178,7 @@ impl Shard {
         let output = work(entry, &mut turn);
         let mut effects = turn.effects;
 
-        effects.is_quiet = entry.machine.is_quiet();
+        effects.is_held = entry.machine.is_held();
         let is_over = entry.is_over();
         let wanted_at = entry.machine.wants_time_at(rules).filter(|_| !is_over);
         if entry.filed_at != wanted_at {
