@@ -731,6 +731,29 @@ async fn r22_a_proxy_that_knows_no_evalsha_is_a_typed_error_and_leaves_nothing()
 }
 
 #[tokio::test]
+async fn r22_a_server_without_a_command_that_is_needed_is_refused_at_once() {
+    for command in [
+        "SCRIPT",
+        "EVAL",
+        "EVALSHA",
+        "SUBSCRIBE",
+        "PUBLISH",
+        "ZPOPMIN",
+        "PEXPIRE",
+    ] {
+        let options = Options::default().with(["--rename-command", command, "HIDDEN"]);
+        let server = options.start();
+        let error = builder(server.url()).build().await.unwrap_err();
+        let causes = causes(&error);
+        assert!(error.is_denied(), "{command}: {causes}");
+        let names_it = causes.to_uppercase().contains(command);
+        assert!(names_it, "{command}: {causes}");
+        let keys: Vec<String> = server.run(&["KEYS", "*"]);
+        assert!(keys.is_empty(), "{command}: {keys:?}");
+    }
+}
+
+#[tokio::test]
 async fn r07_to_r14_every_refusal_of_a_server_is_told_as_what_it_is_and_no_grant() {
     let refusals = [
         (

@@ -558,3 +558,36 @@ async fn a_counter_that_is_no_fencing_token_is_refused_for_good() {
         assert_eq!(it.server.run::<String>(&["GET", FENCE]), garbage);
     }
 }
+
+#[tokio::test]
+async fn a_hand_over_that_is_refused_halfway_costs_no_waiter_its_place() {
+    let it = Fixture::start().await;
+    let (holder, first, second) = (it.claim(), it.waiter(), it.waiter());
+    it.granted(&holder).await;
+    it.queued(&first).await;
+    it.queued(&second).await;
+    let waiters = it.waiters();
+    it.server
+        .run::<()>(&["ACL", "SETUSER", "default", "-publish"]);
+    for _ in 0..2 {
+        let refused = it.backend.release(&ending(&holder)).await;
+        let error = refused.unwrap_err();
+        assert!(error.is_denied(), "{}", causes(&error));
+        assert_eq!(it.waiters(), waiters);
+        assert!(it.ttl(QUEUE) > Duration::ZERO);
+        assert_eq!(it.owner().as_deref(), Some(holder.owner.as_str()));
+    }
+    // The same for one who waits alone, with whom the queue is gone and comes back.
+    it.backend.abandon(&second).await.unwrap_err();
+    let waiters = it.waiters();
+    assert_eq!(waiters.len(), 1);
+    it.backend.release(&ending(&holder)).await.unwrap_err();
+    assert_eq!(it.waiters(), waiters);
+    assert!(it.ttl(QUEUE) > Duration::ZERO);
+
+    it.server
+        .run::<()>(&["ACL", "SETUSER", "default", "+publish"]);
+    assert_eq!(it.release(&holder, None).await, Released::Released(None));
+    assert_eq!(it.owner().as_deref(), Some(first.owner.as_str()));
+    it.server.finish();
+}

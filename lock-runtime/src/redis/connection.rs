@@ -6,6 +6,7 @@ use std::time::Duration;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{ErrorKind, Pipeline, RedisResult, ServerErrorKind, Value, cmd};
 use deadpool_redis::{Pool, PoolError};
+use lock_protocol::LockKey;
 use tokio::time::{Instant, timeout};
 
 use super::fault::Fault;
@@ -21,6 +22,8 @@ pub(super) struct Connector {
     pub(super) pool: Pool,
     pub(super) address: Arc<str>,
     pub(super) channel: Arc<str>,
+    /// The name of no lock, to try commands on; `None` if the prefix allows no name.
+    pub(super) probe: Option<LockKey>,
     pub(super) command_timeout: Duration,
 }
 
@@ -74,8 +77,14 @@ impl Connector {
         let mut pipeline = Pipeline::new();
         // Without arguments it changes nothing, tells what the server is, and is allowed to every user.
         pipeline.add_command(cmd("HELLO"));
-        for load in scripts::loads() {
-            pipeline.add_command(load);
+        let loads = scripts::loads();
+        for load in &loads {
+            pipeline.add_command(load.clone());
+        }
+        if let Some(key) = self.probe.as_ref().filter(|_| pulse.is_some()) {
+            for probe in scripts::probes(key, &self.channel) {
+                pipeline.add_command(probe);
+            }
         }
         let replies = commands
             .send_packed_commands(&pipeline, 0, pipeline.len())
@@ -83,9 +92,11 @@ impl Connector {
             .map_err(|error| Fault::Lost(Some(error)))?;
         let mut replies = replies.into_iter().map(Value::extract_error);
         check_server(&replies.next().unwrap_or(Ok(Value::Nil)))?;
-        replies
+        let mut loaded = replies.by_ref().take(loads.len());
+        loaded
             .try_for_each(|loaded| loaded.map(drop))
             .map_err(Fault::Refused)?;
+        scripts::probed(replies)?;
 
         let Some(pulse) = pulse else { return Ok(()) };
         // No message can have been published to this connection before now.

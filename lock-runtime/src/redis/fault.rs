@@ -54,6 +54,9 @@ pub(super) enum Fault {
     #[error(transparent)]
     Overtaken(#[from] Overtaken),
 
+    #[error("the lock needs {0}, and this Redis server does not know that command")]
+    Command(String),
+
     #[error("the Redis configuration is wrong: {0}")]
     Config(String),
 }
@@ -105,9 +108,16 @@ impl Fault {
             | Fault::Lost(_)
             | Fault::BadReply(_)
             | Fault::Overtaken(_) => false,
-            Fault::Acl { .. } | Fault::BadKey { .. } | Fault::Server(_) | Fault::Config(_) => true,
+            Fault::Acl { .. }
+            | Fault::BadKey { .. }
+            | Fault::Server(_)
+            | Fault::Command(_)
+            | Fault::Config(_) => true,
             Fault::Refused(error) | Fault::NoConnection { source: error, .. } => {
-                is_acl(error) || is_authentication(error) || is_configuration(error)
+                is_acl(error)
+                    || is_authentication(error)
+                    || is_configuration(error)
+                    || is_unknown_command(error)
             }
         }
     }
@@ -134,11 +144,20 @@ impl From<Fault> for LockError {
 }
 
 /// Whether a permission is missing: to the client directly, or to a script of its (before Redis 7.2 by the text alone).
-fn is_acl(error: &RedisError) -> bool {
+pub(super) fn is_acl(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
         || error.detail().is_some_and(|detail| {
             detail.contains("The user executing the script can't") || detail.contains("NOPERM")
         })
+}
+
+/// Whether the server does not know a command that it was asked by, or that a script calls:
+/// renamed, most often.
+pub(super) fn is_unknown_command(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| {
+        // "unknown command 'PUBLISH'", "Unknown Redis command called from script".
+        detail.contains("nknown") && detail.contains("command")
+    })
 }
 
 fn is_authentication(error: &RedisError) -> bool {

@@ -123,7 +123,9 @@ impl RedisBackend {
         let (closing, closed) = watch::channel(false);
         let channel_prefix = settings.channel_prefix();
         let (address, backend) = (Arc::<str>::from(address), Uuid::new_v4().simple());
+        let probe = LockKey::new(&settings.key_prefix, &format!("probe:{backend}")).ok();
         let connector = |index| Connector {
+            probe: probe.clone(),
             pool: pool.clone(),
             address: Arc::clone(&address),
             channel: format!("{channel_prefix}{backend}:{index}").into(),

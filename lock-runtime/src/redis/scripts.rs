@@ -13,7 +13,7 @@ use lock_protocol::{FenceBlock, FencingToken, LockKey, OwnerToken};
 use once_cell::sync::Lazy;
 
 use super::companion::{Companion, FENCE, QUEUE};
-use super::fault::Fault;
+use super::fault::{Fault, is_acl, is_unknown_command};
 use crate::backend::{Acquired, Claim, Extension, Grant, Holder, Released, Renewal, Renewed};
 
 /// How long the server remembers a claim that was withdrawn while a question of it may have been on
@@ -57,18 +57,58 @@ static ACQUIRE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/ac
 static RENEW: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/renew.lua")));
 static RELEASE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/release.lua")));
 static ABANDON: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/abandon.lua")));
+static PROBE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/probe.lua")));
 
 fn all() -> [&'static Script; 4] {
     [&ACQUIRE, &RENEW, &RELEASE, &ABANDON]
 }
 
 /// The commands that make the server know every script.
-pub(super) fn loads() -> impl Iterator<Item = Cmd> {
-    all().into_iter().map(|script| {
+pub(super) fn loads() -> [Cmd; 4] {
+    all().map(|script| {
         let mut load = cmd("SCRIPT");
         load.arg("LOAD").arg(&script.source);
         load
     })
+}
+
+/// The commands that try everything that the scripts need, on the keys of no lock.
+pub(super) fn probes(key: &LockKey, channel: &str) -> [Cmd; 2] {
+    ["EVAL", "EVALSHA"].map(|name| {
+        let script = match name {
+            "EVAL" => &PROBE.source,
+            _ => &PROBE.hash,
+        };
+        let mut probe = cmd(name);
+        probe
+            .arg(script)
+            .arg(3)
+            .arg(key.stored())
+            .arg(Companion::new(key, QUEUE))
+            .arg(Companion::new(key, FENCE))
+            .arg(channel);
+        probe
+    })
+}
+
+/// Whether the server, which answered the [`probes`] like this, has what the scripts need. What
+/// fails for other reasons may not do so for long.
+pub(super) fn probed(replies: impl Iterator<Item = RedisResult<Value>>) -> Result<(), Fault> {
+    for (reply, name) in replies.zip(["EVAL", "EVALSHA"]) {
+        match reply {
+            Ok(Value::BulkString(unknown)) if !unknown.is_empty() => {
+                let unknown = String::from_utf8_lossy(&unknown).into_owned();
+                return Err(Fault::Command(unknown));
+            }
+            Ok(_) => {}
+            Err(error) if is_unknown_command(&error) => {
+                return Err(Fault::Command(name.to_owned()));
+            }
+            Err(error) if is_acl(&error) => return Err(Fault::Refused(error)),
+            Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// The same call with the source of the script instead of its hash, for a server that does not know it.
@@ -93,11 +133,12 @@ fn with_source(call: &Cmd) -> Option<Cmd> {
     Some(full)
 }
 
-/// What the scripts need from the server: the ACL rule for a user that may do nothing else.
+/// What the scripts need from the server: the ACL rule for a user that may do nothing else. A new
+/// user of Redis 6.2 may use all channels, and is allowed none by name until that is taken away.
 pub(super) fn acl_rule(key_prefix: &str, channel_prefix: &str) -> String {
     format!(
         "+eval +evalsha +script|load +exists +get +set +del +pexpire +pttl +time +zadd +zrange +zrem +zpopmin +publish +subscribe +ping \
-         ~{key_prefix}* ~{{{key_prefix}* &{channel_prefix}*"
+         ~{key_prefix}* ~{{{key_prefix}* resetchannels &{channel_prefix}*"
     )
 }
 

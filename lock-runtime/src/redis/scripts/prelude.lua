@@ -9,6 +9,8 @@
 local FENCE_MS = '172800000'
 -- Below 2^53 by more than any block, so that sums stay exact.
 local LARGEST_TOKEN = 9000000000000000
+-- For a queue whose time to live was lost. Waiters that ask less often queue again when they ask.
+local QUEUE_MS = '60000'
 -- No script may take longer the more dead waiters there are.
 local DEAD_AT_ONCE = 16
 
@@ -92,7 +94,15 @@ local function hand_over(own)
     if channel then
       local last, count = block(tokens)
       local message = table.concat({last, count, grace_ms, #owner, owner .. lock}, '/')
-      if redis.call('PUBLISH', channel, message) > 0 then
+      local heard = redis.pcall('PUBLISH', channel, message)
+      if type(heard) == 'table' then
+        -- Refused, renamed: whoever was popped gets the place back.
+        redis.pcall('ZADD', queue, popped[2], member)
+        if redis.call('PTTL', queue) < 0 then redis.pcall('PEXPIRE', queue, QUEUE_MS) end
+        refusal = heard
+        return
+      end
+      if heard > 0 then
         make_owner(owner, grace_ms, last, count)
         return 'handed', grace_ms
       end
