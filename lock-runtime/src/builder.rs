@@ -182,6 +182,16 @@ impl LockRuntimeBuilder {
         self
     }
 
+    /// How many connections there may be in all, from [`lanes`](LockRuntimeBuilder::lanes) to
+    /// 65,536. If not set, it is what the configuration says of its pool; if that says nothing,
+    /// there is room for 32 tokio runtimes beside the lanes, on every machine. No effect on other
+    /// stores than Redis.
+    #[cfg(feature = "redis")]
+    pub fn pool_size(mut self, connections: usize) -> LockRuntimeBuilder {
+        self.redis.pool_size = Some(connections);
+        self
+    }
+
     /// PEM certificates of the authorities to trust for `rediss://`, instead of those of the system. No effect on other stores than Redis.
     #[cfg(feature = "tls")]
     pub fn tls_root_certificates(mut self, pem: impl Into<Vec<u8>>) -> LockRuntimeBuilder {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use lock_runtime::{LockGuard, LockRuntime, LockRuntimeBuilder};
+use lock_runtime::{LockError, LockGuard, LockRuntime, LockRuntimeBuilder};
 use lock_tests::server::Server;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -281,4 +281,30 @@ async fn there_are_as_many_connections_as_lanes() {
         locks.shutdown().await.unwrap();
         eventually(|| server.run::<String>(&["CLIENT", "LIST"]).lines().count() == 1).await;
     }
+}
+
+#[tokio::test]
+async fn the_size_of_the_pool_bounds_the_connections() {
+    let server = Server::start();
+    let count = || server.run::<String>(&["CLIENT", "LIST"]).lines().count() - 1;
+    // The control comes first: with room for it, there is a short way beside the lanes.
+    for (size, connections) in [(5, 5), (4, 4)] {
+        let builder = LockRuntime::redis(server.url()).lanes(4).pool_size(size);
+        let locks = built(builder).await;
+        let mut most = 0;
+        let started = Instant::now();
+        while most < connections || started.elapsed() < Duration::from_millis(300) {
+            assert!(started.elapsed() < Duration::from_secs(10), "{most}");
+            let guard = locks.lock("k").acquire().await.unwrap();
+            guard.release().await.unwrap();
+            most = most.max(count().min(connections));
+            // One that was just replaced may be listed for a moment.
+            eventually(|| count() <= connections).await;
+        }
+        locks.shutdown().await.unwrap();
+        eventually(|| server.run::<String>(&["CLIENT", "LIST"]).lines().count() == 1).await;
+    }
+    let builder = LockRuntime::redis(server.url()).lanes(4).pool_size(3);
+    let error = builder.build().await.unwrap_err();
+    assert!(matches!(error, LockError::Config(_)), "{error}");
 }

@@ -75,6 +75,26 @@ fn connections(server: &Server) -> usize {
 }
 
 #[test]
+fn the_same_settings_mean_the_same_on_every_machine() {
+    let size = |change: fn(&mut RedisSettings), pool: Option<PoolConfig>| {
+        let (mut settings, mut config) = (settings(), Config::from_url("redis://127.0.0.1:1"));
+        change(&mut settings);
+        config.pool = pool;
+        let backend = RedisBackend::connect_lazily(config, settings);
+        backend.unwrap().pool().status().max_size
+    };
+    // A pool that goes by the number of cores has an even size.
+    assert_eq!(size(|_| {}, None), 33);
+    assert_eq!(size(|settings| settings.lanes = 5, None), 37);
+    assert_eq!(size(|settings| settings.lanes = 256, None), 288);
+    // What somebody asks for holds.
+    assert_eq!(size(|_| {}, Some(PoolConfig::new(2))), 2);
+    assert_eq!(size(|settings| settings.pool_size = Some(7), None), 7);
+    let both = Some(PoolConfig::new(2));
+    assert_eq!(size(|settings| settings.pool_size = Some(7), both), 7);
+}
+
+#[test]
 fn each_tokio_runtime_gets_a_connection_as_far_as_the_pool_has_room() {
     let server = Server::start();
     let mut config = Config::from_url(server.url());
@@ -548,6 +568,9 @@ async fn a_configuration_that_cannot_work_is_refused_at_once() {
     for error in [
         change(|settings| settings.lanes = 0),
         change(|settings| settings.lanes = usize::MAX),
+        change(|settings| settings.lanes = 257),
+        change(|settings| settings.pool_size = Some(0)),
+        change(|settings| settings.pool_size = Some(usize::MAX)),
         change(|settings| settings.command_timeout = Duration::ZERO),
         change(|settings| settings.command_timeout = Duration::MAX),
         change(|settings| settings.connect_timeout = Duration::MAX),

@@ -8,12 +8,20 @@ use deadpool_redis::redis::{
     AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
     PushInfo, RedisError,
 };
-use deadpool_redis::{Config, Hook, HookError, Manager, Pool, Runtime};
+use deadpool_redis::{Config, Hook, HookError, Manager, Pool, PoolConfig, Runtime};
 
 use super::fault::Fault;
 
 /// What a command or a connection attempt may take.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
+
+/// How many lanes there may be.
+const LANES: RangeInclusive<usize> = 1..=256;
+/// How many connections there may be; the pool could not count many more.
+const LARGEST_POOL: usize = 65_536;
+/// For how many tokio runtimes a pool has room that nobody gave a size. The pool's own default
+/// would depend on the machine.
+const SHORT_WAYS: usize = 32;
 
 /// How the lock uses Redis, besides what a [`deadpool_redis::Config`] says.
 ///
@@ -26,12 +34,17 @@ const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RedisSettings {
-    /// How many connections carry the commands; at least 1, at most the size of the pool.
+    /// How many connections carry the commands; at least 1, at most 256 and the size of the pool.
     ///
     /// The default is 1: one connection pipelines the commands of all tasks, and more gain little. As far as the pool has room for more,
     /// each tokio runtime that uses the backend gets a further connection, which saves its tasks the way to the backend's thread; a pool
     /// of the size `lanes` has none.
     pub lanes: usize,
+    /// How many connections there may be in all, from `lanes` to 65,536.
+    ///
+    /// If not set, it is the `max_size` of the `pool` in the configuration; if there is none, there
+    /// is room for 32 tokio runtimes beside the lanes, on every machine.
+    pub pool_size: Option<usize>,
     /// How long the answer to a command may take, the wait for a connection included; from 1 ms to 1 h.
     ///
     /// The default is 1 s, so that a lease of a few seconds survives a command that gets lost.
@@ -48,6 +61,7 @@ impl Default for RedisSettings {
     fn default() -> RedisSettings {
         RedisSettings {
             lanes: 1,
+            pool_size: None,
             command_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),
             key_prefix: "lock:".to_owned(),
@@ -85,11 +99,20 @@ pub(super) fn pool(
         .set_push_sender(receive);
     let manager = Manager::new_with_config(info, connections).map_err(|error| wrong(&error))?;
 
-    let mut pool_config = config.get_pool_config();
-    if settings.lanes == 0 || settings.lanes > pool_config.max_size {
+    if !LANES.contains(&settings.lanes) {
         return Err(Fault::Config(format!(
-            "{} lanes, where 1 to {} (the size of the pool) are possible",
-            settings.lanes, pool_config.max_size
+            "{} lanes, where 1 to 256 are possible",
+            settings.lanes
+        )));
+    }
+    let mut pool_config = config
+        .pool
+        .unwrap_or_else(|| PoolConfig::new(settings.lanes + SHORT_WAYS));
+    pool_config.max_size = settings.pool_size.unwrap_or(pool_config.max_size);
+    if !(settings.lanes..=LARGEST_POOL).contains(&pool_config.max_size) {
+        return Err(Fault::Config(format!(
+            "a pool of {} connections, where {} (the lanes) to {LARGEST_POOL} are possible",
+            pool_config.max_size, settings.lanes
         )));
     }
     // The pool's own default is to wait for ever.
