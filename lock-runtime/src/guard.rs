@@ -71,6 +71,10 @@ impl LockGuard {
 
     /// Resolves when the lock is lost.
     ///
+    /// # Panics
+    ///
+    /// Outside of tokio, as its timers do.
+    ///
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing.
@@ -97,7 +101,9 @@ impl LockGuard {
     /// # Errors
     ///
     /// [`is_lost`](LockError::is_lost) if the lock was not held to the end, so that another may have held it meanwhile;
-    /// [`is_unavailable`](LockError::is_unavailable) if the store did not answer: the lock is then free after its ttl.
+    /// [`is_unavailable`](LockError::is_unavailable) if the store did not answer: the lock is then
+    /// free after its ttl; [`LockError::Config`] outside of tokio: the lock is then released in the
+    /// background.
     ///
     /// # Cancel safety
     ///
@@ -152,6 +158,10 @@ impl LockHandle {
     }
 
     /// Resolves when the lock is lost or released.
+    ///
+    /// # Panics
+    ///
+    /// Outside of tokio, as its timers do.
     ///
     /// # Cancel safety
     ///

@@ -12,6 +12,9 @@ use lock_protocol::{LockKey, Terms};
 
 /// A lock to be acquired, made by [`LockRuntime::lock`](crate::LockRuntime::lock).
 ///
+/// It is acquired and released within a tokio runtime that has its timers enabled, whichever of
+/// them: elsewhere the answer is [`LockError::Config`]. A guard may be dropped anywhere.
+///
 /// # Examples
 ///
 /// ```

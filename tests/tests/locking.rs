@@ -1,11 +1,15 @@
 //! What the front promises on any backend, on the in-memory one with a paused clock.
 #![allow(clippy::unwrap_used)]
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
-use lock_runtime::{Fault, LockError, LockRuntime, LostReason, MemoryBackend};
+use lock_runtime::{Fault, LockError, LockRuntime, LockRuntimeBuilder, LostReason, MemoryBackend};
+use lock_tests::conformance::poll_once;
+use lock_tests::server::Server;
 use tokio::time::{Instant, sleep, timeout};
 
 fn secs(n: u64) -> Duration {
@@ -534,4 +538,43 @@ async fn a_lease_that_ended_before_its_release_is_lost_even_if_the_store_is_down
     std::thread::sleep(ms(310));
     let error = guard.release().await.unwrap_err();
     assert!(error.is_lost(), "{error}");
+}
+
+/// What a future says at its first poll, outside of tokio.
+fn said<T>(future: impl Future<Output = T>) -> T {
+    match poll_once(pin!(future)) {
+        Poll::Ready(said) => said,
+        Poll::Pending => panic!("it waits"),
+    }
+}
+
+#[test]
+fn outside_of_tokio_the_answer_is_a_configuration_error() {
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let store = MemoryBackend::new();
+    let server = Server::start();
+    let process = |builder: LockRuntimeBuilder| tokio.block_on(builder.build()).unwrap();
+    let runtimes = [
+        process(LockRuntime::backend(store.clone())),
+        process(LockRuntime::redis(server.url())),
+    ];
+    let is_told = |error: LockError| {
+        assert!(matches!(error, LockError::Config(_)), "{error:?}");
+        assert!(error.to_string().contains("tokio"), "{error}");
+    };
+    for locks in runtimes {
+        is_told(said(locks.lock("k").acquire()).unwrap_err());
+        is_told(said(locks.lock("k").try_acquire()).unwrap_err());
+        is_told(said(locks.lock("k").run(async |_| ())).unwrap_err());
+        let guard = tokio.block_on(locks.lock("k").acquire()).unwrap();
+        is_told(said(guard.release()).unwrap_err());
+        is_told(said(locks.shutdown()).unwrap_err());
+        // It is released in the background, and nothing is shut down.
+        let guard = tokio.block_on(locks.lock("k").acquire()).unwrap();
+        tokio.block_on(guard.release()).unwrap();
+    }
 }

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use lock_protocol::machine::{End, Event, Granted, ReleaseOutcome};
 use lock_protocol::{FencingToken, Instant, LockKey, LostReason, OwnerToken};
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::effects::Renewing;
-use super::{Engine, asking, waiting};
+use super::{Engine, asking, waiting, within_tokio};
 use crate::clock;
 use crate::error::LockError;
 
@@ -53,10 +52,8 @@ impl Hold {
     /// Ends the hold and waits for the answer of the store. Dropping the future loses the answer and
     /// nothing else.
     pub(crate) async fn release(mut self) -> Result<(), LockError> {
-        Handle::try_current().map_err(|_| {
-            let reason = "a lock is released within a tokio runtime; it is in the background now";
-            LockError::Config(reason.to_owned())
-        })?;
+        // If not, the drop ends it.
+        within_tokio()?;
         self.is_released = true;
         let view = &self.view;
         let Granted { lease, token, .. } = view.granted;

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use lock_protocol::machine::Event;
 use lock_protocol::{Grant, Instant, LockKey, News, OwnerToken, Rules, Terms};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -118,6 +119,7 @@ impl Engine {
     /// Refuses new claims, tells those who wait, and returns when nothing is held any more or the
     /// time is up. What is to be withdrawn or released then has the time of one command.
     pub(crate) async fn shut_down(self: &Arc<Engine>) -> Result<(), LockError> {
+        within_tokio()?;
         // Whoever joins reads it under the mutex of a shard, which is taken below.
         self.is_shut_down.store(true, Ordering::Release);
         for key in self.table.keys() {
@@ -191,6 +193,15 @@ impl fmt::Debug for Engine {
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether there are timers where this is called.
+fn within_tokio() -> Result<(), LockError> {
+    Handle::try_current().map(drop).map_err(|_| {
+        LockError::Config(
+            "locks are acquired and released within a tokio runtime, and here is none".to_owned(),
+        )
+    })
 }
 
 /// The same instant, as tokio's timers want it.

@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use lock_protocol::machine::{Event, LeaseId, Outcome, ReleaseOutcome, Waiter, WaiterId};
 use lock_protocol::{FencingToken, Instant, LockKey, OwnerToken, Terms};
-use tokio::runtime::Handle;
 use tokio::time::timeout_at;
 
 use super::effects::{Effects, Question};
 use super::table::{Entry, Turn};
-use super::{Engine, Hold, MARGIN, asking, timer};
+use super::{Engine, Hold, MARGIN, asking, timer, within_tokio};
 use crate::clock;
 use crate::error::LockError;
 
@@ -57,8 +56,7 @@ pub(super) async fn acquire(
     terms: Terms,
     wait: Duration,
 ) -> Result<Hold, LockError> {
-    let outside = || LockError::Config("a lock is acquired within a tokio runtime".to_owned());
-    Handle::try_current().map_err(|_| outside())?;
+    within_tokio()?;
     let started = clock::now();
     let once = wait.is_zero();
     // Who does not wait for the lock still waits for the answer.
