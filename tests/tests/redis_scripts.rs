@@ -591,3 +591,50 @@ async fn a_hand_over_that_is_refused_halfway_costs_no_waiter_its_place() {
     assert_eq!(it.owner().as_deref(), Some(first.owner.as_str()));
     it.server.finish();
 }
+
+#[tokio::test]
+async fn a_withdrawal_that_came_first_is_remembered_for_a_while() {
+    let it = Fixture::start().await;
+    let gone = |claim: &Claim| format!("{QUEUE}:gone:{}", claim.owner);
+    for full in [false, true] {
+        let mut late = it.waiter();
+        if full {
+            // One who does not wait, so that nothing else is written before.
+            late = it.claim();
+            it.server.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+        }
+        it.backend.abandon(&late).await.unwrap();
+        it.server.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+        let left = it.ttl(&gone(&late));
+        assert!(left > Duration::from_secs(20) && left <= Duration::from_secs(30));
+        let answer = it.backend.acquire(&late).await.unwrap();
+        assert!(matches!(answer, Acquired::Taken(_)), "{answer:?}");
+        assert_eq!(it.owner(), None);
+        // As if the time were over.
+        it.server.run::<()>(&["DEL", &gone(&late)]);
+        it.granted(&late).await;
+        // A claim that is known, and of which every question was answered, needs no such thing.
+        it.backend.abandon(&late).await.unwrap();
+        assert_eq!(it.server.run::<u64>(&["EXISTS", &gone(&late)]), 0);
+    }
+    it.server.finish();
+}
+
+#[tokio::test]
+async fn a_hand_over_to_nobody_is_given_back_without_a_trace() {
+    let it = Fixture::start().await;
+    let (holder, forgotten) = (it.claim(), it.waiter());
+    it.granted(&holder).await;
+    let member = format!("{}/5000/1/{}", it.channel().await, forgotten.owner);
+    it.server.run::<()>(&["ZADD", QUEUE, "1", &member]);
+    it.server.run::<()>(&["EXPIRE", QUEUE, "100"]);
+    it.release(&holder, None).await;
+    let deadline = tokio::time::Instant::now() + TTL;
+    while it.owner().is_some() {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let keys: Vec<String> = it.server.run(&["KEYS", "*:gone:*"]);
+    assert_eq!(keys, Vec::<String>::new());
+    it.server.finish();
+}
