@@ -109,7 +109,6 @@ macro_rules! on_each_store {
     ($($promise:ident: $in_memory:ident, $on_redis:ident;)+) => {
         $(
             #[test]
-            #[ignore = "the engine that keeps this promise is not in yet"]
             fn $in_memory() {
                 $promise(runtime().block_on(in_memory()));
             }

@@ -155,13 +155,11 @@ macro_rules! on_each_store {
     ($($promise:ident: $in_memory:ident, $on_redis:ident;)+) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            #[ignore = "the engine that keeps this promise is not in yet"]
             async fn $in_memory() {
                 $promise(World::Memory(MemoryBackend::new())).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            #[ignore = "the engine that keeps this promise is not in yet"]
             async fn $on_redis() {
                 $promise(World::Redis(Box::new(Server::start()))).await;
             }
