@@ -93,6 +93,7 @@ mod exchange;
 mod holding;
 mod lease;
 mod line;
+mod look;
 mod pursuing;
 #[cfg(test)]
 mod tests;
@@ -109,6 +110,7 @@ pub use self::lease::{End, LeaseId};
 use self::lease::{Lease, State};
 use self::line::Line;
 pub use self::line::{Waiter, WaiterId};
+pub use self::look::{Look, Pursued};
 use crate::backend::AskNumber;
 use crate::claim::{Acquired, Claim, LostReason, Released, Renewal};
 use crate::name::LockKey;
