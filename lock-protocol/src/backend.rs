@@ -106,6 +106,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Withdraws `claim`: out of the queue and, if it has been granted, released.
     ///
+    /// A claim that is [in doubt](Claim::in_doubt), or that the store does not know, is remembered
+    /// for a while: an acquire of it that comes later does nothing.
+    ///
     /// Whatever the answer, the claim is not asked for again: a withdrawal that comes late would
     /// end what had been granted to it since.
     fn abandon(&self, claim: &Claim) -> impl Future<Output = Result<(), BackendError>> + Send;

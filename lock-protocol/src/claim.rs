@@ -28,6 +28,10 @@ pub struct Claim {
     /// While it waits, the claim asks again at least this often; a store may forget a claim that
     /// did not for twice as long.
     pub heartbeat: Duration,
+    /// Whether an earlier question of the claim was not answered, and so may still be on its way:
+    /// the withdrawal of such a claim is to be remembered by the store, so that a question that
+    /// comes after it does nothing.
+    pub in_doubt: bool,
     /// The place of this question among those of its process for the key: clause 7 of
     /// [`Backend`](crate::Backend#the-contract).
     pub number: AskNumber,
@@ -45,6 +49,7 @@ impl Claim {
             grace: ttl,
             tokens: 1,
             heartbeat: Duration::from_secs(10),
+            in_doubt: false,
             number: 0,
         }
     }

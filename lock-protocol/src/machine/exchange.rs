@@ -77,8 +77,6 @@ pub(super) struct Pursuit {
     /// When the backend said that it is time to ask, while a question was under way whose answer
     /// may be older than that.
     pub(super) look_by: Option<Instant>,
-    /// Whether a question that was not answered may still be on its way to the store.
-    pub(super) in_doubt: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -1,11 +1,11 @@
 //! The leases of a key: held, passed on, renewed, lost and released.
 
 use super::exchange::{Ending, Exchange, Failure, Known, Releasing, Stage};
-use super::lease::{End, LeaseId, State};
+use super::lease::{End, Lease, LeaseId, State};
 use super::pursuing::no_answer;
 use super::{Action, Granted, Outcome, ReleaseOutcome, Turn, Verb, WaiterId};
 use crate::backend::AskNumber;
-use crate::claim::{LostReason, Release, Released, Renewed};
+use crate::claim::{Claim, LostReason, Release, Released, Renewed};
 use crate::time::Instant;
 use crate::token::FencingToken;
 
@@ -62,12 +62,14 @@ impl Turn<'_> {
                 }
             }
             State::Ended(end, held) => {
-                let owner = lease.owner.clone();
-                self.key.leases.remove(index);
+                let lease = self.key.leases.remove(index);
                 self.tell_released(id, ReleaseOutcome::Ended(end, held));
+                if lease.in_doubt {
+                    return self.bury(&lease);
+                }
                 // Others may have the lock by now, but if the store has not noticed, they need not
                 // wait. The lease ends by itself, so one attempt is enough.
-                let release = Release::new(self.key.key.clone(), owner);
+                let release = Release::new(self.key.key.clone(), lease.owner);
                 self.ask(|_| Verb::Release(release), 0);
             }
             State::Releasing(_) => {}
@@ -132,7 +134,6 @@ impl Turn<'_> {
                 failures: 0,
                 silent: 0,
                 look_by: None,
-                in_doubt: false,
             }));
         }
         let exchange = self.ask_for_release(index, 0);
@@ -248,7 +249,7 @@ impl Turn<'_> {
             && !leases.any(|lease| matches!(lease.state, State::Releasing(_)))
         {
             pursuit.stage = Stage::Pausing(self.now);
-            pursuit.in_doubt = true;
+            pursuit.claim.in_doubt = true;
             if !self.key.line.is_empty() {
                 self.time_for_pursuit();
             }
@@ -266,11 +267,22 @@ impl Turn<'_> {
 
     fn finish_release(&mut self, index: usize, outcome: ReleaseOutcome) {
         let lease = self.key.leases.remove(index);
-        if let State::Releasing(releasing) = lease.state
+        if let State::Releasing(releasing) = &lease.state
             && !releasing.told
         {
             self.tell_released(lease.id, outcome);
         }
+        if lease.in_doubt {
+            self.bury(&lease);
+        }
+    }
+
+    /// Makes sure that no question that is still on its way brings back the claim of a lease that
+    /// has ended.
+    fn bury(&mut self, lease: &Lease) {
+        let mut claim = Claim::new(self.key.key.clone(), lease.owner.clone(), lease.terms.ttl);
+        claim.in_doubt = true;
+        self.withdraw(claim);
     }
 
     fn tell_released(&mut self, id: LeaseId, outcome: ReleaseOutcome) {

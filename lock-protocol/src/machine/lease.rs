@@ -29,6 +29,8 @@ pub enum End {
 pub(super) struct Lease {
     pub(super) id: LeaseId,
     pub(super) owner: OwnerToken,
+    /// Whether a question of its claim may still be on its way to the store.
+    pub(super) in_doubt: bool,
     pub(super) terms: Terms,
     /// Until when the lease may be relied on; counted from before a request was sent, never from an
     /// answer.

@@ -14,6 +14,9 @@
 //! in the store: the *pursuit*. A claim that is granted becomes a *lease*, which is passed on to the
 //! next in line, or released with the next claim aboard.
 //!
+//! A claim is in *doubt* if a question of it was not answered, and so may still be on its way: when
+//! it is over, it is withdrawn in any case, and the store remembers that.
+//!
 //! ```text
 //!                  Joined             Queued                    HandedOver
 //!        nothing ────────▶ asking ─────────────▶ queued ───────────────────────┐
@@ -70,11 +73,13 @@
 //! | held | whoever was told does not take it by its deadline | as if ended by it | told `TimedOut` |
 //! | held | whoever was told leaves | as if ended by it | |
 //! | ended | the holder ends it | nothing | release is asked, once |
+//! | ended | the holder ends it, its claim in doubt | withdrawing | abandon is asked |
 //! | ended | whoever was told does not take it by its deadline | nothing | the same |
 //! | ended | waiters are there | asking | acquire is asked |
 //! | releasing | released | nothing | the holder is told |
 //! | releasing | released, the next claim granted | held | both are told |
 //! | releasing | released, the next claim queued | queued | the holder is told |
+//! | releasing | released, its claim in doubt | withdrawing | abandon is asked as well |
 //! | releasing | not held | asking, or nothing | the holder is told `Lost` |
 //! | releasing | not held, asked before | asking, or nothing | the holder is told that it is done |
 //! | releasing | the next claim is handed the lock | held | both are told |
@@ -390,7 +395,9 @@ impl Turn<'_> {
         let is_known = self.key.expects(claim.owner.as_str())
             || withdrawals.any(|withdrawal| withdrawal.claim.owner == claim.owner);
         if is_in_store && !is_known {
-            self.withdraw(claim.clone());
+            let mut claim = claim.clone();
+            claim.in_doubt = true;
+            self.withdraw(claim);
         }
     }
 
@@ -402,7 +409,8 @@ impl Turn<'_> {
                 .pursuit
                 .as_ref()
                 .is_some_and(|pursuit| matches!(pursuit.stage, Stage::Aboard));
-            if !is_aboard && let Some(pursuit) = self.key.pursuit.take() {
+            if !is_aboard && let Some(mut pursuit) = self.key.pursuit.take() {
+                pursuit.claim.in_doubt |= matches!(pursuit.stage, Stage::Asking(_));
                 self.withdraw(pursuit.claim);
             }
             if self.key.pursuit.is_none() && !self.key.is_held() {

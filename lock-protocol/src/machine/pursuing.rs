@@ -126,7 +126,6 @@ impl Turn<'_> {
                 failures: 0,
                 silent: 0,
                 look_by: None,
-                in_doubt: false,
             }));
             self.ask_for_pursuit();
         }
@@ -154,7 +153,7 @@ impl Turn<'_> {
         let number = self.ask(|_| Verb::Acquire(claim), pursuit.failures);
         pursuit.stage = Stage::Asking(match pursuit.stage {
             Stage::Asking(exchange) => {
-                pursuit.in_doubt = true;
+                pursuit.claim.in_doubt = true;
                 exchange.again(number, self.now)
             }
             _ => Exchange::new(number, self.now),
@@ -187,7 +186,7 @@ impl Turn<'_> {
                 } else {
                     // Nothing of the claim is left in the store, unless an earlier question comes
                     // late: then it is withdrawn.
-                    self.key.pursuit.take_if(|pursuit| !pursuit.in_doubt);
+                    self.key.pursuit.take_if(|pursuit| !pursuit.claim.in_doubt);
                 }
             }
         }
@@ -227,7 +226,7 @@ impl Turn<'_> {
             // The later one may still be answered.
             return;
         }
-        pursuit.in_doubt = true;
+        pursuit.claim.in_doubt = true;
         let Some((error, pause)) = failure else {
             pursuit.stage = Stage::Pausing(self.now);
             if !self.key.line.is_empty() {
@@ -256,10 +255,19 @@ impl Turn<'_> {
         // It is also younger than the claim.
         let since = since.max(pursuit.since);
         // The release that the claim went with has done its work.
-        if let Stage::Aboard = pursuit.stage {
-            self.finish_releases(&ReleaseOutcome::Released);
+        match pursuit.stage {
+            Stage::Aboard => self.finish_releases(&ReleaseOutcome::Released),
+            Stage::Asking(_) => self.doubt(),
+            Stage::Queued(_) | Stage::Pausing(_) => {}
         }
         self.deliver(grant, since, By::HandOver);
+    }
+
+    /// Notes that a question about the claim may be on its way still.
+    fn doubt(&mut self) {
+        if let Some(pursuit) = &mut self.key.pursuit {
+            pursuit.claim.in_doubt = true;
+        }
     }
 
     /// Gives the granted claim to the head of the line, unless it has to be confirmed first.
@@ -306,6 +314,7 @@ impl Turn<'_> {
         let mut lease = Lease {
             id: LeaseId(self.next_number()),
             owner: pursuit.claim.owner.clone(),
+            in_doubt: pursuit.claim.in_doubt,
             terms,
             valid_until,
             token: grant.tokens.first,

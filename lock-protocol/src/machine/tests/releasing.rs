@@ -1,8 +1,8 @@
 //! Leases that their holders have given up.
 
-use super::super::Answer;
+use super::super::{Answer, Event};
 use super::bench::{Bench, TTL, grant, ms};
-use crate::claim::{Acquired, Holder, Released};
+use crate::claim::{Acquired, Holder, Released, Renewed};
 
 fn next_granted(b: &Bench, number: u64, first: u64) -> Option<Acquired> {
     Some(Acquired::Granted(grant(&b.claim(number), first)))
@@ -222,4 +222,64 @@ fn an_answer_to_a_release_is_not_taken_for_that_to_another_claim() {
     assert_eq!(b.released(5, Some(stale)), ["released"]);
     let next = next_granted(&b, 7, 300);
     assert_eq!(b.released(7, next), ["released", "tell 3: granted w3, 300"]);
+}
+
+#[test]
+fn a_lease_whose_claim_is_in_doubt_is_withdrawn_after_its_release() {
+    // The first question was not answered, and may be on its way still.
+    let mut b = Bench::new();
+    b.joins();
+    b.not_known(1);
+    b.in_time();
+    b.granted(2, 100);
+    b.takes(1);
+    assert_eq!(b.ends(), ["#4 release w1", "changed"]);
+    assert_eq!(b.released(4, None), ["released", "#5 abandon w1"]);
+    assert!(b.claim(5).in_doubt);
+    b.answered(5, Answer::Abandoned);
+    assert!(b.key.is_gone());
+}
+
+#[test]
+fn a_lease_that_was_handed_over_while_a_question_was_under_way_is_in_doubt() {
+    let mut b = Bench::queued();
+    b.on(Event::AskAll);
+    b.in_time();
+    b.handed_over("w1", 100, ms(0));
+    b.takes(1);
+    b.ends();
+    assert_eq!(b.released(4, None), ["released", "#5 abandon w1"]);
+}
+
+#[test]
+fn a_lease_in_doubt_is_withdrawn_when_news_end_its_release() {
+    let mut b = Bench::new();
+    b.rules.local_passes = 0;
+    b.joins();
+    b.answered(1, Answer::CutOff);
+    b.granted(2, 100);
+    b.joins();
+    b.ends();
+    let told = b.handed_over("w2", 200, ms(0));
+    assert_eq!(
+        told,
+        ["released", "#5 abandon w1", "tell 2: granted w2, 200"]
+    );
+    // The release was not answered, but of the next claim no question is under way.
+    b.takes(2);
+    b.answered(5, Answer::Abandoned);
+    assert_eq!(b.ends(), ["#7 release w2", "changed"]);
+    assert_eq!(b.released(7, None), ["released"]);
+}
+
+#[test]
+fn a_lost_lease_in_doubt_is_withdrawn_instead_of_released() {
+    let mut b = Bench::new();
+    b.joins();
+    b.answered(1, Answer::CutOff);
+    b.granted(2, 100);
+    b.takes(1);
+    b.in_time();
+    b.renewed(ms(1), Some(Renewed::lost()));
+    assert_eq!(b.ends()[1], "#4 abandon w1");
 }

@@ -2,6 +2,7 @@
 
 use super::super::{Answer, Event};
 use super::bench::{Bench, TTL, ms};
+use crate::claim::Holder;
 
 #[test]
 fn a_claim_is_withdrawn_when_the_last_waiter_leaves_whatever_has_become_of_it() {
@@ -132,4 +133,24 @@ fn a_claim_that_went_with_a_release_is_withdrawn_after_it() {
     let mut b = Bench::releasing();
     assert!(b.leaves(2).is_empty());
     assert_eq!(b.released(3, None), ["released", "#4 abandon w2"]);
+}
+
+#[test]
+fn a_claim_is_in_doubt_if_a_question_of_it_was_not_answered() {
+    let mut b = Bench::queued();
+    b.leaves(1);
+    assert!(!b.claim(2).in_doubt);
+
+    let mut b = Bench::new();
+    b.joins();
+    b.leaves(1);
+    assert!(b.claim(2).in_doubt);
+
+    let mut b = Bench::new();
+    b.joins();
+    b.not_known(1);
+    b.in_time();
+    b.queued_behind(2, Holder::of_ours(TTL));
+    b.leaves(1);
+    assert!(b.claim(3).in_doubt);
 }
