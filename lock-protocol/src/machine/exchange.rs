@@ -125,12 +125,6 @@ pub(super) enum Ending {
     Pausing(Instant),
 }
 
-impl Ending {
-    pub(super) fn is_asked_by(&self, number: AskNumber) -> bool {
-        matches!(self, Ending::Asking(exchange) if exchange.is_asked_by(number))
-    }
-}
-
 /// What the store last said of the lock.
 #[derive(Clone, Debug)]
 pub(super) enum Known {

@@ -121,7 +121,7 @@ use crate::claim::{Acquired, Claim, LostReason, Released, Renewal};
 use crate::name::LockKey;
 use crate::terms::Rules;
 use crate::time::Instant;
-use crate::token::FencingToken;
+use crate::token::{FencingToken, OwnerToken};
 
 /// What one process does about one key: see the [module](self).
 #[derive(Clone, Debug)]
@@ -339,7 +339,7 @@ impl Turn<'_> {
                 Answer::Acquired(acquired) => self.give_back(claim, &acquired),
                 answer => self.not_acquired(number, answer.failure()),
             },
-            Verb::Release(release) => match (self.releasing(number), answer) {
+            Verb::Release(release) => match (self.releasing(&release.owner), answer) {
                 (Some(index), Answer::Released(released)) => {
                     self.released(index, release, released, sent_at, chance);
                 }
@@ -355,7 +355,7 @@ impl Turn<'_> {
                 }
                 (None, _) => {}
             },
-            Verb::Abandon(_) => match (self.withdrawing(number), answer) {
+            Verb::Abandon(claim) => match (self.withdrawing(&claim.owner), answer) {
                 (Some(index), Answer::Abandoned) => {
                     self.key.withdrawals.remove(index);
                 }
@@ -376,16 +376,17 @@ impl Turn<'_> {
         })
     }
 
-    fn releasing(&self, number: AskNumber) -> Option<usize> {
-        self.key.leases.iter().position(|lease| match &lease.state {
-            State::Releasing(releasing) => releasing.stage.is_asked_by(number),
-            _ => false,
-        })
+    /// The lease of `owner` that is being released. Whatever question about it the store answered,
+    /// the lease has ended.
+    fn releasing(&self, owner: &OwnerToken) -> Option<usize> {
+        let mut leases = self.key.leases.iter();
+        leases.position(|lease| lease.owner == *owner && matches!(lease.state, State::Releasing(_)))
     }
 
-    fn withdrawing(&self, number: AskNumber) -> Option<usize> {
+    /// The withdrawal of the claim of `owner`, likewise.
+    fn withdrawing(&self, owner: &OwnerToken) -> Option<usize> {
         let mut withdrawals = self.key.withdrawals.iter();
-        withdrawals.position(|withdrawal| withdrawal.stage.is_asked_by(number))
+        withdrawals.position(|withdrawal| withdrawal.claim.owner == *owner)
     }
 
     /// Gives back what a question brought whose asker has got it otherwise, or wants it no more.

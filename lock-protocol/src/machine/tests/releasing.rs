@@ -191,6 +191,18 @@ fn two_answers_to_a_release_are_one_in_any_order() {
 }
 
 #[test]
+fn an_answer_to_any_question_about_a_release_ends_it() {
+    // The first is heard last, by a future that was kept and not polled.
+    let mut b = Bench::releasing();
+    b.in_time();
+    b.not_known(4);
+    b.in_time();
+    b.not_known(5);
+    let told = b.released(3, None);
+    assert_eq!(told, ["released", "#6 acquire w2 (waits)"]);
+}
+
+#[test]
 fn what_a_release_brought_for_a_claim_that_is_over_is_given_back() {
     let mut b = Bench::releasing();
     let claim = b.claim(3);
@@ -213,13 +225,13 @@ fn an_answer_to_a_release_is_not_taken_for_that_to_another_claim() {
     b.in_time();
     let next = next_granted(&b, 3, 200);
     let told = b.released(3, next);
-    assert_eq!(told, ["tell 2: granted w2, 200"]);
+    assert_eq!(told, ["released", "tell 2: granted w2, 200"]);
     b.takes(2);
     b.joins();
     assert_eq!(b.ends(), ["#7 release w2 then w3 (waits)", "changed"]);
     // The last question about the first lease is answered with what became of the second claim.
     let stale = Acquired::Queued(Holder::of_ours(ms(700)));
-    assert_eq!(b.released(5, Some(stale)), ["released"]);
+    assert!(b.released(5, Some(stale)).is_empty());
     let next = next_granted(&b, 7, 300);
     assert_eq!(b.released(7, next), ["released", "tell 3: granted w3, 300"]);
 }

@@ -106,6 +106,18 @@ fn a_withdrawal_whose_asker_may_be_stuck_is_asked_a_second_time_for_those_behind
 }
 
 #[test]
+fn an_answer_to_any_question_about_a_withdrawal_ends_it() {
+    let mut b = Bench::queued();
+    b.leaves(1);
+    for number in 2..4 {
+        b.not_known(number);
+        b.in_time();
+    }
+    assert!(b.answered(2, Answer::Abandoned).is_empty());
+    assert!(b.key.is_gone());
+}
+
+#[test]
 fn two_answers_to_a_withdrawal_are_one() {
     let mut b = Bench::queued();
     b.leaves(1);
