@@ -384,7 +384,7 @@ impl Turn<'_> {
     }
 
     /// The withdrawal of the claim of `owner`, likewise.
-    fn withdrawing(&self, owner: &OwnerToken) -> Option<usize> {
+    pub(super) fn withdrawing(&self, owner: &OwnerToken) -> Option<usize> {
         let mut withdrawals = self.key.withdrawals.iter();
         withdrawals.position(|withdrawal| withdrawal.claim.owner == *owner)
     }

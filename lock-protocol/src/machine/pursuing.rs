@@ -379,6 +379,9 @@ impl Turn<'_> {
     /// the withdrawal may be late, on a connection that was given up, and would free the lock that
     /// had been granted to the same claim meanwhile.
     pub(super) fn withdraw(&mut self, claim: Claim) {
+        if self.withdrawing(&claim.owner).is_some() {
+            return;
+        }
         let withdrawn = claim.clone();
         let number = self.ask(|_| Verb::Abandon(withdrawn), 0);
         self.key.withdrawals.push(Withdrawal {

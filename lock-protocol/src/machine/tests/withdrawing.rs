@@ -2,7 +2,7 @@
 
 use super::super::{Answer, Event};
 use super::bench::{Bench, TTL, ms};
-use crate::claim::Holder;
+use crate::claim::{Holder, Renewed};
 
 #[test]
 fn a_claim_is_withdrawn_when_the_last_waiter_leaves_whatever_has_become_of_it() {
@@ -165,4 +165,20 @@ fn a_claim_is_in_doubt_if_a_question_of_it_was_not_answered() {
     b.queued_behind(2, Holder::of_ours(TTL));
     b.leaves(1);
     assert!(b.claim(3).in_doubt);
+}
+
+#[test]
+fn a_claim_is_withdrawn_once() {
+    let mut b = Bench::new();
+    b.joins();
+    b.answered(1, Answer::CutOff);
+    b.granted(2, 100);
+    b.takes(1);
+    b.in_time();
+    b.renewed(ms(1), Some(Renewed::lost()));
+    // A late answer is given back, and then the holder ends its lease.
+    assert_eq!(b.granted(1, 100), ["#4 abandon w1"]);
+    assert_eq!(b.ends().len(), 1);
+    b.answered(4, Answer::Abandoned);
+    assert!(b.key.is_gone());
 }
