@@ -9,7 +9,7 @@ use lock_protocol::{BackendError, Instant, Renewal, Renewed};
 use tokio::time::timeout_at;
 
 use super::effects::{Effects, Question, Renewing};
-use super::table::{Entry, Turn};
+use super::table::{Entry, Seated, Turn};
 use super::{Engine, MARGIN, timer};
 use crate::clock;
 
@@ -74,7 +74,7 @@ pub(super) fn spawn(engine: &Arc<Engine>, question: Question) {
     let asker = engine.clone();
     engine.executor.spawn(async move {
         let limit = timer(limit(&asker, clock::now()));
-        let asked = timeout_at(limit, ask(&asker, question, |_, _| ())).await;
+        let asked = timeout_at(limit, ask(&asker, question, None, |_, _| ())).await;
         if let Ok(((), effects)) = asked {
             effects.perform(&asker);
         }
@@ -82,10 +82,11 @@ pub(super) fn spawn(engine: &Arc<Engine>, question: Question) {
 }
 
 /// Asks `question`, and takes in what became of it; if it is dropped after the [`limit`], that there
-/// was no answer. Lets `look` see the entry of the key in the same turn.
+/// was no answer. Lets `look` see the entry of the key in the same turn, for `asker`.
 pub(super) async fn ask<T>(
     engine: &Arc<Engine>,
     question: Question,
+    asker: Option<Seated>,
     look: impl FnOnce(&mut Entry, &mut Turn<'_>) -> T,
 ) -> (T, Effects) {
     let mut flight = InFlight {
@@ -107,6 +108,7 @@ pub(super) async fn ask<T>(
         chance: clock::chance(),
     };
     engine.turn(&question.key, |entry, turn| {
+        turn.looker = asker;
         turn.feed(entry, event);
         look(entry, turn)
     })

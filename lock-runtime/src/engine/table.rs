@@ -51,6 +51,15 @@ pub(super) struct Entry {
     filed_at: Option<Instant>,
 }
 
+/// Somebody who has a seat.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seated {
+    /// Who wants the lock.
+    Waiter(WaiterId),
+    /// Who has ended a hold.
+    Releaser(LeaseId),
+}
+
 /// Where somebody waits to be told.
 struct Seat<Id, Told> {
     id: Id,
@@ -64,7 +73,9 @@ pub(super) struct Turn<'a> {
     rules: &'a Rules,
     /// Read under the mutex: whoever was told by it that a lease is lost is right for ever.
     pub(super) now: Instant,
-    pub(super) effects: Effects,
+    /// Who takes this look, and so need not be woken.
+    pub(super) looker: Option<Seated>,
+    effects: Effects,
 }
 
 impl Table {
@@ -164,15 +175,18 @@ impl Shard {
         rules: &Rules,
         work: impl FnOnce(&mut Entry, &mut Turn<'_>) -> T,
     ) -> (T, Effects) {
-        let last_number = self.last_number;
-        let entry = self
-            .entries
-            .entry(key.clone())
-            .or_insert_with(|| Box::new(Entry::new(key.clone(), last_number)));
+        let entry = match self.entries.get_mut(key) {
+            Some(entry) => entry,
+            None => {
+                let entry = Box::new(Entry::new(key.clone(), self.last_number));
+                self.entries.entry(key.clone()).or_insert(entry)
+            }
+        };
         let mut turn = Turn {
             key,
             rules,
             now: clock::now(),
+            looker: None,
             effects: Effects::default(),
         };
         let output = work(entry, &mut turn);
@@ -181,7 +195,12 @@ impl Shard {
         effects.is_held = entry.machine.is_held();
         let is_over = entry.is_over();
         let wanted_at = entry.machine.wants_time_at(rules).filter(|_| !is_over);
-        if entry.filed_at != wanted_at {
+        // A key that is filed too early is looked at in vain, which costs less than to file it anew.
+        let is_early_enough = match (entry.filed_at, wanted_at) {
+            (Some(filed_at), Some(wanted_at)) => filed_at <= wanted_at,
+            (filed_at, wanted_at) => filed_at == wanted_at,
+        };
+        if !is_early_enough {
             if let Some(at) = entry.filed_at.take() {
                 self.due.remove(&(at, key.clone()));
             }
@@ -300,9 +319,10 @@ impl<Id, Told> Seat<Id, Told> {
         }
     }
 
-    fn tell(&mut self, told: Told, effects: &mut Effects) {
+    /// Stores what is told, and returns whom to wake.
+    fn tell(&mut self, told: Told) -> Option<Waker> {
         self.told = Some(told);
-        effects.wakers.extend(self.waker.take());
+        self.waker.take()
     }
 }
 
@@ -325,13 +345,15 @@ impl Turn<'_> {
                 }),
                 Action::Tell(id, outcome) | Action::TakeBack(id, outcome) => {
                     if let Some(index) = entry.waiter_index(id) {
-                        entry.waiters[index].tell(outcome, &mut self.effects);
+                        let waker = entry.waiters[index].tell(outcome);
+                        self.wake(Seated::Waiter(id), waker);
                     }
                 }
                 Action::Released(id, outcome) => {
                     let mut seats = entry.releases.iter_mut();
                     if let Some(seat) = seats.find(|seat| seat.id == id) {
-                        seat.tell(outcome, &mut self.effects);
+                        let waker = seat.tell(outcome);
+                        self.wake(Seated::Releaser(id), waker);
                     }
                 }
                 Action::Changed(_) => {
@@ -340,6 +362,12 @@ impl Turn<'_> {
                     }
                 }
             }
+        }
+    }
+
+    fn wake(&mut self, seated: Seated, waker: Option<Waker>) {
+        if self.looker != Some(seated) {
+            self.effects.wakers.extend(waker);
         }
     }
 }

@@ -97,7 +97,7 @@ impl Tickers {
 impl Ticker {
     fn new() -> Ticker {
         Ticker {
-            looks_at: Arc::new(AtomicU64::new(0)),
+            looks_at: Arc::new(AtomicU64::new(NEVER)),
             earlier: watch::Sender::new(()),
         }
     }
@@ -119,27 +119,26 @@ impl Ticker {
         async move {
             loop {
                 earlier.mark_unchanged();
-                // What becomes due from here on, and is not seen below, is told.
-                looks_at.store(NEVER, Ordering::Release);
+                let told = match looks_at.load(Ordering::Acquire) {
+                    NEVER => Ok(earlier.changed().await),
+                    at => timeout_at(timer(Instant::from_nanos(at)), earlier.changed()).await,
+                };
+                match told {
+                    // Something is due before. That is looked at when it is: most locks have been
+                    // released by then, and the task sleeps on for those that come after them.
+                    Ok(Ok(())) => continue,
+                    Ok(Err(_)) => return,
+                    Err(_) => {}
+                }
                 let Some(engine) = engine.upgrade() else {
                     return;
                 };
-                let next = engine.tick();
-                if let Some(next) = next {
-                    looks_at.fetch_min(next.as_nanos(), Ordering::AcqRel);
-                } else if engine.tickers.forget_idle(&looks_at) {
-                    return;
-                }
-                drop(engine);
-                let is_closed = match next {
-                    // The time has come, or something is due before.
-                    Some(next) => timeout_at(timer(next), earlier.changed())
-                        .await
-                        .is_ok_and(|told| told.is_err()),
-                    None => earlier.changed().await.is_err(),
-                };
-                if is_closed {
-                    return;
+                // What becomes due from here on, and is not seen below, is told.
+                looks_at.store(NEVER, Ordering::Release);
+                match engine.tick() {
+                    Some(next) => drop(looks_at.fetch_min(next.as_nanos(), Ordering::AcqRel)),
+                    None if engine.tickers.forget_idle(&looks_at) => return,
+                    None => {}
                 }
             }
         }

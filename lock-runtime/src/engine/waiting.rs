@@ -12,7 +12,7 @@ use lock_protocol::{FencingToken, Instant, LockKey, OwnerToken, Terms};
 use tokio::time::timeout_at;
 
 use super::effects::{Effects, Question};
-use super::table::{Entry, Turn};
+use super::table::{Entry, Seated, Turn};
 use super::{Engine, Hold, MARGIN, asking, timer, within_tokio};
 use crate::clock;
 use crate::error::LockError;
@@ -22,28 +22,21 @@ use crate::error::LockError;
 struct Waiting<'a> {
     engine: &'a Arc<Engine>,
     key: &'a LockKey,
-    seat: Seat,
-}
-
-#[derive(Clone, Copy)]
-enum Seat {
-    Waiter(WaiterId),
-    Release(LeaseId),
-    /// It has been told.
-    None,
+    /// `None` once it has been told, or is not seated yet.
+    seat: Option<Seated>,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let ((), effects) = match self.seat {
-            Seat::Waiter(id) => self.engine.turn(self.key, |entry, turn| {
+            Some(Seated::Waiter(id)) => self.engine.turn(self.key, |entry, turn| {
                 entry.leave_waiter(id);
                 turn.feed(entry, Event::Left(id));
             }),
-            Seat::Release(id) => self
+            Some(Seated::Releaser(id)) => self
                 .engine
                 .turn(self.key, |entry, _| entry.leave_release(id)),
-            Seat::None => return,
+            None => return,
         };
         effects.perform(self.engine);
     }
@@ -79,7 +72,7 @@ pub(super) async fn acquire(
     let mut waiting = Waiting {
         engine,
         key,
-        seat: Seat::None,
+        seat: None,
     };
     let (id, question) = waiting.join(waiter).await?;
     let outcome = waiting.outcome(id, question, deadline).await;
@@ -112,11 +105,12 @@ pub(super) async fn release(
     let mut waiting = Waiting {
         engine,
         key,
-        seat: Seat::Release(lease),
+        seat: Some(Seated::Releaser(lease)),
     };
     let (told, question) = poll_fn(|context| {
         let (told, mut effects) = engine.turn(key, |entry, turn| {
             entry.seat_release(lease, context.waker());
+            turn.looker = Some(Seated::Releaser(lease));
             turn.feed(entry, Event::Ended(lease, token));
             entry.release_told(lease)
         });
@@ -133,7 +127,7 @@ pub(super) async fn release(
         (Some(told), _) => told,
         (None, question) => waiting.release_outcome(lease, question).await,
     };
-    waiting.seat = Seat::None;
+    waiting.seat = None;
     told
 }
 
@@ -155,6 +149,7 @@ impl Waiting<'_> {
                 let id = engine.table.next_waiter();
                 waiter.id = id;
                 entry.seat_waiter(id, context.waker());
+                turn.looker = Some(Seated::Waiter(id));
                 turn.feed(entry, Event::Joined(waiter));
                 Some(id)
             });
@@ -163,7 +158,7 @@ impl Waiting<'_> {
             Poll::Ready(id.map(|id| (id, question)).ok_or(LockError::ShutDown))
         })
         .await
-        .inspect(|(id, _)| self.seat = Seat::Waiter(*id))
+        .inspect(|(id, _)| self.seat = Some(Seated::Waiter(*id)))
     }
 
     /// What the waiter is told by its deadline. Asks `question` first, if it has one to ask.
@@ -171,7 +166,7 @@ impl Waiting<'_> {
         let (engine, key) = (self.engine, self.key);
         let limit = asking::limit(engine, clock::now()).min(deadline);
         let asking = question.map(|question| {
-            asking::ask(engine, question, |entry, turn| {
+            asking::ask(engine, question, Some(Seated::Waiter(id)), |entry, turn| {
                 let told = entry.waiter_told(id);
                 took(entry, turn, id, told.as_ref());
                 told
@@ -211,13 +206,14 @@ impl Waiting<'_> {
                 Err(_) => waiting.give_up(id),
             },
         };
-        waiting.seat = Seat::None;
+        waiting.seat = None;
         outcome
     }
 
     /// Leaves when the wait is used up; with the lock, if it came in that instant.
     fn give_up(&mut self, id: WaiterId) -> Outcome {
         let (told, effects) = self.engine.turn(self.key, |entry, turn| {
+            turn.looker = Some(Seated::Waiter(id));
             turn.feed(entry, Event::GaveUp(id));
             let told = entry.waiter_told(id);
             took(entry, turn, id, told.as_ref());
@@ -241,7 +237,8 @@ impl Waiting<'_> {
         if let Some(question) = question {
             let limit = timer(asking::limit(engine, clock::now()));
             let look = |entry: &mut Entry, _: &mut Turn<'_>| entry.release_told(lease);
-            let asking = pin!(Some(asking::ask(engine, question, look)));
+            let asker = Some(Seated::Releaser(lease));
+            let asking = pin!(Some(asking::ask(engine, question, asker, look)));
             let first = first_answer(engine, asking, told());
             if let Ok(Some(told)) = timeout_at(limit, first).await {
                 return told;
