@@ -122,7 +122,7 @@ impl LockRuntimeBuilder {
         mut self,
         tokens: impl Fn(&LockKey) -> String + Send + Sync + 'static,
     ) -> LockRuntimeBuilder {
-        self.settings.owner_tokens = Arc::new(tokens);
+        self.settings.owner_tokens = Some(Arc::new(tokens));
         self
     }
 

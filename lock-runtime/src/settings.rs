@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::backoff::{Backoff, Retry};
 use crate::error::LockError;
-use lock_protocol::{LockKey, MAX_TTL, MIN_RENEWAL, MIN_TTL, Rules, checked_ttl};
+use lock_protocol::{LockKey, MAX_TTL, MIN_RENEWAL, MIN_TTL, OwnerToken, Rules, checked_ttl};
 use uuid::Uuid;
 
 /// How a driver goes on if nobody says otherwise.
@@ -22,11 +22,6 @@ const MAX_LOCAL_PASSES: u32 = 10_000;
 /// What makes the first part of owner tokens.
 pub(crate) type OwnerTokens = Arc<dyn Fn(&LockKey) -> String + Send + Sync>;
 
-/// The default generator: a UUID v4.
-fn uuid_v4() -> OwnerTokens {
-    Arc::new(|_| Uuid::new_v4().to_string())
-}
-
 /// The settings every runtime has, whatever its backend.
 #[derive(Clone)]
 pub(crate) struct Settings {
@@ -35,7 +30,8 @@ pub(crate) struct Settings {
     pub(crate) default_wait: Duration,
     /// The period of the watchdog; a tenth of each lease's ttl if `None`.
     pub(crate) renew_every: Option<Duration>,
-    pub(crate) owner_tokens: OwnerTokens,
+    /// UUIDs if `None`.
+    pub(crate) owner_tokens: Option<OwnerTokens>,
     pub(crate) retry: Arc<dyn Retry>,
     /// No single question to the backend takes longer.
     pub(crate) command_timeout: Duration,
@@ -57,7 +53,7 @@ impl Default for Settings {
             default_ttl: Duration::from_secs(30),
             default_wait: Duration::from_secs(10),
             renew_every: None,
-            owner_tokens: uuid_v4(),
+            owner_tokens: None,
             retry: Arc::new(BACKOFF),
             command_timeout: Duration::from_secs(1),
             shutdown_timeout: Duration::from_secs(30),
@@ -109,10 +105,12 @@ impl Settings {
             .unwrap_or_else(|_| BACKOFF.pause(failures))
     }
 
-    /// The first part of an owner token.
-    pub(crate) fn owner_text(&self, key: &LockKey) -> String {
-        catch_unwind(AssertUnwindSafe(|| (self.owner_tokens)(key)))
-            .unwrap_or_else(|_| uuid_v4()(key))
+    /// The owner token that the user's function makes for `key`; `None` where there is none, or it
+    /// panics.
+    pub(crate) fn own_owner(&self, key: &LockKey) -> Option<OwnerToken> {
+        let tokens = self.owner_tokens.as_ref()?;
+        let text = catch_unwind(AssertUnwindSafe(|| tokens(key))).ok()?;
+        Some(OwnerToken::unique(&text))
     }
 
     /// What the state machines of the keys go by.
@@ -169,4 +167,10 @@ pub(crate) fn renewal(name: &str, every: Duration, ttl: Duration) -> Result<Dura
         )));
     }
     Ok(every)
+}
+
+/// An owner token that nobody chose: a UUID v4, and the suffix of its claim.
+pub(crate) fn unique_owner() -> OwnerToken {
+    let mut buffer = Uuid::encode_buffer();
+    OwnerToken::unique(Uuid::new_v4().hyphenated().encode_lower(&mut buffer))
 }

@@ -1,5 +1,6 @@
 //! What goes in and out of the machine.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::time::Duration;
 
@@ -10,6 +11,7 @@ use super::lease::LeaseId;
 use super::line::{Waiter, WaiterId};
 use crate::backend::{AskNumber, BackendError};
 use crate::claim::{Acquired, Claim, Grant, Release, Released, Renewal, Renewed};
+use crate::name::LockKey;
 use crate::time::Instant;
 use crate::token::{FencingToken, OwnerToken};
 
@@ -71,9 +73,9 @@ pub enum Event<'a> {
 #[derive(Clone, Debug)]
 pub enum Action {
     /// Ask the store.
-    Ask(Ask),
+    Ask(Box<Ask>),
     /// Ask the store to extend a lease, and wait no longer for the answer.
-    Renew(LeaseId, Renewal, Duration),
+    Renew(LeaseId, Box<Renewal>, Duration),
     /// Tell a waiter what became of it.
     Tell(WaiterId, Outcome),
     /// Tell a waiter that what it was told before is not so any more.
@@ -110,6 +112,14 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// The key that the question is about.
+    pub fn key(&self) -> &LockKey {
+        match self {
+            Verb::Acquire(claim) | Verb::Abandon(claim) => &claim.key,
+            Verb::Release(release) => &release.key,
+        }
+    }
+
     /// Gives the question its place among those of its backend; the number of the [`Ask`] is only
     /// its name in the machine.
     pub fn set_number(&mut self, number: AskNumber) {
@@ -177,4 +187,6 @@ pub struct Granted {
     pub owner: OwnerToken,
     /// The fencing token of this holder.
     pub token: FencingToken,
+    /// When it got the lease.
+    pub since: Instant,
 }

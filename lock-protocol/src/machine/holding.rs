@@ -1,5 +1,7 @@
 //! The leases of a key: held, passed on, renewed, lost and released.
 
+use alloc::boxed::Box;
+
 use super::exchange::{Ending, Exchange, Failure, Known, Releasing, Stage};
 use super::lease::{End, Lease, LeaseId, State};
 use super::pursuing::no_answer;
@@ -110,6 +112,7 @@ impl Turn<'_> {
             lease: lease.id,
             owner: lease.owner.clone(),
             token,
+            since: self.now,
         };
         let id = lease.id;
         self.actions.push(Action::Changed(id));
@@ -127,7 +130,7 @@ impl Turn<'_> {
             Known::Held(None)
         };
         if let Some(claim) = self.new_claim() {
-            self.key.pursuit = Some(alloc::boxed::Box::new(super::Pursuit {
+            self.key.pursuit = Some(Box::new(super::Pursuit {
                 claim,
                 stage: Stage::Aboard,
                 since: self.now,
@@ -337,7 +340,7 @@ impl Turn<'_> {
                     let renewal = lease.renewal(&self.key.key, self.rules);
                     let patience = lease.patience(self.now, self.rules);
                     self.actions
-                        .push(Action::Renew(lease.id, renewal, patience));
+                        .push(Action::Renew(lease.id, Box::new(renewal), patience));
                 }
             }
             State::Releasing(_) => self.time_for_release(index),

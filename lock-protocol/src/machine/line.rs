@@ -21,8 +21,9 @@ pub struct Waiter {
     pub once: bool,
     /// Until when it waits.
     pub deadline: Instant,
-    /// The owner token of the claim, should it be this waiter for whom one is made.
-    pub owner: OwnerToken,
+    /// The owner token of the claim, should it be this waiter for whom one is made; `None` if
+    /// [`Key::wants_owner`](super::Key::wants_owner) is heeded.
+    pub owner: Option<OwnerToken>,
 }
 
 /// The waiters of one key.

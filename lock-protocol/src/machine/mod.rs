@@ -103,6 +103,7 @@ mod pursuing;
 #[cfg(test)]
 mod tests;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -129,10 +130,12 @@ pub struct Key {
     key: LockKey,
     line: Line,
     /// What is done to get the lock for those in line.
-    pursuit: Option<alloc::boxed::Box<Pursuit>>,
+    pursuit: Option<Box<Pursuit>>,
     /// The leases of this process, lost ones included until their holders give them up.
     leases: SmallVec<[Lease; 1]>,
     withdrawals: Vec<Withdrawal>,
+    /// The owner token of the next claim, if the waiter for whom it is made brings none.
+    spare_owner: Option<OwnerToken>,
     known: Known,
     /// The largest number given to a question, a lease, or to one of a key before this.
     last_number: u64,
@@ -152,10 +155,22 @@ impl Key {
             pursuit: None,
             leases: SmallVec::new(),
             withdrawals: Vec::new(),
+            spare_owner: None,
             known: Known::Nothing,
             last_number,
             is_closing: false,
         }
+    }
+
+    /// Whether the next event may make a claim, for which waiters that bring no owner token need
+    /// one; whether a waiter `joins` by that event makes the difference.
+    pub fn wants_owner(&self, joins: bool) -> bool {
+        self.spare_owner.is_none() && self.pursuit.is_none() && (joins || !self.line.is_empty())
+    }
+
+    /// Provides the owner token that the machine [wants](Key::wants_owner).
+    pub fn provide_owner(&mut self, owner: OwnerToken) {
+        self.spare_owner = Some(owner);
     }
 
     /// Takes in what happened `now`, and says what to do about it.
@@ -434,11 +449,11 @@ impl Turn<'_> {
         let number = self.next_number();
         let mut verb = verb(number);
         verb.set_number(number);
-        self.actions.push(Action::Ask(Ask {
+        self.actions.push(Action::Ask(Box::new(Ask {
             number,
             verb,
             failures,
-        }));
+        })));
         number
     }
 

@@ -132,9 +132,11 @@ impl Turn<'_> {
     }
 
     /// A claim for those in line, named by the head.
-    pub(super) fn new_claim(&self) -> Option<Claim> {
+    pub(super) fn new_claim(&mut self) -> Option<Claim> {
         let head = self.key.line.head()?;
-        let mut claim = Claim::new(self.key.key.clone(), head.owner.clone(), head.terms.ttl);
+        let owner = head.owner.clone().or_else(|| self.key.spare_owner.take());
+        debug_assert!(owner.is_some(), "an owner token was wanted");
+        let mut claim = Claim::new(self.key.key.clone(), owner?, head.terms.ttl);
         claim.queue = self.key.line.waits();
         claim.grace = self.rules.grace.min(head.terms.ttl);
         claim.tokens = self.rules.tokens();
@@ -331,6 +333,7 @@ impl Turn<'_> {
             lease: lease.id,
             owner: lease.owner.clone(),
             token: lease.token,
+            since: self.now,
         };
         self.key.leases.push(lease);
         // Who came only to try is told that it is taken.

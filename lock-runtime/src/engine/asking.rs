@@ -8,7 +8,7 @@ use lock_protocol::machine::{Answer, Ask, Event, Verb};
 use lock_protocol::{BackendError, Instant, Renewal, Renewed};
 use tokio::time::timeout_at;
 
-use super::effects::{Effects, Question, Renewing};
+use super::effects::{Effects, Renewing};
 use super::table::{Entry, Seated, Turn};
 use super::{Engine, MARGIN, timer};
 use crate::clock;
@@ -27,7 +27,7 @@ struct InFlight<'a> {
 
 #[derive(Default)]
 enum Asked {
-    Question(Question),
+    Question(Box<Ask>),
     Renewals(Vec<Renewing>),
     /// It has its answer.
     #[default]
@@ -37,7 +37,7 @@ enum Asked {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         match take(&mut self.asked) {
-            Asked::Question(Question { key, ask }) => {
+            Asked::Question(ask) => {
                 // Whoever asked is gone, or has waited long enough.
                 let is_late = clock::now() >= limit(self.engine, self.sent_at);
                 let answer = if is_late {
@@ -51,7 +51,7 @@ impl Drop for InFlight<'_> {
                     answer,
                     chance: clock::chance(),
                 };
-                self.engine.happened(&key, event);
+                self.engine.happened(ask.verb.key(), event);
             }
             Asked::Renewals(renewals) => {
                 for renewing in renewals {
@@ -69,45 +69,45 @@ pub(super) fn limit(engine: &Engine, sent_at: Instant) -> Instant {
     sent_at + engine.settings.command_timeout + MARGIN
 }
 
-/// Asks `question` on the executor; it is sent before this returns.
-pub(super) fn spawn(engine: &Arc<Engine>, question: Question) {
+/// Asks on the executor; it is sent before this returns.
+pub(super) fn spawn(engine: &Arc<Engine>, ask: Box<Ask>) {
     let asker = engine.clone();
     engine.executor.spawn(async move {
         let limit = timer(limit(&asker, clock::now()));
-        let asked = timeout_at(limit, ask(&asker, question, None, |_, _| ())).await;
+        let asked = timeout_at(limit, asking(&asker, ask, None, |_, _| ())).await;
         if let Ok(((), effects)) = asked {
             effects.perform(&asker);
         }
     });
 }
 
-/// Asks `question`, and takes in what became of it; if it is dropped after the [`limit`], that there
+/// Asks, and takes in what became of it; if it is dropped after the [`limit`], that there
 /// was no answer. Lets `look` see the entry of the key in the same turn, for `asker`.
-pub(super) async fn ask<T>(
+pub(super) async fn asking<T>(
     engine: &Arc<Engine>,
-    question: Question,
+    ask: Box<Ask>,
     asker: Option<Seated>,
     look: impl FnOnce(&mut Entry, &mut Turn<'_>) -> T,
 ) -> (T, Effects) {
     let mut flight = InFlight {
         engine,
-        asked: Asked::Question(question),
+        asked: Asked::Question(ask),
         sent_at: clock::now(),
     };
     let answer = match &flight.asked {
-        Asked::Question(question) => answer(engine, &question.ask.verb).await,
+        Asked::Question(ask) => answer(engine, &ask.verb).await,
         _ => Err(no_answer()),
     };
-    let Asked::Question(question) = take(&mut flight.asked) else {
+    let Asked::Question(ask) = take(&mut flight.asked) else {
         unreachable!("nobody else has taken it");
     };
     let event = Event::Answered {
-        ask: &question.ask,
+        ask: &ask,
         sent_at: flight.sent_at,
-        answer: answer.unwrap_or_else(|error| failed(engine, &question.ask, error)),
+        answer: answer.unwrap_or_else(|error| failed(engine, &ask, error)),
         chance: clock::chance(),
     };
-    engine.turn(&question.key, |entry, turn| {
+    engine.turn(ask.verb.key(), |entry, turn| {
         turn.looker = asker;
         turn.feed(entry, event);
         look(entry, turn)
@@ -159,7 +159,7 @@ async fn renew_batch(engine: &Arc<Engine>, batch: Vec<Renewing>) {
     };
     let answers = match &flight.asked {
         Asked::Renewals(batch) => {
-            let renewals = batch.iter().map(|renewing| renewing.renewal.clone());
+            let renewals = batch.iter().map(|renewing| (*renewing.renewal).clone());
             let renewals: Vec<Renewal> = renewals.collect();
             let patience = batch.iter().map(|renewing| renewing.patience).min();
             let limit = timer(flight.sent_at + patience.unwrap_or_default());
@@ -182,7 +182,7 @@ pub(super) async fn renew_now(
 ) -> Result<(), BackendError> {
     let sent_at = clock::now();
     let limit = timer(sent_at + renewing.patience);
-    let renewals = [renewing.renewal.clone()];
+    let renewals = [(*renewing.renewal).clone()];
     let answers = timeout_at(limit, engine.backend.renew(&renewals)).await;
     let answer = answers.unwrap_or_default().into_iter().next();
     let answer = answer.unwrap_or_else(|| Err(no_answer()))?;

@@ -5,7 +5,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use lock_protocol::machine::{Ask, LeaseId};
-use lock_protocol::{Instant, LockKey, Renewal};
+use lock_protocol::{Instant, Renewal};
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
@@ -13,16 +13,10 @@ use super::{Engine, asking};
 use crate::clock;
 use crate::sync::lock;
 
-/// A question about a key.
-pub(super) struct Question {
-    pub(super) key: LockKey,
-    pub(super) ask: Ask,
-}
-
 /// A renewal that is due.
 pub(super) struct Renewing {
     pub(super) lease: LeaseId,
-    pub(super) renewal: Renewal,
+    pub(super) renewal: Box<Renewal>,
     pub(super) patience: Duration,
 }
 
@@ -30,7 +24,7 @@ pub(super) struct Renewing {
 #[must_use = "effects are performed when the mutex of the shard has been unlocked"]
 #[derive(Default)]
 pub(super) struct Effects {
-    pub(super) questions: SmallVec<[Question; 1]>,
+    pub(super) questions: SmallVec<[Box<Ask>; 1]>,
     pub(super) renewals: Vec<Renewing>,
     pub(super) wakers: SmallVec<[Waker; 1]>,
     pub(super) hold_ended: Option<Arc<Notify>>,
@@ -47,8 +41,8 @@ impl Effects {
         if let Some(at) = self.due {
             engine.tickers.look_by(engine, at);
         }
-        for question in self.questions {
-            asking::spawn(engine, question);
+        for ask in self.questions {
+            asking::spawn(engine, ask);
         }
         asking::renew(engine, self.renewals);
     }
@@ -59,7 +53,7 @@ impl Effects {
         self.tell();
         let mut due = self.due;
         if !self.questions.is_empty() {
-            lock(&engine.deferred).extend(self.questions);
+            lock(&engine.deferred).extend(self.questions.into_iter().map(|ask| *ask));
             due = Some(clock::now());
         }
         if let Some(at) = due {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_protocol::machine::{End, Event, Granted, ReleaseOutcome};
-use lock_protocol::{FencingToken, Instant, LockKey, LostReason, OwnerToken};
+use lock_protocol::{FencingToken, LockKey, LostReason, OwnerToken};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -20,7 +20,6 @@ pub(crate) struct View {
     engine: Arc<Engine>,
     key: LockKey,
     granted: Granted,
-    since: Instant,
 }
 
 /// The right of one holder to one lease. Dropping it ends the hold, in the background.
@@ -37,7 +36,6 @@ impl Hold {
             engine: engine.clone(),
             key: key.clone(),
             granted,
-            since: clock::now(),
         };
         Hold {
             view: Arc::new(view),
@@ -142,7 +140,7 @@ impl View {
         if let Some((renewal, patience)) = renewal.flatten() {
             let renewing = Renewing {
                 lease,
-                renewal,
+                renewal: Box::new(renewal),
                 patience,
             };
             let (told, outcome) = oneshot::channel();
@@ -167,7 +165,7 @@ impl View {
             End::Lost(reason) if held.is_zero() => LockError::Lost {
                 key,
                 reason,
-                held: clock::now().since(self.since),
+                held: clock::now().since(self.granted.since),
             },
             End::Lost(reason) => LockError::Lost { key, reason, held },
         }

@@ -27,13 +27,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use lock_protocol::machine::Event;
+use lock_protocol::machine::{Ask, Event};
 use lock_protocol::{Grant, Instant, LockKey, News, OwnerToken, Rules, Terms};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use self::effects::{Effects, Question};
+use self::effects::Effects;
 
 pub(crate) use self::hold::{Hold, View};
 use self::table::{Entry, Table};
@@ -57,7 +57,7 @@ pub(crate) struct Engine {
     table: Table,
     tickers: Tickers,
     /// Questions that came up where nothing may be asked, for the ticker.
-    deferred: Mutex<Vec<Question>>,
+    deferred: Mutex<Vec<Ask>>,
     is_shut_down: AtomicBool,
     /// Told during a shutdown when something was done about a key that is not held.
     quieter: Notify,

@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use lock_protocol::machine::{self, Action, Event, LeaseId, Outcome, ReleaseOutcome, WaiterId};
+use lock_protocol::machine::{
+    self, Action, Event, LeaseId, Outcome, ReleaseOutcome, Waiter, WaiterId,
+};
 use lock_protocol::{Instant, LockKey, Rules};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::effects::{Effects, Question, Renewing};
+use super::effects::{Effects, Renewing};
 use crate::clock;
+use crate::settings::unique_owner;
 use crate::sync::lock;
 
 /// Enough that threads seldom meet, and few enough to look through.
@@ -69,7 +72,6 @@ struct Seat<Id, Told> {
 
 /// One look at an entry, under the mutex of its shard.
 pub(super) struct Turn<'a> {
-    key: &'a LockKey,
     rules: &'a Rules,
     /// Read under the mutex: whoever was told by it that a lease is lost is right for ever.
     pub(super) now: Instant,
@@ -183,7 +185,6 @@ impl Shard {
             }
         };
         let mut turn = Turn {
-            key,
             rules,
             now: clock::now(),
             looker: None,
@@ -330,13 +331,17 @@ impl Turn<'_> {
     /// Feeds `event` to the machine. What it says to those who wait is stored here; the rest is
     /// performed when no mutex is held.
     pub(super) fn feed(&mut self, entry: &mut Entry, event: Event<'_>) {
+        let joins = matches!(event, Event::Joined(Waiter { owner: None, .. }));
+        if entry.machine.wants_owner(joins) {
+            // The default generator: no function of a user is called under a mutex.
+            entry.machine.provide_owner(unique_owner());
+        }
         for action in entry.machine.on(self.rules, self.now, event) {
             match action {
                 Action::Ask(mut ask) => {
                     ask.verb
                         .set_number(NEXT_ASK.fetch_add(1, Ordering::Relaxed));
-                    let key = self.key.clone();
-                    self.effects.questions.push(Question { key, ask });
+                    self.effects.questions.push(ask);
                 }
                 Action::Renew(lease, renewal, patience) => self.effects.renewals.push(Renewing {
                     lease,

@@ -149,8 +149,8 @@ impl Engine {
     /// Does what is due. Returns when the next key wants the time.
     fn tick(self: &Arc<Engine>) -> Option<Instant> {
         let deferred = std::mem::take(&mut *lock(&self.deferred));
-        for question in deferred {
-            asking::spawn(self, question);
+        for ask in deferred {
+            asking::spawn(self, Box::new(ask));
         }
         let (all, next) = self.table.tick(&self.rules);
         let mut renewals = Vec::new();

@@ -7,11 +7,11 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use lock_protocol::machine::{Event, LeaseId, Outcome, ReleaseOutcome, Waiter, WaiterId};
-use lock_protocol::{FencingToken, Instant, LockKey, OwnerToken, Terms};
+use lock_protocol::machine::{Ask, Event, LeaseId, Outcome, ReleaseOutcome, Waiter, WaiterId};
+use lock_protocol::{FencingToken, Instant, LockKey, Terms};
 use tokio::time::timeout_at;
 
-use super::effects::{Effects, Question};
+use super::effects::Effects;
 use super::table::{Entry, Seated, Turn};
 use super::{Engine, Hold, MARGIN, asking, timer, within_tokio};
 use crate::clock;
@@ -67,7 +67,7 @@ pub(super) async fn acquire(
         // A caller who is just about to leave can still be told.
         deadline: deadline + MARGIN,
         // A function of the user: no mutex is held.
-        owner: OwnerToken::unique(&engine.settings.owner_text(key)),
+        owner: engine.settings.own_owner(key),
     };
     let mut waiting = Waiting {
         engine,
@@ -134,7 +134,7 @@ pub(super) async fn release(
 impl Waiting<'_> {
     /// Takes a seat in the line. Returns the id of the waiter, and the question that is to be asked
     /// for it, if any.
-    async fn join(&mut self, waiter: Waiter) -> Result<(WaiterId, Option<Question>), LockError> {
+    async fn join(&mut self, waiter: Waiter) -> Result<(WaiterId, Option<Box<Ask>>), LockError> {
         let engine = self.engine;
         let mut waiter = Some(waiter);
         poll_fn(|context| {
@@ -162,11 +162,11 @@ impl Waiting<'_> {
     }
 
     /// What the waiter is told by its deadline. Asks `question` first, if it has one to ask.
-    async fn outcome(self, id: WaiterId, question: Option<Question>, deadline: Instant) -> Outcome {
+    async fn outcome(self, id: WaiterId, question: Option<Box<Ask>>, deadline: Instant) -> Outcome {
         let (engine, key) = (self.engine, self.key);
         let limit = asking::limit(engine, clock::now()).min(deadline);
         let asking = question.map(|question| {
-            asking::ask(engine, question, Some(Seated::Waiter(id)), |entry, turn| {
+            asking::asking(engine, question, Some(Seated::Waiter(id)), |entry, turn| {
                 let told = entry.waiter_told(id);
                 took(entry, turn, id, told.as_ref());
                 told
@@ -224,7 +224,7 @@ impl Waiting<'_> {
     }
 
     /// What becomes of a release. Asks `question` first, if it has one to ask.
-    async fn release_outcome(&self, lease: LeaseId, question: Option<Question>) -> ReleaseOutcome {
+    async fn release_outcome(&self, lease: LeaseId, question: Option<Box<Ask>>) -> ReleaseOutcome {
         let (engine, key) = (self.engine, self.key);
         let told = || {
             poll_fn(|context| {
@@ -238,7 +238,7 @@ impl Waiting<'_> {
             let limit = timer(asking::limit(engine, clock::now()));
             let look = |entry: &mut Entry, _: &mut Turn<'_>| entry.release_told(lease);
             let asker = Some(Seated::Releaser(lease));
-            let asking = pin!(Some(asking::ask(engine, question, asker, look)));
+            let asking = pin!(Some(asking::asking(engine, question, asker, look)));
             let first = first_answer(engine, asking, told());
             if let Ok(Some(told)) = timeout_at(limit, first).await {
                 return told;

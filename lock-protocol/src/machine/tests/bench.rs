@@ -78,7 +78,7 @@ impl Bench {
         let actions = self.key.on(&self.rules, self.now, event);
         for action in &actions {
             match action {
-                Action::Ask(ask) => self.asks.push((ask.clone(), self.now)),
+                Action::Ask(ask) => self.asks.push(((**ask).clone(), self.now)),
                 Action::Tell(_, Outcome::Granted(granted)) => self.grants.push(granted.clone()),
                 _ => {}
             }
@@ -119,7 +119,7 @@ impl Bench {
             },
             once: false,
             deadline: self.now + ms(5_000),
-            owner: OwnerToken::new(format!("w{}", self.waiters)),
+            owner: Some(OwnerToken::new(format!("w{}", self.waiters))),
         }
     }
 
@@ -281,12 +281,19 @@ pub(super) fn with_tokens(first: u64) -> Option<Renewed> {
 /// An action in words.
 fn words(action: &Action) -> String {
     match action {
-        Action::Ask(Ask { number, verb, .. }) => match verb {
-            Verb::Acquire(claim) => format!("#{number} acquire {}", of(claim)),
-            Verb::Abandon(claim) => format!("#{number} abandon {}", claim.owner),
+        Action::Ask(ask) => match &ask.verb {
+            Verb::Acquire(claim) => format!("#{} acquire {}", ask.number, of(claim)),
+            Verb::Abandon(claim) => format!("#{} abandon {}", ask.number, claim.owner),
             Verb::Release(release) => match &release.next {
-                Some(next) => format!("#{number} release {} then {}", release.owner, of(next)),
-                None => format!("#{number} release {}", release.owner),
+                Some(next) => {
+                    format!(
+                        "#{} release {} then {}",
+                        ask.number,
+                        release.owner,
+                        of(next)
+                    )
+                }
+                None => format!("#{} release {}", ask.number, release.owner),
             },
         },
         Action::Renew(_, renewal, _) if renewal.tokens > 0 => {

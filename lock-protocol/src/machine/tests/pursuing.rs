@@ -5,6 +5,7 @@ use super::bench::{Bench, TTL, block, grant, ms};
 use crate::claim::{Acquired, Grant, Holder};
 use crate::machine::Event;
 use crate::terms::{Terms, valid_until};
+use crate::token::OwnerToken;
 
 #[test]
 fn a_waiter_that_joins_is_asked_for() {
@@ -308,7 +309,7 @@ fn what_the_backend_says_while_a_question_is_under_way_is_remembered() {
 #[test]
 fn what_the_backend_says_of_another_claim_is_nothing_to_this_one() {
     let mut b = Bench::queued();
-    let another = b.waiter().owner;
+    let another = OwnerToken::new("another");
     b.on(Event::AskAt(&another, b.now));
     assert_eq!(b.wants_time_in(), Some(b.rules.heartbeat));
 }
