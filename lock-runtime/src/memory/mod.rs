@@ -1,0 +1,341 @@
+//! The in-memory backend: locks within one process, and the store of unit tests.
+//!
+//! It is a shell over a store as plain data ([`lock_protocol::store`]), which does what the Redis
+//! backend does, verb by verb. Leases run out on tokio's clock, so that a test that pauses it
+//! decides when.
+
+mod faults;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::SystemTime;
+
+use lock_protocol::store::{Messages, Moment, Store, Word};
+use lock_protocol::{
+    Acquired, AskNumber, Backend, BackendError, Claim, LockKey, News, OwnerToken, Release,
+    Released, Renewal, Renewed,
+};
+
+pub use self::faults::Fault;
+use self::faults::{Faults, Refusal};
+use crate::clock;
+use crate::numbers::Numbers;
+use crate::sinks::{Sinks, Told};
+use crate::sync::lock;
+
+/// Locks held in the memory of this process.
+///
+/// Use it where one process is all there is, and in unit tests: a clone is a further handle to the same store, so a test keeps one and
+/// gives the other to the runtime, then plays the rest of the world by the methods below. Every verb is done at its first poll, and all
+/// time is tokio's, so that a test under a paused clock takes no time.
+///
+/// Methods that take a key want it as the annotated function forms it, without the prefix of the runtime.
+///
+/// # Examples
+///
+/// ```
+/// use lock_runtime::{LockRuntime, MemoryBackend};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), lock_runtime::LockError> {
+/// let store = MemoryBackend::new();
+/// let locks = LockRuntime::backend(store.clone()).build().await?;
+///
+/// let guard = locks.lock("coupon:42").acquire().await?;
+/// assert_eq!(store.owner("coupon:42").as_ref(), Some(guard.owner_token()));
+///
+/// guard.release().await?;
+/// assert!(store.is_idle());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Default)]
+pub struct MemoryBackend {
+    shared: Arc<Shared>,
+    /// Whether this handle is closed; others to the same store stay open, as the connections of
+    /// other processes would.
+    closed: AtomicBool,
+    /// Who hears of the claims that this handle queued.
+    sinks: Arc<Sinks>,
+    /// The numbers of the questions that this handle was asked.
+    numbers: Mutex<Numbers>,
+}
+
+/// What all handles share.
+#[derive(Default)]
+struct Shared {
+    /// A `std` mutex, since it is held for a few map operations and never across an await.
+    store: Mutex<Store<Arc<Sinks>>>,
+    faults: Mutex<Faults>,
+}
+
+impl MemoryBackend {
+    /// An empty store.
+    pub fn new() -> MemoryBackend {
+        MemoryBackend::default()
+    }
+
+    /// Whether anybody holds the lock.
+    pub fn is_held(&self, key: &str) -> bool {
+        self.owner(key).is_some()
+    }
+
+    /// Who holds the lock.
+    pub fn owner(&self, key: &str) -> Option<OwnerToken> {
+        lock(&self.shared.store).owner(key, clock::now()).cloned()
+    }
+
+    /// How many claims wait for the lock in the store.
+    ///
+    /// Where several tasks of one runtime wait, one claim waits here for all of them.
+    pub fn queue_len(&self, key: &str) -> usize {
+        lock(&self.shared.store).queue(key, clock::now()).count()
+    }
+
+    /// Whether the store is empty: no lock is held, and no claim waits.
+    ///
+    /// What a test asserts in the end: nothing was left behind.
+    pub fn is_idle(&self) -> bool {
+        lock(&self.shared.store).is_idle(clock::now())
+    }
+
+    /// Ends the lease now, as if its ttl had run out.
+    ///
+    /// The holder learns of it by its next renewal, or by the end of the lease on its own clock. Also ends what [`steal`](Self::steal)
+    /// began. Does nothing if nobody holds the lock.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use lock_runtime::{LockRuntime, MemoryBackend};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), lock_runtime::LockError> {
+    /// let store = MemoryBackend::new();
+    /// let locks = LockRuntime::backend(store.clone()).build().await?;
+    /// let guard = locks.lock("coupon:42").acquire().await?;
+    ///
+    /// store.expire("coupon:42");
+    /// guard.lost().await;
+    /// assert!(guard.release().await.unwrap_err().is_lost());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn expire(&self, key: &str) {
+        lock(&self.shared.store).expire(key);
+    }
+
+    /// Gives the lock to a foreign owner, whether it is free or held, until [`expire`](Self::expire).
+    ///
+    /// The owner is foreign as another language's library is: it shows no ttl and hands the lock to nobody.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use lock_runtime::{LockRuntime, MemoryBackend};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), lock_runtime::LockError> {
+    /// let store = MemoryBackend::new();
+    /// let locks = LockRuntime::backend(store.clone()).build().await?;
+    ///
+    /// store.steal("coupon:42");
+    /// assert!(locks.lock("coupon:42").try_acquire().await?.is_none());
+    ///
+    /// store.expire("coupon:42");
+    /// assert!(locks.lock("coupon:42").try_acquire().await?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn steal(&self, key: &str) {
+        let thief = OwnerToken::unique("stolen");
+        lock(&self.shared.store).steal(key, thief, moment());
+    }
+
+    /// Lets the next `verbs` verbs of any handle end in `fault`, after those that earlier calls doomed.
+    ///
+    /// A batch of renewals is one verb. `usize::MAX` means: until [`heal`](Self::heal).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use lock_runtime::{Fault, LockRuntime, MemoryBackend};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), lock_runtime::LockError> {
+    /// let store = MemoryBackend::new();
+    /// let locks = LockRuntime::backend(store.clone()).build().await?;
+    ///
+    /// store.fail_next(usize::MAX, Fault::Unavailable);
+    /// assert!(locks.lock("coupon:42").acquire().await.unwrap_err().is_unavailable());
+    ///
+    /// store.heal();
+    /// assert!(locks.lock("coupon:42").acquire().await.is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fail_next(&self, verbs: usize, fault: Fault) {
+        lock(&self.shared.faults).add(verbs, fault);
+    }
+
+    /// Forgets the faults that are still to come.
+    pub fn heal(&self) {
+        lock(&self.shared.faults).clear();
+    }
+
+    /// Takes in the number of a question.
+    fn admit(&self, key: &LockKey, number: AskNumber) -> Result<(), Refusal> {
+        lock(&self.numbers).admit(key, number)?;
+        Ok(())
+    }
+
+    /// Runs a verb, unless a fault comes in between, and tells what it makes the store tell.
+    async fn run<T>(
+        &self,
+        verb: impl FnOnce(&mut Store<Arc<Sinks>>, Moment) -> (T, Messages<Arc<Sinks>>),
+    ) -> Result<T, Refusal> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Refusal::Closed);
+        }
+        let fault = lock(&self.shared.faults).next();
+        faults::run(fault, || {
+            let (answer, messages) = verb(&mut lock(&self.shared.store), moment());
+            self.tell(messages);
+            answer
+        })
+        .await
+    }
+
+    /// Tells `messages`. What a claim was handed that nobody expects is given back.
+    fn tell(&self, messages: Messages<Arc<Sinks>>) {
+        let mut messages = messages.into_vec();
+        while let Some(message) = messages.pop() {
+            let (key, owner) = (&message.key, &message.owner);
+            match message.word {
+                Word::AskAt(at) => message.way.ask_at(key, owner, at),
+                Word::Granted(grant, since) => {
+                    let told = message.way.granted(key, owner.as_str(), grant, since);
+                    if let Told::Unexpected = told {
+                        let mut store = lock(&self.shared.store);
+                        messages.extend(store.abandon(key, owner, false, moment()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The present, for the store.
+fn moment() -> Moment {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Moment {
+        now: clock::now(),
+        micros: since_epoch.map_or(0, |time| {
+            u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+        }),
+    }
+}
+
+/// A further handle to the same store.
+impl Clone for MemoryBackend {
+    fn clone(&self) -> MemoryBackend {
+        MemoryBackend {
+            shared: Arc::clone(&self.shared),
+            ..MemoryBackend::default()
+        }
+    }
+}
+
+impl fmt::Debug for MemoryBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBackend").finish_non_exhaustive()
+    }
+}
+
+impl Backend for MemoryBackend {
+    fn attach(&self, news: Weak<dyn News>) {
+        self.sinks.attach(news);
+    }
+
+    async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
+        self.admit(&claim.key, claim.number)?;
+        let verb = |store: &mut Store<_>, at| store.acquire(claim, &self.sinks, at);
+        Ok(self.run(verb).await?)
+    }
+
+    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
+        let answers = self.run(|store, at| {
+            let mut all = Messages::new();
+            let answers = leases.iter().map(|lease| {
+                let (answer, messages) = store.renew(lease, at);
+                all.extend(messages);
+                answer
+            });
+            (answers.collect::<Vec<_>>(), all)
+        });
+        match answers.await {
+            Ok(answers) => answers.into_iter().map(Ok).collect(),
+            Err(refusal) => leases.iter().map(|_| Err(refusal.into())).collect(),
+        }
+    }
+
+    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
+        self.admit(&release.key, release.number)?;
+        let verb = |store: &mut Store<_>, at| store.release(release, &self.sinks, at);
+        Ok(self.run(verb).await?)
+    }
+
+    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
+        self.admit(&claim.key, claim.number)?;
+        let verb =
+            |store: &mut Store<_>, at| ((), store.abandon(&claim.key, &claim.owner, false, at));
+        Ok(self.run(verb).await?)
+    }
+
+    async fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    fn claim(number: usize) -> Claim {
+        let key = LockKey::new("", &format!("k{number}")).expect("a valid key");
+        let ttl = Duration::from_millis(100);
+        Claim::new(key, OwnerToken::unique("test"), ttl)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_that_nobody_holds_takes_no_memory() {
+        let backend = MemoryBackend::new();
+        for number in 0..1000 {
+            let claim = claim(number);
+            backend.acquire(&claim).await.expect("it is free");
+            assert_eq!(lock(&backend.shared.store).len(), 1);
+            let renewal = Renewal::new(claim.key.clone(), OwnerToken::unique("x"), claim.ttl);
+            backend.renew(&[renewal]).await;
+            backend.abandon(&claim).await.expect("no fault");
+            assert_eq!(lock(&backend.shared.store).len(), 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn locks_that_ran_out_unnoticed_do_not_pile_up() {
+        let backend = MemoryBackend::new();
+        let mut most = 0;
+        for number in 0..10_000 {
+            backend.acquire(&claim(number)).await.expect("it is free");
+            sleep(Duration::from_millis(1)).await;
+            most = most.max(lock(&backend.shared.store).len());
+        }
+        // 100 are alive at a time.
+        assert!(most <= 400, "{most} locks in memory");
+    }
+}
