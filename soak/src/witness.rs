@@ -37,7 +37,7 @@ impl News for Listener {
         let sink = self.sink.upgrade();
         let expected = sink.is_some_and(|sink| sink.granted(key, owner, grant, since));
         if expected {
-            self.seen.is_served(key, owner, grant.tokens.first);
+            self.seen.is_served(owner, grant.tokens.first);
         }
         expected
     }
@@ -57,6 +57,8 @@ impl News for Listener {
 
 /// A claim that has been made, and neither withdrawn nor released.
 struct Seen {
+    /// The lock, as the claim names it: news know it by the name in the store.
+    key: LockKey,
     /// An instant before the store heard of it.
     asked: Nanos,
     /// An instant before the store last heard of it while it was queued.
@@ -69,8 +71,9 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(asked: Nanos) -> Seen {
+    fn new(key: LockKey, asked: Nanos) -> Seen {
         Seen {
+            key,
             asked,
             queued: None,
             served: false,
@@ -84,7 +87,7 @@ impl Seen {
     fn queued_again(&self, since: Nanos) -> Seen {
         Seen {
             missed: self.missed + 1,
-            ..Seen::new(self.queued.unwrap_or(since))
+            ..Seen::new(self.key.clone(), self.queued.unwrap_or(since))
         }
     }
 
@@ -115,7 +118,7 @@ impl Claims {
         let mut claims = self.claims();
         claims
             .entry(claim.owner.clone())
-            .or_insert_with(|| Seen::new(now));
+            .or_insert_with(|| Seen::new(claim.key.clone(), now));
         now
     }
 
@@ -123,7 +126,7 @@ impl Claims {
     fn hears(&self, claim: &Claim, since: Nanos, answer: &Acquired) {
         match answer {
             Acquired::Granted(grant) => {
-                self.is_served(&claim.key, claim.owner.as_str(), grant.tokens.first);
+                self.is_served(claim.owner.as_str(), grant.tokens.first);
             }
             Acquired::Queued(_) => self.is_queued(claim, since),
             _ => self.forgets(&claim.owner),
@@ -165,20 +168,20 @@ impl Claims {
         }
     }
 
-    fn is_served(&self, key: &LockKey, owner: &str, token: FencingToken) {
+    fn is_served(&self, owner: &str, token: FencingToken) {
         let mut claims = self.claims();
         let Some(seen) = claims.get_mut(owner).filter(|seen| !seen.served) else {
             return;
         };
         seen.served = true;
         seen.served_at = now();
-        let (asked, name) = (seen.asked, seen.name(owner));
+        let (key, asked, name) = (seen.key.clone(), seen.asked, seen.name(owner));
         drop(claims);
         let what = What::Served {
             claim: name,
             token: token.as_u64(),
         };
-        self.record(key, asked, what);
+        self.record(&key, asked, what);
     }
 
     fn forgets(&self, owner: &OwnerToken) {
