@@ -38,8 +38,9 @@ pub type AskNumber = u64;
 ///    of the same grant or later ones. It is also the poll of a waiter: it answers owner, queued,
 ///    or, if the store has forgotten the claim, queues it again.
 /// 4. [`abandon`](Backend::abandon) undoes an `acquire` whether or not that was answered, and may
-///    come twice or first: a claim that was withdrawn before the store heard of it is neither
-///    granted nor queued when it comes within the next half minute.
+///    come twice or first: a claim that was withdrawn before the store heard of it, or
+///    [in doubt](Claim::in_doubt), is neither granted nor queued when it comes within the next half
+///    minute.
 /// 5. `Err` means "not known". Refusal is never an error, and a timeout is never
 ///    [`Renewed::Lost`] or [`Released::NotHeld`].
 /// 6. Claims that wait are served in the order in which the store first heard of them, where
@@ -52,8 +53,9 @@ pub type AskNumber = u64;
 ///    keys that were asked of last: whoever is overtaken is so within moments.
 /// 8. Dropping the future of a verb leaves its outcome unknown, and nothing else broken.
 /// 9. A call that had no answer may take effect late, and then undoes nothing of what later calls
-///    of the same owner did. No `acquire` brings the end of a lease nearer, and one that comes
-///    after its claim was released or abandoned is neither granted nor queued. A late
+///    of the same owner did. No `acquire` brings the end of a lease nearer. One that comes after
+///    its claim has ended finds that it was abandoned: whoever had no answer to an `acquire`
+///    abandons the claim in the end, in doubt, and does so after its release as well. A late
 ///    [`renew`](Backend::renew) leaves the lease what its caller counts on, since all renewals of
 ///    an owner have the same ttl; a late `release` or `abandon` finds that the claim has ended,
 ///    since nobody asks for it again.
@@ -107,7 +109,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Withdraws `claim`: out of the queue and, if it has been granted, released.
     ///
     /// A claim that is [in doubt](Claim::in_doubt), or that the store does not know, is remembered
-    /// for a while: an acquire of it that comes later does nothing.
+    /// for half a minute: an acquire of it that comes later does nothing.
     ///
     /// Whatever the answer, the claim is not asked for again: a withdrawal that comes late would
     /// end what had been granted to it since.

@@ -100,6 +100,7 @@ macro_rules! for_each_promise {
             an_abandon_touches_no_other_claim
             an_abandon_undoes_an_acquire_that_was_dropped
             an_abandon_that_comes_first_leaves_nothing_to_a_late_acquire
+            an_abandon_in_doubt_leaves_nothing_to_a_late_acquire
             a_dark_store_is_an_error_and_never_a_refusal
             a_closed_backend_answers_with_errors
             waiters_are_served_in_the_order_of_their_first_asking
@@ -620,6 +621,32 @@ pub async fn an_abandon_that_comes_first_leaves_nothing_to_a_late_acquire<S: Sto
         "{late:?}"
     );
     granted(&there, &claim(&key)).await;
+}
+
+/// A claim is asked for twice, and the first question arrives when the claim has ended already.
+pub async fn an_abandon_in_doubt_leaves_nothing_to_a_late_acquire<S: Store>(store: &S) {
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
+    for is_released in [false, true] {
+        let mut holder = claim(&key);
+        granted(&here, &holder).await;
+        if is_released {
+            assert_eq!(release(&here, &holder).await, Released::Released(None));
+        }
+        holder.in_doubt = true;
+        abandon(&here, &holder).await;
+        let late = acquire(&there, &holder).await;
+        assert!(matches!(late, Acquired::Taken(_)), "{late:?}");
+    }
+    let next = claim(&key);
+    granted(&there, &next).await;
+    let mut waits = waiter(&key);
+    queued(&here, &waits).await;
+    waits.in_doubt = true;
+    abandon(&here, &waits).await;
+    let late = acquire(&there, &waits).await;
+    assert!(matches!(late, Acquired::Taken(_)), "{late:?}");
+    assert_eq!(release(&there, &next).await, Released::Released(None));
+    granted(&here, &claim(&key)).await;
 }
 
 // `Err` means "not known".

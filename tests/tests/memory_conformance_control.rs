@@ -45,6 +45,7 @@ enum Sabotage {
     AbandonEndsAnyLease,
     AcquireOutlivesItsFuture,
     ForgetsWithdrawals,
+    ForgetsDoubts,
     LateAcquireShortens,
     ErrorsAreRefusals,
     NeverCloses,
@@ -105,6 +106,7 @@ fn saboteur_of(promise: &str) -> Sabotage {
         "an_abandon_touches_no_other_claim" => AbandonEndsAnyLease,
         "an_abandon_undoes_an_acquire_that_was_dropped" => AcquireOutlivesItsFuture,
         "an_abandon_that_comes_first_leaves_nothing_to_a_late_acquire" => ForgetsWithdrawals,
+        "an_abandon_in_doubt_leaves_nothing_to_a_late_acquire" => ForgetsDoubts,
         "a_late_acquire_shortens_no_lease" => LateAcquireShortens,
         "a_dark_store_is_an_error_and_never_a_refusal" => ErrorsAreRefusals,
         "a_closed_backend_answers_with_errors" => NeverCloses,
@@ -651,7 +653,9 @@ impl Backend for Saboteur {
             }
             _ => {}
         }
-        match self.inner.abandon(&self.numbered(claim)).await {
+        let mut claim = self.numbered(claim);
+        claim.in_doubt &= !self.does(Sabotage::ForgetsDoubts);
+        match self.inner.abandon(&claim).await {
             Err(_) if self.does(Sabotage::ErrorsAreRefusals) => Ok(()),
             answer => answer,
         }

@@ -288,8 +288,12 @@ impl Backend for MemoryBackend {
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         self.admit(&claim.key, claim.number)?;
-        let verb =
-            |store: &mut Store<_>, at| ((), store.abandon(&claim.key, &claim.owner, false, at));
+        let verb = |store: &mut Store<_>, at| {
+            (
+                (),
+                store.abandon(&claim.key, &claim.owner, claim.in_doubt, at),
+            )
+        };
         Ok(self.run(verb).await?)
     }
 

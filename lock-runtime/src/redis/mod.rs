@@ -13,7 +13,6 @@ mod companion;
 mod config;
 mod connection;
 mod direct;
-mod doubts;
 mod fault;
 mod lane;
 mod live;
@@ -40,7 +39,6 @@ use uuid::Uuid;
 pub use self::config::RedisSettings;
 use self::connection::Connector;
 use self::direct::{Direct, Ways};
-use self::doubts::Doubts;
 use self::fault::Fault;
 use self::lane::Lane;
 use self::message::{Call, Replies, Unheard};
@@ -61,7 +59,6 @@ pub struct RedisBackend {
     lanes: Vec<Lane>,
     direct: Direct,
     wakeups: Arc<Wakeups>,
-    doubts: Doubts,
     pool: Pool,
     acl_rule: String,
     executor: Arc<OnTokio>,
@@ -142,7 +139,6 @@ impl RedisBackend {
             lanes,
             direct,
             wakeups,
-            doubts: Doubts::default(),
             pool,
             acl_rule: scripts::acl_rule(&settings.key_prefix, &channel_prefix),
             executor: Arc::new(OnTokio(executor)),
@@ -216,11 +212,9 @@ impl Backend for RedisBackend {
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
         let call = scripts::acquire(claim, self.lane(&claim.key).channel());
-        let question = self.doubts.ask(&claim.owner);
         let reply = self
             .ask(&claim.key, claim.number, call, Unheard::Skip)
             .await;
-        question.heard(&reply);
         let answer = decode(reply, &claim.key, |reply| {
             scripts::acquired(reply, claim.ttl)
         });
@@ -269,37 +263,20 @@ impl Backend for RedisBackend {
         self.wakeups.left(owner.as_str());
         let next = next.as_ref();
         let call = scripts::release(key, owner, next, self.lane(key).channel());
-        let question = next.map(|next| self.doubts.ask(&next.owner));
         let reply = self.ask(key, release.number, call, Unheard::Run).await;
-        if let Some(question) = question {
-            question.heard(&reply);
-        }
         let answer = decode(reply, key, |reply| scripts::released(reply, next));
         let answer = answer.map_err(|fault| self.error(fault))?;
         if let (Some(next), Released::Released(Some(claimed))) = (next, &answer) {
             self.heard(next, claimed);
-        }
-        if self.doubts.concern(owner) {
-            // Afterwards, so that this one's answer tells what the lease was. Whether it comes to
-            // this changes nothing about the release. Without a number: no later question makes it
-            // needless.
-            let call = scripts::bury(key, owner);
-            let buried = self.ask(key, 0, call, Unheard::Run).await;
-            if decode(buried, key, scripts::abandoned).is_ok() {
-                self.doubts.settle(owner);
-            }
         }
         Ok(answer)
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         self.wakeups.left(claim.owner.as_str());
-        let in_doubt = self.doubts.concern(&claim.owner);
-        let call = scripts::abandon(claim, self.lane(&claim.key).channel(), in_doubt);
+        let call = scripts::abandon(claim, self.lane(&claim.key).channel());
         let reply = self.ask(&claim.key, claim.number, call, Unheard::Run).await;
-        decode(reply, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))?;
-        self.doubts.settle(&claim.owner);
-        Ok(())
+        decode(reply, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))
     }
 
     fn executor(&self) -> Option<Arc<dyn Executor>> {

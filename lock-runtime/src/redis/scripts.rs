@@ -173,21 +173,12 @@ pub(super) fn release(
     call
 }
 
-/// Withdraws `claim`, of which a question may still be on its way if it is `in_doubt`.
-pub(super) fn abandon(claim: &Claim, channel: &str, in_doubt: bool) -> Cmd {
+/// Withdraws `claim`.
+pub(super) fn abandon(claim: &Claim, channel: &str) -> Cmd {
     let mut call = ABANDON.call(&claim.key);
     call.arg(claim.owner.as_str());
     place(&mut call, claim, channel);
-    call.arg(millis(GONE)).arg(u8::from(in_doubt));
-    call
-}
-
-/// Ends the claim of `owner`, which has been released, for questions of it that may still be on
-/// their way.
-pub(super) fn bury(key: &LockKey, owner: &OwnerToken) -> Cmd {
-    let mut call = ABANDON.call(key);
-    call.arg(owner.as_str()).arg(1).arg("");
-    call.arg(millis(GONE)).arg(1);
+    call.arg(millis(GONE)).arg(u8::from(claim.in_doubt));
     call
 }
 
