@@ -19,13 +19,6 @@ use crate::token::OwnerToken;
 /// The cause of an error, whatever client it came from.
 pub type BoxError = Box<dyn core::error::Error + Send + Sync + 'static>;
 
-/// The place of a question among those that a process asks of one key: see clause 7 of
-/// [`Backend`]. Zero is no number.
-///
-/// Those who share a backend share the count, and a key that was not asked of for long does not
-/// begin anew.
-pub type AskNumber = u64;
-
 /// A store that can hold locks.
 ///
 /// # The contract

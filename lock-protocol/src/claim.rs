@@ -2,9 +2,15 @@
 
 use core::time::Duration;
 
-use crate::backend::AskNumber;
 use crate::name::LockKey;
 use crate::token::{FenceBlock, OwnerToken};
+
+/// The place of a question among those that a process asks of one key: see clause 7 of
+/// [`Backend`](crate::Backend#the-contract). Zero is no number.
+///
+/// Those who share a backend share the count, and a key that was not asked of for long does not
+/// begin anew.
+pub type AskNumber = u64;
 
 /// A request for a lock.
 #[derive(Clone, Debug)]

@@ -29,10 +29,10 @@ mod terms;
 mod time;
 mod token;
 
-pub use crate::backend::{AskNumber, Backend, BackendError, BoxError, Executor, News};
+pub use crate::backend::{Backend, BackendError, BoxError, Executor, News};
 pub use crate::claim::{
-    Acquired, Claim, Contended, Extension, Grant, Holder, LostReason, Mode, Release, Released,
-    Renewal, Renewed,
+    Acquired, AskNumber, Claim, Contended, Extension, Grant, Holder, LostReason, Mode, Release,
+    Released, Renewal, Renewed,
 };
 pub use crate::limits::{GraceBy, Limits, Order};
 pub use crate::name::{InvalidKey, LockKey};

@@ -6,10 +6,11 @@ use core::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::exchange::{Failure, ReleaseOutcome};
-use super::lease::LeaseId;
+use super::exchange::Failure;
+use super::lease::{End, LeaseId};
 use super::line::{Waiter, WaiterId};
-use crate::backend::{AskNumber, BackendError};
+use crate::backend::BackendError;
+use crate::claim::AskNumber;
 use crate::claim::{Acquired, Claim, Grant, Release, Released, Renewal, Renewed};
 use crate::name::LockKey;
 use crate::time::Instant;
@@ -189,4 +190,15 @@ pub struct Granted {
     pub token: FencingToken,
     /// When it got the lease.
     pub since: Instant,
+}
+
+/// What became of a release.
+#[derive(Clone, Debug)]
+pub enum ReleaseOutcome {
+    /// The lease has ended by the will of its holder.
+    Released,
+    /// It had ended before, after it had been held for so long.
+    Ended(End, Duration),
+    /// The store did not confirm it: the lease ends after its ttl.
+    Failed(Arc<BackendError>),
 }

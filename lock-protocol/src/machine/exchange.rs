@@ -3,8 +3,8 @@
 use alloc::sync::Arc;
 use core::time::Duration;
 
-use super::lease::End;
-use crate::backend::{AskNumber, BackendError};
+use crate::backend::BackendError;
+use crate::claim::AskNumber;
 use crate::claim::Claim;
 use crate::terms::Rules;
 use crate::time::Instant;
@@ -133,16 +133,5 @@ pub(super) enum Known {
     /// Another holds it, until then unless it renews.
     Held(Option<Instant>),
     /// It could not be asked.
-    Failed(Arc<BackendError>),
-}
-
-/// What became of a release.
-#[derive(Clone, Debug)]
-pub enum ReleaseOutcome {
-    /// The lease has ended by the will of its holder.
-    Released,
-    /// It had ended before, after it had been held for so long.
-    Ended(End, Duration),
-    /// The store did not confirm it: the lease ends after its ttl.
     Failed(Arc<BackendError>),
 }

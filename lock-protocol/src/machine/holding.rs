@@ -6,7 +6,7 @@ use super::exchange::{Ending, Exchange, Failure, Known, Releasing, Stage};
 use super::lease::{End, Lease, LeaseId, State};
 use super::pursuing::no_answer;
 use super::{Action, Granted, Outcome, ReleaseOutcome, Turn, Verb, WaiterId};
-use crate::backend::AskNumber;
+use crate::claim::AskNumber;
 use crate::claim::{Claim, LostReason, Release, Released, Renewed};
 use crate::time::Instant;
 use crate::token::FencingToken;

@@ -109,15 +109,16 @@ use core::time::Duration;
 
 use smallvec::SmallVec;
 
-pub use self::event::{Action, Actions, Answer, Ask, Event, Granted, Outcome, Verb};
-pub use self::exchange::ReleaseOutcome;
+pub use self::event::{
+    Action, Actions, Answer, Ask, Event, Granted, Outcome, ReleaseOutcome, Verb,
+};
 use self::exchange::{Ending, Known, Pursuit, Stage, Withdrawal};
 pub use self::lease::{End, LeaseId};
 use self::lease::{Lease, State};
 use self::line::Line;
 pub use self::line::{Waiter, WaiterId};
 pub use self::look::{Look, Pursued};
-use crate::backend::AskNumber;
+use crate::claim::AskNumber;
 use crate::claim::{Acquired, Claim, LostReason, Released, Renewal};
 use crate::name::LockKey;
 use crate::terms::Rules;

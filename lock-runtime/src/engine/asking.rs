@@ -1,4 +1,4 @@
-//! Questions and renewals under way.
+//! Performs effects, most of which are questions and renewals.
 
 use std::collections::BTreeMap;
 use std::mem::take;
@@ -12,10 +12,48 @@ use super::effects::{Effects, Renewing};
 use super::table::{Entry, Seated, Turn};
 use super::{Engine, MARGIN, timer};
 use crate::clock;
+use crate::sync::lock;
 
 /// How many leases are renewed under one deadline at the most, so that many do not fail together
 /// because they are many.
 const BATCH: usize = 512;
+
+impl Effects {
+    /// Performs everything; questions on the executor.
+    pub(super) fn perform(mut self, engine: &Arc<Engine>) {
+        self.tell();
+        if let Some(at) = self.due {
+            engine.tickers.look_by(engine, at);
+        }
+        for ask in self.questions {
+            spawn(engine, ask);
+        }
+        renew(engine, self.renewals);
+    }
+
+    /// Performs what can be performed within a call of the backend, and leaves questions and
+    /// renewals to the ticker.
+    pub(super) fn note(mut self, engine: &Engine) {
+        self.tell();
+        let mut due = self.due;
+        if !self.questions.is_empty() {
+            lock(&engine.deferred).extend(self.questions.into_iter().map(|ask| *ask));
+            due = Some(clock::now());
+        }
+        if let Some(at) = due {
+            engine.tickers.look_by(engine, at);
+        }
+    }
+
+    fn tell(&mut self) {
+        for waker in self.wakers.drain(..) {
+            waker.wake();
+        }
+        if let Some(hold_ended) = self.hold_ended.take() {
+            hold_ended.notify_waiters();
+        }
+    }
+}
 
 /// Something that the store has been asked. Dropped before it is clear what became of it, it leaves
 /// the keys to go on without an answer.

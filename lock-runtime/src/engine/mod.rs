@@ -5,8 +5,8 @@
 //! somebody here holds or wants. The engine feeds it with events and performs its actions.
 //!
 //! - [`table`]: the keys, each under the mutex of its shard, and who waits to be told.
-//! - [`effects`]: what one event asks for, performed when no mutex is held.
-//! - [`asking`]: questions and renewals under way.
+//! - [`effects`]: what one event asks for.
+//! - [`asking`]: performs it when no mutex is held: questions and renewals.
 //! - [`ticker`]: gives the keys the time, and renews in batches what is due together.
 //! - [`waiting`]: the future of a caller, for a lock or for the end of a release.
 //! - [`hold`]: what a holder has in hand.

@@ -10,7 +10,7 @@ use lock_protocol::LockKey;
 use tokio::time::{Instant, timeout};
 
 use super::fault::Fault;
-use super::lane::Pulse;
+use super::pulse::Pulse;
 use super::scripts;
 
 /// The oldest Redis that has all that the scripts use.

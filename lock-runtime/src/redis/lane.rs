@@ -8,19 +8,19 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use deadpool_redis::redis::cmd;
 use tokio::sync::mpsc::error::SendError;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connection::{Connection, Connector};
 use super::fault::Fault;
 use super::message::{Answer, Call, Message, Outcome, Unheard, exchange, poll_once};
+use super::pulse::Pulse;
 use super::wakeups::Wakeups;
 use crate::backoff::{Backoff, Retry, jittered};
 
@@ -44,17 +44,6 @@ pub(super) struct Lane {
     timeout: Duration,
 }
 
-/// What the messages of other clients are judged by.
-pub(super) struct Pulse {
-    epoch: Instant,
-    /// When the last command was sent that has been answered, in nanoseconds since `epoch`.
-    answered: AtomicU64,
-    /// Whether there is a connection, and so a subscription, as far as is known.
-    connected: AtomicBool,
-    /// Rung when the connection may be gone.
-    suspect: Notify,
-}
-
 impl Lane {
     /// A lane without a connection yet, and the task that gives it one.
     pub(super) fn new(
@@ -65,12 +54,7 @@ impl Lane {
         let (sender, messages) = mpsc::unbounded_channel();
         let lane = Lane {
             messages: sender,
-            pulse: Arc::new(Pulse {
-                epoch: Instant::now(),
-                answered: AtomicU64::new(0),
-                connected: AtomicBool::new(false),
-                suspect: Notify::new(),
-            }),
+            pulse: Arc::new(Pulse::new()),
             channel: connector.channel().into(),
             timeout: connector.command_timeout(),
         };
@@ -124,30 +108,6 @@ impl Lane {
     }
 }
 
-impl Pulse {
-    /// An instant before everything that the server has not yet sent an answer past.
-    pub(super) fn last_answered(&self) -> Instant {
-        self.epoch + Duration::from_nanos(self.answered.load(Ordering::Acquire))
-    }
-
-    /// Whether what is published to the lane is heard, as far as is known.
-    pub(super) fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::Acquire)
-    }
-
-    /// A command sent at this instant has been answered.
-    pub(super) fn answered(&self, sent_at: Instant) {
-        let nanos = sent_at.saturating_duration_since(self.epoch).as_nanos();
-        self.answered
-            .fetch_max(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::AcqRel);
-    }
-
-    /// Makes the lane look whether its connection is alive.
-    pub(super) fn suspect(&self) {
-        self.suspect.notify_one();
-    }
-}
-
 /// What serves a lane.
 pub(super) struct Task {
     connector: Connector,
@@ -181,7 +141,7 @@ impl Task {
         while let Some(connection) = self.connect(&mut failures).await {
             self.wakeups.ask_all();
             let since = Instant::now();
-            self.pulse.connected.store(true, Ordering::Release);
+            self.pulse.set_connected(true);
             match self.serve(connection).await {
                 Ended::Closed => return,
                 // One that breaks at once is no success.
@@ -289,7 +249,7 @@ impl Task {
                     }
                     if unanswered >= UNANSWERED { break Ended::Broken } else { continue }
                 }
-                () = self.pulse.suspect.notified() => vec![Message::unheard(cmd("PING"), self.connector.command_timeout())],
+                () = self.pulse.suspected() => vec![Message::unheard(cmd("PING"), self.connector.command_timeout())],
                 _ = self.closing.wait_for(|closing| *closing), if !closing => {
                     closing = true;
                     self.messages.close();
@@ -314,7 +274,7 @@ impl Task {
             }
         };
         // Before the connection is gone for the server: nobody is to queue by another way and be taken for dead.
-        self.pulse.connected.store(false, Ordering::Release);
+        self.pulse.set_connected(false);
         if let Ended::Closed = ended {
             // What has been sent is bounded by its deadlines.
             while in_flight.join_next().await.is_some() {}

@@ -17,6 +17,7 @@ mod fault;
 mod lane;
 mod live;
 mod message;
+mod pulse;
 mod pushes;
 mod scripts;
 mod thread;

@@ -8,8 +8,9 @@ use lock_protocol::LockKey;
 use tokio::sync::mpsc::WeakUnboundedSender;
 
 use super::direct::{self, Ways};
-use super::lane::{Lane, Pulse};
+use super::lane::Lane;
 use super::message::Message;
+use super::pulse::Pulse;
 use super::scripts::{self, HandOver};
 use super::wakeups::Wakeups;
 use crate::clock::to_seam;
