@@ -40,6 +40,14 @@ fn ending(claim: &Claim) -> Release {
     Release::new(claim.key.clone(), claim.owner.clone())
 }
 
+/// A backend whose pool has no room for short ways, which open at any time and load the scripts.
+async fn by_the_lanes(server: &Server) -> RedisBackend {
+    let settings = settings();
+    let mut config = Config::from_url(server.url());
+    config.pool = Some(PoolConfig::new(settings.lanes));
+    RedisBackend::connect(config, settings).await.unwrap()
+}
+
 /// Asks until there is an answer.
 async fn eventually_granted(backend: &RedisBackend, claim: &Claim) {
     let asking = async {
@@ -249,7 +257,7 @@ async fn a_waiter_whose_process_is_gone_costs_nothing() {
 #[tokio::test]
 async fn a_script_that_the_server_forgot_is_sent_again_once() {
     let server = Server::start();
-    let backend = connect(&server).await;
+    let backend = by_the_lanes(&server).await;
     server.run::<()>(&["SCRIPT", "FLUSH", "SYNC"]);
     let monitor = server.monitor();
     let claim = claim("k");
@@ -429,10 +437,11 @@ async fn dropping_it_closes_its_connections() {
     }
 }
 
+/// By a lane. What is dropped on a short way before it is written, whoever drops it asks again.
 #[tokio::test]
 async fn a_release_that_nobody_waits_for_is_sent_before_the_end() {
     let server = Server::start();
-    let backend = connect(&server).await;
+    let backend = by_the_lanes(&server).await;
     let claim = claim("k");
     assert!(acquire(&backend, &claim).await.unwrap());
     {
