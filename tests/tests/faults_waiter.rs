@@ -163,6 +163,27 @@ async fn w02_a_question_that_comes_after_the_release_takes_no_lock() {
 }
 
 #[tokio::test]
+async fn w02_a_question_of_a_parked_caller_that_comes_after_the_release_takes_no_lock() {
+    let (server, proxy, locks) = start().await;
+    proxy.fault("acquire", Fault::Delay(ms(2500)));
+    let asked = Instant::now();
+    // Its question is neither answered nor given up, since nobody polls it.
+    let parked = locks.lock("k").ttl(ms(60_000)).wait(ms(300)).acquire();
+    let mut parked = std::pin::pin!(parked);
+    assert!(poll_once(parked.as_mut()).is_pending());
+    eventually("the request is under way", || proxy.faults() == 1).await;
+    let guard = locks.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+    guard.release().await.unwrap();
+    assert!(asked.elapsed() < ms(2500), "the request came first");
+
+    let holder = after_the_late_request(&server, asked, ms(2500)).await;
+    assert_eq!(holder, None, "nobody holds the lock, and it is not free");
+    let error = parked.await.unwrap_err();
+    assert!(error.is_timeout() || error.is_unavailable(), "{error}");
+    nothing_left(&server).await;
+}
+
+#[tokio::test]
 async fn w02_a_question_that_comes_after_its_waiter_left_queues_nobody() {
     let (server, proxy, waiting) = start().await;
     let other = locks(server.url()).await;
