@@ -360,7 +360,9 @@ impl Turn<'_> {
 
     /// Does what is due for the claim.
     pub(super) fn time_for_pursuit(&mut self) {
-        let Some(pursuit) = &self.key.pursuit else {
+        let pursuit = self.key.pursuit.as_ref();
+        // A claim for nobody is about to be withdrawn.
+        let Some(pursuit) = pursuit.filter(|_| !self.key.line.is_empty()) else {
             return;
         };
         match pursuit.stage {

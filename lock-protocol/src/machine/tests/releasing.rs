@@ -295,3 +295,13 @@ fn a_lost_lease_in_doubt_is_withdrawn_instead_of_released() {
     b.renewed(ms(1), Some(Renewed::lost()));
     assert_eq!(b.ends()[1], "#4 abandon w1");
 }
+
+#[test]
+fn a_claim_that_went_with_a_release_is_not_asked_for_when_nobody_waits_any_more() {
+    let mut b = Bench::releasing();
+    b.in_time();
+    b.on(Event::ShutDown);
+    // Nobody answers.
+    let asked = b.in_time();
+    assert_eq!(asked, ["release failed", "#5 abandon w2"]);
+}
