@@ -15,7 +15,7 @@
 //! |---|---|---|
 //! | `std` | no | [`OwnerToken::unique`], and [`Instant`] from the clock of the standard library |
 
-#![cfg_attr(not(any(feature = "std", test)), no_std)]
+#![cfg_attr(not(any(feature = "std", test, lock_mistakes)), no_std)]
 
 extern crate alloc;
 
@@ -23,6 +23,10 @@ mod backend;
 mod claim;
 mod limits;
 pub mod machine;
+#[cfg(lock_mistakes)]
+pub mod mistakes;
+#[cfg(not(lock_mistakes))]
+mod mistakes;
 mod name;
 pub mod store;
 mod terms;

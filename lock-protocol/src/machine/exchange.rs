@@ -6,6 +6,7 @@ use core::time::Duration;
 use crate::backend::BackendError;
 use crate::claim::AskNumber;
 use crate::claim::Claim;
+use crate::mistakes::{Mistake, made};
 use crate::terms::Rules;
 use crate::time::Instant;
 
@@ -47,12 +48,18 @@ impl Exchange {
 
     /// When to ask once more.
     pub(super) fn relief_at(&self, rules: &Rules) -> Option<Instant> {
+        if made(Mistake::NoSecondQuestion) {
+            return None;
+        }
         let late = rules.grace.min(rules.command_timeout) / 2;
         self.earlier.is_none().then(|| self.asked_at + late)
     }
 
     /// From when on no answer is expected any more.
     pub(super) fn overdue_at(&self, rules: &Rules) -> Instant {
+        if made(Mistake::NoSecondQuestion) {
+            return self.asked_at + Duration::MAX;
+        }
         self.asked_at + rules.command_timeout + OVERDUE
     }
 
@@ -123,6 +130,12 @@ pub(super) enum Ending {
     Asking(Exchange),
     /// It could not be asked. It is asked again at this instant.
     Pausing(Instant),
+}
+
+impl Ending {
+    pub(super) fn is_asked_by(&self, number: AskNumber) -> bool {
+        matches!(self, Ending::Asking(exchange) if exchange.is_asked_by(number))
+    }
 }
 
 /// What the store last said of the lock.

@@ -1,6 +1,7 @@
 //! The leases of a key: held, passed on, renewed, lost and released.
 
 use alloc::boxed::Box;
+use core::time::Duration;
 
 use super::exchange::{Ending, Exchange, Failure, Known, Releasing, Stage};
 use super::lease::{End, Lease, LeaseId, State};
@@ -8,6 +9,7 @@ use super::pursuing::no_answer;
 use super::{Action, Granted, Outcome, ReleaseOutcome, Turn, Verb, WaiterId};
 use crate::claim::AskNumber;
 use crate::claim::{Claim, LostReason, Release, Released, Renewed};
+use crate::mistakes::{Mistake, made};
 use crate::time::Instant;
 use crate::token::FencingToken;
 
@@ -82,9 +84,13 @@ impl Turn<'_> {
     /// than it asked for: cohort locking (Dice, Marathe, Shavit: *Lock cohorting*, 2012).
     fn pass_on(&mut self, index: usize) -> bool {
         self.skip_late();
-        let Some(head) = self.key.line.head() else {
+        if self.key.line.is_empty() {
             return false;
-        };
+        }
+        if made(Mistake::LosesNextInLine) && self.key.leases[index].spare.is_none() {
+            self.key.line.pop();
+            return false;
+        }
         let lease = &mut self.key.leases[index];
         let terms = lease.terms;
         let share = terms.ttl.mul_f64(self.rules.local_share);
@@ -94,6 +100,15 @@ impl Turn<'_> {
             Some(_) => self.rules.grace.min(terms.ttl) / 2,
             // Nothing will be added to it.
             None => terms.ttl / 10 * 9,
+        };
+        let Some(head) = self.key.line.head() else {
+            return false;
+        };
+        let is_within_budget = is_within_budget || made(Mistake::PassesWithoutEnd);
+        let least = if made(Mistake::PassesSpentLease) {
+            Duration::ZERO
+        } else {
+            least
         };
         if head.terms != terms || !is_within_budget || lease.valid_until.since(self.now) < least {
             return false;
@@ -275,7 +290,7 @@ impl Turn<'_> {
         {
             self.tell_released(lease.id, outcome);
         }
-        if lease.in_doubt {
+        if lease.in_doubt && !made(Mistake::ReleaseEndsDoubt) {
             self.bury(&lease);
         }
     }
@@ -328,6 +343,7 @@ impl Turn<'_> {
         let lease = &mut self.key.leases[index];
         if let Some((waiter, deadline)) = lease.untaken
             && deadline <= self.now
+            && lease.is_taken_back()
         {
             let (id, token) = (lease.id, lease.token);
             self.take_back(waiter);

@@ -5,6 +5,7 @@ use core::time::Duration;
 use super::exchange::{Ending, Releasing};
 use super::line::WaiterId;
 use crate::claim::{Extension, LostReason, Renewal};
+use crate::mistakes::{Mistake, made};
 use crate::name::LockKey;
 use crate::terms::{Rules, Terms, valid_until};
 use crate::time::Instant;
@@ -96,6 +97,14 @@ impl Lease {
         self.renew_at = None;
     }
 
+    /// Whether it is taken back if its waiter does not take it by its deadline.
+    pub(super) fn is_taken_back(&self) -> bool {
+        if made(Mistake::UntakenLossIsKept) {
+            return self.is_held();
+        }
+        !made(Mistake::UntakenIsKept)
+    }
+
     pub(super) fn is_held(&self) -> bool {
         matches!(self.state, State::Held)
     }
@@ -127,6 +136,9 @@ impl Lease {
 
     /// The next fencing token for a holder in this process, if one is left.
     pub(super) fn next_token(&mut self) -> Option<FencingToken> {
+        if made(Mistake::PassesBeyondBlock) && self.spare.is_none() {
+            return Some(self.token.next());
+        }
         let FenceBlock { first, last } = self.spare?;
         self.spare = (first < last).then(|| FenceBlock {
             first: first.next(),
@@ -141,7 +153,8 @@ impl Lease {
 
     /// When something happens to a lease that is held, without anybody's doing.
     pub(super) fn attention_at(&self) -> Instant {
-        let untaken = self.untaken.map(|(_, deadline)| deadline);
+        let untaken = self.untaken.filter(|_| self.is_taken_back());
+        let untaken = untaken.map(|(_, deadline)| deadline);
         [self.renew_at, self.max_hold_ends(), untaken]
             .into_iter()
             .flatten()
@@ -171,6 +184,9 @@ impl Lease {
         self.valid_until = self.valid_until.max(valid_until(sent_at, valid_for));
         self.spare = extension.tokens.or(self.spare);
         self.renew_at = self.terms.renew.map(|period| on_grid(sent_at, period));
+        if made(Mistake::RenewsWithoutPause) {
+            self.renew_at = self.terms.renew.map(|_| sent_at);
+        }
     }
 
     /// Takes in that the store could not be asked: it is asked again soon, and a few times before

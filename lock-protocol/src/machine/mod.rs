@@ -120,6 +120,7 @@ pub use self::line::{Waiter, WaiterId};
 pub use self::look::{Look, Pursued};
 use crate::claim::AskNumber;
 use crate::claim::{Acquired, Claim, LostReason, Released, Renewal};
+use crate::mistakes::{Mistake, made};
 use crate::name::LockKey;
 use crate::terms::Rules;
 use crate::time::Instant;
@@ -182,7 +183,9 @@ impl Key {
             now,
             actions: Actions::new(),
         };
-        turn.look_at_the_clock();
+        if !made(Mistake::LossNoticedLate) || matches!(event, Event::Time) {
+            turn.look_at_the_clock();
+        }
         turn.take_in(event);
         turn.settle();
         turn.actions
@@ -192,7 +195,10 @@ impl Key {
     pub fn wants_time_at(&self, rules: &Rules) -> Option<Instant> {
         let leases = self.leases.iter().filter_map(|lease| match &lease.state {
             State::Held => Some(lease.attention_at()),
-            State::Ended(..) => lease.untaken.map(|(_, deadline)| deadline),
+            State::Ended(..) => {
+                let untaken = lease.untaken.filter(|_| lease.is_taken_back());
+                untaken.map(|(_, deadline)| deadline)
+            }
             State::Releasing(releasing) => self.ending_attention_at(&releasing.stage, rules),
         });
         let withdrawals = self
@@ -245,6 +251,7 @@ impl Key {
                 .leases
                 .iter()
                 .any(|lease| lease.occupies() && lease.owner.as_str() == owner)
+                && !made(Mistake::HeldIsNotExpected)
     }
 
     /// How long the holder with `token` may still rely on the lease; zero if it may not.
@@ -355,7 +362,7 @@ impl Turn<'_> {
                 Answer::Acquired(acquired) => self.give_back(claim, &acquired),
                 answer => self.not_acquired(number, answer.failure()),
             },
-            Verb::Release(release) => match (self.releasing(&release.owner), answer) {
+            Verb::Release(release) => match (self.releasing(&release.owner, number), answer) {
                 (Some(index), Answer::Released(released)) => {
                     self.released(index, release, released, sent_at, chance);
                 }
@@ -394,9 +401,15 @@ impl Turn<'_> {
 
     /// The lease of `owner` that is being released. Whatever question about it the store answered,
     /// the lease has ended.
-    fn releasing(&self, owner: &OwnerToken) -> Option<usize> {
+    fn releasing(&self, owner: &OwnerToken, number: AskNumber) -> Option<usize> {
         let mut leases = self.key.leases.iter();
-        leases.position(|lease| lease.owner == *owner && matches!(lease.state, State::Releasing(_)))
+        leases.position(|lease| match &lease.state {
+            State::Releasing(releasing) => {
+                lease.owner == *owner
+                    && (releasing.stage.is_asked_by(number) || !made(Mistake::OldAnswersAreIgnored))
+            }
+            _ => false,
+        })
     }
 
     /// The withdrawal of the claim of `owner`, likewise.
@@ -426,11 +439,18 @@ impl Turn<'_> {
                 .pursuit
                 .as_ref()
                 .is_some_and(|pursuit| matches!(pursuit.stage, Stage::Aboard));
-            if !is_aboard && let Some(mut pursuit) = self.key.pursuit.take() {
+            let is_late = made(Mistake::WithdrawalWaitsForAnswer)
+                && matches!(&self.key.pursuit, Some(pursuit)
+                    if matches!(pursuit.stage, Stage::Asking(_)));
+            if !is_aboard
+                && !is_late
+                && let Some(mut pursuit) = self.key.pursuit.take()
+            {
                 pursuit.claim.in_doubt |= matches!(pursuit.stage, Stage::Asking(_));
                 self.withdraw(pursuit.claim);
             }
-            if self.key.pursuit.is_none() && !self.key.is_held() {
+            let is_kept = made(Mistake::KnownIsKept) || made(Mistake::RefusalIsKept);
+            if self.key.pursuit.is_none() && !self.key.is_held() && !is_kept {
                 self.key.known = Known::Nothing;
             }
             return;
@@ -440,6 +460,7 @@ impl Turn<'_> {
         let is_withdrawing = self.key.withdrawals.iter().any(|withdrawal| {
             withdrawal.failures == 0 && matches!(withdrawal.stage, Ending::Asking(_))
         });
+        let is_withdrawing = is_withdrawing && !made(Mistake::AsksForWithdrawnClaim);
         if self.key.pursuit.is_none() && !is_occupied && !is_withdrawing {
             self.pursue();
         }
@@ -488,7 +509,8 @@ impl Turn<'_> {
     /// Whether it is of use to ask a store again that did not answer: until the lease of a claim of
     /// this `ttl` is gone by itself.
     fn is_worth_asking(&self, started: Instant, ttl: Duration) -> bool {
-        self.now.since(started) < ttl && !self.key.is_closing
+        let is_closing = self.key.is_closing && !made(Mistake::ShutDownWaitsForStore);
+        self.now.since(started) < ttl && !is_closing
     }
 
     /// Whether somebody, other than who asked, waits for what is under way.

@@ -10,6 +10,7 @@ use super::{Action, Granted, LeaseId, Outcome, ReleaseOutcome, Turn, Verb, Waite
 use crate::backend::BackendError;
 use crate::claim::AskNumber;
 use crate::claim::{Acquired, Claim, Grant, Holder};
+use crate::mistakes::{Mistake, made};
 use crate::terms::valid_until;
 use crate::time::Instant;
 use crate::token::OwnerToken;
@@ -34,7 +35,11 @@ impl Turn<'_> {
             return self.tell(waiter.id, Outcome::ShutDown);
         }
         // What is known is kept up to date as long as somebody waits or holds.
-        let is_current = !self.key.line.is_empty() || self.key.is_held();
+        let is_current = !self.key.line.is_empty()
+            || self.key.is_held()
+            || made(Mistake::KnownIsKept)
+            || made(Mistake::RefusalIsKept)
+                && matches!(&self.key.known, Known::Failed(error) if error.is_denied());
         if waiter.once
             && is_current
             && let Some(outcome) = self.known_to_once()
@@ -135,6 +140,11 @@ impl Turn<'_> {
     /// A claim for those in line, named by the head.
     pub(super) fn new_claim(&mut self) -> Option<Claim> {
         let head = self.key.line.head()?;
+        if made(Mistake::AsksForWithdrawnClaim)
+            && let Some(withdrawal) = self.key.withdrawals.last()
+        {
+            return Some(withdrawal.claim.clone());
+        }
         let owner = head.owner.clone().or_else(|| self.key.spare_owner.take());
         debug_assert!(owner.is_some(), "an owner token was wanted");
         let mut claim = Claim::new(self.key.key.clone(), owner?, head.terms.ttl);
@@ -152,7 +162,10 @@ impl Turn<'_> {
             return;
         };
         pursuit.claim.queue |= waits;
-        let claim = pursuit.claim.clone();
+        let mut claim = pursuit.claim.clone();
+        if made(Mistake::WaiterAsksOnlyForOwner) && matches!(pursuit.stage, Stage::Queued(_)) {
+            claim.queue = false;
+        }
         let number = self.ask(|_| Verb::Acquire(claim), pursuit.failures);
         pursuit.stage = Stage::Asking(match pursuit.stage {
             Stage::Asking(exchange) => {
@@ -189,7 +202,9 @@ impl Turn<'_> {
                 } else {
                     // Nothing of the claim is left in the store, unless an earlier question comes
                     // late: then it is withdrawn.
-                    self.key.pursuit.take_if(|pursuit| !pursuit.claim.in_doubt);
+                    self.key.pursuit.take_if(|pursuit| {
+                        !pursuit.claim.in_doubt || made(Mistake::TakenEndsDoubt)
+                    });
                 }
             }
         }
@@ -208,6 +223,9 @@ impl Turn<'_> {
                 let doublings = (pursuit.silent - 1).min(31);
                 let pause = SILENT_FIRST.saturating_mul(1 << doublings);
                 patience = patience.min(jittered(pause.min(SILENT_LONGEST), chance));
+            }
+            if made(Mistake::WaiterNeverAsks) {
+                patience = Duration::MAX;
             }
             let look_at = self.now + patience;
             let look_by = pursuit.look_by.take().unwrap_or(look_at);
@@ -255,8 +273,16 @@ impl Turn<'_> {
         if pursuit.claim.owner.as_str() != owner {
             return;
         }
+        if made(Mistake::PauseIgnoresHandOver) && matches!(pursuit.stage, Stage::Pausing(_))
+            || made(Mistake::NewsDoNotEndRelease) && matches!(pursuit.stage, Stage::Aboard)
+        {
+            return;
+        }
         // It is also younger than the claim.
-        let since = since.max(pursuit.since);
+        let mut since = since.max(pursuit.since);
+        if made(Mistake::LeaseCountedFromArrival) {
+            since = self.now;
+        }
         // The release that the claim went with has done its work.
         match pursuit.stage {
             Stage::Aboard => self.finish_releases(&ReleaseOutcome::Released),
@@ -285,7 +311,10 @@ impl Turn<'_> {
         let Some(pursuit) = &mut self.key.pursuit else {
             return;
         };
-        let valid_until = valid_until(since, grant.valid_for);
+        let mut valid_until = valid_until(since, grant.valid_for);
+        if made(Mistake::GraceTakenForTtl) {
+            valid_until = valid_until.max(since + pursuit.claim.ttl);
+        }
         let least = match by {
             By::Answer => Duration::ZERO,
             By::HandOver => grant.valid_for / 2,
@@ -348,6 +377,9 @@ impl Turn<'_> {
             && owner.is_none_or(|owner| pursuit.claim.owner == *owner)
         {
             match &mut pursuit.stage {
+                Stage::Queued(_) if made(Mistake::ForgetsWhenToLook) => {}
+                Stage::Asking(_) | Stage::Aboard if made(Mistake::ForgetsWhenToLookWhileAsking) => {
+                }
                 Stage::Queued(look_at) => *look_at = at.min(*look_at),
                 Stage::Asking(_) | Stage::Aboard => {
                     let look_by = pursuit.look_by.unwrap_or(at);
@@ -411,7 +443,7 @@ impl Turn<'_> {
         let again = self.is_worth_asking(started, ttl);
         let pause = match failure {
             // Nothing is wrong with the store.
-            None => Some(Duration::ZERO),
+            None => Some(Duration::ZERO).filter(|_| again || !made(Mistake::ShutDownForgetsCutOff)),
             Some((error, pause)) => pause.filter(|_| again && !error.is_denied()),
         };
         match pause {

@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use super::{FEW, Map};
+use crate::mistakes::{Mistake, made};
 use crate::time::Instant;
 use crate::token::OwnerToken;
 
@@ -23,6 +24,9 @@ impl Gone {
     }
 
     pub(super) fn add(&mut self, owner: &OwnerToken, now: Instant) {
+        if made(Mistake::ForgetsWithdrawals) {
+            return;
+        }
         self.until.insert(owner.clone(), now + GONE);
         if self.until.len() > self.sweep_at.max(FEW) {
             self.until.retain(|_, until| now < *until);

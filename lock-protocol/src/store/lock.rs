@@ -8,6 +8,7 @@ use super::{Message, Messages, Moment, Word, withdrawn};
 use crate::claim::{
     Acquired, Claim, Extension, Grant, Holder, Release, Released, Renewal, Renewed,
 };
+use crate::mistakes::{Mistake, made};
 use crate::name::LockKey;
 use crate::time::Instant;
 use crate::token::{FenceBlock, OwnerToken};
@@ -77,15 +78,24 @@ impl<W: Clone> Turn<'_, W> {
 
     fn take_or_queue(&mut self, claim: &Claim, way: &W) -> Acquired {
         let now = self.at.now;
+        if made(Mistake::FreeForAnyone) && !self.messages.is_empty() {
+            self.messages.clear();
+            self.lock.lease = None;
+        }
         let Some(lease) = &mut self.lock.lease else {
             return Acquired::Granted(self.grant(claim, claim.ttl));
         };
-        if lease.owner == claim.owner {
+        if lease.owner == claim.owner && !made(Mistake::OwnerNotRecognised) {
             lease.extend(claim.ttl, now);
+            if made(Mistake::LateAcquireShortens) {
+                lease.ends = Some(now + claim.ttl);
+            }
             return Acquired::Granted(Grant::new(lease.tokens, claim.ttl));
         }
         let holder = lease.seen_by_others(now);
-        if let Some(waiter) = self.lock.waiter(&claim.owner) {
+        if let Some(waiter) = self.lock.waiter(&claim.owner)
+            && !made(Mistake::RepeatQueuesAgain)
+        {
             waiter.heard = now;
             waiter.way = way.clone();
             Acquired::Queued(holder)
@@ -104,6 +114,11 @@ impl<W: Clone> Turn<'_, W> {
     pub(super) fn renew(&mut self, renewal: &Renewal) -> Renewed {
         let (now, micros) = (self.at.now, self.at.micros);
         self.announce_if_told();
+        if made(Mistake::RenewWithoutCompare)
+            && let Some(lease) = &mut self.lock.lease
+        {
+            lease.owner = renewal.owner.clone();
+        }
         match &mut self.lock.lease {
             Some(lease) if lease.owner == renewal.owner => {
                 lease.extend(renewal.ttl, now);
@@ -118,11 +133,15 @@ impl<W: Clone> Turn<'_, W> {
     }
 
     pub(super) fn release(&mut self, release: &Release, way: &W, next_is_gone: bool) -> Released {
-        if !self.lock.end_lease_of(&release.owner) {
+        if made(Mistake::ReleaseWithoutCompare) {
+            self.lock.lease = None;
+        } else if !self.lock.end_lease_of(&release.owner) {
             self.announce_if_told();
             return Released::NotHeld;
         }
-        self.hand_over();
+        if !made(Mistake::ReleaseForgetsQueue) {
+            self.hand_over();
+        }
         match &release.next {
             Some(next) => Released::Released(Some(self.acquire(next, way, next_is_gone))),
             None => {
@@ -139,10 +158,12 @@ impl<W: Clone> Turn<'_, W> {
             .queue
             .retain(|waiter| waiter.claim.owner != *owner);
         let was_waiting = self.lock.queue.len() < waiters;
-        let was_owner = self.lock.end_lease_of(owner);
+        let was_owner = !made(Mistake::AbandonOnlyLeavesQueue) && self.lock.end_lease_of(owner);
         // It is not told any more what it was just handed.
         self.messages.retain(|message| message.owner != *owner);
-        self.hand_over();
+        if !made(Mistake::AbandonForgetsQueue) {
+            self.hand_over();
+        }
         if was_waiting || !self.messages.is_empty() {
             // The claim does not look after the owner any more.
             self.announce();
@@ -156,7 +177,16 @@ impl<W: Clone> Turn<'_, W> {
             return;
         }
         if let Some(Waiter { claim, way, .. }) = self.lock.queue.pop_front() {
-            let grant = self.grant(&claim, claim.grace);
+            let last = self.fence.last();
+            let mut grant = self.grant(&claim, claim.grace);
+            let lease = self.lock.lease.as_mut();
+            if made(Mistake::HandOffKeepsToken) {
+                grant.tokens = FenceBlock { first: last, last };
+            } else if let Some(lease) = lease
+                && made(Mistake::HandOffWithoutLease)
+            {
+                lease.ends = None;
+            }
             self.tell(claim.owner, way, Word::Granted(grant, self.at.now));
         }
     }
