@@ -1,0 +1,89 @@
+//! A simulation of the lock: the shipped state machine of a key in several processes, the pure
+//! store, and a network, processes and callers that go wrong by chance.
+//!
+//! One seed is one history: nothing else is random, and no clock is read. An onlooker who knows the
+//! true time checks every [`Promise`] at every step, and the history ends at the first that is
+//! broken. `cargo run -p lock-simulation -- --seed N --trace` tells it line by line.
+//!
+//! - `world`: what happens next.
+//! - `process`, `engine`, `caller`: a process, what its engine does around a machine, and what its
+//!   callers do.
+//! - `network`, `server`: connections, the client of the store, and the store.
+//! - `storm`, [`Fault`]: what goes wrong, and when.
+//! - `onlooker`, [`Promise`]: what must hold.
+//! - [`Rows`]: which rows of the table of the machine were taken.
+
+mod caller;
+mod clock;
+mod engine;
+mod fault;
+mod mistakes;
+mod network;
+mod onlooker;
+mod process;
+mod promise;
+mod rows;
+mod server;
+mod storm;
+mod words;
+mod world;
+
+use std::time::Duration;
+
+pub use crate::fault::Fault;
+pub use crate::promise::{Promise, Violation};
+pub use crate::rows::Rows;
+
+/// What is simulated.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What chance begins with.
+    pub seed: u64,
+    /// How many events the machines are given before the end begins.
+    pub steps: u64,
+    /// How many processes there are.
+    pub processes: usize,
+    /// How many callers each of them has.
+    pub callers: usize,
+    /// How many keys they want.
+    pub keys: usize,
+}
+
+impl Plan {
+    /// The history of this seed, in its usual length.
+    pub fn new(seed: u64) -> Plan {
+        Plan {
+            seed,
+            steps: 20_000,
+            processes: 3,
+            callers: 3,
+            keys: 2,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// What chance began with.
+    pub seed: u64,
+    /// How many events the machines were given.
+    pub steps: u64,
+    /// How long it took in the true time of the simulation.
+    pub time: Duration,
+    /// How often each row of the table was taken.
+    pub rows: Rows,
+    /// How often each fault happened, in the order of [`Fault::ALL`].
+    pub faults: Vec<u64>,
+    /// How often a caller was granted a lock.
+    pub grants: u64,
+    /// How many writes of holders that had lost their lock were refused.
+    pub stale_writes: u64,
+    /// The promise that was broken, if one was.
+    pub violation: Option<Violation>,
+}
+
+/// Lets a history happen, and tells it line by line to `trace`.
+pub fn run(plan: &Plan, trace: Option<&mut dyn FnMut(&str)>) -> Report {
+    world::World::new(plan, trace).run()
+}

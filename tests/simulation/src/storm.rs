@@ -1,0 +1,169 @@
+//! What goes wrong, and when.
+
+use lock_protocol::machine::Event;
+
+use crate::clock::{MS, nanos};
+use crate::fault::Fault;
+use crate::process::{Condition, Doing, Link};
+use crate::promise::Promise;
+use crate::world::{Happens, World};
+
+impl World<'_> {
+    /// Comes every few milliseconds. Storms and calm take turns.
+    pub(crate) fn storm(&mut self) {
+        let next = self.now + self.some_ms(2, 40);
+        self.plan(next, Happens::Storm);
+        for process in 0..self.processes.len() {
+            self.check_shutdown(process);
+            if self.processes[process].condition == Condition::Runs {
+                for key in 0..self.plan.keys {
+                    self.check_machine(process, key);
+                }
+            }
+        }
+        if self.is_ending {
+            return;
+        }
+        let (storm, calm) = (40, 80);
+        if self.one_in(if self.is_stormy { storm } else { calm }) {
+            self.is_stormy = !self.is_stormy;
+            self.trace(|world| format!("storm: {}", world.is_stormy));
+        }
+        if !self.is_stormy {
+            return;
+        }
+        let process = self.rng.usize(0..self.processes.len());
+        match self.rng.u8(0..20) {
+            0..=3 => self.cut(process),
+            4..=7 => self.pause(process),
+            8..=10 => self.crash(process),
+            11..=12 => self.shut_down(process),
+            13..=14 => self.stall(),
+            15..=16 => self.lose_data(),
+            _ => self.steal(),
+        }
+    }
+
+    /// A process stands still.
+    fn pause(&mut self, process: usize) {
+        let it = &mut self.processes[process];
+        if it.condition != Condition::Runs {
+            return;
+        }
+        it.condition = Condition::StandsStill;
+        self.fault(Fault::Paused);
+        let until = self.now + self.some_ms(1, 700);
+        self.trace(|_| format!("p{process} stands still"));
+        self.plan(until, Happens::Resumes(process));
+    }
+
+    fn crash(&mut self, process: usize) {
+        if self.processes[process].condition == Condition::IsDead {
+            return;
+        }
+        self.fault(Fault::Crashed);
+        self.trace(|_| format!("p{process} crashes"));
+        self.die(process);
+        let again = self.now + self.some_ms(5, 300);
+        self.plan(again, Happens::Starts(process));
+    }
+
+    /// All that a process knew is gone.
+    fn die(&mut self, process: usize) {
+        self.cut(process);
+        let it = &mut self.processes[process];
+        it.life += 1;
+        it.condition = Condition::IsDead;
+        it.machines.clear();
+        it.flights.clear();
+        it.missed.clear();
+        it.numbers.fill(0);
+        it.closing_since = None;
+        it.last_waiter = 0;
+        it.link = Link {
+            epoch: it.link.epoch,
+            seen: it.link.seen,
+            largest: std::mem::take(&mut it.link.largest),
+            ..Link::default()
+        };
+        for caller in &mut it.callers {
+            caller.doing = Doing::Nothing;
+            caller.parked_until = 0;
+            caller.drop_at = None;
+        }
+        self.onlooker.die(process);
+    }
+
+    pub(crate) fn starts(&mut self, process: usize) {
+        let it = &mut self.processes[process];
+        it.condition = Condition::Runs;
+        it.runs_since = self.now;
+        self.connects(process);
+        for caller in 0..self.plan.callers {
+            let at = self.now + self.some_ms(0, 20);
+            self.plan_turn(process, caller, at);
+        }
+    }
+
+    fn shut_down(&mut self, process: usize) {
+        let it = &mut self.processes[process];
+        if it.condition != Condition::Runs || it.closing_since.is_some() {
+            return;
+        }
+        it.closing_since = Some(self.now);
+        self.fault(Fault::ShutDown);
+        self.trace(|_| format!("p{process} shuts down"));
+        let keys: Vec<usize> = self.processes[process].machines.keys().copied().collect();
+        for key in keys {
+            self.feed(process, key, Event::ShutDown, None);
+        }
+    }
+
+    /// A process that shuts down ends when its callers have, and is started again.
+    fn check_shutdown(&mut self, process: usize) {
+        let it = &mut self.processes[process];
+        let Some(since) = it.closing_since else {
+            return;
+        };
+        if !it.is_idle() || it.condition != Condition::Runs {
+            it.closing_since = Some(self.now);
+        } else if it.machines.is_empty() {
+            self.trace(|_| format!("p{process} ends"));
+            self.die(process);
+            self.plan(self.now, Happens::Starts(process));
+        } else if self.now > since.max(it.runs_since) + 4 * nanos(self.rules.command_timeout) {
+            let looks: Vec<_> = it.machines.values().map(|it| it.key.look()).collect();
+            self.broken(Promise::ShutDownEnds, || format!("p{process}: {looks:?}"));
+        }
+    }
+
+    fn stall(&mut self) {
+        self.fault(Fault::ServerStalls);
+        self.stalled_until = self.now + self.some_ms(5, 400);
+        self.trace(|world| format!("the server stands still until {}", world.stalled_until / MS));
+    }
+
+    /// It takes longer than a block has microseconds.
+    fn lose_data(&mut self) {
+        self.fault(Fault::DataLost);
+        self.trace(|_| "the server loses its data".to_string());
+        self.server.lose_data();
+        self.stalled_until = self.now + self.some_ms(40, 90);
+        self.onlooker.lose_data(&self.processes);
+        if self.rng.bool() {
+            for process in 0..self.processes.len() {
+                self.cut(process);
+            }
+        }
+    }
+
+    fn steal(&mut self) {
+        let key = self.rng.usize(0..self.plan.keys);
+        if self.now >= self.stalled_until && self.server.steal(key, self.now) {
+            self.fault(Fault::Foreign);
+            self.trace(|_| format!("another program takes k{key}"));
+            let until = self.now + self.some_ms(1, 400);
+            self.plan(until, Happens::TheftEnds(key));
+        }
+    }
+}
