@@ -1,0 +1,110 @@
+//! Mistakes that are put into the shipped machine and store, one at a time: each is found by the
+//! promise that it breaks, in the history of the seed beside it. `scripts/mistakes` runs this.
+
+#![cfg(lock_mistakes)]
+
+use lock_protocol::mistakes::{Mistake, make};
+use lock_simulation::{Plan, Promise, run};
+
+const MISTAKES: &[(Mistake, u64, Promise)] = &[
+    (Mistake::HandOffWithoutLease, 1, Promise::OwnerHasLease),
+    (Mistake::ReleaseWithoutCompare, 1, Promise::NoEviction),
+    (Mistake::RenewWithoutCompare, 1, Promise::NoEviction),
+    (Mistake::ReleaseForgetsQueue, 1, Promise::PromptHandOver),
+    (Mistake::AbandonForgetsQueue, 1, Promise::PromptHandOver),
+    (Mistake::FreeForAnyone, 1, Promise::NobodyOvertaken),
+    (Mistake::TokensWithoutTime, 1, Promise::TokensGrow),
+    (Mistake::BlocksOutrunTime, 7, Promise::TokensGrow),
+    (Mistake::HandOffKeepsToken, 1, Promise::TokensGrow),
+    (Mistake::RepeatQueuesAgain, 1, Promise::ClaimStandsOnce),
+    (Mistake::OwnerNotRecognised, 1, Promise::ClaimStandsOnce),
+    (Mistake::AbandonOnlyLeavesQueue, 1, Promise::WithdrawnIsGone),
+    (Mistake::ForgetsWithdrawals, 1, Promise::WithdrawnIsGone),
+    (
+        Mistake::LateAcquireShortens,
+        28,
+        Promise::ValidLeaseIsTheStores,
+    ),
+    (Mistake::WaiterNeverAsks, 1, Promise::AskedInTime),
+    (Mistake::WaiterAsksOnlyForOwner, 1, Promise::InQueue),
+    (Mistake::PassesBeyondBlock, 10, Promise::TokensGrow),
+    (Mistake::AsksForWithdrawnClaim, 1, Promise::WithdrawnIsGone),
+    (
+        Mistake::LeaseCountedFromArrival,
+        5,
+        Promise::ValidLeaseIsTheStores,
+    ),
+    (Mistake::GraceTakenForTtl, 3, Promise::ValidLeaseIsTheStores),
+    (Mistake::PassesSpentLease, 1, Promise::PassedOnWhole),
+    (Mistake::PassesWithoutEnd, 2, Promise::PassesAreBounded),
+    (
+        Mistake::WithdrawalWaitsForAnswer,
+        1,
+        Promise::WithdrawnAtOnce,
+    ),
+    (Mistake::PauseIgnoresHandOver, 1, Promise::HandOverIsTaken),
+    (Mistake::RefusalIsKept, 1, Promise::NoOldNews),
+    (Mistake::RenewsWithoutPause, 1, Promise::FewQuestions),
+    (Mistake::KnownIsKept, 1, Promise::NoOldNews),
+    (Mistake::ForgetsWhenToLook, 1, Promise::LooksWhenTold),
+    (
+        Mistake::HeldIsNotExpected,
+        1,
+        Promise::ValidLeaseIsTheStores,
+    ),
+    (Mistake::LossNoticedLate, 1, Promise::LossIsTold),
+    (Mistake::NewsDoNotEndRelease, 1, Promise::HandOverIsTaken),
+    (Mistake::NoSecondQuestion, 1, Promise::AskedInTime),
+    (Mistake::UntakenIsKept, 1, Promise::UntakenIsTakenBack),
+    (Mistake::ShutDownWaitsForStore, 97, Promise::ShutDownEnds),
+    (Mistake::LosesNextInLine, 1, Promise::EveryoneIsTold),
+    (Mistake::TakenEndsDoubt, 31, Promise::KeptByNobody),
+    (Mistake::ReleaseEndsDoubt, 2, Promise::KeptByNobody),
+    (
+        Mistake::ForgetsWhenToLookWhileAsking,
+        1,
+        Promise::LooksWhenTold,
+    ),
+    (Mistake::UntakenLossIsKept, 1, Promise::UntakenIsTakenBack),
+    (Mistake::OldAnswersAreIgnored, 1, Promise::ReleaseIsTold),
+    (Mistake::ShutDownForgetsCutOff, 1, Promise::KeptByNobody),
+    (Mistake::ResourceIgnoresToken, 1, Promise::NoStaleWrite),
+];
+
+fn broken(mistake: Option<Mistake>, seed: u64) -> Option<Promise> {
+    make(mistake);
+    let report = run(&Plan::new(seed), None);
+    make(None);
+    report.violation.map(|violation| violation.promise)
+}
+
+#[test]
+fn each_mistake_is_found_by_the_promise_that_it_breaks() {
+    let mut missed = Vec::new();
+    for (mistake, seed, promise) in MISTAKES {
+        let found = broken(Some(*mistake), *seed);
+        println!("{mistake:?}: seed {seed}, {found:?}");
+        if found != Some(*promise) {
+            missed.push((mistake, seed, promise, found));
+        }
+    }
+    assert!(missed.is_empty(), "{missed:?}");
+}
+
+#[test]
+fn without_a_mistake_the_same_histories_keep_every_promise() {
+    let mut seeds: Vec<u64> = MISTAKES.iter().map(|(_, seed, _)| *seed).collect();
+    seeds.sort_unstable();
+    seeds.dedup();
+    for seed in seeds {
+        assert_eq!(broken(None, seed), None, "seed {seed}");
+    }
+}
+
+#[test]
+fn every_mistake_stands_in_the_table_once() {
+    for mistake in Mistake::ALL {
+        let lines = MISTAKES.iter().filter(|(it, ..)| it == mistake).count();
+        assert_eq!(lines, 1, "{mistake:?}");
+    }
+}
