@@ -423,7 +423,7 @@ fn guard(value: &Expr) -> syn::Result<Ident> {
     ))
 }
 
-fn krate(value: &Expr) -> syn::Result<Path> {
+pub(crate) fn krate(value: &Expr) -> syn::Result<Path> {
     let path = match bare(value) {
         Expr::Path(ExprPath {
             qself: None, path, ..
@@ -482,7 +482,7 @@ fn bare(value: &Expr) -> &Expr {
     }
 }
 
-fn text_of(value: &Expr) -> Option<&LitStr> {
+pub(crate) fn text_of(value: &Expr) -> Option<&LitStr> {
     match bare(value) {
         Expr::Lit(lit) => match &lit.lit {
             Lit::Str(text) => Some(text),

@@ -64,7 +64,7 @@ pub(crate) fn expand_without_lock(args: &Args, function: &Function) -> TokenStre
     function.with_body(&quote_spanned!(at=> #(#guard)* #body))
 }
 
-fn private(krate: &Path) -> TokenStream {
+pub(crate) fn private(krate: &Path) -> TokenStream {
     quote_spanned!(Span::mixed_site()=> #krate::__private)
 }
 
@@ -135,7 +135,7 @@ fn as_ref(value: &TokenStream, ty: &TokenStream) -> TokenStream {
 
 // Input:  Text("coupon:"), Value(id)
 // Output: { let mut __key = KeyTemplate::new(); __key.text("coupon:"); KeyPart::add(&id, __key.value()); __key.finish() }
-fn template(segments: &[Segment], private: &TokenStream) -> TokenStream {
+pub(crate) fn template(segments: &[Segment], private: &TokenStream) -> TokenStream {
     let at = Span::mixed_site();
     let steps = segments.iter().map(|segment| match segment {
         Segment::Text(text) => quote_spanned!(at=> __key.text(#text);),

@@ -346,7 +346,7 @@ fn groups(text: &str, open: char, close: char) -> impl Iterator<Item = &str> {
 }
 
 /// A group as a placeholder: without a format specification.
-fn path(group: &str) -> &str {
+pub(crate) fn path(group: &str) -> &str {
     group.split(':').next().unwrap_or_default().trim()
 }
 

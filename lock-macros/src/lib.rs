@@ -4,6 +4,7 @@
 //! body. Mistakes are collected on the way and reported together.
 
 mod args;
+mod by_hand;
 mod duration;
 mod errors;
 mod expand;
@@ -50,7 +51,12 @@ use crate::item::{Arguments, Function};
 ///
 /// Required. A text is a template: `<argument>`, or `<argument.field>`, stands for a value, escaped so that two different lists of
 /// values never take the same lock. Two placeholders need a `:`, `{` or `}` between them; `<<` and `>>` are `<` and `>` themselves. Braces
-/// are Redis Cluster's hash tags. What may stand in a key implements `KeyPart`.
+/// are Redis Cluster's hash tags. What may stand in a key implements [`KeyPart`].
+///
+/// In a value `%`, `:`, `{` and `}` are written `%25`, `%3A`, `%7B` and `%7D`, so where `name` has one
+/// of them, `format!("file:{name}")` is another lock than `"file:<name>"`.
+/// [`key!`](../lock_runtime/macro.key.html) makes the same key by hand; its page has the whole rule,
+/// and what to do in other languages.
 ///
 /// ```
 /// # use lock_runtime::{LockError, distributed_lock};
@@ -241,9 +247,74 @@ use crate::item::{Arguments, Function};
 /// * What a pattern does not name (the rest of `Point { x, .. }`, a `ref` argument) stays in the function and is dropped after the
 ///   release. A `_` is dropped before it.
 /// * A key expression is not searched for placeholders, beyond the obvious mistakes.
+///
+/// [`KeyPart`]: ../lock_runtime/trait.KeyPart.html
 #[proc_macro_attribute]
 pub fn distributed_lock(args: TokenStream, item: TokenStream) -> TokenStream {
     lock(args.into(), item.into()).into()
+}
+
+/// Makes a key of a template, as the attribute does: for locks that are taken by hand, and for tests.
+///
+/// The template is that of [`distributed_lock`](macro@distributed_lock)'s `key`. What stands between
+/// `<` and `>` are variables in scope, or their fields. The result is a `String`, without the prefix
+/// of a runtime.
+///
+/// ```
+/// use lock_runtime::{LockError, LockRuntime, distributed_lock, key};
+///
+/// #[distributed_lock(key = "file:<name>", wait = "0s")]
+/// async fn convert(name: &str) -> Result<(), LockError> {
+///     Ok(())
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), LockError> {
+/// let name = "C:report";
+/// assert_eq!(key!("file:<name>"), "file:C%3Areport");
+///
+/// let locks = LockRuntime::in_memory().build().await?;
+/// let _held = locks.lock(key!("file:<name>")).acquire().await?;
+/// assert!(LockRuntime::scope(locks, convert(name)).await.is_err_and(|error| error.is_taken()));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Where the crate is renamed or re-exported: `key!("file:<name>", crate = facade::lock_runtime)`.
+///
+/// # How a key is written
+///
+/// For programs in other languages that take the same locks. In Redis, a lock is the string at the
+/// runtime's prefix (`lock:`) followed by the key.
+///
+/// * The template's own text stays as it is.
+/// * Integers are decimal, `bool` is `true` or `false`, `char` and text are UTF-8, a `Uuid` is in lower
+///   case and has hyphens. Then each `%` becomes `%25`, `:` `%3A`, `{` `%7B`, and `}` `%7D`; nothing
+///   else is escaped.
+/// * A [`KeyPart`](../lock_runtime/trait.KeyPart.html) of several parts is `%(`, the parts with `%,`
+///   between them, and `%)`. A part that itself has several is written in the same way; one that has a
+///   single part, as that part. One of no parts is `%(%)`.
+/// * If the template ends in a placeholder, and its value is written `queue` or `fence`, this becomes
+///   `%(queue%)` or `%(fence%)`: the names of a lock's companions end so.
+///
+/// A key longer than 1024 bytes, prefix included, is refused by every method that takes a lock, and
+/// may be cut short before that.
+///
+/// In Python, for `"file:<name>"`:
+///
+/// ```python
+/// def part(value, last=False):
+///     text = str(value)
+///     for plain, escaped in (("%", "%25"), (":", "%3A"), ("{", "%7B"), ("}", "%7D")):
+///         text = text.replace(plain, escaped)
+///     return f"%({text}%)" if last and text in ("queue", "fence") else text
+///
+/// def lock_name(name):
+///     return "lock:file:" + part(name, last=True)
+/// ```
+#[proc_macro]
+pub fn key(input: TokenStream) -> TokenStream {
+    by_hand::expand(input.into()).into()
 }
 
 fn lock(

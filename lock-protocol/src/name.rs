@@ -137,7 +137,7 @@ pub struct InvalidKey {
 
 impl InvalidKey {
     /// The error that says of `key` for which `reason` it is refused; a long key is shortened.
-    pub fn new(key: &str, reason: &'static str) -> InvalidKey {
+    fn new(key: &str, reason: &'static str) -> InvalidKey {
         InvalidKey {
             key: shortened(key),
             reason,

@@ -10,9 +10,7 @@ use std::fmt::{self, Write};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use lock_protocol::{InvalidKey, LockKey};
-
-use crate::error::LockError;
+use lock_protocol::LockKey;
 
 /// A value that can stand in a key template: `<id>` in `key = "coupon:<id>"`.
 ///
@@ -124,7 +122,7 @@ impl fmt::Write for Escaped<'_> {
     }
 }
 
-/// A key template being filled in by an annotated function.
+/// A key template being filled in by an annotated function, or by `key!`.
 ///
 /// Apart from [`KeyBuilder`], because the template's own text goes into the key as it is.
 #[doc(hidden)]
@@ -161,8 +159,8 @@ impl KeyTemplate {
         &mut self.key
     }
 
-    /// The key.
-    pub fn finish(mut self) -> Result<String, LockError> {
+    /// The key. One that is too long for a lock stays too long, and is refused where a lock is made of it.
+    pub fn finish(mut self) -> String {
         let last_value = self.open;
         self.close();
         let mut text = self.key.text;
@@ -173,10 +171,7 @@ impl KeyTemplate {
             text.insert_str(start, "%(");
             text.push_str("%)");
         }
-        if text.len() > LockKey::MAX_LEN {
-            return Err(InvalidKey::new(&text, "it is longer than 1024 bytes").into());
-        }
-        Ok(text)
+        text
     }
 
     fn close(&mut self) {
@@ -236,7 +231,7 @@ mod tests {
     fn key(value: &(impl KeyPart + ?Sized)) -> String {
         let mut key = KeyTemplate::new();
         value.add(key.value());
-        key.finish().expect("a short key")
+        key.finish()
     }
 
     /// Any number of parts.
@@ -283,7 +278,7 @@ mod tests {
             let mut template = KeyTemplate::new();
             template.text("{t}:");
             value.add(template.value());
-            template.finish().expect("a short key")
+            template.finish()
         });
         assert_eq!(keys, ["{t}:%(queue%)", "{t}:%(fence%)", "{t}:fences"]);
     }
@@ -326,6 +321,6 @@ mod tests {
         let mut template = KeyTemplate::new();
         "x".repeat(1 << 20).add(template.value());
         assert!(template.key.text.len() <= LockKey::MAX_LEN + 4);
-        assert!(matches!(template.finish(), Err(LockError::InvalidKey(_))));
+        assert!(LockKey::new("", &template.finish()).is_err());
     }
 }

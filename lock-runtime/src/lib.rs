@@ -20,7 +20,7 @@
 //!
 //! - [`distributed_lock`] is the attribute, with its arguments.
 //! - [`LockRuntime`] is what it acquires its locks from, configured once by a [`LockRuntimeBuilder`].
-//! - [`Lock`] and [`LockGuard`] are the same without the attribute, for code that is not a function.
+//! - [`Lock`] and [`LockGuard`] are the same without the attribute, for code that is not a function; [`key!`] makes the same keys.
 //! - [`LockError`] says why a lock was not taken, or not kept.
 //! - [`FencingToken`] makes what the lock protects safe from holders that lost it without noticing; [`fencing`] has helpers
 //!   for SQL, Redis and HTTP.
@@ -83,7 +83,7 @@ mod sinks;
 mod sync;
 
 #[cfg(feature = "macros")]
-pub use lock_macros::distributed_lock;
+pub use lock_macros::{distributed_lock, key};
 pub use lock_protocol::{
     BoxError, FenceBlock, FencingToken, InvalidKey, LockKey, LostReason, MAX_TTL, MIN_TTL,
     OwnerToken,

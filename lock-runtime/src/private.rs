@@ -19,7 +19,7 @@ pub use crate::lock_return::LockReturn;
 pub struct Spec(Box<Inner>);
 
 struct Inner {
-    key: Result<String, LockError>,
+    key: String,
     wish: Wish,
     keep_running: bool,
     runtime: Option<LockRuntime>,
@@ -27,7 +27,7 @@ struct Inner {
 }
 
 impl Spec {
-    pub fn new(key: Result<String, LockError>) -> Spec {
+    pub fn new(key: String) -> Spec {
         Spec(Box::new(Inner {
             key,
             wish: Wish::default(),
@@ -86,7 +86,7 @@ impl Spec {
             slot,
         } = *self.0;
         let runtime = runtime.map_or_else(LockRuntime::current, Ok)?;
-        let entered = Entered::enter(&runtime.engine, &key?, &wish, !keep_running).await?;
+        let entered = Entered::enter(&runtime.engine, &key, &wish, !keep_running).await?;
         if let Some(Slot(slot)) = slot.into_inner() {
             // Empty until now: nobody else fills it.
             let _ = slot.set(entered.handle());
@@ -115,8 +115,8 @@ impl Slot {
 }
 
 /// The key of `key = expression`, as it is written.
-pub fn key_text<K: AsRef<str> + ?Sized>(key: &K) -> Result<String, LockError> {
-    Ok(key.as_ref().to_owned())
+pub fn key_text<K: AsRef<str> + ?Sized>(key: &K) -> String {
+    key.as_ref().to_owned()
 }
 
 /// Acquires the lock, runs the body, and releases it; `refuse` makes the function's return value of an error.

@@ -126,6 +126,9 @@ impl LockRuntime {
     }
 
     /// A lock on `key`, to be acquired.
+    ///
+    /// The key is taken as it is. To share a lock with an annotated function whose key is a template, make the key by
+    /// `key!("file:<name>")`: values are escaped in a template.
     pub fn lock(&self, key: impl Into<String>) -> Lock {
         Lock::new(self.engine.clone(), key.into())
     }

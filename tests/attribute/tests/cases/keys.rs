@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::future::Future;
 
 use lock_attribute_tests::{locked, record};
-use lock_runtime::{KeyBuilder, KeyPart, LockError, distributed_lock};
+use lock_runtime::{
+    KeyBuilder, KeyPart, LockError, LockRuntime, MemoryBackend, distributed_lock, key,
+};
 use proptest::prelude::*;
 
 type Res<T> = Result<T, LockError>;
@@ -136,4 +138,135 @@ fn every_kind_of_part_has_its_text() {
         locked("<k>:{coupons}:true", []),
     ];
     assert_eq!(events, expected.concat());
+}
+
+/// Values with every mark of a template, and those that a companion of a lock is called.
+const NAMES: [&str; 9] = ["a", "C:x", "100%", "{a}", "}", "{", "%3A", "queue", "fence"];
+
+#[distributed_lock(key = "file:<name>", wait = "0s")]
+async fn convert(name: &str) -> Res<()> {
+    let _ = name;
+    Ok(())
+}
+
+#[test]
+fn a_lock_by_hand_and_the_attribute_exclude_each_other_whatever_the_value() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let store = MemoryBackend::new();
+        let locks = LockRuntime::backend(store.clone()).build().await.unwrap();
+        for name in NAMES {
+            let call = |name| LockRuntime::scope(locks.clone(), convert(name));
+            let by_hand = locks.lock(key!("file:<name>")).acquire().await.unwrap();
+            assert!(
+                call(name).await.is_err_and(|error| error.is_taken()),
+                "{name}"
+            );
+            // The control: the others are free.
+            for other in NAMES.into_iter().filter(|other| *other != name) {
+                call(other).await.unwrap();
+            }
+            by_hand.release().await.unwrap();
+            call(name).await.unwrap();
+
+            store.steal(&key!("file:<name>"));
+            assert!(
+                call(name).await.is_err_and(|error| error.is_taken()),
+                "{name}"
+            );
+            store.expire(&key!("file:<name>"));
+            call(name).await.unwrap();
+        }
+    });
+}
+
+#[distributed_lock(key = "k:<name>", wait = "0s")]
+async fn while_running(locks: &LockRuntime, name: &str) -> Res<bool> {
+    let by_hand = locks.lock(key!("k:<name>")).try_acquire().await?;
+    Ok(by_hand.is_none())
+}
+
+#[test]
+fn the_attribute_keeps_out_a_lock_by_hand_whatever_the_value() {
+    let (excluded, _) = run(async {
+        let locks = LockRuntime::current().unwrap();
+        let mut excluded = Vec::new();
+        for name in NAMES {
+            excluded.push(while_running(&locks, name).await.unwrap());
+        }
+        excluded
+    });
+    assert_eq!(excluded, [true; NAMES.len()]);
+}
+
+struct Order {
+    id: u64,
+    lines: (u8, &'static str),
+}
+
+impl Order {
+    fn key(&self) -> String {
+        key!("order:{<self.id>}:<self.lines.1>")
+    }
+}
+
+#[test]
+fn a_key_by_hand_takes_fields_self_and_values_of_several_parts() {
+    let order = Order {
+        id: 7,
+        lines: (0, "a:b"),
+    };
+    assert_eq!(order.key(), "order:{7}:a%3Ab");
+    assert_eq!(key!("<<o>>:<order.lines.0>"), "<o>:0");
+    let seat = Seat { row: 1, number: 12 };
+    assert_eq!(key!("t:<seat>", crate = locks), "t:%(1%,12%)");
+    assert_eq!(key!("plain"), "plain");
+}
+
+#[test]
+fn a_key_by_hand_that_is_too_long_is_refused_where_it_is_used() {
+    let name = "x".repeat(2000);
+    let (refused, _) = run(async {
+        let locks = LockRuntime::current().unwrap();
+        locks.lock(key!("file:<name>")).acquire().await
+    });
+    assert!(matches!(refused, Err(LockError::InvalidKey(_))));
+}
+
+macro_rules! key_of {
+    ($template:literal) => {
+        key!($template)
+    };
+}
+
+#[test]
+fn a_template_through_a_macro_is_still_one() {
+    let id = 5;
+    assert_eq!(key_of!("k:<id>"), "k:5");
+}
+
+#[test]
+fn the_rule_for_other_languages_makes_the_same_keys() {
+    let documentation = include_str!("../../../../lock-macros/src/lib.rs");
+    let (_, python) = documentation.split_once("/// ```python\n").unwrap();
+    let (python, _) = python.split_once("/// ```\n").unwrap();
+    let lines = python.lines().map(|line| line.trim_start_matches("///"));
+    let mut lines: Vec<&str> = lines
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .collect();
+    lines.extend([
+        "import sys",
+        "for name in sys.argv[1:]: print(lock_name(name))",
+    ]);
+    let output = std::process::Command::new("python3")
+        .args(["-c", &lines.join("\n")])
+        .args(NAMES)
+        .output()
+        .expect("python3 runs");
+    let theirs = String::from_utf8(output.stdout).unwrap();
+    let ours = NAMES.map(|name| format!("lock:{}", key!("file:<name>")));
+    assert_eq!(theirs.lines().collect::<Vec<_>>(), ours);
 }

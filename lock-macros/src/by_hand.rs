@@ -1,0 +1,90 @@
+//! `key!`: the key that the attribute would make, for locks that are taken by hand.
+
+use proc_macro2::TokenStream;
+use syn::ext::IdentExt;
+use syn::parse::{ParseStream, Parser};
+use syn::{Error, Expr, Ident, LitStr, Path, Token, parse_quote};
+
+use crate::args::{Key, krate, text_of};
+use crate::errors::Errors;
+use crate::expand;
+use crate::item::Arguments;
+use crate::key::{self, CheckedKey, Segment};
+
+// Input:  "coupon:<id>"
+// Output: { let mut __key = KeyTemplate::new(); …; __key.finish() }
+pub(crate) fn expand(input: TokenStream) -> TokenStream {
+    let mut errors = Errors::default();
+    let written = match Parser::parse2(parse, input) {
+        Ok(written) => written,
+        Err(error) => return error.into_compile_error(),
+    };
+    let Written { template, krate } = written;
+    // Every name in scope may be meant: which there are is for the compiler to say.
+    let checked = key::check(
+        Key::Template(template.clone()),
+        &Arguments::unknown(),
+        &mut errors,
+    );
+    let segments = match checked {
+        CheckedKey::Template(segments) => segments,
+        CheckedKey::Expression(_) => Vec::new(),
+    };
+    if let Some(fault) = unfilled(&segments) {
+        errors.at(&template, fault);
+    }
+    errors
+        .into_compile_errors()
+        .unwrap_or_else(|| expand::template(&segments, &expand::private(&krate)))
+}
+
+/// What stands in the parentheses.
+struct Written {
+    template: LitStr,
+    krate: Path,
+}
+
+fn parse(input: ParseStream<'_>) -> syn::Result<Written> {
+    const FORM: &str = "write the template as text, as in `key!(\"coupon:<id>\")`";
+    let mut written = Written {
+        template: match input.parse::<Expr>() {
+            Ok(value) => text_of(&value)
+                .cloned()
+                .ok_or_else(|| Error::new_spanned(value, FORM))?,
+            Err(error) => return Err(Error::new(error.span(), FORM)),
+        },
+        krate: parse_quote!(::lock_runtime),
+    };
+    while !input.is_empty() {
+        input.parse::<Token![,]>()?;
+        if input.is_empty() {
+            break;
+        }
+        let name = input.call(Ident::parse_any)?;
+        if name != "crate" {
+            let fault = format!(
+                "`key!` takes no `{name}`; the values are those of the variables in the template"
+            );
+            return Err(Error::new(name.span(), fault));
+        }
+        input.parse::<Token![=]>()?;
+        written.krate = krate(&input.parse()?)?;
+    }
+    Ok(written)
+}
+
+/// `{id}` where `<id>` was meant. No names are known here, but a template without any placeholder was not meant to be one.
+fn unfilled(segments: &[Segment]) -> Option<String> {
+    let [Segment::Text(text)] = segments else {
+        return None;
+    };
+    let (_, rest) = text.split_once('{')?;
+    let (group, _) = rest.split_once('}')?;
+    let meant = match key::path(group) {
+        "" => "e.g. `<id>`".to_owned(),
+        path => format!("`<{path}>`"),
+    };
+    Some(format!(
+        "this template has no placeholder: every value would make the same key; write {meant}, or the text without `key!` if `{{{group}}}` is a hash tag"
+    ))
+}

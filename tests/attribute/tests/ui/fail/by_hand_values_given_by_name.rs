@@ -1,0 +1,6 @@
+use lock_runtime::key;
+
+fn main() {
+    let id = 7;
+    let _ = (id, key!("coupon:<id>", id = 8));
+}
