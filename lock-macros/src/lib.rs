@@ -206,6 +206,7 @@ use crate::item::{Arguments, Function};
 /// # `runtime`
 ///
 /// Another runtime than the one in scope, or installed: anything that is `AsRef<LockRuntime>`, by reference. It may use the arguments.
+/// The body runs in the scope of that runtime: annotated functions that it calls use the same.
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock};

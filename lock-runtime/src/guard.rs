@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::engine::{Engine, Hold, View};
 use crate::error::LockError;
+use crate::runtime::LockRuntime;
 use lock_protocol::FencingToken;
 use lock_protocol::LockKey;
 use lock_protocol::OwnerToken;
@@ -182,6 +183,13 @@ impl LockHandle {
     /// `Ok` while the lock is held, else the error that says why it is not.
     pub(crate) fn check(&self) -> Result<(), LockError> {
         self.0.check()
+    }
+
+    /// The runtime that the lock is of.
+    pub(crate) fn runtime(&self) -> LockRuntime {
+        LockRuntime {
+            engine: self.0.engine().clone(),
+        }
     }
 
     /// Whether this is a lock of that runtime.

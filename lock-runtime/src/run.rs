@@ -14,6 +14,7 @@ use crate::engine::{Engine, Hold};
 use crate::error::LockError;
 use crate::guard::LockHandle;
 use crate::lock::Wish;
+use crate::runtime::LockRuntime;
 use lock_protocol::LockKey;
 
 tokio::task_local! {
@@ -23,7 +24,7 @@ tokio::task_local! {
 
 /// A body that runs while holding a lock, and those around it.
 #[derive(Debug)]
-struct Frame {
+pub(crate) struct Frame {
     handle: LockHandle,
     outer: Option<Arc<Frame>>,
     /// Lets one nested call of the same key run at a time; made when the first comes.
@@ -39,8 +40,14 @@ impl Frame {
         })
     }
 
-    fn current() -> Option<Arc<Frame>> {
+    /// The innermost body around this call.
+    pub(crate) fn current() -> Option<Arc<Frame>> {
         CURRENT.try_with(Arc::clone).ok()
+    }
+
+    /// The runtime whose lock it holds.
+    pub(crate) fn runtime(&self) -> LockRuntime {
+        self.handle.runtime()
     }
 
     /// The innermost body around this call that holds `key`.

@@ -10,11 +10,27 @@ use crate::builder::LockRuntimeBuilder;
 use crate::engine::Engine;
 use crate::error::LockError;
 use crate::lock::Lock;
+use crate::run::Frame;
 
 static GLOBAL: OnceCell<LockRuntime> = OnceCell::new();
 
 tokio::task_local! {
-    static SCOPED: LockRuntime;
+    static SCOPED: Scope;
+}
+
+/// The place of a runtime given to a task.
+struct Scope {
+    runtime: LockRuntime,
+    /// The innermost body that the scope was opened in.
+    within: Option<Arc<Frame>>,
+}
+
+impl Scope {
+    /// Whether no body began within the scope that is still being polled: `body` is the innermost of all.
+    fn is_inside(&self, body: &Arc<Frame>) -> bool {
+        let within = self.within.as_ref();
+        within.is_some_and(|within| Arc::ptr_eq(within, body))
+    }
 }
 
 /// What annotated functions acquire their locks from: a backend, its connections, a watchdog and the defaults.
@@ -88,21 +104,33 @@ impl LockRuntime {
         GLOBAL.get().cloned().ok_or(LockError::NotInstalled)
     }
 
-    /// The runtime that annotated functions called here would use: that of the [scope](LockRuntime::scope), or else the installed one.
+    /// The runtime that annotated functions called here would use, unless they name one.
+    ///
+    /// In the body of an annotated function, and of [`Lock::run`], that is the runtime of its own
+    /// lock; in a [scope](LockRuntime::scope), that of the scope. Whichever is the innermost counts.
+    /// Elsewhere it is the installed one.
     ///
     /// # Errors
     ///
-    /// [`is_not_installed`](LockError::is_not_installed) if there is neither.
+    /// [`is_not_installed`](LockError::is_not_installed) if there is none.
     pub fn current() -> Result<LockRuntime, LockError> {
-        SCOPED
-            .try_with(LockRuntime::clone)
-            .or_else(|_| LockRuntime::global())
+        let body = Frame::current();
+        let scoped = SCOPED.try_with(|scope| {
+            let innermost = body.as_ref().is_none_or(|body| scope.is_inside(body));
+            innermost.then(|| scope.runtime.clone())
+        });
+        match (scoped, body) {
+            (Ok(Some(runtime)), _) => Ok(runtime),
+            (_, Some(body)) => Ok(body.runtime()),
+            (_, None) => LockRuntime::global(),
+        }
     }
 
     /// Runs `future` with `runtime` in the place of the installed one, so that tests run side by side.
     ///
-    /// The scope is that of the task: it does not reach what is given to `tokio::spawn`, nor the handlers of a web server. Those take a
-    /// runtime by the attribute's `runtime = expression`.
+    /// The scope is that of the task. It does not reach what is given to `tokio::spawn`, so neither the
+    /// handlers of a running web server, which take a runtime by the attribute's `runtime = expression`.
+    /// A test that calls a router by itself, as `Router::oneshot` does, runs the handler in the scope.
     ///
     /// # Examples
     ///
@@ -122,7 +150,8 @@ impl LockRuntime {
     /// # }
     /// ```
     pub async fn scope<F: Future>(runtime: LockRuntime, future: F) -> F::Output {
-        SCOPED.scope(runtime, future).await
+        let within = Frame::current();
+        SCOPED.scope(Scope { runtime, within }, future).await
     }
 
     /// A lock on `key`, to be acquired.

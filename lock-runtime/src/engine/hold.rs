@@ -153,6 +153,11 @@ impl View {
         self.check()
     }
 
+    /// The engine that the lock is of.
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
     /// Whether this is a lock of that runtime.
     pub(crate) fn is_of(&self, engine: &Arc<Engine>) -> bool {
         Arc::ptr_eq(&self.engine, engine)

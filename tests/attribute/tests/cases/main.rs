@@ -15,6 +15,7 @@ mod keys;
 mod macros;
 mod names;
 mod returns;
+mod runtimes;
 mod settings;
 mod sizes;
 mod traits;
