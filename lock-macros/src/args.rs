@@ -445,12 +445,12 @@ fn check_together(args: &Args, written: &AllWritten, errors: &mut Errors) {
         return;
     };
     if let Some(Renew::Every(Time::Known(every))) = args.renew
-        && every >= ttl
+        && every > ttl / 2
     {
         errors.at(
             written.value("renew"),
             format!(
-                "`renew` ({}) must be shorter than `ttl` ({})",
+                "`renew` ({}) must be at most half of `ttl` ({}), so that one more try fits in",
                 shown(every),
                 shown(ttl)
             ),

@@ -122,7 +122,7 @@ use crate::item::{Arguments, Function};
 ///
 /// # `renew`
 ///
-/// How often the lease is renewed while the body runs; shorter than `ttl`. `false` turns it off: the body then has to be shorter than the
+/// How often the lease is renewed while the body runs; at most half of `ttl`. `false` turns it off: the body then has to be shorter than the
 /// ttl. Default: that of the runtime, a tenth of the ttl.
 ///
 /// ```
@@ -241,6 +241,34 @@ use crate::item::{Arguments, Function};
 ///     Ok(())
 /// }
 /// # fn main() {}
+/// ```
+///
+/// # Nested calls
+///
+/// An annotated function that is called, on the same task, by the body of one that holds the same key
+/// of the same runtime runs under the lock that is held; of several such calls one at a time. Of its
+/// own arguments `wait` counts, for its turn, and `max_hold`, `on_lost`, `on_error` and `guard`, for
+/// its body. The lease stays as it is: `ttl` and `renew` are checked, and have no effect.
+///
+/// ```
+/// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
+/// #[distributed_lock(key = "stock", ttl = "30s")]
+/// async fn order() -> Result<(), LockError> {
+///     // It ends, and `order` goes on with the lock.
+///     assert!(count().await.unwrap_err().is_max_hold());
+///     Ok(())
+/// }
+///
+/// #[distributed_lock(key = "stock", max_hold = "50ms")]
+/// async fn count() -> Result<(), LockError> {
+///     std::future::pending().await
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), LockError> {
+/// # let locks = LockRuntime::in_memory().build().await?;
+/// # LockRuntime::scope(locks, order()).await
+/// # }
 /// ```
 ///
 /// # What it does not do

@@ -133,6 +133,14 @@ impl LockHandle {
         LockHandle(Arc::clone(view))
     }
 
+    /// The handle of a body that begins now, nested in that of this one, and ends after `max_hold`.
+    pub(crate) fn nested(&self, max_hold: Option<Duration>) -> LockHandle {
+        match max_hold {
+            Some(max_hold) => LockHandle(Arc::new(self.0.limited(max_hold))),
+            None => self.clone(),
+        }
+    }
+
     /// The key as it was asked for.
     pub fn key(&self) -> &LockKey {
         self.0.key()

@@ -120,7 +120,7 @@ impl Entered {
                     .map_err(|_| LockError::ShutDown)?,
                 };
                 outer.handle.check()?;
-                (outer.handle.clone(), Right::Nested(turn))
+                (outer.handle.nested(wish.max_hold), Right::Nested(turn))
             }
             None => {
                 let hold = engine.acquire(&key, terms, wait).await?;

@@ -70,8 +70,7 @@ impl Settings {
     pub(crate) fn checked(mut self) -> Result<Settings, LockError> {
         self.default_ttl = ttl("default_ttl", self.default_ttl)?;
         if let Some(every) = self.renew_every {
-            // At least one more try before the lease ends.
-            renewal("renew_every", every, self.default_ttl / 2)?;
+            renewal("renew_every", every, self.default_ttl)?;
         }
         for (name, value) in [
             ("command_timeout", self.command_timeout),
@@ -128,7 +127,7 @@ impl Settings {
     pub(crate) fn renewal_period(&self, ttl: Duration) -> Duration {
         match self.renew_every {
             // A period that suits the default ttl may be too long for a shorter one.
-            Some(every) if every < ttl / 2 => every,
+            Some(every) if every <= ttl / 2 => every,
             _ => ttl / 10,
         }
     }
@@ -158,12 +157,13 @@ pub(crate) fn ttl(name: &str, value: Duration) -> Result<Duration, LockError> {
 
 /// `every` as a watchdog period for leases of `ttl`, or an error that names the setting.
 pub(crate) fn renewal(name: &str, every: Duration, ttl: Duration) -> Result<Duration, LockError> {
-    if every < MIN_RENEWAL || every >= ttl {
+    // At least one more try before the lease ends.
+    if every < MIN_RENEWAL || every > ttl / 2 {
         return Err(LockError::Config(format!(
-            "`{name}` is {}, but must be at least {} and shorter than {}",
+            "`{name}` is {}, but must be from {} to half of the ttl, {}",
             humantime::format_duration(every),
             humantime::format_duration(MIN_RENEWAL),
-            humantime::format_duration(ttl),
+            humantime::format_duration(ttl / 2),
         )));
     }
     Ok(every)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_protocol::machine::{End, Event, Granted, ReleaseOutcome};
-use lock_protocol::{FencingToken, LockKey, LostReason, OwnerToken};
+use lock_protocol::{FencingToken, Instant, LockKey, LostReason, OwnerToken};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -16,10 +16,20 @@ use crate::clock;
 use crate::error::LockError;
 
 /// A view of one hold of a lease, which may outlive it.
+#[derive(Clone)]
 pub(crate) struct View {
     engine: Arc<Engine>,
     key: LockKey,
     granted: Granted,
+    /// That of a nested body; the hold's own limit is the lease's.
+    limit: Option<Limit>,
+}
+
+/// The `max_hold` of a nested body.
+#[derive(Clone, Copy)]
+struct Limit {
+    ends: Instant,
+    max_hold: Duration,
 }
 
 /// The right of one holder to one lease. Dropping it ends the hold, in the background.
@@ -36,6 +46,7 @@ impl Hold {
             engine: engine.clone(),
             key: key.clone(),
             granted,
+            limit: None,
         };
         Hold {
             view: Arc::new(view),
@@ -78,6 +89,16 @@ impl Drop for Hold {
 }
 
 impl View {
+    /// The view of a body that begins now, nested in that of this one, and ends after `max_hold`.
+    pub(crate) fn limited(&self, max_hold: Duration) -> View {
+        let ends = clock::now() + max_hold;
+        let outer = self.limit.filter(|outer| outer.ends <= ends);
+        View {
+            limit: outer.or(Some(Limit { ends, max_hold })),
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn key(&self) -> &LockKey {
         &self.key
     }
@@ -96,7 +117,11 @@ impl View {
         let remaining = self.engine.table.look(&self.key, |machine, now| {
             machine.remaining(lease, token, now)
         });
-        remaining.unwrap_or_default()
+        let left = remaining.unwrap_or_default();
+        match self.limit {
+            Some(limit) => left.min(limit.ends.since(clock::now())),
+            None => left,
+        }
     }
 
     /// `Ok` while the holder may rely on the lease, else why it may not.
@@ -107,8 +132,18 @@ impl View {
             .table
             .look(&self.key, |machine, now| machine.fault(lease, token, now));
         match fault.unwrap_or(Some((End::Lost(LostReason::NotHeld), Duration::ZERO))) {
-            None => Ok(()),
+            None => self.check_limit(),
             Some((end, held)) => Err(self.error(end, held)),
+        }
+    }
+
+    /// `Ok` while the body may run, as far as its own limit goes.
+    fn check_limit(&self) -> Result<(), LockError> {
+        match self.limit {
+            Some(Limit { ends, max_hold }) if clock::now() >= ends => {
+                Err(self.error(End::MaxHold(max_hold), Duration::ZERO))
+            }
+            _ => Ok(()),
         }
     }
 

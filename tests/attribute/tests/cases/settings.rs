@@ -111,6 +111,58 @@ async fn max_hold_ends_a_body_with_an_error_of_its_own() {
     assert_eq!(events, locked("max", ["body", "drop argument"]));
 }
 
+#[distributed_lock(key = "max", ttl = "1m", guard = lock)]
+async fn calls_a_limited_one() -> Res<()> {
+    let started = Instant::now();
+    assert!(limited(Noted("argument")).await.unwrap_err().is_max_hold());
+    assert_eq!(started.elapsed().as_secs(), 2);
+    // The lock is that of this call, and stays.
+    assert!(lock.is_held() && lock.remaining() > Duration::from_secs(50));
+    limits_within_limits().await
+}
+
+#[distributed_lock(key = "max", max_hold = "4s", guard = outer)]
+async fn limits_within_limits() -> Res<()> {
+    let (started, view) = (Instant::now(), outer.clone());
+    assert!(outer.remaining() <= Duration::from_secs(4));
+    let error = looser_limit().await.unwrap_err();
+    assert!(matches!(error, LockError::MaxHold { limit, .. } if limit == Duration::from_secs(4)));
+    assert_eq!(started.elapsed().as_secs(), 4);
+    assert!(!view.is_held() && view.remaining().is_zero());
+    assert!(view.renew().await.unwrap_err().is_max_hold());
+    Ok(())
+}
+
+#[distributed_lock(key = "max", max_hold = "1h", ttl = "5s", renew = "1s")]
+async fn looser_limit() -> Res<()> {
+    pending().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nested_call_keeps_to_its_own_max_hold_and_to_those_around_it() {
+    let (result, events) = record(calls_a_limited_one()).await;
+    // The last of the limits was reached while its body ran on.
+    assert!(result.unwrap_err().is_max_hold());
+    assert_eq!(events, locked("max", ["body", "drop argument"]));
+}
+
+#[distributed_lock(key = "max", max_hold = "1s", on_lost = continue, guard = lock)]
+async fn goes_on_after_max_hold() -> Res<bool> {
+    sleep(Duration::from_secs(2)).await;
+    Ok(lock.is_held())
+}
+
+#[distributed_lock(key = "max")]
+async fn calls_one_that_goes_on() -> Res<bool> {
+    goes_on_after_max_hold().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nested_call_that_goes_on_is_told_by_its_guard() {
+    let (held, _) = record(calls_one_that_goes_on()).await;
+    assert!(!held.unwrap());
+}
+
 #[distributed_lock(key = "guard", guard = r#lock)]
 async fn with_a_guard() -> Res<(LockHandle, LockHandle)> {
     assert!(lock.is_held());

@@ -1,6 +1,6 @@
 use lock_runtime::{LockError, distributed_lock};
 
-#[distributed_lock(key = "coupon:<id>", ttl = "5s", renew = "10s")]
+#[distributed_lock(key = "coupon:<id>", ttl = "5s", renew = "3s")]
 async fn claim(id: u64) -> Result<u64, LockError> {
     Ok(id)
 }
