@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::error::LockError;
 use crate::guard::{LockGuard, LockHandle};
-use crate::run::{Body, Entered};
+use crate::run::{Call, Entered, Run};
 use crate::settings::{self, Settings};
 use lock_protocol::{LockKey, Terms};
 
@@ -143,8 +143,9 @@ impl Lock {
     /// ```
     pub async fn run<T>(self, body: impl AsyncFnOnce(LockHandle) -> T) -> Result<T, LockError> {
         let entered = Entered::enter(&self.engine, &self.key, &self.wish, true).await?;
-        let future = std::pin::pin!(Some(body(entered.handle())));
-        entered.run(Body(future)).await
+        let body = body(entered.handle());
+        let body = std::pin::pin!(Some(async { Ok(body.await) }));
+        Run::new(Call::Running(Some(entered)), body, Err).await
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::error::LockError;
 use crate::guard::LockHandle;
 use crate::lock::{Renew, Wish};
-use crate::run::{Body, Entered};
+use crate::run::{Call, Entered, Next, Run};
 use crate::runtime::LockRuntime;
 
 pub use crate::key_part::{KeyPart, KeyTemplate};
@@ -77,7 +77,7 @@ impl Spec {
         self.0.slot.get_or_init(|| Slot(Arc::default())).clone()
     }
 
-    async fn enter(self) -> Result<Box<Entered>, LockError> {
+    async fn enter(self) -> Result<Next, LockError> {
         let Inner {
             key,
             wish,
@@ -91,7 +91,7 @@ impl Spec {
             // Empty until now: nobody else fills it.
             let _ = slot.set(entered.handle());
         }
-        Ok(entered)
+        Ok(Next::Body(entered))
     }
 }
 
@@ -120,15 +120,10 @@ pub fn key_text<K: AsRef<str> + ?Sized>(key: &K) -> String {
 }
 
 /// Acquires the lock, runs the body, and releases it; `refuse` makes the function's return value of an error.
-pub async fn run<F: Future>(
+pub fn run<F: Future>(
     spec: Spec,
     body: Pin<&mut Option<F>>,
     refuse: fn(LockError) -> F::Output,
-) -> F::Output {
-    let body = Body(body);
-    let outcome = match Box::pin(spec.enter()).await {
-        Ok(entered) => entered.run(body).await,
-        Err(error) => Err(error),
-    };
-    outcome.unwrap_or_else(refuse)
+) -> Run<'_, F> {
+    Run::new(Call::new(spec.enter()), body, refuse)
 }

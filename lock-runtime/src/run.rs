@@ -1,6 +1,7 @@
 //! Running a body while holding a lock: ending it when the lock is lost, and running nested calls under the lock they already have.
 
-use std::future::{Future, poll_fn};
+use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
@@ -139,31 +140,14 @@ impl Entered {
         self.frame.handle.clone()
     }
 
-    /// Runs the body to its end, or to that of the lock, drops it, and then releases the lock.
-    pub(crate) async fn run<F: Future>(
-        mut self: Box<Self>,
-        mut body: Body<'_, F>,
-    ) -> Result<F::Output, LockError> {
-        let output = poll_fn(|cx| self.poll(&mut body, cx)).await;
-        drop(body);
-        let output = output?;
-        match Box::pin(self.leave()).await {
-            Some(lost) => Err(lost),
-            None => Ok(output),
-        }
-    }
-
-    fn poll<F: Future>(
-        &mut self,
-        body: &mut Body<'_, F>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<F::Output, LockError>> {
+    /// Polls the body while the lock is held. An error is the end of the body, and makes its output void.
+    fn poll(&mut self, body: &mut dyn Body, cx: &mut Context<'_>) -> Poll<Result<(), LockError>> {
         // Before the body runs: it may have lost the lock while its process was stopped.
         self.check()?;
         let frame = self.frame.clone();
         match CURRENT.sync_scope(frame, || body.poll(cx)) {
             // A body that outran its lock did not succeed, whatever it says.
-            Poll::Ready(output) => Poll::Ready(self.check().map(|()| output)),
+            Poll::Ready(()) => Poll::Ready(self.check()),
             Poll::Pending if self.cancel => {
                 let handle = &self.frame.handle;
                 let lost = self.lost.get_or_insert_with(|| {
@@ -190,35 +174,154 @@ impl Entered {
     }
 
     /// Releases the lock after the body. An error only if the body cannot have been alone; not if the store did not answer.
-    async fn leave(self) -> Option<LockError> {
-        match self.right {
-            Right::Own(hold) => hold
-                .release()
-                .await
-                .err()
-                .filter(|error| self.cancel && (error.is_lost() || error.is_max_hold())),
-            Right::Nested(_) => None,
+    async fn leave(self: Box<Self>) -> Result<Next, LockError> {
+        if let Right::Own(hold) = self.right
+            && let Err(error) = hold.release().await
+            && self.cancel
+            && (error.is_lost() || error.is_max_hold())
+        {
+            return Err(error);
+        }
+        Ok(Next::Return)
+    }
+}
+
+/// A call of a locked function, from the acquisition to the release.
+///
+/// A shell that is compiled anew for every body, and therefore holds nothing that does not depend on
+/// its type: all that happens is in [`Call`], which sees the body through [`Body`].
+#[must_use = "a call does nothing until it is awaited"]
+pub struct Run<'a, F: Future> {
+    // Before `call`: locals and arguments go before the lock that protected them.
+    body: Place<'a, F>,
+    call: Call,
+    refuse: fn(LockError) -> F::Output,
+}
+
+impl<'a, F: Future> Run<'a, F> {
+    pub(crate) fn new(
+        call: Call,
+        body: Pin<&'a mut Option<F>>,
+        refuse: fn(LockError) -> F::Output,
+    ) -> Run<'a, F> {
+        let output = None;
+        let body = Place { body, output };
+        Run { body, call, refuse }
+    }
+}
+
+/// The output is moved, the body pinned elsewhere.
+impl<F: Future> Unpin for Run<'_, F> {}
+
+impl<F: Future> Future for Run<'_, F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.get_mut();
+        match this.call.poll(&mut this.body, cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready((this.refuse)(error)),
+            Poll::Ready(Ok(())) => match this.body.output.take() {
+                Some(output) => Poll::Ready(output),
+                None => unfinished(),
+            },
         }
     }
 }
 
-/// A body that has not been dropped yet: at the latest this does it.
-pub(crate) struct Body<'a, F>(pub(crate) Pin<&'a mut Option<F>>);
-
-impl<F: Future> Body<'_, F> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let body = self
-            .0
-            .as_mut()
-            .as_pin_mut()
-            .expect("a body is polled before it is dropped");
-        body.poll(cx)
+impl<F: Future> fmt::Debug for Run<'_, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run").finish_non_exhaustive()
     }
 }
 
-impl<F> Drop for Body<'_, F> {
+/// Not in the shell, because the text would be there once for each body.
+#[cold]
+fn unfinished() -> ! {
+    unreachable!("a call that succeeds has polled its body to the end")
+}
+
+/// What a [`Call`] does to a body.
+trait Body {
+    /// Polls it, and keeps the output.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Drops it, unless that has been done.
+    fn end(&mut self);
+}
+
+/// Where a body and later its output are.
+struct Place<'a, F: Future> {
+    body: Pin<&'a mut Option<F>>,
+    output: Option<F::Output>,
+}
+
+impl<F: Future> Body for Place<'_, F> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(body) = self.body.as_mut().as_pin_mut() else {
+            unfinished()
+        };
+        match body.poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(output) => {
+                self.output = Some(output);
+                Poll::Ready(())
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        self.body.set(None);
+    }
+}
+
+impl<F: Future> Drop for Place<'_, F> {
     fn drop(&mut self) {
-        // Locals and arguments go before the lock that protected them.
-        self.0.set(None);
+        self.end();
+    }
+}
+
+/// A call of a locked function, from the acquisition of its lock to the release.
+pub(crate) enum Call {
+    /// Acquiring or releasing.
+    Busy(BoxFuture<'static, Result<Next, LockError>>),
+    /// Running the body; `None` once that has ended.
+    Running(Option<Box<Entered>>),
+}
+
+/// What comes after acquiring or releasing.
+pub(crate) enum Next {
+    Body(Box<Entered>),
+    Return,
+}
+
+impl Call {
+    /// A call that begins with `enter`, which acquires the lock.
+    pub(crate) fn new(
+        enter: impl Future<Output = Result<Next, LockError>> + Send + 'static,
+    ) -> Call {
+        Call::Busy(Box::pin(enter))
+    }
+
+    /// Resolves when the lock has been released after the body; an error is what the function returns instead of the body's output.
+    fn poll(&mut self, body: &mut dyn Body, cx: &mut Context<'_>) -> Poll<Result<(), LockError>> {
+        loop {
+            match self {
+                Call::Busy(work) => match ready!(work.as_mut().poll(cx))? {
+                    Next::Body(entered) => *self = Call::Running(Some(entered)),
+                    Next::Return => return Poll::Ready(Ok(())),
+                },
+                Call::Running(running) => {
+                    let Some(entered) = running else { unfinished() };
+                    let outcome = ready!(entered.poll(body, cx));
+                    body.end();
+                    let entered = running.take();
+                    outcome?;
+                    if let Some(entered) = entered {
+                        *self = Call::Busy(Box::pin(entered.leave()));
+                    }
+                }
+            }
+        }
     }
 }
