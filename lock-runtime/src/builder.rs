@@ -11,15 +11,11 @@ use crate::backoff::Retry;
 use crate::engine::Engine;
 use crate::error::LockError;
 use crate::executor::Executor;
-use crate::memory::MemoryBackend;
 #[cfg(feature = "redis")]
 use crate::redis::{RedisBackend, RedisSettings};
 use crate::runtime::LockRuntime;
 use crate::settings::Settings;
 use lock_protocol::LockKey;
-
-/// The variable that [`LockRuntime::from_env`] reads.
-const LOCK_URL: &str = "LOCK_URL";
 
 /// The configuration of a runtime, made by one of the constructors of [`LockRuntime`].
 ///
@@ -68,27 +64,9 @@ impl LockRuntimeBuilder {
         LockRuntimeBuilder::config(deadpool_redis::Config::from_url(url))
     }
 
-    pub(crate) fn from_env() -> LockRuntimeBuilder {
-        const FORMS: &str =
-            "`redis://host:port`, `rediss://host:port`, `unix:///path/to/socket` or `memory:`";
-        let url = match std::env::var(LOCK_URL) {
-            Ok(url) => url,
-            Err(_) => {
-                let fault =
-                    format!("the environment variable `{LOCK_URL}` is not set; set it to {FORMS}");
-                return LockRuntimeBuilder::new(Source::Fault(LockError::Config(fault)));
-            }
-        };
-        match url.split_once(':').map(|(scheme, _)| scheme) {
-            Some("memory") if url == "memory:" => LockRuntimeBuilder::backend(MemoryBackend::new()),
-            #[cfg(feature = "redis")]
-            Some("redis" | "rediss" | "unix") => LockRuntimeBuilder::redis(url),
-            // The value may hold a password, so it is not shown.
-            _ => {
-                let fault = format!("the environment variable `{LOCK_URL}` must be {FORMS}");
-                LockRuntimeBuilder::new(Source::Fault(LockError::Config(fault)))
-            }
-        }
+    /// A builder of which nothing becomes but this error.
+    pub(crate) fn fault(error: LockError) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::new(Source::Fault(error))
     }
 
     /// What the names of all locks start with in the store; `lock:` if not set. Services that share a store and a prefix share their locks.

@@ -65,6 +65,7 @@ mod backoff;
 mod builder;
 mod clock;
 mod engine;
+mod environment;
 mod error;
 mod executor;
 pub mod fencing;

@@ -8,6 +8,7 @@ use once_cell::sync::OnceCell;
 use crate::backend::Backend;
 use crate::builder::LockRuntimeBuilder;
 use crate::engine::Engine;
+use crate::environment;
 use crate::error::LockError;
 use crate::lock::Lock;
 use crate::run::Frame;
@@ -79,11 +80,30 @@ impl LockRuntime {
         LockRuntimeBuilder::backend(backend)
     }
 
-    /// Locks on the store that the environment variable `LOCK_URL` names: `redis://…`, `rediss://…`, `unix://…` or `memory:`.
+    /// A runtime as the environment describes it.
     ///
-    /// A variable that is not set, or says something else, is an error of [`build`](LockRuntimeBuilder::build).
+    /// | variable | what it sets |
+    /// |---|---|
+    /// | `LOCK_URL` | the store: `redis://…`, `rediss://…`, `unix://…` or `memory:`; required |
+    /// | `LOCK_PREFIX` | [`key_prefix`](LockRuntimeBuilder::key_prefix) |
+    /// | `LOCK_TTL` | [`default_ttl`](LockRuntimeBuilder::default_ttl) |
+    /// | `LOCK_WAIT` | [`default_wait`](LockRuntimeBuilder::default_wait) |
+    /// | `LOCK_RENEW_EVERY` | [`renew_every`](LockRuntimeBuilder::renew_every) |
+    /// | `LOCK_COMMAND_TIMEOUT` | [`command_timeout`](LockRuntimeBuilder::command_timeout) |
+    /// | `LOCK_SHUTDOWN_TIMEOUT` | [`shutdown_timeout`](LockRuntimeBuilder::shutdown_timeout) |
+    /// | `LOCK_GRACE` | [`grace`](LockRuntimeBuilder::grace) |
+    /// | `LOCK_HEARTBEAT` | [`heartbeat`](LockRuntimeBuilder::heartbeat) |
+    /// | `LOCK_LOCAL_PASSES` | [`local_passes`](LockRuntimeBuilder::local_passes) |
+    /// | `LOCK_LOCAL_SHARE` | [`local_share`](LockRuntimeBuilder::local_share) |
+    /// | `LOCK_LANES` | `lanes`, with the feature `redis` |
+    /// | `LOCK_CONNECT_LAZILY` | `connect_lazily`: `true` or `false`, with the feature `redis` |
+    /// | `LOCK_TLS_ROOT_CERTIFICATES` | `tls_root_certificates`: the path of the file, with the feature `tls` |
+    ///
+    /// A duration is text, as in `500ms`, `5s` or `1m 30s`. What is set on the builder afterwards counts
+    /// more than the environment. A value that cannot be used is an error of
+    /// [`build`](LockRuntimeBuilder::build), and so is a missing `LOCK_URL`.
     pub fn from_env() -> LockRuntimeBuilder {
-        LockRuntimeBuilder::from_env()
+        environment::read(|name| std::env::var_os(name))
     }
 
     /// Makes this the runtime of the process, which annotated functions use.

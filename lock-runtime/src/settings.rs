@@ -145,13 +145,20 @@ impl fmt::Debug for Settings {
 
 /// `value` as a ttl, or an error that names the setting.
 pub(crate) fn ttl(name: &str, value: Duration) -> Result<Duration, LockError> {
+    bounded(value).map_err(|fault| {
+        let shown = humantime::format_duration(value);
+        LockError::Config(format!("`{name}` is {shown}, but {fault}"))
+    })
+}
+
+/// `value` as a ttl, or what is wrong with it.
+pub(crate) fn bounded(value: Duration) -> Result<Duration, String> {
     checked_ttl(value).ok_or_else(|| {
-        LockError::Config(format!(
-            "`{name}` is {}, but must be from {} to {}",
-            humantime::format_duration(value),
+        format!(
+            "must be from {} to {}",
             humantime::format_duration(MIN_TTL),
             humantime::format_duration(MAX_TTL),
-        ))
+        )
     })
 }
 

@@ -1,0 +1,232 @@
+//! The configuration of a runtime by environment variables.
+
+use std::ffi::OsString;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::builder::LockRuntimeBuilder;
+use crate::error::LockError;
+use crate::memory::MemoryBackend;
+use crate::settings;
+
+const LOCK_URL: &str = "LOCK_URL";
+
+/// What [`LOCK_URL`] may be.
+const FORMS: &str =
+    "`redis://host:port`, `rediss://host:port`, `unix:///path/to/socket` or `memory:`";
+
+/// Hands the value of a variable to the builder, or says what is wrong with it.
+type Set = fn(LockRuntimeBuilder, &str) -> Result<LockRuntimeBuilder, String>;
+
+/// The variables beside [`LOCK_URL`], each with its setter.
+const VARIABLES: &[(&str, Set)] = &[
+    ("LOCK_PREFIX", |builder, text| Ok(builder.key_prefix(text))),
+    ("LOCK_TTL", |builder, text| {
+        Ok(builder.default_ttl(period(text)?))
+    }),
+    ("LOCK_WAIT", |builder, text| {
+        Ok(builder.default_wait(duration(text)?))
+    }),
+    ("LOCK_RENEW_EVERY", |builder, text| {
+        Ok(builder.renew_every(duration(text)?))
+    }),
+    ("LOCK_COMMAND_TIMEOUT", |builder, text| {
+        Ok(builder.command_timeout(period(text)?))
+    }),
+    ("LOCK_SHUTDOWN_TIMEOUT", |builder, text| {
+        Ok(builder.shutdown_timeout(duration(text)?))
+    }),
+    ("LOCK_GRACE", |builder, text| {
+        Ok(builder.grace(period(text)?))
+    }),
+    ("LOCK_HEARTBEAT", |builder, text| {
+        Ok(builder.heartbeat(period(text)?))
+    }),
+    ("LOCK_LOCAL_PASSES", |builder, text| {
+        Ok(builder.local_passes(parsed(text, "a whole number, as in `32`")?))
+    }),
+    ("LOCK_LOCAL_SHARE", |builder, text| {
+        Ok(builder.local_share(parsed(text, "a number from 0 to 1, as in `0.1`")?))
+    }),
+    #[cfg(feature = "redis")]
+    ("LOCK_LANES", |builder, text| {
+        Ok(builder.lanes(parsed(text, "a whole number, as in `1`")?))
+    }),
+    #[cfg(feature = "redis")]
+    ("LOCK_CONNECT_LAZILY", |builder, text| {
+        Ok(match parsed(text, "`true` or `false`")? {
+            true => builder.connect_lazily(),
+            false => builder,
+        })
+    }),
+    #[cfg(feature = "tls")]
+    ("LOCK_TLS_ROOT_CERTIFICATES", |builder, path| {
+        let pem = std::fs::read(path)
+            .map_err(|error| format!("must be the path of a file in PEM format: {error}"))?;
+        Ok(builder.tls_root_certificates(pem))
+    }),
+];
+
+/// The builder that the environment describes, of which `variable` is the value of one.
+pub(crate) fn read(variable: impl Fn(&str) -> Option<OsString>) -> LockRuntimeBuilder {
+    try_read(variable).unwrap_or_else(|fault| LockRuntimeBuilder::fault(LockError::Config(fault)))
+}
+
+fn try_read(variable: impl Fn(&str) -> Option<OsString>) -> Result<LockRuntimeBuilder, String> {
+    let url = variable(LOCK_URL).ok_or_else(|| {
+        format!("the environment variable `{LOCK_URL}` is not set; set it to {FORMS}")
+    })?;
+    let mut builder = source(url.to_str().unwrap_or_default())?;
+    for (name, set) in VARIABLES {
+        if let Some(value) = variable(name) {
+            builder = value
+                .to_str()
+                .ok_or_else(|| "is no text".to_owned())
+                .and_then(|text| set(builder, text))
+                .map_err(|fault| format!("the environment variable `{name}` {fault}"))?;
+        }
+    }
+    Ok(builder)
+}
+
+fn source(url: &str) -> Result<LockRuntimeBuilder, String> {
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        Some("memory") if url == "memory:" => Ok(LockRuntimeBuilder::backend(MemoryBackend::new())),
+        #[cfg(feature = "redis")]
+        Some("redis" | "rediss" | "unix") => Ok(LockRuntimeBuilder::redis(url.to_owned())),
+        // The value may hold a password, so it is not shown.
+        _ => Err(format!(
+            "the environment variable `{LOCK_URL}` must be {FORMS}"
+        )),
+    }
+}
+
+/// A duration of a setting that is bounded like a ttl: out of its bounds, the error shall name the variable.
+fn period(text: &str) -> Result<Duration, String> {
+    let period = duration(text)?;
+    settings::bounded(period).map_err(|fault| format!("is {text}, but {fault}"))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    // Of no fixed length; humantime would take `1M` for 30 days, where a minute was meant.
+    let calendar = |unit: &str| unit == "M" || unit.starts_with("mo") || unit.starts_with('y');
+    let has_calendar = text.split(|c: char| !c.is_alphabetic()).any(calendar);
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|_| !has_calendar)
+        .ok_or_else(|| {
+            format!("is {text:?}, but must be a duration, as in `500ms`, `5s` or `1m 30s`")
+        })
+}
+
+fn parsed<T: FromStr>(text: &str, form: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|_| format!("is {text:?}, but must be {form}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+
+    /// The settings that variables give, or what is wrong with them.
+    async fn settings(variables: &[(&str, &str)]) -> Result<Settings, String> {
+        let builder = read(|name| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| OsString::from(value))
+        });
+        match builder.build().await {
+            Ok(runtime) => Ok(runtime.engine.settings.clone()),
+            Err(LockError::Config(fault)) => Err(fault),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    const URL: (&str, &str) = (LOCK_URL, "memory:");
+
+    #[tokio::test]
+    async fn every_variable_sets_what_it_says() {
+        let set = settings(&[
+            URL,
+            ("LOCK_PREFIX", "shop:"),
+            ("LOCK_TTL", "20s"),
+            ("LOCK_WAIT", "0s"),
+            ("LOCK_RENEW_EVERY", "3s"),
+            ("LOCK_COMMAND_TIMEOUT", "250ms"),
+            ("LOCK_SHUTDOWN_TIMEOUT", "1m 30s"),
+            ("LOCK_GRACE", "2s"),
+            ("LOCK_HEARTBEAT", "5s"),
+            ("LOCK_LOCAL_PASSES", "7"),
+            ("LOCK_LOCAL_SHARE", "0.25"),
+        ])
+        .await
+        .expect("each can be used");
+        let secs = Duration::from_secs;
+        assert_eq!(set.key_prefix, "shop:");
+        assert_eq!((set.default_ttl, set.default_wait), (secs(20), secs(0)));
+        assert_eq!(set.renew_every, Some(secs(3)));
+        assert_eq!(set.command_timeout, Duration::from_millis(250));
+        assert_eq!(set.shutdown_timeout, secs(90));
+        assert_eq!((set.grace, set.heartbeat), (secs(2), secs(5)));
+        assert_eq!((set.local_passes, set.local_share), (7, 0.25));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_set_keeps_its_default() {
+        let (set, default) = (
+            settings(&[URL]).await.expect("a url is enough"),
+            Settings::default(),
+        );
+        assert_eq!(set.key_prefix, default.key_prefix);
+        assert_eq!(set.default_ttl, default.default_ttl);
+        assert_eq!(set.local_passes, default.local_passes);
+    }
+
+    #[tokio::test]
+    async fn a_value_that_cannot_be_used_is_an_error_that_names_its_variable() {
+        for (name, value) in [
+            ("LOCK_TTL", "5"),
+            ("LOCK_TTL", ""),
+            ("LOCK_TTL", "1ms"),
+            ("LOCK_TTL", "25h"),
+            ("LOCK_WAIT", "1M"),
+            ("LOCK_WAIT", "1month"),
+            ("LOCK_WAIT", "-1s"),
+            ("LOCK_GRACE", "0s"),
+            ("LOCK_LOCAL_PASSES", "-1"),
+            ("LOCK_LOCAL_SHARE", "half"),
+        ] {
+            let fault = settings(&[URL, (name, value)]).await.expect_err(value);
+            assert!(fault.contains(name), "{fault}");
+        }
+        // Those that are wrong only together, or too large, are named as the setter is.
+        for (name, value, setter) in [
+            ("LOCK_RENEW_EVERY", "16s", "`renew_every`"),
+            ("LOCK_LOCAL_SHARE", "2", "`local_share`"),
+            ("LOCK_PREFIX", "a}", "`key_prefix`"),
+        ] {
+            let fault = settings(&[URL, (name, value)]).await.expect_err(value);
+            assert!(fault.contains(setter), "{fault}");
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    #[tokio::test]
+    async fn a_service_may_start_before_its_server() {
+        let url = (LOCK_URL, "redis://127.0.0.1:1/");
+        let lazy = [url, ("LOCK_CONNECT_LAZILY", "true"), ("LOCK_LANES", "2")];
+        assert!(settings(&lazy).await.is_ok());
+        for (name, value) in [("LOCK_CONNECT_LAZILY", "yes"), ("LOCK_LANES", "many")] {
+            let fault = settings(&[url, (name, value)]).await.expect_err(value);
+            assert!(fault.contains(name), "{fault}");
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    #[tokio::test]
+    async fn certificates_that_cannot_be_read_are_an_error() {
+        let missing = ("LOCK_TLS_ROOT_CERTIFICATES", "/nowhere/ca.pem");
+        let fault = settings(&[URL, missing]).await.expect_err("no such file");
+        assert!(fault.contains(missing.0), "{fault}");
+    }
+}
