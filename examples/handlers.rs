@@ -2,7 +2,8 @@
 //!
 //! An axum server reserves seats. Paying takes a while, and meanwhile the seat is neither free nor reserved, so the handler holds a lock
 //! on it: of two who want the same seat, one gets it, and only that one pays. What an error of the lock means to the client is said
-//! once, in `Refusal`. When a client goes away, axum drops the handler, and the lock is free again at once.
+//! once, in `Refusal`. When a client goes away, axum drops the handler, and the lock is free again at once. At SIGTERM, which is what Docker,
+//! Kubernetes and systemd send, the server ends when all who are being served have their answers and all locks are released.
 //!
 //! ```text
 //! $ cargo run --example handlers
@@ -31,6 +32,7 @@ use axum::{Json, Router};
 use lock_runtime::{LockError, LockRuntime, distributed_lock};
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Reserves a seat.
 ///
@@ -135,13 +137,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let till = Till {
         takes: Duration::from_secs(1),
     };
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
-    println!("listening on http://{}", listener.local_addr()?);
-    let stop = async {
-        let _ = tokio::signal::ctrl_c().await;
+    let address = std::env::args().nth(1);
+    let address = address.as_deref().unwrap_or("127.0.0.1:3000");
+    let listener = TcpListener::bind(address).await?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = async move {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
     };
+    println!("listening on http://{}", listener.local_addr()?);
+    // No new clients from here on; those who are being served are served to the end.
     axum::serve(listener, App::new(locks.clone(), till).router())
         .with_graceful_shutdown(stop)
         .await?;
+    // The locks of clients who have gone away are being released.
     Ok(locks.shutdown().await?)
 }

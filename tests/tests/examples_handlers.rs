@@ -1,15 +1,19 @@
 //! The web service, asked by a real HTTP client.
 #![allow(clippy::unwrap_used)]
 
+mod example;
 #[path = "../../examples/handlers.rs"]
 mod handlers;
 
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use handlers::{App, Till};
 use lock_runtime::{Fault, LockRuntime, MemoryBackend};
 use lock_tests::server::Server;
 use reqwest::StatusCode;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
@@ -170,5 +174,50 @@ async fn a_client_that_goes_away_frees_the_seat_at_once() {
     );
     assert!(alice.await.unwrap_err().is_cancelled());
     locks.shutdown().await.unwrap();
+    server.finish();
+}
+
+/// The example as a process, which does not outlive its test.
+struct Service(Child);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn at_sigterm_who_is_being_served_is_served_to_the_end() {
+    let server = Server::start();
+    let mut command = example::command("handlers", Some(&server));
+    command.arg("127.0.0.1:0").stdout(Stdio::piped());
+    let mut service = Service(command.spawn().unwrap());
+    let mut lines = BufReader::new(service.0.stdout.take().unwrap()).lines();
+    let listening = lines.next().unwrap().unwrap();
+    let house = House {
+        client: reqwest::Client::new(),
+        url: listening.strip_prefix("listening on ").unwrap().to_owned(),
+    };
+    let alice = tokio::spawn({
+        let house = house.clone();
+        async move { house.reserve("12A", "alice").await }
+    });
+    let is_paying = async || server.run::<bool>(&["EXISTS", "lock:seat:12A"]);
+    eventually("the payment", is_paying).await;
+
+    kill_process(Pid::from_child(&service.0), Signal::TERM).unwrap();
+    let is_refused = async || {
+        let fresh = reqwest::Client::new();
+        let answer = fresh.get(format!("{}/seats", house.url)).send().await;
+        answer.is_err_and(|error| error.is_connect())
+    };
+    eventually("a refusal of new clients", is_refused).await;
+    assert!(is_paying().await, "the payment is over too early to tell");
+    assert_eq!(alice.await.unwrap().0, StatusCode::OK);
+    let status = tokio::task::spawn_blocking(move || service.0.wait().unwrap());
+    assert!(timeout(DEADLINE, status).await.unwrap().unwrap().success());
+    // Released, and not left to its ttl.
+    assert!(!is_paying().await);
     server.finish();
 }

@@ -17,6 +17,7 @@ pub(crate) fn command(name: &str, server: Option<&Server>) -> Command {
 }
 
 /// What an example prints, which must end well.
+#[allow(dead_code, reason = "not every test waits for the end")]
 pub(crate) fn output(mut command: Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "ended with {}", output.status);
