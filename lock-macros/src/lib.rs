@@ -23,7 +23,8 @@ use crate::item::{Arguments, Function};
 /// A call acquires the lock, runs the body, and releases the lock: at its end, an early `return`, a `?`, a panic, or when the caller
 /// drops the future. Locals and arguments end before the lock does. The signature stays as it is.
 ///
-/// Everything runs on the runtime that was installed at startup; the examples here bring one of their own into scope.
+/// Everything runs on the [`LockRuntime`] that was [installed] at startup; the examples here bring
+/// one of their own into [scope].
 ///
 /// ```
 /// use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -53,8 +54,8 @@ use crate::item::{Arguments, Function};
 /// values never take the same lock. Two placeholders need a `:`, `{` or `}` between them; `<<` and `>>` are `<` and `>` themselves. Braces
 /// are Redis Cluster's hash tags. What may stand in a key implements [`KeyPart`].
 ///
-/// In a value `%`, `:`, `{` and `}` are written `%25`, `%3A`, `%7B` and `%7D`, so where `name` has one
-/// of them, `format!("file:{name}")` is another lock than `"file:<name>"`.
+/// In a value `%`, `:`, `{` and `}` are written `%25`, `%3A`, `%7B` and `%7D`, so where `name` has
+/// one of them, `format!("file:{name}")` is another lock than `"file:<name>"`.
 /// [`key!`](../lock_runtime/macro.key.html) makes the same key by hand; its page has the whole rule,
 /// and what to do in other languages.
 ///
@@ -122,8 +123,8 @@ use crate::item::{Arguments, Function};
 ///
 /// # `renew`
 ///
-/// How often the lease is renewed while the body runs; at most half of `ttl`. `false` turns it off: the body then has to be shorter than the
-/// ttl. Default: that of the runtime, a tenth of the ttl.
+/// How often the lease is renewed while the body runs; at most half of `ttl`. `false` turns it off:
+/// the body then has to be shorter than the ttl. Default: that of the runtime, a tenth of the ttl.
 ///
 /// ```
 /// # use lock_runtime::{LockError, distributed_lock};
@@ -136,7 +137,7 @@ use crate::item::{Arguments, Function};
 /// # `max_hold`
 ///
 /// The longest time a body may hold the lock, renewals included; then it is dropped, the lock released, and the call returns
-/// `LockError::MaxHold`. Default: none.
+/// [`LockError::MaxHold`]. Default: none.
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -155,8 +156,9 @@ use crate::item::{Arguments, Function};
 ///
 /// # `on_lost`
 ///
-/// What happens when the lease can no longer be proven, because the store was away for too long or somebody took the lock. `cancel`, the
-/// default, drops the body at its `.await` and returns `LockError::Lost`; with `continue` it goes on, and asks its guard if it has to know.
+/// What happens when the lease can no longer be proven, because the store was away for too long or
+/// somebody took the lock. `cancel`, the default, drops the body at its `.await` and returns
+/// [`LockError::Lost`]; with `continue` it goes on, and asks its guard if it has to know.
 ///
 /// ```
 /// # use lock_runtime::{LockError, distributed_lock};
@@ -169,7 +171,7 @@ use crate::item::{Arguments, Function};
 /// # `on_error`
 ///
 /// The path of a function that makes the return value of a `LockError`, for functions that do not return `Result<T, E>` with
-/// `E: From<LockError>`. Default: the trait `LockReturn`.
+/// `E: From<LockError>`. Default: the trait [`LockReturn`].
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -191,8 +193,8 @@ use crate::item::{Arguments, Function};
 ///
 /// # `guard`
 ///
-/// A name for the lock within the body, a `LockHandle`: it tells the fencing token and how much of the lease is left. It cannot
-/// release the lock, nor keep it. Default: none.
+/// A name for the lock within the body, a [`LockHandle`]: it tells the fencing token and how much
+/// of the lease is left. It cannot release the lock, nor keep it. Default: none.
 ///
 /// ```
 /// # use lock_runtime::{LockError, distributed_lock};
@@ -245,10 +247,11 @@ use crate::item::{Arguments, Function};
 ///
 /// # Nested calls
 ///
-/// An annotated function that is called, on the same task, by the body of one that holds the same key
-/// of the same runtime runs under the lock that is held; of several such calls one at a time. Of its
-/// own arguments `wait` counts, for its turn, and `max_hold`, `on_lost`, `on_error` and `guard`, for
-/// its body. The lease stays as it is: `ttl` and `renew` are checked, and have no effect.
+/// An annotated function that is called, on the same task, by the body of one that holds the same
+/// key of the same runtime runs under the lock that is held; of several such calls one at a time.
+/// Of its own arguments `wait` counts, for its turn, and `max_hold`, `on_lost`, `on_error` and
+/// `guard`, for its body. The lease stays as it is: `ttl` and `renew` are checked, and have no
+/// effect.
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -278,16 +281,24 @@ use crate::item::{Arguments, Function};
 /// * A key expression is not searched for placeholders, beyond the obvious mistakes.
 ///
 /// [`KeyPart`]: ../lock_runtime/trait.KeyPart.html
+/// [`LockError::Lost`]: ../lock_runtime/enum.LockError.html#variant.Lost
+/// [`LockError::MaxHold`]: ../lock_runtime/enum.LockError.html#variant.MaxHold
+/// [`LockHandle`]: ../lock_runtime/struct.LockHandle.html
+/// [`LockReturn`]: ../lock_runtime/trait.LockReturn.html
+/// [`LockRuntime`]: ../lock_runtime/struct.LockRuntime.html
+/// [installed]: ../lock_runtime/struct.LockRuntime.html#method.install
+/// [scope]: ../lock_runtime/struct.LockRuntime.html#method.scope
 #[proc_macro_attribute]
 pub fn distributed_lock(args: TokenStream, item: TokenStream) -> TokenStream {
     lock(args.into(), item.into()).into()
 }
 
-/// Makes a key of a template, as the attribute does: for locks that are taken by hand, and for tests.
+/// Makes a key of a template, as the attribute does: for locks that are taken by hand, and for
+/// tests.
 ///
-/// The template is that of [`distributed_lock`](macro@distributed_lock)'s `key`. What stands between
-/// `<` and `>` are variables in scope, or their fields. The result is a `String`, without the prefix
-/// of a runtime.
+/// The template is that of [`distributed_lock`](macro@distributed_lock)'s `key`. What stands
+/// between `<` and `>` are variables in scope, or their fields. The result is a `String`, without
+/// the prefix of a runtime.
 ///
 /// ```
 /// use lock_runtime::{LockError, LockRuntime, distributed_lock, key};
@@ -317,14 +328,14 @@ pub fn distributed_lock(args: TokenStream, item: TokenStream) -> TokenStream {
 /// runtime's prefix (`lock:`) followed by the key.
 ///
 /// * The template's own text stays as it is.
-/// * Integers are decimal, `bool` is `true` or `false`, `char` and text are UTF-8, a `Uuid` is in lower
-///   case and has hyphens. Then each `%` becomes `%25`, `:` `%3A`, `{` `%7B`, and `}` `%7D`; nothing
-///   else is escaped.
-/// * A [`KeyPart`](../lock_runtime/trait.KeyPart.html) of several parts is `%(`, the parts with `%,`
-///   between them, and `%)`. A part that itself has several is written in the same way; one that has a
-///   single part, as that part. One of no parts is `%(%)`.
-/// * If the template ends in a placeholder, and its value is written `queue` or `fence`, this becomes
-///   `%(queue%)` or `%(fence%)`: the names of a lock's companions end so.
+/// * Integers are decimal, `bool` is `true` or `false`, `char` and text are UTF-8, a `Uuid` is in
+///   lower case and has hyphens. Then each `%` becomes `%25`, `:` `%3A`, `{` `%7B`, and `}` `%7D`;
+///   nothing else is escaped.
+/// * A [`KeyPart`](../lock_runtime/trait.KeyPart.html) of several parts is `%(`, the parts with
+///   `%,` between them, and `%)`. A part that itself has several is written in the same way; one
+///   that has a single part, as that part. One of no parts is `%(%)`.
+/// * If the template ends in a placeholder, and its value is written `queue` or `fence`, this
+///   becomes `%(queue%)` or `%(fence%)`: the names of a lock's companions end so.
 ///
 /// A key longer than 1024 bytes, prefix included, is refused by every method that takes a lock, and
 /// may be cut short before that.

@@ -18,9 +18,18 @@
 //! }
 //! ```
 //!
+//! ```toml
+//! [dependencies]
+//! lock-runtime = "0.1"
+//! tokio = { version = "1", features = ["macros", "rt-multi-thread"] }
+//! ```
+//!
+//! The README shows a whole service: errors, HTTP, a worker, SIGTERM, tests.
+//!
 //! - [`distributed_lock`] is the attribute, with its arguments.
 //! - [`LockRuntime`] is what it acquires its locks from, configured once by a [`LockRuntimeBuilder`].
-//! - [`Lock`] and [`LockGuard`] are the same without the attribute, for code that is not a function; [`key!`] makes the same keys.
+//! - [`Lock`] and [`LockGuard`] are the same without the attribute, for code that is not a
+//!   function; [`key!`] makes the same keys.
 //! - [`LockError`] says why a lock was not taken, or not kept.
 //! - [`FencingToken`] makes what the lock protects safe from holders that lost it without noticing; [`fencing`] has helpers
 //!   for SQL, Redis and HTTP.
@@ -39,6 +48,9 @@
 //!
 //! - That two bodies *never* run at once. No lock with leases can: a process may be stopped for longer than its lease, and a write that is on its
 //!   way cannot be called back. Where that matters, let the resource compare fencing tokens.
+//! - That something is done once: of several who want to, one does it after the other. What has to
+//!   happen once a day needs a note that it has been done, read first thing under the lock and
+//!   written last.
 //! - Order among waiters across the loss of the store's data, or of a process.
 //! - That time passes while the whole machine is suspended: local clocks stand still, and the loss is noticed at the next renewal.
 //! - Anything about code that blocks its thread after the lock was lost: it ends as lost when it next awaits or returns.

@@ -64,8 +64,8 @@ impl Lock {
         self
     }
 
-    /// How often the watchdog renews the lease: a period from 1 ms to half of the ttl, or `false` for
-    /// never. The runtime's `renew_every` if not set.
+    /// How often the watchdog renews the lease: a period from 1 ms to half of the ttl, or `false`
+    /// for never. The runtime's `renew_every` if not set.
     pub fn renew(mut self, renew: impl Into<Renew>) -> Lock {
         self.wish.renew = renew.into();
         self
@@ -117,10 +117,10 @@ impl Lock {
 
     /// Runs `body` while holding the lock, as the attribute does: it is dropped at its current `.await` if the lock is lost.
     ///
-    /// Annotated functions of the same key that `body` calls run under the same lease; so does `run`
-    /// within such a function. Of the nested one's settings `wait` counts, for its turn among others
-    /// that are nested, and `max_hold`, for its body; the lease stays as it is, so `ttl` and `renew` are
-    /// checked, and have no effect.
+    /// Annotated functions of the same key that `body` calls run under the same lease; so does
+    /// `run` within such a function. Of the nested one's settings `wait` counts, for its turn among
+    /// others that are nested, and `max_hold`, for its body; the lease stays as it is, so `ttl` and
+    /// `renew` are checked, and have no effect.
     ///
     /// # Errors
     ///

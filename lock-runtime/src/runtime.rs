@@ -27,7 +27,8 @@ struct Scope {
 }
 
 impl Scope {
-    /// Whether no body began within the scope that is still being polled: `body` is the innermost of all.
+    /// Whether no body began within the scope that is still being polled: `body` is the innermost
+    /// of all.
     fn is_inside(&self, body: &Arc<Frame>) -> bool {
         let within = self.within.as_ref();
         within.is_some_and(|within| Arc::ptr_eq(within, body))
@@ -99,8 +100,8 @@ impl LockRuntime {
     /// | `LOCK_CONNECT_LAZILY` | `connect_lazily`: `true` or `false`, with the feature `redis` |
     /// | `LOCK_TLS_ROOT_CERTIFICATES` | `tls_root_certificates`: the path of the file, with the feature `tls` |
     ///
-    /// A duration is text, as in `500ms`, `5s` or `1m 30s`. What is set on the builder afterwards counts
-    /// more than the environment. A value that cannot be used is an error of
+    /// A duration is text, as in `500ms`, `5s` or `1m 30s`. What is set on the builder afterwards
+    /// counts more than the environment. A value that cannot be used is an error of
     /// [`build`](LockRuntimeBuilder::build), and so is a missing `LOCK_URL`.
     pub fn from_env() -> LockRuntimeBuilder {
         environment::read(|name| std::env::var_os(name))
@@ -127,8 +128,8 @@ impl LockRuntime {
     /// The runtime that annotated functions called here would use, unless they name one.
     ///
     /// In the body of an annotated function, and of [`Lock::run`], that is the runtime of its own
-    /// lock; in a [scope](LockRuntime::scope), that of the scope. Whichever is the innermost counts.
-    /// Elsewhere it is the installed one.
+    /// lock; in a [scope](LockRuntime::scope), that of the scope. Whichever is the innermost
+    /// counts. Elsewhere it is the installed one.
     ///
     /// # Errors
     ///
@@ -148,9 +149,10 @@ impl LockRuntime {
 
     /// Runs `future` with `runtime` in the place of the installed one, so that tests run side by side.
     ///
-    /// The scope is that of the task. It does not reach what is given to `tokio::spawn`, so neither the
-    /// handlers of a running web server, which take a runtime by the attribute's `runtime = expression`.
-    /// A test that calls a router by itself, as `Router::oneshot` does, runs the handler in the scope.
+    /// The scope is that of the task. It does not reach what is given to `tokio::spawn`, so neither
+    /// the handlers of a running web server, which take a runtime by the attribute's `runtime =
+    /// expression`. A test that calls a router by itself, as `Router::oneshot` does, runs the
+    /// handler in the scope.
     ///
     /// # Examples
     ///
@@ -176,8 +178,8 @@ impl LockRuntime {
 
     /// A lock on `key`, to be acquired.
     ///
-    /// The key is taken as it is. To share a lock with an annotated function whose key is a template, make the key by
-    /// `key!("file:<name>")`: values are escaped in a template.
+    /// The key is taken as it is. To share a lock with an annotated function whose key is a
+    /// template, make the key by `key!("file:<name>")`: values are escaped in a template.
     pub fn lock(&self, key: impl Into<String>) -> Lock {
         Lock::new(self.engine.clone(), key.into())
     }

@@ -30,7 +30,8 @@ use crate::sync::lock;
 /// gives the other to the runtime, then plays the rest of the world by the methods below. Every verb is done at its first poll, and all
 /// time is tokio's, so that a test under a paused clock takes no time.
 ///
-/// Methods that take a key want it as the annotated function forms it, without the prefix of the runtime; `key!` makes it.
+/// Methods that take a key want it as the annotated function forms it, without the prefix of the
+/// runtime; `key!` makes it.
 ///
 /// # Examples
 ///
