@@ -32,7 +32,8 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use lock_runtime::{LockError, LockRuntime, MemoryBackend, distributed_lock};
+use lock_runtime::memory::MemoryBackend;
+use lock_runtime::{LockError, LockRuntime, distributed_lock};
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};

@@ -16,7 +16,8 @@
 
 use std::time::Duration;
 
-use lock_runtime::{FencingToken, LockError, LockRuntime, MemoryBackend};
+use lock_runtime::memory::MemoryBackend;
+use lock_runtime::{FencingToken, LockError, LockRuntime};
 
 /// What a lock protects. `lock_runtime::fencing` has this for SQL, Redis and HTTP.
 #[derive(Default)]

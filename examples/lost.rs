@@ -16,7 +16,8 @@
 
 use std::time::Duration;
 
-use lock_runtime::{LockError, LockRuntime, MemoryBackend, distributed_lock};
+use lock_runtime::memory::MemoryBackend;
+use lock_runtime::{LockError, LockRuntime, distributed_lock};
 use tokio::time::sleep;
 
 struct Page(u32);

@@ -36,7 +36,7 @@ async fn main() -> Result<(), LockError> {
 mod tests {
     use std::error::Error;
 
-    use lock_runtime::{Fault, MemoryBackend};
+    use lock_runtime::memory::{Fault, MemoryBackend};
     use tokio::time::Instant;
 
     use super::*;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use lock_runtime::OwnerToken;
+use lock_runtime::backend::OwnerToken;
 
 use crate::board::{Phase, Shared};
 use crate::report::Figures;

@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_redis::{Config, Pool, Runtime};
-use lock_runtime::backend::{Acquired, Backend, Claim, Grant, Release, Released};
-use lock_runtime::{LockGuard, LockKey, LockRuntime, OwnerToken, RedisBackend, RedisSettings};
+use lock_runtime::backend::{
+    Acquired, Backend, Claim, Grant, LockKey, OwnerToken, Release, Released,
+};
+use lock_runtime::redis::{RedisBackend, RedisSettings};
+use lock_runtime::{LockGuard, LockRuntime};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
 use redis::{Cmd, IntoConnectionInfo, Script, cmd};

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use lock_runtime::backend::{Acquired, Backend, Claim, Release, Released};
-use lock_runtime::{LockKey, RedisBackend};
+use lock_runtime::backend::{Acquired, Backend, Claim, LockKey, Release, Released};
+use lock_runtime::redis::RedisBackend;
 use lock_tests::inbox::{Inbox, Told};
 use tokio::time::timeout;
 

@@ -8,8 +8,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
 pub use lock_protocol::{
-    Acquired, AskNumber, Backend, BackendError, Claim, Contended, Executor, Extension, GraceBy,
-    Grant, Holder, Instant, Limits, Mode, News, Order, Release, Released, Renewal, Renewed,
+    Acquired, AskNumber, Backend, BackendError, BoxError, Claim, Contended, Executor, Extension,
+    FenceBlock, GraceBy, Grant, Holder, Instant, InvalidKey, Limits, LockKey, MAX_TTL, MIN_TTL,
+    Mode, News, Order, OwnerToken, Release, Released, Renewal, Renewed,
 };
 
 /// A boxed future, as the erased backend returns it.

@@ -12,7 +12,8 @@ use uuid::Uuid;
 ///
 /// ```
 /// use std::time::Duration;
-/// use lock_runtime::{LockRuntime, Retry};
+/// use lock_runtime::backoff::Retry;
+/// use lock_runtime::LockRuntime;
 ///
 /// # async fn example() -> Result<(), lock_runtime::LockError> {
 /// // Three more times, a tenth of a second apart; then the waiters get the error.

@@ -33,7 +33,7 @@
 //! - [`LockError`] says why a lock was not taken, or not kept.
 //! - [`FencingToken`] makes what the lock protects safe from holders that lost it without noticing; [`fencing`] has helpers
 //!   for SQL, Redis and HTTP.
-//! - [`MemoryBackend`] is a store for unit tests; [`Backend`] is the trait for one of your own.
+//! - [`memory`] has a store for unit tests, [`backend`] the trait for one of your own, and what such a store deals with.
 //!
 //! # What this promises
 //!
@@ -73,7 +73,7 @@ extern crate self as lock_runtime;
 #[path = "private.rs"]
 pub mod __private;
 pub mod backend;
-mod backoff;
+pub mod backoff;
 mod builder;
 mod clock;
 mod engine;
@@ -85,10 +85,10 @@ mod guard;
 mod key_part;
 mod lock;
 mod lock_return;
-mod memory;
+pub mod memory;
 mod numbers;
 #[cfg(feature = "redis")]
-mod redis;
+pub mod redis;
 mod run;
 mod runtime;
 mod settings;
@@ -97,23 +97,12 @@ mod sync;
 
 #[cfg(feature = "macros")]
 pub use lock_macros::{distributed_lock, key};
-pub use lock_protocol::{
-    BoxError, FenceBlock, FencingToken, InvalidKey, LockKey, LostReason, MAX_TTL, MIN_TTL,
-    OwnerToken,
-};
+pub use lock_protocol::{FencingToken, LostReason};
 
-pub use crate::backend::Backend;
-pub use crate::backoff::{Backoff, Retry};
 pub use crate::builder::LockRuntimeBuilder;
 pub use crate::error::LockError;
 pub use crate::guard::{LockGuard, LockHandle};
 pub use crate::key_part::{KeyBuilder, KeyPart};
 pub use crate::lock::{Lock, Renew};
 pub use crate::lock_return::LockReturn;
-pub use crate::memory::{Fault, MemoryBackend};
-#[cfg(feature = "redis")]
-pub use crate::redis::{RedisBackend, RedisSettings};
 pub use crate::runtime::LockRuntime;
-/// The pool that a [`RedisBackend`] is configured by, and the Redis client below it.
-#[cfg(feature = "redis")]
-pub use deadpool_redis;

@@ -76,7 +76,7 @@ impl LockRuntime {
         LockRuntimeBuilder::backend(crate::memory::MemoryBackend::new())
     }
 
-    /// Locks on any store: your own, or a [`MemoryBackend`](crate::MemoryBackend) of which a test keeps a clone.
+    /// Locks on any store: your own, or a [`MemoryBackend`](crate::memory::MemoryBackend) of which a test keeps a clone.
     pub fn backend(backend: impl Backend) -> LockRuntimeBuilder {
         LockRuntimeBuilder::backend(backend)
     }

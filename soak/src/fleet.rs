@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn an_owner_token_names_its_process() {
-        let token = lock_runtime::OwnerToken::unique("any/lr-thing");
+        let token = lock_runtime::backend::OwnerToken::unique("any/lr-thing");
         assert_eq!(pid_of(token.as_str()), Some(std::process::id()));
         assert_eq!(pid_of("another library's"), None);
     }

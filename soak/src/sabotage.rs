@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
+use lock_runtime::FencingToken;
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Executor, Grant, Limits, News, Release, Released,
-    Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, Executor, FenceBlock, Grant, Limits, LockKey, News,
+    Release, Released, Renewal, Renewed,
 };
-use lock_runtime::{FenceBlock, FencingToken, LockKey, RedisBackend};
+use lock_runtime::redis::RedisBackend;
 
 use crate::admin::queue;
 use crate::plan::Sabotage;

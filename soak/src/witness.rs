@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use lock_runtime::FencingToken;
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Executor, Grant, Instant, Limits, News, Release,
-    Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, Executor, Grant, Instant, Limits, LockKey, News,
+    OwnerToken, Release, Released, Renewal, Renewed,
 };
-use lock_runtime::{FencingToken, LockKey, OwnerToken};
 use lock_tests::checker::{Fault, Nanos, Place, Recorder, What, now};
 
 use crate::plan::HEARTBEAT;

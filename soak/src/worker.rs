@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
-use lock_runtime::deadpool_redis::Config;
-use lock_runtime::{LockError, LockRuntime, RedisBackend, RedisSettings};
+use lock_runtime::redis::deadpool_redis::Config;
+use lock_runtime::redis::{RedisBackend, RedisSettings};
+use lock_runtime::{LockError, LockRuntime};
 use lock_tests::checker::{Leftovers, Nanos, Outcome, Recorder, What, now};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Handle};

@@ -13,10 +13,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use lock_runtime::backend::{
-    Acquired, AskNumber, Backend, BackendError, Claim, Grant, Holder, Release, Released, Renewal,
-    Renewed,
+    Acquired, AskNumber, Backend, BackendError, Claim, FenceBlock, Grant, Holder, LockKey,
+    OwnerToken, Release, Released, Renewal, Renewed,
 };
-use lock_runtime::{FenceBlock, LockKey, OwnerToken};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 

@@ -3,8 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use lock_runtime::backend::{Backend, Claim, Grant, Instant, News};
-use lock_runtime::{LockKey, OwnerToken};
+use lock_runtime::backend::{Backend, Claim, Grant, Instant, LockKey, News, OwnerToken};
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 

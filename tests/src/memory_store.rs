@@ -1,6 +1,7 @@
 //! The in-memory backend as a store under test.
 
-use lock_runtime::{Fault, LockKey, MemoryBackend};
+use lock_runtime::backend::LockKey;
+use lock_runtime::memory::{Fault, MemoryBackend};
 
 use crate::conformance::Store;
 

@@ -1,7 +1,8 @@
 //! The Redis backend on a real server as a store under test.
 
-use lock_runtime::deadpool_redis::Config;
-use lock_runtime::{LockKey, RedisBackend, RedisSettings};
+use lock_runtime::backend::LockKey;
+use lock_runtime::redis::deadpool_redis::Config;
+use lock_runtime::redis::{RedisBackend, RedisSettings};
 use tokio::sync::Mutex;
 
 use crate::conformance::Store;

@@ -7,10 +7,11 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use lock_runtime::deadpool_redis::{Config, PoolConfig};
-use lock_runtime::{
-    LockError, LockKey, LockRuntime, LockRuntimeBuilder, MemoryBackend, RedisBackend, RedisSettings,
-};
+use lock_runtime::backend::LockKey;
+use lock_runtime::memory::MemoryBackend;
+use lock_runtime::redis::deadpool_redis::{Config, PoolConfig};
+use lock_runtime::redis::{RedisBackend, RedisSettings};
+use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder};
 use lock_tests::causes;
 use lock_tests::faults::{builder, eventually, locks, ms, nothing_left, owner};
 use lock_tests::server::Server;
@@ -623,7 +624,7 @@ proptest! {
             if which & 8 != 0 { lock = lock.max_hold(hold); }
             match lock.acquire().await {
                 Ok(guard) => {
-                    prop_assert!(guard.remaining() <= lock_runtime::MAX_TTL);
+                    prop_assert!(guard.remaining() <= lock_runtime::backend::MAX_TTL);
                 }
                 Err(error) => prop_assert!(matches!(error, LockError::Config(_)), "{}", error),
             }

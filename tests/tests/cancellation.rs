@@ -15,10 +15,10 @@ use std::time::Duration;
 use lock_runtime::backend::{
     Acquired, Backend, BackendError, Claim, News, Release, Released, Renewal, Renewed,
 };
-use lock_runtime::deadpool_redis::Config;
-use lock_runtime::{
-    LockError, LockRuntime, MemoryBackend, RedisBackend, RedisSettings, distributed_lock,
-};
+use lock_runtime::memory::MemoryBackend;
+use lock_runtime::redis::deadpool_redis::Config;
+use lock_runtime::redis::{RedisBackend, RedisSettings};
+use lock_runtime::{LockError, LockRuntime, distributed_lock};
 use lock_tests::faults::{eventually, nothing_left};
 use lock_tests::server::Server;
 use tokio::runtime::Handle;

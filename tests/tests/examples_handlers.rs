@@ -10,7 +10,8 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use handlers::{App, Till};
-use lock_runtime::{Fault, LockRuntime, MemoryBackend};
+use lock_runtime::LockRuntime;
+use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_tests::server::Server;
 use reqwest::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};

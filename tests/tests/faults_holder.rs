@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lock_runtime::backend::{Backend, Claim, Release, Renewal, Renewed};
-use lock_runtime::{LockError, LockKey, OwnerToken};
+use lock_runtime::LockError;
+use lock_runtime::backend::{Backend, Claim, LockKey, OwnerToken, Release, Renewal, Renewed};
 use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::proxy::Fault;
 use lock_tests::faults::resource::Resource;

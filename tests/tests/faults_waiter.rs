@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use lock_runtime::backend::{Acquired, Backend, Claim, Release, Released};
-use lock_runtime::{LockGuard, LockKey, LockRuntime, OwnerToken};
+use lock_runtime::backend::{Acquired, Backend, Claim, LockKey, OwnerToken, Release, Released};
+use lock_runtime::{LockGuard, LockRuntime};
 use lock_tests::conformance::poll_once;
 use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::proxy::{Fault, Proxy, Way};

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Grant, News, Release, Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, FenceBlock, Grant, News, Release, Released, Renewal,
+    Renewed,
 };
-use lock_runtime::{
-    Fault, FenceBlock, FencingToken, LockGuard, LockHandle, LockRuntime, MemoryBackend,
-};
+use lock_runtime::memory::{Fault, MemoryBackend};
+use lock_runtime::{FencingToken, LockGuard, LockHandle, LockRuntime};
 use tokio::time::{Instant, sleep, timeout};
 
 const KEYS: [&str; 2] = ["a", "b"];

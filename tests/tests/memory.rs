@@ -6,8 +6,11 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use lock_runtime::backend::{Acquired, Backend, Claim, Release, Released, Renewal, Renewed};
-use lock_runtime::{Fault, LockKey, LockRuntime, MemoryBackend, OwnerToken};
+use lock_runtime::LockRuntime;
+use lock_runtime::backend::{
+    Acquired, Backend, Claim, LockKey, OwnerToken, Release, Released, Renewal, Renewed,
+};
+use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_tests::inbox::Inbox;
 use tokio::time::{Instant, sleep};
 

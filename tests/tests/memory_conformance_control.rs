@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use lock_runtime::FencingToken;
 use lock_runtime::backend::{
-    Acquired, AskNumber, Backend, BackendError, Claim, Grant, Holder, Instant, News, Release,
-    Released, Renewal, Renewed,
+    Acquired, AskNumber, Backend, BackendError, Claim, FenceBlock, Grant, Holder, Instant, LockKey,
+    News, OwnerToken, Release, Released, Renewal, Renewed,
 };
-use lock_runtime::{FenceBlock, FencingToken, LockKey, MemoryBackend, OwnerToken};
+use lock_runtime::memory::MemoryBackend;
 use lock_tests::conformance::{self, Store};
 use lock_tests::memory_store::MemoryStore;
 use tokio::time::sleep;

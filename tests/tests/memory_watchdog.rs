@@ -8,7 +8,8 @@
 use std::thread;
 use std::time::Duration;
 
-use lock_runtime::{LockGuard, LockRuntime, MemoryBackend};
+use lock_runtime::memory::MemoryBackend;
+use lock_runtime::{LockGuard, LockRuntime};
 use lock_tests::faults::{DEADLINE, eventually, ms};
 use lock_tests::server::Server;
 use tokio::runtime::{Builder, Runtime};

@@ -8,7 +8,8 @@ use std::time::Duration;
 use lock_runtime::backend::{
     Acquired, Backend, BackendError, Claim, News, Release, Released, Renewal, Renewed,
 };
-use lock_runtime::{Fault, LockError, LockGuard, LockRuntime, MemoryBackend};
+use lock_runtime::memory::{Fault, MemoryBackend};
+use lock_runtime::{LockError, LockGuard, LockRuntime};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{sleep, timeout};
 

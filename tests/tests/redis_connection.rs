@@ -4,9 +4,13 @@
 use std::error::Error;
 use std::time::Duration;
 
-use lock_runtime::backend::{Acquired, Backend, BackendError, Claim, Release, Renewal, Renewed};
-use lock_runtime::deadpool_redis::{Config, PoolConfig, redis::RedisError};
-use lock_runtime::{LockError, LockKey, OwnerToken, RedisBackend, RedisSettings};
+use lock_runtime::LockError;
+use lock_runtime::backend::{
+    Acquired, Backend, BackendError, Claim, LockKey, OwnerToken, Release, Renewal, Renewed,
+};
+use lock_runtime::redis::deadpool_redis::redis::RedisError;
+use lock_runtime::redis::deadpool_redis::{Config, PoolConfig};
+use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_tests::causes;
 use lock_tests::faults::is_withdrawal;
 use lock_tests::inbox::{Inbox, Told};

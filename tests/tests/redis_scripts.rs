@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use lock_runtime::backend::{
-    Acquired, Backend, Claim, Holder, Release, Released, Renewal, Renewed,
+    Acquired, Backend, Claim, FenceBlock, Holder, LockKey, OwnerToken, Release, Released, Renewal,
+    Renewed,
 };
-use lock_runtime::{FenceBlock, LockKey, OwnerToken, RedisBackend};
+use lock_runtime::redis::RedisBackend;
 use lock_tests::causes;
 use lock_tests::inbox::Inbox;
 use lock_tests::redis_store::connect;

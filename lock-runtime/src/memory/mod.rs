@@ -36,7 +36,8 @@ use crate::sync::lock;
 /// # Examples
 ///
 /// ```
-/// use lock_runtime::{LockRuntime, MemoryBackend};
+/// use lock_runtime::memory::MemoryBackend;
+/// use lock_runtime::LockRuntime;
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), lock_runtime::LockError> {
@@ -109,7 +110,8 @@ impl MemoryBackend {
     /// # Examples
     ///
     /// ```
-    /// use lock_runtime::{LockRuntime, MemoryBackend};
+    /// use lock_runtime::memory::MemoryBackend;
+    /// use lock_runtime::LockRuntime;
     ///
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), lock_runtime::LockError> {
@@ -134,7 +136,8 @@ impl MemoryBackend {
     /// # Examples
     ///
     /// ```
-    /// use lock_runtime::{LockRuntime, MemoryBackend};
+    /// use lock_runtime::memory::MemoryBackend;
+    /// use lock_runtime::LockRuntime;
     ///
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), lock_runtime::LockError> {
@@ -161,7 +164,8 @@ impl MemoryBackend {
     /// # Examples
     ///
     /// ```
-    /// use lock_runtime::{Fault, LockRuntime, MemoryBackend};
+    /// use lock_runtime::memory::{Fault, MemoryBackend};
+    /// use lock_runtime::LockRuntime;
     ///
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), lock_runtime::LockError> {

@@ -26,7 +26,7 @@ const SHORT_WAYS: usize = 32;
 /// How the lock uses Redis, besides what a [`deadpool_redis::Config`] says.
 ///
 /// ```
-/// use lock_runtime::RedisSettings;
+/// use lock_runtime::redis::RedisSettings;
 ///
 /// let mut settings = RedisSettings::default();
 /// settings.lanes = 2;

@@ -48,6 +48,8 @@ use self::thread::{Running, Thread};
 use self::wakeups::Wakeups;
 use crate::error::LockError;
 use crate::executor::OnTokio;
+/// The pool that a [`RedisBackend`] is configured by, and the Redis client below it.
+pub use deadpool_redis;
 
 /// However long commands may take, [`RedisBackend::connect`] fails by then.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);

@@ -6,10 +6,11 @@ use std::cell::RefCell;
 use std::sync::Weak;
 use std::time::Duration;
 
+use lock_runtime::LockRuntime;
 use lock_runtime::backend::{
-    Acquired, BackendError, Claim, News, Release, Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, News, Release, Released, Renewal, Renewed,
 };
-use lock_runtime::{Backend, LockRuntime, MemoryBackend};
+use lock_runtime::memory::MemoryBackend;
 
 thread_local! {
     /// Each test, and all that it runs, has one thread.

@@ -12,7 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fork::{Fork, fork};
-use lock_runtime::{LockGuard, LockRuntime, OwnerToken};
+use lock_runtime::backend::OwnerToken;
+use lock_runtime::{LockGuard, LockRuntime};
 use lock_tests::faults::process::state;
 use lock_tests::faults::{builder, ms};
 use tokio::runtime::{Builder, Runtime};

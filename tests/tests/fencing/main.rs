@@ -7,7 +7,8 @@ mod redis;
 mod sql;
 
 use lock_runtime::fencing::Writer;
-use lock_runtime::{FencingToken, LockRuntime, MemoryBackend};
+use lock_runtime::memory::MemoryBackend;
+use lock_runtime::{FencingToken, LockRuntime};
 
 /// What a resource does with the token of a writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,8 @@ use std::collections::HashMap;
 use std::future::Future;
 
 use lock_attribute_tests::{locked, record};
-use lock_runtime::{
-    KeyBuilder, KeyPart, LockError, LockRuntime, MemoryBackend, distributed_lock, key,
-};
+use lock_runtime::memory::MemoryBackend;
+use lock_runtime::{KeyBuilder, KeyPart, LockError, LockRuntime, distributed_lock, key};
 use proptest::prelude::*;
 
 type Res<T> = Result<T, LockError>;

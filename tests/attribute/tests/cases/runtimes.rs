@@ -5,7 +5,8 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, StatusCode};
 use axum::routing::get;
-use lock_runtime::{LockError, LockRuntime, MemoryBackend, distributed_lock};
+use lock_runtime::memory::MemoryBackend;
+use lock_runtime::{LockError, LockRuntime, distributed_lock};
 use tower::ServiceExt;
 
 type Res<T> = Result<T, LockError>;
