@@ -14,6 +14,7 @@ pub(crate) fn now() -> Instant {
 }
 
 /// `instant` of tokio's clock.
+#[cfg(feature = "redis")]
 pub(crate) fn to_seam(instant: tokio::time::Instant) -> Instant {
     instant.into_std().into()
 }

@@ -43,7 +43,6 @@ impl Sinks {
     }
 
     /// Tells when it is time to ask for the claim `owner`.
-    #[cfg_attr(not(feature = "redis"), expect(dead_code))]
     pub(crate) fn ask_at(&self, key: &LockKey, owner: &OwnerToken, at: Instant) {
         self.alive()
             .iter()
