@@ -1,16 +1,16 @@
 //! The annotated item: a function whose body stays as the user wrote it, token by token.
 
 use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
-use quote::{ToTokens, format_ident, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote};
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream, Parser};
 use syn::{
-    Attribute, Block, Error, Expr, ExprAsync, FnArg, GenericArgument, Ident, Local, Pat, Path,
-    PathArguments, ReturnType, Signature, Stmt, Token, Type, TypeParamBound, Visibility,
+    Attribute, Error, FnArg, Ident, Pat, ReturnType, Signature, Token, Type, Visibility,
     parse_quote, parse_quote_spanned,
 };
 
 use crate::errors::Errors;
+use crate::future::{Frame, returned_future};
 
 /// A function that can be locked.
 pub(crate) struct Function {
@@ -25,14 +25,6 @@ pub(crate) struct Function {
     pub(crate) output: Type,
     /// The asynchronous part, as a block in the user's own braces.
     pub(crate) body: TokenStream,
-}
-
-/// The future that a function returns which is not `async` itself.
-struct Frame {
-    /// What the future is put into, `Box::pin` or nothing.
-    pin: TokenStream,
-    /// What `#[async_trait]` puts at the beginning of the future: the arguments under their real names.
-    head: TokenStream,
 }
 
 /// The arguments of a function, in order.
@@ -72,14 +64,7 @@ impl Function {
         } = self;
         let body = match &self.frame {
             None => locked.clone(),
-            Some(Frame { pin, head }) => {
-                let future = quote_spanned!(Span::mixed_site()=> async move { #head #locked });
-                if pin.is_empty() {
-                    future
-                } else {
-                    quote_spanned!(Span::mixed_site()=> #pin(#future))
-                }
-            }
+            Some(frame) => frame.around(locked),
         };
         quote! {
             #before #signature {
@@ -144,6 +129,36 @@ impl Arguments {
             );
         }
         !hides
+    }
+
+    /// Puts the names of `pattern` in the place of the argument `moved`; false if there is none.
+    pub(crate) fn rename(&mut self, moved: &Ident, pattern: &Pat) -> bool {
+        let found = self
+            .list
+            .iter()
+            .position(|argument| argument.ident == *moved);
+        let Some(at) = found else {
+            return false;
+        };
+        let argument = self.list.remove(at);
+        let mut renamed = Arguments {
+            list: Vec::new(),
+            all_named: true,
+        };
+        match pattern {
+            Pat::Ident(name) if name.ident == *moved || moved == "self" => {
+                let is_ours = moved.to_string().starts_with("__arg");
+                renamed.list.push(Argument {
+                    ident: name.ident.clone(),
+                    name: argument.name.filter(|_| !is_ours),
+                    cfg: argument.cfg,
+                });
+            }
+            pattern => renamed.push_pattern(pattern, &argument.cfg),
+        }
+        self.all_named &= renamed.all_named;
+        self.list.splice(at..at, renamed.list);
+        true
     }
 
     fn push(&mut self, ident: &Ident, cfg: &[Attribute]) {
@@ -398,208 +413,4 @@ fn mentions(tokens: TokenStream, word: &str) -> bool {
         TokenTree::Ident(ident) => ident == word,
         _ => false,
     })
-}
-
-/// A return type that is a future.
-struct ReturnedFuture {
-    /// What the future puts out.
-    output: Type,
-    /// Its type, if that can be named.
-    named: Option<Type>,
-}
-
-// Input:  -> Pin<Box<dyn Future<Output = Res<u64>> + Send + '_>>
-// Output: Res<u64>
-fn returned_future(output: &ReturnType) -> Option<ReturnedFuture> {
-    let ReturnType::Type(_, ty) = output else {
-        return None;
-    };
-    let (bounds, named) = match &**ty {
-        Type::ImplTrait(future) => (&future.bounds, None),
-        Type::Path(path) => {
-            let last = path.path.segments.last()?;
-            if last.ident == "BoxFuture" || last.ident == "LocalBoxFuture" {
-                return Some(ReturnedFuture {
-                    output: type_argument(&last.arguments)?.clone(),
-                    named: Some((**ty).clone()),
-                });
-            }
-            let boxed = inside(ty, "Pin").and_then(|ty| inside(ty, "Box"))?;
-            match boxed {
-                Type::TraitObject(future) => (&future.bounds, Some((**ty).clone())),
-                _ => return None,
-            }
-        }
-        _ => return None,
-    };
-    let output = bounds.iter().find_map(future_output)?.clone();
-    Some(ReturnedFuture { output, named })
-}
-
-/// `T` of `Wrapper<T>`.
-fn inside<'a>(ty: &'a Type, wrapper: &str) -> Option<&'a Type> {
-    match ty {
-        Type::Path(path) => {
-            let last = path.path.segments.last()?;
-            (last.ident == wrapper).then(|| type_argument(&last.arguments))?
-        }
-        _ => None,
-    }
-}
-
-fn type_argument(arguments: &PathArguments) -> Option<&Type> {
-    let PathArguments::AngleBracketed(arguments) = arguments else {
-        return None;
-    };
-    arguments.args.iter().find_map(|argument| match argument {
-        GenericArgument::Type(ty) => Some(ty),
-        _ => None,
-    })
-}
-
-/// `T` of `Future<Output = T>`.
-fn future_output(bound: &TypeParamBound) -> Option<&Type> {
-    let TypeParamBound::Trait(bound) = bound else {
-        return None;
-    };
-    let last = bound
-        .path
-        .segments
-        .last()
-        .filter(|last| last.ident == "Future")?;
-    let PathArguments::AngleBracketed(arguments) = &last.arguments else {
-        return None;
-    };
-    arguments.args.iter().find_map(|argument| match argument {
-        GenericArgument::AssocType(output) if output.ident == "Output" => Some(&output.ty),
-        _ => None,
-    })
-}
-
-impl ReturnedFuture {
-    /// Splits the body into what stays around the lock and the block to be locked.
-    fn open(&self, body: Group, arguments: &mut Arguments) -> (Frame, TokenStream) {
-        if let Some((pin, future)) = only_a_future(&body) {
-            let (head, rest) = split_head(&future.block, arguments);
-            let body = quote_spanned!(future.block.brace_token.span.join()=> { #(#rest)* });
-            return (Frame { pin, head }, body);
-        }
-        let pin = match self.named {
-            Some(_) => quote_spanned!(Span::mixed_site()=> ::std::boxed::Box::pin),
-            None => TokenStream::new(),
-        };
-        (
-            Frame {
-                pin,
-                head: TokenStream::new(),
-            },
-            self.call(&body),
-        )
-    }
-
-    /// The body as a call, because it may `return` the future.
-    fn call(&self, body: &Group) -> TokenStream {
-        let ty = self.named.iter();
-        quote_spanned! {Span::mixed_site()=> {
-            #[allow(clippy::redundant_closure_call)]
-            let __future = (move || #(-> #ty)* #body)();
-            __future.await
-        }}
-    }
-}
-
-/// `Box::pin(async move { .. })` or `async move { .. }`, if the body is nothing else.
-fn only_a_future(body: &Group) -> Option<(TokenStream, ExprAsync)> {
-    let statements = Block::parse_within.parse2(body.stream()).ok()?;
-    let [Stmt::Expr(expression, None)] = <[Stmt; 1]>::try_from(statements).ok()? else {
-        return None;
-    };
-    match expression {
-        Expr::Async(future) => Some((TokenStream::new(), future)),
-        Expr::Call(call) => {
-            let arguments: Vec<Expr> = call.args.into_iter().collect();
-            match (*call.func, <[Expr; 1]>::try_from(arguments).ok()?) {
-                (Expr::Path(pin), [Expr::Async(future)]) if ends_in_box_pin(&pin.path) => {
-                    Some((pin.to_token_stream(), future))
-                }
-                _ => None,
-            }
-        }
-        _ => None,
-    }
-}
-
-fn ends_in_box_pin(path: &Path) -> bool {
-    let mut words = path.segments.iter().rev();
-    words.next().is_some_and(|word| word.ident == "pin")
-        && words.next().is_some_and(|word| word.ident == "Box")
-}
-
-// Input:  if let Some(__ret) = None::<R> { return __ret; } let __self = self; let Path(id) = { let __arg1 = __arg1; __arg1 }; REST
-// Output: what stands before REST, REST, and the arguments under the names that REST knows them by
-fn split_head<'a>(block: &'a Block, arguments: &mut Arguments) -> (TokenStream, &'a [Stmt]) {
-    let mut end = block
-        .stmts
-        .iter()
-        .take_while(|statement| matches!(statement, Stmt::Expr(Expr::If(_), None)))
-        .count()
-        .min(1);
-    while let Some(Stmt::Local(local)) = block.stmts.get(end) {
-        let Some(moved) = moved_argument(local) else {
-            break;
-        };
-        let Some(at) = arguments
-            .list
-            .iter()
-            .position(|argument| argument.ident == moved)
-        else {
-            break;
-        };
-        let argument = arguments.list.remove(at);
-        let mut renamed = Arguments {
-            list: Vec::new(),
-            all_named: true,
-        };
-        match &local.pat {
-            Pat::Ident(name) if moved == "self" => renamed.list.push(Argument {
-                ident: name.ident.clone(),
-                ..argument
-            }),
-            Pat::Ident(name) if name.ident == moved && moved.to_string().starts_with("__arg") => {
-                renamed.push_hidden(&name.ident, &argument.cfg)
-            }
-            pattern => renamed.push_pattern(pattern, &argument.cfg),
-        }
-        arguments.all_named &= renamed.all_named;
-        arguments.list.splice(at..at, renamed.list);
-        end += 1;
-    }
-    let (head, rest) = block.stmts.split_at(end);
-    if end <= 1 && !matches!(head, [Stmt::Local(_)]) {
-        // Nothing but the user's own.
-        return (TokenStream::new(), &block.stmts);
-    }
-    (quote!(#(#head)*), rest)
-}
-
-/// `x` of `let PATTERN = x;` and of `let PATTERN = { let x = x; x };`.
-fn moved_argument(local: &Local) -> Option<Ident> {
-    let init = local.init.as_ref().filter(|init| init.diverge.is_none())?;
-    let expression = match &*init.expr {
-        Expr::Block(block) => match block.block.stmts.as_slice() {
-            [Stmt::Local(_), Stmt::Expr(last, None)] => last,
-            _ => return None,
-        },
-        other => other,
-    };
-    let Expr::Path(path) = expression else {
-        return None;
-    };
-    let moved = path.path.get_ident()?;
-    let renames = match &local.pat {
-        Pat::Ident(name) => name.ident == *moved || moved == "self",
-        // A pattern is moved out of an argument of async-trait's own.
-        _ => moved.to_string().starts_with("__arg"),
-    };
-    renames.then(|| moved.clone())
 }

@@ -1,13 +1,14 @@
 //! The attribute `#[distributed_lock]`, re-exported by the crate `lock-runtime`.
 //!
-//! A pipeline: `args` reads the attribute's arguments, `key` the key among them, `item` the function, `expand` puts the lock around its
-//! body. Mistakes are collected on the way and reported together.
+//! A pipeline: `args` reads the attribute's arguments, `key` the key among them, `item` the function, `future` the one that a function
+//! returns, and `expand` puts the lock around the body. Mistakes are collected on the way and reported together.
 
 mod args;
 mod by_hand;
 mod duration;
 mod errors;
 mod expand;
+mod future;
 mod item;
 mod key;
 mod spelling;

@@ -81,7 +81,7 @@ fn busy(error: LockError) -> String {
 }
 
 fn give_up(error: LockError) {
-    panic!("{error:?}")
+    panic!("{:?}", error)
 }
 
 // serial_test#36, #155

@@ -68,7 +68,7 @@ fn short_values_never_meet() {
     let parts = ["", ":", "%", "{", "}", "a", "%3A"];
     let mut seen = HashMap::new();
     for a in parts {
-        for b in parts.into_iter().filter(|b| !b.is_empty()) {
+        for b in parts.iter().copied().filter(|b| !b.is_empty()) {
             for c in parts {
                 let other = seen.insert(key(a, b, c).unwrap(), (a, b, c));
                 assert_eq!(other, None, "{:?}", (a, b, c));

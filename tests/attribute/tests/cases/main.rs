@@ -1,8 +1,10 @@
 //! Functions of every shape under the attribute, run: each case asserts the key that was locked, and the order of what happened.
 //!
-//! Compiled in both editions. A case that names an upstream issue shows what another attribute macro got wrong.
+//! Compiled in each edition. A case that names an upstream issue shows what another attribute macro got wrong.
 #![deny(warnings, missing_docs, clippy::pedantic)]
 #![allow(clippy::unwrap_used)]
+// In edition 2018 assertions take no names into their messages.
+#![allow(clippy::uninlined_format_args)]
 
 // What a renamed dependency looks like from within.
 #[allow(unused_extern_crates)]
@@ -11,6 +13,7 @@ extern crate lock_runtime as locks;
 mod arguments;
 mod attributes;
 mod drops;
+mod heads;
 mod keys;
 mod macros;
 mod names;

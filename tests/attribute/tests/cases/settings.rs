@@ -25,9 +25,9 @@ async fn with_a_computed_ttl(seconds: u64) -> Res<Duration> {
 async fn ttl_is_how_long_a_lease_lives() {
     let ((), _) = record(async {
         let left = with_a_ttl().await.unwrap();
-        assert!(left > LEASE * 9 / 10 && left <= LEASE, "{left:?}");
+        assert!(left > LEASE * 9 / 10 && left <= LEASE, "{:?}", left);
         let left = with_a_computed_ttl(60).await.unwrap();
-        assert!(left > Duration::from_secs(54), "{left:?}");
+        assert!(left > Duration::from_secs(54), "{:?}", left);
         // Out of its range, and known only now.
         assert!(matches!(
             with_a_computed_ttl(0).await,

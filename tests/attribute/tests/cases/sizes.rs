@@ -29,12 +29,14 @@ async fn guarded(data: [u8; 1024]) -> Result<u8, LockError> {
 fn a_lock_adds_at_most_100_bytes_to_a_future() {
     let bare = size_of_val(&plain([0; 1024]));
     let locked = size_of_val(&annotated([0; 1024]));
-    assert!(locked <= bare + 100, "{locked} bytes instead of {bare}");
+    assert!(locked <= bare + 100, "{} bytes instead of {}", locked, bare);
     // The handle, and the way by which it comes.
     let guarded = size_of_val(&guarded([0; 1024]));
     assert!(
         guarded <= bare + 100 + 3 * size_of::<usize>(),
-        "{guarded} bytes instead of {bare}"
+        "{} bytes instead of {}",
+        guarded,
+        bare
     );
 }
 

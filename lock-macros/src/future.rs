@@ -1,0 +1,272 @@
+//! Functions that are not `async` themselves, and return a future: written by hand, or by `#[async_trait]`.
+
+use proc_macro2::{Group, Ident, Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::parse::Parser;
+use syn::{
+    Attribute, Block, Expr, ExprAsync, GenericArgument, Local, Pat, Path, PathArguments,
+    ReturnType, Stmt, Type, TypeParamBound,
+};
+
+use crate::item::Arguments;
+
+/// The future that a function returns which is not `async` itself.
+pub(crate) struct Frame {
+    /// What the future is put into, `Box::pin` or nothing.
+    pin: TokenStream,
+    /// What `#[async_trait]` puts at the beginning of the future: the arguments under their real names.
+    head: TokenStream,
+}
+
+impl Frame {
+    /// The future, with `locked` as its asynchronous part.
+    pub(crate) fn around(&self, locked: &TokenStream) -> TokenStream {
+        let Frame { pin, head } = self;
+        let future = quote_spanned!(Span::mixed_site()=> async move { #head #locked });
+        if pin.is_empty() {
+            future
+        } else {
+            quote_spanned!(Span::mixed_site()=> #pin(#future))
+        }
+    }
+}
+
+/// A return type that is a future.
+pub(crate) struct ReturnedFuture {
+    /// What the future puts out.
+    pub(crate) output: Type,
+    /// Its type, if that can be named.
+    named: Option<Type>,
+}
+
+// Input:  -> Pin<Box<dyn Future<Output = Res<u64>> + Send + '_>>
+// Output: Res<u64>
+pub(crate) fn returned_future(output: &ReturnType) -> Option<ReturnedFuture> {
+    let ReturnType::Type(_, ty) = output else {
+        return None;
+    };
+    let (bounds, named) = match &**ty {
+        Type::ImplTrait(future) => (&future.bounds, None),
+        Type::Path(path) => {
+            let last = path.path.segments.last()?;
+            if last.ident == "BoxFuture" || last.ident == "LocalBoxFuture" {
+                return Some(ReturnedFuture {
+                    output: type_argument(&last.arguments)?.clone(),
+                    named: Some((**ty).clone()),
+                });
+            }
+            let boxed = inside(ty, "Pin").and_then(|ty| inside(ty, "Box"))?;
+            match boxed {
+                Type::TraitObject(future) => (&future.bounds, Some((**ty).clone())),
+                _ => return None,
+            }
+        }
+        _ => return None,
+    };
+    let output = bounds.iter().find_map(future_output)?.clone();
+    Some(ReturnedFuture { output, named })
+}
+
+/// `T` of `Wrapper<T>`.
+fn inside<'a>(ty: &'a Type, wrapper: &str) -> Option<&'a Type> {
+    match ty {
+        Type::Path(path) => {
+            let last = path.path.segments.last()?;
+            (last.ident == wrapper).then(|| type_argument(&last.arguments))?
+        }
+        _ => None,
+    }
+}
+
+fn type_argument(arguments: &PathArguments) -> Option<&Type> {
+    let PathArguments::AngleBracketed(arguments) = arguments else {
+        return None;
+    };
+    arguments.args.iter().find_map(|argument| match argument {
+        GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    })
+}
+
+/// `T` of `Future<Output = T>`.
+fn future_output(bound: &TypeParamBound) -> Option<&Type> {
+    let TypeParamBound::Trait(bound) = bound else {
+        return None;
+    };
+    let last = bound
+        .path
+        .segments
+        .last()
+        .filter(|last| last.ident == "Future")?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else {
+        return None;
+    };
+    arguments.args.iter().find_map(|argument| match argument {
+        GenericArgument::AssocType(output) if output.ident == "Output" => Some(&output.ty),
+        _ => None,
+    })
+}
+
+impl ReturnedFuture {
+    /// Splits the body into what stays around the lock and the block to be locked.
+    pub(crate) fn open(&self, body: Group, arguments: &mut Arguments) -> (Frame, TokenStream) {
+        if let Some((pin, future)) = only_a_future(&body) {
+            let (head, rest) = split_head(&future.block, arguments);
+            let body = quote_spanned!(future.block.brace_token.span.join()=> { #(#rest)* });
+            return (Frame { pin, head }, body);
+        }
+        let pin = match self.named {
+            Some(_) => quote_spanned!(Span::mixed_site()=> ::std::boxed::Box::pin),
+            None => TokenStream::new(),
+        };
+        (
+            Frame {
+                pin,
+                head: TokenStream::new(),
+            },
+            self.call(&body),
+        )
+    }
+
+    /// The body as a call, because it may `return` the future.
+    fn call(&self, body: &Group) -> TokenStream {
+        let ty = self.named.iter();
+        quote_spanned! {Span::mixed_site()=> {
+            #[allow(clippy::redundant_closure_call)]
+            let __future = (move || #(-> #ty)* #body)();
+            __future.await
+        }}
+    }
+}
+
+/// `Box::pin(async move { .. })` or `async move { .. }`, if the body is nothing else.
+fn only_a_future(body: &Group) -> Option<(TokenStream, ExprAsync)> {
+    let statements = Block::parse_within.parse2(body.stream()).ok()?;
+    let [Stmt::Expr(expression, None)] = <[Stmt; 1]>::try_from(statements).ok()? else {
+        return None;
+    };
+    match expression {
+        Expr::Async(future) => Some((TokenStream::new(), future)),
+        Expr::Call(call) => {
+            let arguments: Vec<Expr> = call.args.into_iter().collect();
+            match (*call.func, <[Expr; 1]>::try_from(arguments).ok()?) {
+                (Expr::Path(pin), [Expr::Async(future)]) if ends_in_box_pin(&pin.path) => {
+                    Some((pin.to_token_stream(), future))
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+fn ends_in_box_pin(path: &Path) -> bool {
+    let mut words = path.segments.iter().rev();
+    words.next().is_some_and(|word| word.ident == "pin")
+        && words.next().is_some_and(|word| word.ident == "Box")
+}
+
+// Input:  if let Some(__ret) = None::<R> { return __ret; } let __self = self;
+//         let Path(id) = { let __arg1 = __arg1; __arg1 }; REST
+// Output: what stands before REST, REST, and the arguments under the names that REST knows them by
+//
+// The head runs before the lock is acquired. So it ends where a statement could do more than rename
+// an argument: the user's own may look much alike, and in doubt it is locked.
+fn split_head<'a>(block: &'a Block, arguments: &mut Arguments) -> (TokenStream, &'a [Stmt]) {
+    let mut end = usize::from(block.stmts.first().is_some_and(is_return_type_hint));
+    while let Some(Stmt::Local(local)) = block.stmts.get(end) {
+        let renamed =
+            moved_argument(local).is_some_and(|moved| arguments.rename(moved, &local.pat));
+        if !renamed {
+            break;
+        }
+        end += 1;
+    }
+    let (head, rest) = block.stmts.split_at(end);
+    (quote!(#(#head)*), rest)
+}
+
+/// `if let Some(__ret) = None::<R> { return __ret; }`: it tells the compiler a type, and never runs.
+fn is_return_type_hint(statement: &Stmt) -> bool {
+    let Stmt::Expr(Expr::If(hint), None) = statement else {
+        return false;
+    };
+    let (Expr::Let(condition), None, [Stmt::Expr(Expr::Return(end), Some(_))]) = (
+        &*hint.cond,
+        &hint.else_branch,
+        hint.then_branch.stmts.as_slice(),
+    ) else {
+        return false;
+    };
+    let (Pat::TupleStruct(some), Expr::Path(none)) = (&*condition.pat, &*condition.expr) else {
+        return false;
+    };
+    let last = none.path.segments.last();
+    ends_in(&some.path, "Some")
+        && ends_in(&none.path, "None")
+        && last.is_some_and(|last| !last.arguments.is_none())
+        && matches!(some.elems.first(), Some(Pat::Ident(name)) if name.ident == "__ret")
+        && end
+            .expr
+            .as_deref()
+            .and_then(variable)
+            .is_some_and(|name| name == "__ret")
+}
+
+/// The argument that a statement gives its real name, and does nothing else.
+///
+/// `x` of `let x = x;`; `self` of `let __self = self;`; `__arg1` of `let PATTERN = __arg1;` and of
+/// `let PATTERN = { let __arg1 = __arg1; __arg1 };`.
+fn moved_argument(local: &Local) -> Option<&Ident> {
+    let init = local.init.as_ref().filter(|init| init.diverge.is_none())?;
+    let is_conditional = |attribute: &Attribute| attribute.path().is_ident("cfg");
+    if !local.attrs.iter().all(is_conditional) {
+        return None;
+    }
+    let moved = match &*init.expr {
+        Expr::Block(block) if block.label.is_none() && block.attrs.is_empty() => {
+            moved_through(&block.block)?
+        }
+        other => variable(other)?,
+    };
+    let renames = match &local.pat {
+        _ if moved.to_string().starts_with("__arg") => true,
+        pattern if !matches!(*init.expr, Expr::Block(_)) => {
+            let name = plain_name(pattern)?;
+            name == moved || (moved == "self" && name == "__self")
+        }
+        _ => false,
+    };
+    renames.then_some(moved)
+}
+
+/// `x` of `{ let x = x; x }`.
+fn moved_through(block: &Block) -> Option<&Ident> {
+    let [Stmt::Local(inner), Stmt::Expr(last, None)] = block.stmts.as_slice() else {
+        return None;
+    };
+    let init = inner.init.as_ref().filter(|init| init.diverge.is_none())?;
+    let moved = variable(last)?;
+    let same = plain_name(&inner.pat)? == moved && variable(&init.expr)? == moved;
+    same.then_some(moved)
+}
+
+/// The expression, if it is one name.
+fn variable(expression: &Expr) -> Option<&Ident> {
+    match expression {
+        Expr::Path(path) if path.attrs.is_empty() && path.qself.is_none() => path.path.get_ident(),
+        _ => None,
+    }
+}
+
+/// The name, mutable or not, that a pattern binds to the whole value.
+fn plain_name(pattern: &Pat) -> Option<&Ident> {
+    match pattern {
+        Pat::Ident(name) if name.by_ref.is_none() && name.subpat.is_none() => Some(&name.ident),
+        _ => None,
+    }
+}
+
+fn ends_in(path: &Path, word: &str) -> bool {
+    path.segments.last().is_some_and(|last| last.ident == word)
+}
