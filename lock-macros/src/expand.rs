@@ -1,6 +1,8 @@
 //! The function with the lock around its body.
 //!
-//! Generated tokens have the hygiene of this macro (`mixed_site`): no name of a user is taken for one of ours, nor the other way round.
+//! Generated tokens have the hygiene of this macro (`mixed_site`): no name of a user is taken for one
+//! of ours, nor the other way round. Functions are called by their path, never as methods: a trait of
+//! the user's may have a method of the same name, and would take the call.
 
 use std::time::Duration;
 
@@ -16,20 +18,19 @@ use crate::key::{CheckedKey, Placeholder, Segment};
 // Input:  #[distributed_lock(key = "coupon:<id>", ttl = "5s", guard = lock)]
 //         async fn redeem(&self, Path(id): Path<u64>, _tx: Tx) -> Res<u64> { BODY }
 // Output: async fn redeem(&self, Path(id): Path<u64>, _tx: Tx) -> Res<u64> {
-//             let __spec = Spec::new({
+//             let __spec = Spec::ttl(Spec::new({
 //                 let mut __key = KeyTemplate::new();
-//                 __key.text("coupon:");
-//                 KeyPart::add(&id, __key.value());
-//                 __key.finish()
-//             })
-//             .ttl(Duration::from_millis(5000));
-//             let __slot = __spec.slot();
+//                 KeyTemplate::text(&mut __key, "coupon:");
+//                 KeyPart::add(&id, KeyTemplate::value(&mut __key));
+//                 KeyTemplate::finish(__key)
+//             }), Duration::from_millis(5000));
+//             let __slot = Spec::slot(&__spec);
 //             let __body = pin!(Some(async move {
 //                 if let Some(__ret) = None::<Res<u64>> { return __ret; }
 //                 let _ = &_tx;
 //                 let _ = &id;
 //                 let _ = &self;
-//                 let lock = __slot.handle();
+//                 let lock = Slot::handle(__slot);
 //                 { BODY }
 //             }));
 //             run(__spec, __body, LockReturn::from_lock_error).await
@@ -41,7 +42,7 @@ pub(crate) fn expand(args: &Args, key: &CheckedKey, function: &Function) -> Toke
     let slot = args
         .guard
         .iter()
-        .map(|_| quote_spanned!(at=> let __slot = __spec.slot();));
+        .map(|_| quote_spanned!(at=> let __slot = #private::Spec::slot(&__spec);));
     let body = body(args, function);
     let refuse = refuse(args, function);
     function.with_body(&quote_spanned! {at=>
@@ -58,7 +59,9 @@ pub(crate) fn expand_without_lock(args: &Args, function: &Function) -> TokenStre
     let at = Span::mixed_site();
     let krate = &args.krate;
     let guard = args.guard.iter().map(|name| {
-        quote_spanned!(at=> let #name = ::core::option::Option::<#krate::LockHandle>::None.unwrap();)
+        quote_spanned!(at=> let #name = ::core::option::Option::unwrap(
+            ::core::option::Option::<#krate::LockHandle>::None
+        );)
     });
     let body = &function.body;
     function.with_body(&quote_spanned!(at=> #(#guard)* #body))
@@ -99,29 +102,30 @@ fn spec(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
         }
     };
     let mut spec = quote_spanned!(at=> #private::Spec::new(#key));
-    if let Some(ttl) = args.ttl.as_ref().map(duration) {
-        spec.extend(quote_spanned!(at=> .ttl(#ttl)));
+    let mut set = |name: &str, value: &dyn ToTokens| {
+        let name = Ident::new(name, at);
+        spec = quote_spanned!(at=> #private::Spec::#name(#spec, #value));
+    };
+    if let Some(ttl) = &args.ttl {
+        set("ttl", &duration(ttl));
     }
-    if let Some(wait) = args.wait.as_ref().map(duration) {
-        spec.extend(quote_spanned!(at=> .wait(#wait)));
+    if let Some(wait) = &args.wait {
+        set("wait", &duration(wait));
     }
     match &args.renew {
-        Some(Renew::Every(every)) => {
-            let every = duration(every);
-            spec.extend(quote_spanned!(at=> .renew(#every)));
-        }
-        Some(Renew::Off) => spec.extend(quote_spanned!(at=> .renew_off())),
+        Some(Renew::Every(every)) => set("renew", &duration(every)),
+        Some(Renew::Off) => set("renew_off", &TokenStream::new()),
         None => {}
     }
-    if let Some(limit) = args.max_hold.as_ref().map(duration) {
-        spec.extend(quote_spanned!(at=> .max_hold(#limit)));
+    if let Some(limit) = &args.max_hold {
+        set("max_hold", &duration(limit));
     }
     if args.continue_when_lost {
-        spec.extend(quote_spanned!(at=> .continue_when_lost()));
+        set("continue_when_lost", &TokenStream::new());
     }
     if let Some(runtime) = &args.runtime {
         let runtime = as_ref(&expression(runtime), &quote!(#krate::LockRuntime));
-        spec.extend(quote_spanned!(at=> .runtime(#runtime)));
+        set("runtime", &runtime);
     }
     spec
 }
@@ -134,22 +138,34 @@ fn as_ref(value: &TokenStream, ty: &TokenStream) -> TokenStream {
 }
 
 // Input:  Text("coupon:"), Value(id)
-// Output: { let mut __key = KeyTemplate::new(); __key.text("coupon:"); KeyPart::add(&id, __key.value()); __key.finish() }
+// Output: {
+//             let mut __key = KeyTemplate::new();
+//             KeyTemplate::text(&mut __key, "coupon:");
+//             KeyPart::add(&id, KeyTemplate::value(&mut __key));
+//             KeyTemplate::finish(__key)
+//         }
 pub(crate) fn template(segments: &[Segment], private: &TokenStream) -> TokenStream {
     let at = Span::mixed_site();
     let steps = segments.iter().map(|segment| match segment {
-        Segment::Text(text) => quote_spanned!(at=> __key.text(#text);),
+        Segment::Text(text) => {
+            quote_spanned!(at=> #private::KeyTemplate::text(&mut __key, #text);)
+        }
         Segment::Value(Placeholder { argument, members }) => {
             // All of it at the template, where the error belongs if the value cannot be part of a key.
             let place = at.located_at(argument.span());
             let private = relocate(private.clone(), place);
-            quote_spanned!(place=> #private::KeyPart::add(&#argument #(.#members)*, __key.value());)
+            quote_spanned! {place=>
+                #private::KeyPart::add(
+                    &#argument #(.#members)*,
+                    #private::KeyTemplate::value(&mut __key)
+                );
+            }
         }
     });
     quote_spanned! {at=> {
         let mut __key = #private::KeyTemplate::new();
         #(#steps)*
-        __key.finish()
+        #private::KeyTemplate::finish(__key)
     }}
 }
 
@@ -169,6 +185,7 @@ fn known(duration: Duration) -> TokenStream {
 /// The future that runs under the lock.
 fn body(args: &Args, function: &Function) -> TokenStream {
     let at = Span::mixed_site();
+    let private = private(&args.krate);
     let hint = return_type_hint(&function.output);
     // A captured variable is dropped in the order of its first mention. The last argument first, as the language does it, and every one,
     // so that none outlives the lock.
@@ -176,7 +193,7 @@ fn body(args: &Args, function: &Function) -> TokenStream {
     let guard = args
         .guard
         .iter()
-        .map(|name| quote_spanned!(at=> let #name = __slot.handle();));
+        .map(|name| quote_spanned!(at=> let #name = #private::Slot::handle(__slot);));
     let body = &function.body;
     quote_spanned! {at=> {
         #hint

@@ -393,6 +393,7 @@ fn lock(
 
 #[cfg(test)]
 mod tests {
+    use proc_macro2::{TokenStream, TokenTree};
     use quote::quote;
 
     use super::lock;
@@ -435,5 +436,82 @@ mod tests {
         )
         .to_string();
         assert!(output.starts_with("struct Coupon ;"), "{output}");
+    }
+
+    /// The names of the methods that are called, `.await` apart.
+    fn method_calls(tokens: TokenStream) -> Vec<String> {
+        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+        let mut found = Vec::new();
+        for (at, token) in tokens.iter().enumerate() {
+            if let TokenTree::Group(group) = token {
+                found.extend(method_calls(group.stream()));
+            }
+            if let (TokenTree::Punct(dot), Some(TokenTree::Ident(name))) =
+                (token, tokens.get(at + 1))
+                && dot.as_char() == '.'
+                && name != "await"
+                && matches!(
+                    tokens.get(at + 2),
+                    Some(TokenTree::Group(_) | TokenTree::Punct(_))
+                )
+                && !matches!(tokens.get(at + 2), Some(TokenTree::Punct(next)) if next.as_char() != ':')
+            {
+                found.push(name.to_string());
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn generated_code_calls_no_methods() {
+        let settings = [
+            quote!(),
+            quote!(, ttl = "5s", wait = "1s", renew = "1s", max_hold = "1m", guard = lock),
+            quote!(, ttl = a, wait = b, renew = c, max_hold = d, runtime = e, on_error = f),
+            quote!(, renew = false, on_lost = continue, crate = some::path),
+        ];
+        let keys = [quote!("k:<id>:<order.id>:<self.0>:"), quote!(id)];
+        let body = quote!({
+            if id {
+                return id;
+            }
+            order
+        });
+        let functions = [
+            quote!(async fn f(&self, id: u8, order: Order, _: Tx) -> Res<u8> #body),
+            quote!(fn f(&self, id: u8, order: Order) -> Pin<Box<dyn Future<Output = u8>>> {
+                Box::pin(async move #body)
+            }),
+            quote!(fn f(&self, id: u8, order: Order) -> impl Future<Output = u8> {
+                let id = id;
+                async move #body
+            }),
+            quote!(fn f(&self, __arg1: Id, order: Order) -> BoxFuture<'_, Res<u8>> {
+                Box::pin(async move {
+                    let __self = self;
+                    let Id(id) = { let __arg1 = __arg1; __arg1 };
+                    #body
+                })
+            }),
+        ];
+        for function in &functions {
+            for key in &keys {
+                for settings in &settings {
+                    let output = lock(quote!(key = #key #settings), function.clone());
+                    assert!(!output.to_string().contains("compile_error"), "{output}");
+                    let calls = method_calls(output.clone());
+                    assert!(calls.is_empty(), "{calls:?} in {output}");
+                }
+            }
+            // What stands in for the guard where the attribute is wrong.
+            let output = lock(quote!(key = "k", ttl = "x", guard = lock), function.clone());
+            assert_eq!(method_calls(output), [""; 0]);
+        }
+        let control = quote!({
+            a.b.c;
+            x.one();
+            { y.await.two::<u8>(z) }
+        });
+        assert_eq!(method_calls(control), ["one", "two"]);
     }
 }

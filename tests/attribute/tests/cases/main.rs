@@ -16,6 +16,7 @@ mod drops;
 mod heads;
 mod keys;
 mod macros;
+mod methods;
 mod names;
 mod returns;
 mod runtimes;
