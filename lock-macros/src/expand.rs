@@ -12,7 +12,7 @@ use syn::spanned::Spanned;
 use syn::{GenericArgument, Path, PathArguments, ReturnType, Type, parse_quote};
 
 use crate::args::{Args, Renew, Time};
-use crate::item::{Argument, Function};
+use crate::item::{Argument, Function, braces};
 use crate::key::{CheckedKey, Placeholder, Segment};
 
 // Input:  #[distributed_lock(key = "coupon:<id>", ttl = "5s", guard = lock)]
@@ -43,7 +43,7 @@ pub(crate) fn expand(args: &Args, key: &CheckedKey, function: &Function) -> Toke
         .guard
         .iter()
         .map(|_| quote_spanned!(at=> let __slot = #private::Spec::slot(&__spec);));
-    let body = body(args, function);
+    let body = braces(function.place, &body(args, function));
     let refuse = refuse(args, function);
     function.with_body(&quote_spanned! {at=>
         let __spec = #spec;
@@ -195,12 +195,12 @@ fn body(args: &Args, function: &Function) -> TokenStream {
         .iter()
         .map(|name| quote_spanned!(at=> let #name = #private::Slot::handle(__slot);));
     let body = &function.body;
-    quote_spanned! {at=> {
+    quote_spanned! {at=>
         #hint
         #(#keep)*
         #(#guard)*
         #body
-    }}
+    }
 }
 
 /// A line that moves an argument into the body.

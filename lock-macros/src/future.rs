@@ -8,7 +8,7 @@ use syn::{
     ReturnType, Stmt, Type, TypeParamBound,
 };
 
-use crate::item::Arguments;
+use crate::item::{Arguments, braces};
 
 /// The future that a function returns which is not `async` itself.
 pub(crate) struct Frame {
@@ -16,13 +16,16 @@ pub(crate) struct Frame {
     pin: TokenStream,
     /// What `#[async_trait]` puts at the beginning of the future: the arguments under their real names.
     head: TokenStream,
+    /// Whether the asynchronous part calls the user's body, which makes the future.
+    pub(crate) calls: bool,
 }
 
 impl Frame {
     /// The future, with `locked` as its asynchronous part.
-    pub(crate) fn around(&self, locked: &TokenStream) -> TokenStream {
-        let Frame { pin, head } = self;
-        let future = quote_spanned!(Span::mixed_site()=> async move { #head #locked });
+    pub(crate) fn around(&self, locked: &TokenStream, place: Span) -> TokenStream {
+        let Frame { pin, head, .. } = self;
+        let block = braces(place, &quote!(#head #locked));
+        let future = quote_spanned!(Span::mixed_site()=> async move #block);
         if pin.is_empty() {
             future
         } else {
@@ -113,7 +116,12 @@ impl ReturnedFuture {
         if let Some((pin, future)) = only_a_future(&body) {
             let (head, rest) = split_head(&future.block, arguments);
             let body = quote_spanned!(future.block.brace_token.span.join()=> { #(#rest)* });
-            return (Frame { pin, head }, body);
+            let frame = Frame {
+                pin,
+                head,
+                calls: false,
+            };
+            return (frame, body);
         }
         let pin = match self.named {
             Some(_) => quote_spanned!(Span::mixed_site()=> ::std::boxed::Box::pin),
@@ -123,6 +131,7 @@ impl ReturnedFuture {
             Frame {
                 pin,
                 head: TokenStream::new(),
+                calls: true,
             },
             self.call(&body),
         )

@@ -25,6 +25,8 @@ pub(crate) struct Function {
     pub(crate) output: Type,
     /// The asynchronous part, as a block in the user's own braces.
     pub(crate) body: TokenStream,
+    /// Where the user wrote the body.
+    pub(crate) place: Span,
 }
 
 /// The arguments of a function, in order.
@@ -64,14 +66,10 @@ impl Function {
         } = self;
         let body = match &self.frame {
             None => locked.clone(),
-            Some(frame) => frame.around(locked),
+            Some(frame) => frame.around(locked, self.place),
         };
-        quote! {
-            #before #signature {
-                #(#inner_attributes)*
-                #body
-            }
-        }
+        let body = braces(self.place, &quote!(#(#inner_attributes)* #body));
+        quote!(#before #signature #body)
     }
 
     /// How the asynchronous part calls `self`.
@@ -260,12 +258,18 @@ impl Raw {
             body,
         } = self;
         let mut arguments = name_arguments(&mut signature);
+        let mut place = body.span();
         let (frame, output, body) = if signature.asyncness.is_some() {
             (None, output(&signature), body.into_token_stream())
         } else {
             let future =
                 returned_future(&signature.output).ok_or_else(|| not_async(&signature, &body))?;
             let (frame, body) = future.open(body, &mut arguments);
+            if frame.calls {
+                // The user wrote no function that is nothing but a future, and the lints for such
+                // ones have no business here.
+                place = Span::mixed_site();
+            }
             (Some(frame), future.output, body)
         };
         Ok(Function {
@@ -276,8 +280,17 @@ impl Raw {
             arguments,
             output,
             body,
+            place,
         })
     }
+}
+
+/// `{ tokens }`, as if the user had written these braces at `place`: where the braces of a function
+/// or an `async` block are generated, coverage leaves out all that is in them, and lints look away.
+pub(crate) fn braces(place: Span, tokens: &TokenStream) -> Group {
+    let mut braces = Group::new(Delimiter::Brace, tokens.clone());
+    braces.set_span(place);
+    braces
 }
 
 /// Refuses everything but functions, each with its own advice.

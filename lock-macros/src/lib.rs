@@ -48,6 +48,7 @@ use crate::item::{Arguments, Function};
 ///
 /// It goes on an `async fn`, a method of any receiver, and on functions that return `Pin<Box<dyn Future>>` or `impl Future`; below
 /// `#[async_trait]`, above `#[tokio::main]` and `#[tokio::test]`. Of two `#[distributed_lock]` on one function the lower is taken first.
+/// Coverage and lints see the body as it is written.
 ///
 /// # `key`
 ///

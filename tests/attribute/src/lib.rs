@@ -103,3 +103,12 @@ impl Backend for Recording {
         self.0.abandon(claim).await
     }
 }
+
+// A lint about the signature of a documented function reaches an annotated one: without an
+// `# Errors` the expectation is fulfilled.
+/// A function that could fail.
+#[expect(clippy::missing_errors_doc, reason = "clippy sees the body's braces")]
+#[lock_runtime::distributed_lock(key = "documented")]
+pub async fn documented() -> Result<(), lock_runtime::LockError> {
+    Ok(())
+}

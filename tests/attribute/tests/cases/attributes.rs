@@ -108,7 +108,7 @@ async fn handlers_can_be_locked() {
 #[cfg_attr(all(), must_use)]
 #[inline]
 pub(crate) async fn decorated() -> Res<u8> {
-    #![allow(unused_variables)]
+    #![allow(unused_variables, clippy::double_must_use)]
     let unused = 1;
     Ok(2)
 }

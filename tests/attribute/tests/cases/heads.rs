@@ -96,7 +96,7 @@ fn begins_with_if_let(id: u8) -> BoxFuture<'static, Res<u8>> {
 }
 
 #[distributed_lock(key = "else:<id>")]
-#[allow(clippy::redundant_else)]
+#[allow(clippy::redundant_else, clippy::manual_async_fn)]
 fn begins_with_if_and_else(id: u8) -> impl Future<Output = Res<u8>> {
     async move {
         if let Some(__ret) = None::<Res<u8>> {

@@ -107,6 +107,7 @@ impl KeyPart for Seat {
 }
 
 #[distributed_lock(key = "t:<a>:<b>:<c>:<d>:<e>")]
+#[allow(clippy::many_single_char_names)]
 async fn types(a: CustomerId, b: Seat, c: Cow<'_, str>, d: Box<char>, e: uuid::Uuid) -> Res<()> {
     drop((a, b, c, d, e));
     Ok(())
