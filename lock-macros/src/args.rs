@@ -9,6 +9,7 @@ use syn::{Error, Expr, ExprPath, Ident, Lit, LitStr, Path, Token, parse_quote, t
 
 use crate::duration;
 use crate::errors::Errors;
+use crate::krate;
 use crate::spelling::closest;
 
 /// The shortest and the longest ttl, as the runtime has them too.
@@ -141,7 +142,15 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
     for Written { name, value } in &written.arguments {
         let word = name.unraw().to_string();
         let Some(example) = example(&word) else {
-            errors.at(name, unknown(&word));
+            match value_of_the_key(&word, value.as_ref(), &written) {
+                // One mistake: what the template lacks is said here.
+                Some(message) => {
+                    if args.key.take().is_some() {
+                        errors.at(name, message);
+                    }
+                }
+                None => errors.at(name, unknown(&word)),
+            }
             continue;
         };
         if seen.contains(&word) {
@@ -160,6 +169,11 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
             Span::call_site(),
             "missing `key`, e.g. `#[distributed_lock(key = \"coupon:<id>\")]`",
         ));
+    }
+    if !seen.iter().any(|name| name == "crate")
+        && let Some(fault) = krate::missing(std::env::args())
+    {
+        errors.push(Error::new(Span::call_site(), fault));
     }
     check_together(&args, &written, errors);
     args
@@ -286,6 +300,31 @@ fn unknown(name: &str) -> String {
     }
 }
 
+// Input:  key = "coupon:{}", id
+// Output: what to write: key = "coupon:<id>"
+/// The message about a name that was meant to be a value of the key, as `format!` takes them.
+fn value_of_the_key(name: &str, value: Option<&Expr>, written: &AllWritten) -> Option<String> {
+    let template = text_of(written.value("key")?)?.value();
+    let named = matches!(value, Some(Expr::Path(path)) if path.path.is_ident(name));
+    if value.is_some() && !named {
+        return None;
+    }
+    let braced = format!("{{{name}}}");
+    let hole = if template.contains(&braced) {
+        &braced
+    } else {
+        "{}"
+    };
+    let form = match template.split_once(hole) {
+        Some((before, after)) => format!("{before}<{name}>{after}"),
+        None if template.contains(&format!("<{name}>")) => template,
+        None => format!("{template}:<{name}>"),
+    };
+    Some(format!(
+        "the values of a key stand in its text; write `key = \"{form}\"`"
+    ))
+}
+
 /// Understands the value of one argument.
 fn set(args: &mut Args, name: &str, value: &Expr, errors: &mut Errors) {
     let result = match name {
@@ -301,7 +340,7 @@ fn set(args: &mut Args, name: &str, value: &Expr, errors: &mut Errors) {
             args.runtime = Some(value.clone());
             Ok(())
         }
-        "crate" => krate(value).map(|path| args.krate = path),
+        "crate" => crate_path(value).map(|path| args.krate = path),
         other => unreachable!("`{other}` is no known argument"),
     };
     if let Err(error) = result {
@@ -423,7 +462,7 @@ fn guard(value: &Expr) -> syn::Result<Ident> {
     ))
 }
 
-pub(crate) fn krate(value: &Expr) -> syn::Result<Path> {
+pub(crate) fn crate_path(value: &Expr) -> syn::Result<Path> {
     let path = match bare(value) {
         Expr::Path(ExprPath {
             qself: None, path, ..

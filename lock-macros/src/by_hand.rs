@@ -5,7 +5,7 @@ use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::{Error, Expr, Ident, LitStr, Path, Token, parse_quote};
 
-use crate::args::{Key, krate, text_of};
+use crate::args::{Key, crate_path, text_of};
 use crate::errors::Errors;
 use crate::expand;
 use crate::item::Arguments;
@@ -68,7 +68,7 @@ fn parse(input: ParseStream<'_>) -> syn::Result<Written> {
             return Err(Error::new(name.span(), fault));
         }
         input.parse::<Token![=]>()?;
-        written.krate = krate(&input.parse()?)?;
+        written.krate = crate_path(&input.parse()?)?;
     }
     Ok(written)
 }

@@ -7,6 +7,7 @@ use syn::{Expr, Ident, Index, Lit, LitStr, Member};
 
 use crate::args::Key;
 use crate::errors::Errors;
+use crate::foreign;
 use crate::item::Arguments;
 use crate::spelling::closest;
 
@@ -115,7 +116,7 @@ fn unfilled(text: &str, formatted: bool, arguments: &Arguments) -> Option<String
 }
 
 /// A piece of a template, as it is written.
-enum Piece {
+pub(crate) enum Piece {
     Text(String),
     /// What stands between `<` and `>`.
     Path(String),
@@ -165,26 +166,12 @@ fn pieces(template: &str) -> Result<Vec<Piece>, String> {
 
 /// What is wrong with the template as a whole.
 fn faults(pieces: &[Piece], arguments: &Arguments) -> Vec<String> {
-    let mut faults = Vec::new();
-    for piece in pieces {
-        if let Piece::Text(text) = piece {
-            faults.extend(brace_placeholders(text, arguments));
-        }
-    }
+    let mut faults = foreign::faults(pieces, arguments);
     faults.extend(unseparated(pieces));
     if faults.is_empty() {
         faults.extend(unusable(pieces));
     }
     faults
-}
-
-/// `{id}` where `<id>` was meant.
-fn brace_placeholders(text: &str, arguments: &Arguments) -> impl Iterator<Item = String> {
-    let meant = groups(text, '{', '}').filter(|group| arguments.named(root(group)).is_some());
-    meant.map(|group| {
-        let path = path(group);
-        format!("`{{{group}}}` is no placeholder: every call would take the same lock; write `<{path}>`, or `{{<{path}>}}` for a hash tag")
-    })
 }
 
 /// Placeholders with nothing in between that their values cannot contain: `%`-encoding leaves them all but `:`, `{` and `}`.
@@ -339,7 +326,7 @@ fn member(word: &str, span: Span) -> Option<Member> {
 }
 
 /// What `text` has between an `open` and the next `close`.
-fn groups(text: &str, open: char, close: char) -> impl Iterator<Item = &str> {
+pub(crate) fn groups(text: &str, open: char, close: char) -> impl Iterator<Item = &str> {
     text.split(open)
         .skip(1)
         .filter_map(move |rest| Some(rest.split_once(close)?.0))
@@ -351,7 +338,7 @@ pub(crate) fn path(group: &str) -> &str {
 }
 
 /// The argument that a group would name.
-fn root(group: &str) -> &str {
+pub(crate) fn root(group: &str) -> &str {
     let root = path(group).split('.').next().unwrap_or_default();
     root.strip_prefix("r#").unwrap_or(root)
 }

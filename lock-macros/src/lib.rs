@@ -1,6 +1,7 @@
 //! The attribute `#[distributed_lock]`, re-exported by the crate `lock-runtime`.
 //!
-//! A pipeline: `args` reads the attribute's arguments, `key` the key among them, `item` the function, `future` the one that a function
+//! A pipeline: `args` reads the attribute's arguments, `key` the key among them
+//! (`foreign` knows the placeholders of other languages), `item` the function, `future` the one that a function
 //! returns, and `expand` puts the lock around the body. Mistakes are collected on the way and reported together.
 
 mod args;
@@ -8,9 +9,11 @@ mod by_hand;
 mod duration;
 mod errors;
 mod expand;
+mod foreign;
 mod future;
 mod item;
 mod key;
+mod krate;
 mod spelling;
 
 use proc_macro::TokenStream;
@@ -53,7 +56,8 @@ use crate::item::{Arguments, Function};
 /// # `key`
 ///
 /// Required. A text is a template: `<argument>`, or `<argument.field>`, stands for a value, escaped so that two different lists of
-/// values never take the same lock. Two placeholders need a `:`, `{` or `}` between them; `<<` and `>>` are `<` and `>` themselves. Braces
+/// values never take the same lock. Placeholders of other languages (`{0}`,
+/// `{id}`, `#id`, `$id`, `/:id`) would be one lock for all calls, and are errors. Two placeholders need a `:`, `{` or `}` between them; `<<` and `>>` are `<` and `>` themselves. Braces
 /// are Redis Cluster's hash tags. What may stand in a key implements [`KeyPart`].
 ///
 /// In a value `%`, `:`, `{` and `}` are written `%25`, `%3A`, `%7B` and `%7D`, so where `name` has
@@ -173,7 +177,8 @@ use crate::item::{Arguments, Function};
 /// # `on_error`
 ///
 /// The path of a function that makes the return value of a `LockError`, for functions that do not return `Result<T, E>` with
-/// `E: From<LockError>`. Default: the trait [`LockReturn`].
+/// `E: From<LockError>`: a number, an `Option`, a `Result` whose error is `String`, `StatusCode` or
+/// another type of somebody else's. Default: the trait [`LockReturn`].
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -231,7 +236,8 @@ use crate::item::{Arguments, Function};
 ///
 /// # `crate`
 ///
-/// Where the crate `lock_runtime` is found, for crates that re-export it: a path, or one as text. Default: `::lock_runtime`.
+/// Where the crate `lock_runtime` is found, for crates that re-export it, and where the dependency has
+/// another name: a path, or one as text. Default: `::lock_runtime`.
 ///
 /// ```
 /// mod facade {

@@ -23,14 +23,17 @@ use crate::error::LockError;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "a locked function must be able to return a `LockError`",
-    label = "cannot carry one",
-    note = "return `Result<T, E>` with `E: From<LockError>`, or add `on_error = path`"
+    label = "`{Self}` cannot carry one",
+    note = "return `Result<T, E>` with `E: From<LockError>`, or say what to return instead: `on_error = path`"
 )]
 pub trait LockReturn {
     /// The value to return instead of the body's.
     fn from_lock_error(error: LockError) -> Self;
 }
 
+// Not recommended, so that the error names what is asked for, and both ways to it, instead of `From`
+// alone: the error type may be of another crate.
+#[diagnostic::do_not_recommend]
 impl<T, E: From<LockError>> LockReturn for Result<T, E> {
     fn from_lock_error(error: LockError) -> Self {
         Err(error.into())

@@ -118,6 +118,37 @@ async fn literal_marks(a: bool) -> Res<bool> {
     Ok(a)
 }
 
+// What looks like a placeholder of another language stays, if the value has its place.
+#[distributed_lock(key = "order#id:$id:{0}:{ids}:/:id:<id>")]
+async fn signs(id: u8) -> Res<u8> {
+    Ok(id)
+}
+
+#[distributed_lock(key = "shard:{0}:#id:coupon:id")]
+async fn signs_without_arguments() -> Res<()> {
+    Ok(())
+}
+
+#[distributed_lock(key = "user:id:{users}:#identity")]
+async fn signs_of_other_words(id: u8) -> Res<u8> {
+    Ok(id)
+}
+
+#[test]
+fn signs_that_can_mean_no_argument_are_text() {
+    let ((), events) = run(async {
+        signs(1).await.unwrap();
+        signs_without_arguments().await.unwrap();
+        signs_of_other_words(2).await.unwrap();
+    });
+    let expected = [
+        locked("order#id:$id:{0}:{ids}:/:id:1", []),
+        locked("shard:{0}:#id:coupon:id", []),
+        locked("user:id:{users}:#identity", []),
+    ];
+    assert_eq!(events, expected.concat());
+}
+
 #[test]
 fn every_kind_of_part_has_its_text() {
     let ((), events) = run(async {

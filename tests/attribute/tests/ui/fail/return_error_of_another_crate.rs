@@ -1,0 +1,9 @@
+use axum::http::StatusCode;
+use lock_runtime::distributed_lock;
+
+#[distributed_lock(key = "coupon:<id>")]
+async fn claim(id: u64) -> Result<u64, StatusCode> {
+    Ok(id)
+}
+
+fn main() {}
