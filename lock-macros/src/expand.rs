@@ -21,7 +21,7 @@ use crate::key::{CheckedKey, Placeholder, Segment};
 //             let __spec = Spec::ttl(Spec::new({
 //                 let mut __key = KeyTemplate::new();
 //                 KeyTemplate::text(&mut __key, "coupon:");
-//                 KeyPart::add(&id, KeyTemplate::value(&mut __key));
+//                 { let __value = &id; KeyPart::add(__value, KeyTemplate::value(&mut __key)); }
 //                 KeyTemplate::finish(__key)
 //             }), Duration::from_millis(5000));
 //             let __slot = Spec::slot(&__spec);
@@ -141,7 +141,7 @@ fn as_ref(value: &TokenStream, ty: &TokenStream) -> TokenStream {
 // Output: {
 //             let mut __key = KeyTemplate::new();
 //             KeyTemplate::text(&mut __key, "coupon:");
-//             KeyPart::add(&id, KeyTemplate::value(&mut __key));
+//             { let __value = &id; KeyPart::add(__value, KeyTemplate::value(&mut __key)); }
 //             KeyTemplate::finish(__key)
 //         }
 pub(crate) fn template(segments: &[Segment], private: &TokenStream) -> TokenStream {
@@ -150,16 +150,20 @@ pub(crate) fn template(segments: &[Segment], private: &TokenStream) -> TokenStre
         Segment::Text(text) => {
             quote_spanned!(at=> #private::KeyTemplate::text(&mut __key, #text);)
         }
-        Segment::Value(Placeholder { argument, members }) => {
-            // All of it at the template, where the error belongs if the value cannot be part of a key.
+        Segment::Value(Placeholder {
+            argument,
+            declared,
+            members,
+        }) => {
+            // A member that does not exist is an error at the template; a value that cannot be part
+            // of a key is one at the argument, which says which of several it is.
             let place = at.located_at(argument.span());
             let private = relocate(private.clone(), place);
-            quote_spanned! {place=>
-                #private::KeyPart::add(
-                    &#argument #(.#members)*,
-                    #private::KeyTemplate::value(&mut __key)
-                );
-            }
+            let value = Ident::new("__value", at.located_at(*declared));
+            quote_spanned! {place=> {
+                let #value = &#argument #(.#members)*;
+                #private::KeyPart::add(#value, #private::KeyTemplate::value(&mut __key));
+            }}
         }
     });
     quote_spanned! {at=> {

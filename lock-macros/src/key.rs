@@ -28,7 +28,10 @@ pub(crate) enum Segment {
 
 /// A value in a template: an argument, or a field of one.
 pub(crate) struct Placeholder {
+    /// In the place of the template.
     pub(crate) argument: Ident,
+    /// Where the argument is declared.
+    pub(crate) declared: Span,
     pub(crate) members: Vec<Member>,
 }
 
@@ -237,8 +240,14 @@ fn placeholder(path: &str, place: Span, arguments: &Arguments) -> Result<Placeho
     let Some(members) = members else {
         return Err(not_a_path(path));
     };
+    let declared = arguments.named(&name.unraw().to_string());
+    let declared = declared.map_or(place, Ident::span);
     let argument = argument(name, path, arguments)?;
-    Ok(Placeholder { argument, members })
+    Ok(Placeholder {
+        argument,
+        declared,
+        members,
+    })
 }
 
 /// The argument that the placeholder `<path>` means by `name`.

@@ -6,6 +6,7 @@
 
 mod args;
 mod by_hand;
+mod derive;
 mod duration;
 mod errors;
 mod expand;
@@ -58,7 +59,8 @@ use crate::item::{Arguments, Function};
 /// Required. A text is a template: `<argument>`, or `<argument.field>`, stands for a value, escaped so that two different lists of
 /// values never take the same lock. Placeholders of other languages (`{0}`,
 /// `{id}`, `#id`, `$id`, `/:id`) would be one lock for all calls, and are errors. Two placeholders need a `:`, `{` or `}` between them; `<<` and `>>` are `<` and `>` themselves. Braces
-/// are Redis Cluster's hash tags. What may stand in a key implements [`KeyPart`].
+/// are Redis Cluster's hash tags. What may stand in a key implements [`KeyPart`]:
+/// numbers, texts, addresses, dates, what is made of these, and by `#[derive(KeyPart)]` types of your own.
 ///
 /// In a value `%`, `:`, `{` and `}` are written `%25`, `%3A`, `%7B` and `%7D`, so where `name` has
 /// one of them, `format!("file:{name}")` is another lock than `"file:<name>"`.
@@ -337,11 +339,12 @@ pub fn distributed_lock(args: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// * The template's own text stays as it is.
 /// * Integers are decimal, `bool` is `true` or `false`, `char` and text are UTF-8, a `Uuid` is in
-///   lower case and has hyphens. Then each `%` becomes `%25`, `:` `%3A`, `{` `%7B`, and `}` `%7D`;
-///   nothing else is escaped.
-/// * A [`KeyPart`](../lock_runtime/trait.KeyPart.html) of several parts is `%(`, the parts with
-///   `%,` between them, and `%)`. A part that itself has several is written in the same way; one
-///   that has a single part, as that part. One of no parts is `%(%)`.
+///   lower case and has hyphens; addresses, dates and times are as their `Display` has them, an
+///   instant in UTC. Then each `%` becomes `%25`, `:` `%3A`, `{` `%7B`, and `}` `%7D`; nothing else
+///   is escaped.
+/// * A [`KeyPart`](../lock_runtime/trait.KeyPart.html) of several parts, as a tuple or a list, is
+///   `%(`, the parts with `%,` between them, and `%)`. A part that itself has several is written in
+///   the same way; one that has a single part, as that part. One of no parts, as `None`, is `%(%)`.
 /// * If the template ends in a placeholder, and its value is written `queue` or `fence`, this
 ///   becomes `%(queue%)` or `%(fence%)`: the names of a lock's companions end so.
 ///
@@ -363,6 +366,35 @@ pub fn distributed_lock(args: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro]
 pub fn key(input: TokenStream) -> TokenStream {
     by_hand::expand(input.into()).into()
+}
+
+/// Makes a newtype, or an enum without fields, a part of lock keys.
+///
+/// A newtype stands in a key as what it wraps; fields of type `PhantomData` do not count. A variant
+/// stands there by its name: whoever renames it renames the lock.
+///
+/// ```
+/// use lock_runtime::{KeyPart, LockError, distributed_lock};
+///
+/// #[derive(KeyPart)]
+/// struct CustomerId(u64);
+///
+/// #[derive(KeyPart)]
+/// enum Region { Europe, Asia }
+///
+/// #[distributed_lock(key = "customer:<region>:<id>")]
+/// async fn bill(region: Region, id: CustomerId) -> Result<(), LockError> {
+///     Ok(())
+/// }
+/// ```
+///
+/// `#[key_part(crate = path)]` says where the crate `lock_runtime` is found, as `crate` does for
+/// [`macro@distributed_lock`].
+#[proc_macro_derive(KeyPart, attributes(key_part))]
+pub fn derive_key_part(item: TokenStream) -> TokenStream {
+    derive::expand(item.into())
+        .unwrap_or_else(syn::Error::into_compile_error)
+        .into()
 }
 
 fn lock(

@@ -14,12 +14,32 @@ use lock_protocol::LockKey;
 
 /// A value that can stand in a key template: `<id>` in `key = "coupon:<id>"`.
 ///
-/// Integers, `bool`, `char`, strings, with the feature `uuid` also `uuid::Uuid`, and references and smart pointers to them are parts of
-/// a key. There is no implementation for everything that has a `Display`: two values that look alike would share a lock.
+/// Parts of a key are integers, `bool`, `char`, strings, IP and socket addresses; with a feature for
+/// each crate, `uuid::Uuid` and the dates and times of `time`, `chrono` and `jiff`, an instant in UTC;
+/// and tuples, arrays, lists and `Option`s of parts, and references and smart pointers to them. `None`
+/// has a key that no `Some` makes: all calls without a value take one lock.
+///
+/// Equal values make one key, and different values different keys. So there is no implementation for
+/// everything that has a `Display`, as two values that look alike would share a lock, and none for
+/// floating-point numbers: `0.0 == -0.0`, and `NaN` is not even equal to itself.
 ///
 /// # Examples
 ///
-/// A type of your own says which of its fields make it up:
+/// A newtype, and an enum without fields, is a part by `#[derive(KeyPart)]`:
+///
+/// ```
+/// # #[cfg(feature = "macros")] {
+/// use lock_runtime::KeyPart;
+///
+/// #[derive(KeyPart)]
+/// struct CustomerId(u64);
+///
+/// #[derive(KeyPart)]
+/// enum Region { Europe, Asia }
+/// # }
+/// ```
+///
+/// Any other type of your own says which of its fields make it up:
 ///
 /// ```
 /// use lock_runtime::{KeyBuilder, KeyPart};
@@ -35,7 +55,7 @@ use lock_protocol::LockKey;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be part of a lock key",
     label = "used in the key",
-    note = "use a field of it, as in `<order.id>`, or implement `lock_runtime::KeyPart` for `{Self}`"
+    note = "use a field of it, as in `<order.id>`, or a type of your own that derives or implements `lock_runtime::KeyPart`"
 )]
 pub trait KeyPart {
     /// Adds the value to the key, by [`KeyBuilder::part`].
@@ -78,7 +98,7 @@ impl KeyBuilder {
     }
 
     /// Adds a plain value as it displays itself, escaped.
-    fn plain(&mut self, value: impl fmt::Display) {
+    pub(crate) fn plain(&mut self, value: impl fmt::Display) {
         self.separate();
         self.parts += 1;
         write!(Escaped(&mut self.text), "{value}")
@@ -186,8 +206,8 @@ impl KeyTemplate {
 macro_rules! plain_parts {
     ($($ty:ty),* $(,)?) => {$(
         #[diagnostic::do_not_recommend]
-        impl KeyPart for $ty {
-            fn add(&self, key: &mut KeyBuilder) {
+        impl $crate::KeyPart for $ty {
+            fn add(&self, key: &mut $crate::KeyBuilder) {
                 key.plain(self);
             }
         }
@@ -200,6 +220,8 @@ plain_parts! {
     std::num::NonZeroI8, std::num::NonZeroI16, std::num::NonZeroI32, std::num::NonZeroI64, std::num::NonZeroI128, std::num::NonZeroIsize,
     bool, char, str, String,
 }
+
+pub(crate) use plain_parts;
 
 #[cfg(feature = "uuid")]
 plain_parts!(uuid::Uuid);

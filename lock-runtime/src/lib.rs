@@ -64,6 +64,7 @@
 //! | `tls` | no | `rediss://` URLs, by rustls |
 //! | `axum` | no | the headers of [`fencing::http`] as an axum 0.8 extractor |
 //! | `uuid` | no | `uuid::Uuid` as a part of keys |
+//! | `time`, `chrono`, `jiff` | no | the dates and times of that crate as parts of keys |
 
 // So that the attribute can be used within this crate: generated code names `::lock_runtime`.
 #[allow(unused_extern_crates)]
@@ -83,6 +84,7 @@ mod executor;
 pub mod fencing;
 mod guard;
 mod key_part;
+mod key_types;
 mod lock;
 mod lock_return;
 pub mod memory;
@@ -96,7 +98,7 @@ mod sinks;
 mod sync;
 
 #[cfg(feature = "macros")]
-pub use lock_macros::{distributed_lock, key};
+pub use lock_macros::{KeyPart, distributed_lock, key};
 pub use lock_protocol::{FencingToken, LostReason};
 
 pub use crate::builder::LockRuntimeBuilder;

@@ -18,6 +18,7 @@ mod keys;
 mod macros;
 mod methods;
 mod names;
+mod parts;
 mod returns;
 mod runtimes;
 mod settings;
