@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{GenericArgument, Path, PathArguments, ReturnType, Type, parse_quote};
+use syn::{Expr, GenericArgument, Path, PathArguments, ReturnType, Type, parse_quote};
 
 use crate::args::{Args, Renew, Time};
-use crate::item::{Argument, Function, braces};
+use crate::item::{Argument, Function, Unused, braces};
 use crate::key::{CheckedKey, Placeholder, Segment};
+use crate::mention::mentions;
 
 // Input:  #[distributed_lock(key = "coupon:<id>", ttl = "5s", guard = lock)]
 //         async fn redeem(&self, Path(id): Path<u64>, _tx: Tx) -> Res<u64> { BODY }
@@ -43,7 +45,7 @@ pub(crate) fn expand(args: &Args, key: &CheckedKey, function: &Function) -> Toke
         .guard
         .iter()
         .map(|_| quote_spanned!(at=> let __slot = #private::Spec::slot(&__spec);));
-    let body = braces(function.place, &body(args, function));
+    let body = braces(function.place, &body(args, key, function));
     let refuse = refuse(args, function);
     function.with_body(&quote_spanned! {at=>
         let __spec = #spec;
@@ -187,10 +189,14 @@ fn known(duration: Duration) -> TokenStream {
 }
 
 /// The future that runs under the lock.
-fn body(args: &Args, function: &Function) -> TokenStream {
+fn body(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
     let at = Span::mixed_site();
     let private = private(&args.krate);
-    let hint = return_type_hint(&function.output);
+    let unused = function.arguments.iter().filter(|argument| {
+        let name = argument.ident.unraw().to_string();
+        !mentions(function.body.clone(), &name) && !is_in_the_attribute(&name, args, key)
+    });
+    let hint = return_type_hint(&function.output, unused.filter_map(report).collect());
     // A captured variable is dropped in the order of its first mention. The last argument first, as the language does it, and every one,
     // so that none outlives the lock.
     let keep = function.arguments.iter().rev().map(keep);
@@ -218,8 +224,49 @@ fn keep(argument: &Argument) -> TokenStream {
     quote_spanned!(at=> #(#cfg)* #allow let _ = &#ident;)
 }
 
+/// Whether the key or a setting is made of the argument `name`.
+fn is_in_the_attribute(name: &str, args: &Args, key: &CheckedKey) -> bool {
+    let durations = [&args.ttl, &args.wait, &args.max_hold];
+    let mut durations = durations.into_iter().flatten().chain(match &args.renew {
+        Some(Renew::Every(every)) => Some(every),
+        _ => None,
+    });
+    let is_in = |expression: &Expr| mentions(expression.to_token_stream(), name);
+    let is_in_key = match key {
+        CheckedKey::Template(segments) => segments.iter().any(|segment| match segment {
+            Segment::Value(value) => value.argument.unraw() == name,
+            Segment::Text(_) => false,
+        }),
+        CheckedKey::Expression(value) => is_in(value),
+    };
+    is_in_key
+        || durations.any(|time| matches!(time, Time::Expression(value) if is_in(value)))
+        || args.runtime.as_ref().is_some_and(is_in)
+}
+
+// Input:  unused, Point { x, .. }
+// Output: let unused = 0; struct Field { x: u8 } let Field { x } = Field { x: 0 };
+/// A variable by the name of an argument that nothing uses, so that the compiler says so: to it, the
+/// line that moves the argument into the body is a use.
+fn report(argument: &Argument) -> Option<TokenStream> {
+    let at = Span::mixed_site();
+    let Argument { ident, cfg, .. } = argument;
+    let variable = match argument.unused? {
+        Unused::Variable => quote_spanned!(at=> let #ident = 0_u8;),
+        // Its advice for a field is another one.
+        Unused::Field => quote_spanned! {at=>
+            struct __Field {
+                #ident: ::core::primitive::u8,
+            }
+            let __Field { #ident } = __Field { #ident: 0 };
+        },
+    };
+    // Conditions on the statements of the block.
+    Some(quote_spanned!(at=> #(#cfg)* { #variable }))
+}
+
 /// A line that never runs, and tells the compiler what the body returns: values are coerced to it, and errors point into the body.
-fn return_type_hint(output: &Type) -> Option<TokenStream> {
+fn return_type_hint(output: &Type, unused: TokenStream) -> Option<TokenStream> {
     let mut output = output.clone();
     if matches!(output, Type::Never(_)) {
         return None;
@@ -228,6 +275,7 @@ fn return_type_hint(output: &Type) -> Option<TokenStream> {
     infer_impl_trait(&mut output);
     Some(quote_spanned! {place=>
         if let ::core::option::Option::Some(__ret) = ::core::option::Option::None::<#output> {
+            #unused
             #[allow(unreachable_code)]
             return __ret;
         }

@@ -11,6 +11,7 @@ use syn::{
 
 use crate::errors::Errors;
 use crate::future::{Frame, returned_future};
+use crate::mention::mentions;
 
 /// A function that can be locked.
 pub(crate) struct Function {
@@ -43,6 +44,24 @@ pub(crate) struct Argument {
     name: Option<String>,
     /// The conditions under which there is such an argument.
     pub(crate) cfg: Vec<Attribute>,
+    /// How the compiler is told if nothing uses the argument; not at all if it would not mind.
+    pub(crate) unused: Option<Unused>,
+}
+
+/// What an unused argument is to the compiler, which has other advice for each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unused {
+    /// A variable.
+    Variable,
+    /// A field by its own name, as in `Point { x, y }`.
+    Field,
+}
+
+/// The attributes of an argument that matter to its names.
+struct Attributes {
+    cfg: Vec<Attribute>,
+    /// Whether the user decides about lints.
+    levels: bool,
 }
 
 impl Function {
@@ -150,33 +169,44 @@ impl Arguments {
                     ident: name.ident.clone(),
                     name: argument.name.filter(|_| !is_ours),
                     cfg: argument.cfg,
+                    unused: argument.unused.filter(|_| !is_ours),
                 });
             }
-            pattern => renamed.push_pattern(pattern, &argument.cfg),
+            pattern => {
+                let attributes = Attributes {
+                    cfg: argument.cfg,
+                    levels: argument.unused.is_none(),
+                };
+                renamed.push_pattern(pattern, &attributes);
+            }
         }
         self.all_named &= renamed.all_named;
         self.list.splice(at..at, renamed.list);
         true
     }
 
-    fn push(&mut self, ident: &Ident, cfg: &[Attribute]) {
+    fn push(&mut self, ident: &Ident, attributes: &Attributes, unused: Unused) {
+        let name = ident.unraw().to_string();
+        let is_reported = !attributes.levels && !name.starts_with('_') && name != "self";
         self.list.push(Argument {
             ident: ident.clone(),
-            name: Some(ident.unraw().to_string()),
-            cfg: cfg.to_vec(),
+            name: Some(name),
+            cfg: attributes.cfg.clone(),
+            unused: is_reported.then_some(unused),
         });
     }
 
-    fn push_hidden(&mut self, ident: &Ident, cfg: &[Attribute]) {
+    fn push_hidden(&mut self, ident: &Ident, attributes: &Attributes) {
         self.list.push(Argument {
             ident: ident.clone(),
             name: None,
-            cfg: cfg.to_vec(),
+            cfg: attributes.cfg.clone(),
+            unused: None,
         });
     }
 
     /// Every name that `pattern` binds.
-    fn push_pattern(&mut self, pattern: &Pat, cfg: &[Attribute]) {
+    fn push_pattern(&mut self, pattern: &Pat, attributes: &Attributes) {
         match pattern {
             Pat::Ident(pattern) => {
                 // `Unit` is a constant or a unit struct, and no name.
@@ -185,23 +215,30 @@ impl Arguments {
                     && pattern.mutability.is_none()
                     && pattern.subpat.is_none();
                 if !(plain && text.starts_with(char::is_uppercase)) {
-                    self.push(&pattern.ident, cfg);
+                    self.push(&pattern.ident, attributes, Unused::Variable);
                 }
                 if let Some((_, inner)) = &pattern.subpat {
-                    self.push_pattern(inner, cfg);
+                    self.push_pattern(inner, attributes);
                 }
             }
-            Pat::Paren(pattern) => self.push_pattern(&pattern.pat, cfg),
-            Pat::Reference(pattern) => self.push_pattern(&pattern.pat, cfg),
-            Pat::Type(pattern) => self.push_pattern(&pattern.pat, cfg),
-            Pat::Tuple(pattern) => self.push_patterns(&pattern.elems, cfg),
-            Pat::TupleStruct(pattern) => self.push_patterns(&pattern.elems, cfg),
-            Pat::Slice(pattern) => self.push_patterns(&pattern.elems, cfg),
+            Pat::Paren(pattern) => self.push_pattern(&pattern.pat, attributes),
+            Pat::Reference(pattern) => self.push_pattern(&pattern.pat, attributes),
+            Pat::Type(pattern) => self.push_pattern(&pattern.pat, attributes),
+            Pat::Tuple(pattern) => self.push_patterns(&pattern.elems, attributes),
+            Pat::TupleStruct(pattern) => self.push_patterns(&pattern.elems, attributes),
+            Pat::Slice(pattern) => self.push_patterns(&pattern.elems, attributes),
             Pat::Struct(pattern) => {
-                self.push_patterns(pattern.fields.iter().map(|field| &*field.pat), cfg)
+                for field in &pattern.fields {
+                    match &*field.pat {
+                        Pat::Ident(name) if field.colon_token.is_none() => {
+                            self.push(&name.ident, attributes, Unused::Field);
+                        }
+                        pattern => self.push_pattern(pattern, attributes),
+                    }
+                }
             }
             // Each alternative binds the same names.
-            Pat::Or(pattern) => self.push_patterns(pattern.cases.first(), cfg),
+            Pat::Or(pattern) => self.push_patterns(pattern.cases.first(), attributes),
             Pat::Macro(_) | Pat::Verbatim(_) => self.all_named = false,
             _ => {}
         }
@@ -210,10 +247,10 @@ impl Arguments {
     fn push_patterns<'a>(
         &mut self,
         patterns: impl IntoIterator<Item = &'a Pat>,
-        cfg: &[Attribute],
+        attributes: &Attributes,
     ) {
         for pattern in patterns {
-            self.push_pattern(pattern, cfg);
+            self.push_pattern(pattern, attributes);
         }
     }
 }
@@ -372,17 +409,18 @@ fn name_arguments(signature: &mut Signature) -> Arguments {
         match input {
             FnArg::Receiver(receiver) => {
                 let name = Ident::new("self", receiver.self_token.span);
-                arguments.push(&name, &conditions(&receiver.attrs));
+                let attributes = attributes(&receiver.attrs);
+                arguments.push(&name, &attributes, Unused::Variable);
             }
             FnArg::Typed(argument) => {
-                let cfg = conditions(&argument.attrs);
+                let attributes = attributes(&argument.attrs);
                 if let Pat::Wild(wild) = &*argument.pat {
                     let span = Span::mixed_site().located_at(wild.underscore_token.span);
                     let name = format_ident!("__arg{at}", span = span);
-                    arguments.push_hidden(&name, &cfg);
+                    arguments.push_hidden(&name, &attributes);
                     *argument.pat = parse_quote!(#name);
                 } else {
-                    arguments.push_pattern(&argument.pat, &cfg);
+                    arguments.push_pattern(&argument.pat, &attributes);
                 }
             }
         }
@@ -390,11 +428,17 @@ fn name_arguments(signature: &mut Signature) -> Arguments {
     arguments
 }
 
-fn conditions(attributes: &[Attribute]) -> Vec<Attribute> {
-    let conditional = |attribute: &&Attribute| {
-        attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr")
+fn attributes(attributes: &[Attribute]) -> Attributes {
+    let is_any = |attribute: &Attribute, names: &[&str]| {
+        names.iter().any(|name| attribute.path().is_ident(name))
     };
-    attributes.iter().filter(conditional).cloned().collect()
+    let conditional = |attribute: &&Attribute| is_any(attribute, &["cfg", "cfg_attr"]);
+    Attributes {
+        cfg: attributes.iter().filter(conditional).cloned().collect(),
+        levels: attributes
+            .iter()
+            .any(|attribute| is_any(attribute, &["allow", "expect", "warn", "deny", "cfg_attr"])),
+    }
 }
 
 fn output(signature: &Signature) -> Type {
@@ -418,12 +462,4 @@ fn not_async(signature: &Signature, body: &Group) -> Error {
         "`#[distributed_lock]` needs an `async fn`, or a function that returns `Pin<Box<dyn Future>>` or `impl Future`"
     };
     Error::new(signature.fn_token.span, message)
-}
-
-fn mentions(tokens: TokenStream, word: &str) -> bool {
-    tokens.into_iter().any(|token| match token {
-        TokenTree::Group(group) => mentions(group.stream(), word),
-        TokenTree::Ident(ident) => ident == word,
-        _ => false,
-    })
 }

@@ -15,6 +15,7 @@ mod future;
 mod item;
 mod key;
 mod krate;
+mod mention;
 mod spelling;
 
 use proc_macro::TokenStream;
@@ -52,7 +53,8 @@ use crate::item::{Arguments, Function};
 ///
 /// It goes on an `async fn`, a method of any receiver, and on functions that return `Pin<Box<dyn Future>>` or `impl Future`; below
 /// `#[async_trait]`, above `#[tokio::main]` and `#[tokio::test]`. Of two `#[distributed_lock]` on one function the lower is taken first.
-/// Coverage and lints see the body as it is written.
+/// Coverage and lints see the body as it is written: an argument that neither the body nor the attribute
+/// uses is reported, as it may be missing in the key.
 ///
 /// # `key`
 ///

@@ -24,3 +24,4 @@ mod runtimes;
 mod settings;
 mod sizes;
 mod traits;
+mod unused;

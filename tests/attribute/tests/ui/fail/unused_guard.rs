@@ -1,0 +1,10 @@
+#![deny(unused_variables)]
+
+use lock_runtime::{LockError, distributed_lock};
+
+#[distributed_lock(key = "coupon:<id>", guard = lock)]
+async fn claim(id: u64) -> Result<u64, LockError> {
+    Ok(id)
+}
+
+fn main() {}
