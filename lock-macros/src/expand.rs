@@ -153,17 +153,17 @@ pub(crate) fn template(segments: &[Segment], private: &TokenStream) -> TokenStre
             quote_spanned!(at=> #private::KeyTemplate::text(&mut __key, #text);)
         }
         Segment::Value(Placeholder {
-            argument,
+            root,
             declared,
             members,
         }) => {
             // A member that does not exist is an error at the template; a value that cannot be part
             // of a key is one at the argument, which says which of several it is.
-            let place = at.located_at(argument.span());
+            let place = at.located_at(root.span());
             let private = relocate(private.clone(), place);
             let value = Ident::new("__value", at.located_at(*declared));
             quote_spanned! {place=> {
-                let #value = &#argument #(.#members)*;
+                let #value = &#root #(.#members)*;
                 #private::KeyPart::add(#value, #private::KeyTemplate::value(&mut __key));
             }}
         }
@@ -234,7 +234,10 @@ fn is_in_the_attribute(name: &str, args: &Args, key: &CheckedKey) -> bool {
     let is_in = |expression: &Expr| mentions(expression.to_token_stream(), name);
     let is_in_key = match key {
         CheckedKey::Template(segments) => segments.iter().any(|segment| match segment {
-            Segment::Value(value) => value.argument.unraw() == name,
+            Segment::Value(value) => {
+                let argument = value.root.get_ident();
+                argument.is_some_and(|argument| argument.unraw() == name)
+            }
             Segment::Text(_) => false,
         }),
         CheckedKey::Expression(value) => is_in(value),

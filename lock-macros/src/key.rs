@@ -3,11 +3,12 @@
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{Expr, Ident, Index, Lit, LitStr, Member};
+use syn::{Expr, Ident, Index, Lit, LitStr, Member, Path, PathSegment};
 
 use crate::args::Key;
 use crate::errors::Errors;
 use crate::foreign;
+use crate::format;
 use crate::item::Arguments;
 use crate::spelling::closest;
 
@@ -26,11 +27,11 @@ pub(crate) enum Segment {
     Value(Placeholder),
 }
 
-/// A value in a template: an argument, or a field of one.
+/// A value in a template: an argument, a constant, or a field of one of them.
 pub(crate) struct Placeholder {
-    /// In the place of the template.
-    pub(crate) argument: Ident,
-    /// Where the argument is declared.
+    /// An argument or a constant, in the place of the template.
+    pub(crate) root: Path,
+    /// Where the argument is declared; a constant is not declared here.
     pub(crate) declared: Span,
     pub(crate) members: Vec<Member>,
 }
@@ -75,6 +76,13 @@ fn template(literal: &LitStr, arguments: &Arguments, errors: &mut Errors) -> Vec
 // Input:  concat!("coupon:", "<id>")
 // Output: an error: `<id>` is not replaced there
 fn check_expression(expression: &Expr, arguments: &Arguments, errors: &mut Errors) {
+    if let Some(template) = format::as_template(expression, arguments) {
+        let template = separated(&template);
+        errors.at(
+            expression,
+            format!("`format!` does not escape its values, so different ones can make one key; write `key = \"{template}\"`"),
+        );
+    }
     check_literals(expression.to_token_stream(), false, arguments, errors);
 }
 
@@ -198,6 +206,36 @@ fn unseparated(pieces: &[Piece]) -> impl Iterator<Item = String> {
         })
 }
 
+// Input:  "<a>-<b>"
+// Output: "<a>:<b>"
+/// A template for any values, with colons where nothing else would keep them apart.
+fn separated(template: &str) -> String {
+    let Ok(pieces) = pieces(template) else {
+        return template.to_owned();
+    };
+    let mut separated = String::new();
+    for (at, piece) in pieces.iter().enumerate() {
+        let before = at.checked_sub(1).map(|before| &pieces[before]);
+        match piece {
+            Piece::Text(text) => {
+                let between = matches!(before, Some(Piece::Path(_))) && at + 1 < pieces.len();
+                if between && !text.contains([':', '{', '}']) {
+                    separated.push(':');
+                } else {
+                    separated.push_str(&text.replace('<', "<<").replace('>', ">>"));
+                }
+            }
+            Piece::Path(path) => {
+                if matches!(before, Some(Piece::Path(_))) {
+                    separated.push(':');
+                }
+                separated.push_str(&format!("<{path}>"));
+            }
+        }
+    }
+    separated
+}
+
 /// Why no lock can have such a key. The runtime checks the same again on the whole key, prefix and values included.
 fn unusable(pieces: &[Piece]) -> Option<String> {
     let mut key = String::new();
@@ -233,20 +271,57 @@ fn placeholder(path: &str, place: Span, arguments: &Arguments) -> Result<Placeho
     }
     let mut words = path.split('.');
     let first = words.next().unwrap_or_default();
-    let Some(name) = identifier(first, place) else {
-        return Err(not_a_path(path));
-    };
     let members: Option<Vec<Member>> = words.map(|word| member(word, place)).collect();
     let Some(members) = members else {
+        return Err(not_a_path(path));
+    };
+    if let Some(root) = constant(first, place, arguments) {
+        return Ok(Placeholder {
+            root,
+            declared: place,
+            members,
+        });
+    }
+    let Some(name) = identifier(first, place) else {
         return Err(not_a_path(path));
     };
     let declared = arguments.named(&name.unraw().to_string());
     let declared = declared.map_or(place, Ident::span);
     let argument = argument(name, path, arguments)?;
     Ok(Placeholder {
-        argument,
+        root: argument.into(),
         declared,
         members,
+    })
+}
+
+// Input:  NAME, Self::NAME, Region::Europe
+// Output: the same as a path
+/// The constant that a word of a placeholder means, if it is written like one and is no argument.
+fn constant(word: &str, place: Span, arguments: &Arguments) -> Option<Path> {
+    let segments: Vec<&str> = word.split("::").collect();
+    let last = segments.last()?;
+    let is_like_one = match segments.as_slice() {
+        // Also the parameter of a generic function, `N`.
+        [name] => {
+            let is_lower = |c: char| c.is_lowercase();
+            name.starts_with(char::is_uppercase) && !name.contains(is_lower)
+        }
+        _ => last.starts_with(char::is_uppercase),
+    };
+    if !is_like_one || arguments.named(word).is_some() {
+        return None;
+    }
+    let names = segments.into_iter().map(|name| match name {
+        "Self" | "super" | "crate" | "self" => Some(Ident::new(name, place)),
+        name => identifier(name, place),
+    });
+    let names = names.collect::<Option<Vec<Ident>>>()?;
+    // A path of one word has to be a name.
+    let is_name = names.len() > 1 || names.iter().all(|name| name != "Self");
+    is_name.then(|| Path {
+        leading_colon: None,
+        segments: names.into_iter().map(PathSegment::from).collect(),
     })
 }
 
@@ -295,8 +370,24 @@ fn listed(arguments: &Arguments) -> String {
 }
 
 fn not_a_path(path: &str) -> String {
+    if let Some((value, _)) = path.split_once('(')
+        && path.ends_with(')')
+    {
+        // Conversions that the key does not need.
+        let value = ["to_string", "to_owned", "as_str", "as_ref", "clone"]
+            .iter()
+            .find_map(|conversion| value.strip_suffix(conversion)?.strip_suffix('.'));
+        return match value {
+            Some(value) => {
+                format!("`<{path}>`: a template takes values, and calls nothing; write `<{value}>`")
+            }
+            None => format!(
+                "`<{path}>`: a template takes values, and calls nothing, as the results for different values could be the same; use an argument, a field or a constant, or make the whole key by an expression"
+            ),
+        };
+    }
     format!(
-        "`<{path}>`: only an argument or a field of one can stand here, as in `<id>` or `<order.id>`; write `<<` for a `<` of the key itself"
+        "`<{path}>`: only an argument, a field of one or a constant can stand here, as in `<id>`, `<order.id>` or `<Self::NAME>`; write `<<` for a `<` of the key itself"
     )
 }
 

@@ -11,6 +11,7 @@ mod duration;
 mod errors;
 mod expand;
 mod foreign;
+mod format;
 mod future;
 mod item;
 mod key;
@@ -58,8 +59,10 @@ use crate::item::{Arguments, Function};
 ///
 /// # `key`
 ///
-/// Required. A text is a template: `<argument>`, or `<argument.field>`, stands for a value, escaped so that two different lists of
-/// values never take the same lock. Placeholders of other languages (`{0}`,
+/// Required. A text is a template: `<argument>`, `<argument.field>` or a constant (`<NAME>`,
+/// `<Self::NAME>`, a const parameter `<N>`) stands for a value, escaped so that two different lists of
+/// values never take the same lock. Nothing is called there: a call may give one text for different
+/// values, and a program in another language that makes the same key could not know what it does. Placeholders of other languages (`{0}`,
 /// `{id}`, `#id`, `$id`, `/:id`) would be one lock for all calls, and are errors. Two placeholders need a `:`, `{` or `}` between them; `<<` and `>>` are `<` and `>` themselves. Braces
 /// are Redis Cluster's hash tags. What may stand in a key implements [`KeyPart`]:
 /// numbers, texts, addresses, dates, what is made of these, and by `#[derive(KeyPart)]` types of your own.
@@ -80,6 +83,8 @@ use crate::item::{Arguments, Function};
 /// ```
 ///
 /// Any other expression is the whole key, as it is written: nothing is escaped, and nothing replaced.
+/// So `format!` of several arguments is refused where a template can say the same: of `"{a}:{b}"`, the
+/// values `"x:y"`, `"z"` and `"x"`, `"y:z"` would make one key.
 ///
 /// ```
 /// # use lock_runtime::{LockError, distributed_lock};
