@@ -192,14 +192,21 @@ fn known(duration: Duration) -> TokenStream {
 fn body(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
     let at = Span::mixed_site();
     let private = private(&args.krate);
-    let unused = function.arguments.iter().filter(|argument| {
+    let is_unused = |argument: &Argument| {
         let name = argument.ident.unraw().to_string();
         !mentions(function.body.clone(), &name) && !is_in_the_attribute(&name, args, key)
-    });
-    let hint = return_type_hint(&function.output, unused.filter_map(report).collect());
+    };
+    let arguments = function.arguments.iter();
+    // What the future must not hold, and nothing uses, is left where it is; the compiler reports it.
+    let moved: Vec<&Argument> = arguments
+        .filter(|argument| !(argument.excluded && is_unused(argument)))
+        .collect();
+    let unused = moved.iter().filter(|argument| is_unused(argument));
+    let unused = unused.filter_map(|argument| report(argument)).collect();
+    let hint = return_type_hint(&function.output, unused);
     // A captured variable is dropped in the order of its first mention. The last argument first, as the language does it, and every one,
     // so that none outlives the lock.
-    let keep = function.arguments.iter().rev().map(keep);
+    let keep = moved.iter().rev().map(|argument| keep(argument));
     let guard = args
         .guard
         .iter()
@@ -225,7 +232,7 @@ fn keep(argument: &Argument) -> TokenStream {
 }
 
 /// Whether the key or a setting is made of the argument `name`.
-fn is_in_the_attribute(name: &str, args: &Args, key: &CheckedKey) -> bool {
+pub(crate) fn is_in_the_attribute(name: &str, args: &Args, key: &CheckedKey) -> bool {
     let durations = [&args.ttl, &args.wait, &args.max_hold];
     let mut durations = durations.into_iter().flatten().chain(match &args.renew {
         Some(Renew::Every(every)) => Some(every),

@@ -58,8 +58,7 @@ pub(crate) fn returned_future(output: &ReturnType) -> Option<ReturnedFuture> {
                     named: Some((**ty).clone()),
                 });
             }
-            let boxed = inside(ty, "Pin").and_then(|ty| inside(ty, "Box"))?;
-            match boxed {
+            match boxed_future(ty)? {
                 Type::TraitObject(future) => (&future.bounds, Some((**ty).clone())),
                 _ => return None,
             }
@@ -68,6 +67,11 @@ pub(crate) fn returned_future(output: &ReturnType) -> Option<ReturnedFuture> {
     };
     let output = bounds.iter().find_map(future_output)?.clone();
     Some(ReturnedFuture { output, named })
+}
+
+/// `T` of `Pin<Box<T>>`.
+pub(crate) fn boxed_future(ty: &Type) -> Option<&Type> {
+    inside(ty, "Pin").and_then(|ty| inside(ty, "Box"))
 }
 
 /// `T` of `Wrapper<T>`.

@@ -9,6 +9,7 @@ use syn::{
     parse_quote, parse_quote_spanned,
 };
 
+use crate::captures::Captures;
 use crate::errors::Errors;
 use crate::future::{Frame, returned_future};
 use crate::mention::mentions;
@@ -28,6 +29,8 @@ pub(crate) struct Function {
     pub(crate) body: TokenStream,
     /// Where the user wrote the body.
     pub(crate) place: Span,
+    /// Whether the returned future says what it borrows.
+    states_captures: bool,
 }
 
 /// The arguments of a function, in order.
@@ -46,6 +49,8 @@ pub(crate) struct Argument {
     pub(crate) cfg: Vec<Attribute>,
     /// How the compiler is told if nothing uses the argument; not at all if it would not mind.
     pub(crate) unused: Option<Unused>,
+    /// Whether the returned future must not hold it.
+    pub(crate) excluded: bool,
 }
 
 /// What an unused argument is to the compiler, which has other advice for each.
@@ -62,6 +67,8 @@ struct Attributes {
     cfg: Vec<Attribute>,
     /// Whether the user decides about lints.
     levels: bool,
+    /// Whether the returned future must not hold it.
+    excluded: bool,
 }
 
 impl Function {
@@ -89,6 +96,22 @@ impl Function {
         };
         let body = braces(self.place, &quote!(#(#inner_attributes)* #body));
         quote!(#before #signature #body)
+    }
+
+    /// Refuses what the returned future would have to hold, and says that it does not.
+    pub(crate) fn check_captures(&self, in_attribute: impl Fn(&str) -> bool, errors: &mut Errors) {
+        let calls = self.frame.as_ref().is_some_and(|frame| frame.calls);
+        let excluded = self.arguments.iter().filter(|argument| argument.excluded);
+        for argument in excluded.filter(|_| self.states_captures) {
+            let name = argument.ident.unraw().to_string();
+            // The compiler has its own words about a future that cannot be, lock or no lock.
+            if (calls && mentions(self.body.clone(), &name)) || in_attribute(&name) {
+                errors.at(
+                    &argument.ident,
+                    format!("the key and all of this body wait until the future is polled, and it must not borrow `{name}` for that long; put the attribute on an `async fn` that takes values, and call that one here"),
+                );
+            }
+        }
     }
 
     /// How the asynchronous part calls `self`.
@@ -170,12 +193,14 @@ impl Arguments {
                     name: argument.name.filter(|_| !is_ours),
                     cfg: argument.cfg,
                     unused: argument.unused.filter(|_| !is_ours),
+                    excluded: argument.excluded,
                 });
             }
             pattern => {
                 let attributes = Attributes {
                     cfg: argument.cfg,
                     levels: argument.unused.is_none(),
+                    excluded: argument.excluded,
                 };
                 renamed.push_pattern(pattern, &attributes);
             }
@@ -193,6 +218,7 @@ impl Arguments {
             name: Some(name),
             cfg: attributes.cfg.clone(),
             unused: is_reported.then_some(unused),
+            excluded: attributes.excluded,
         });
     }
 
@@ -202,6 +228,7 @@ impl Arguments {
             name: None,
             cfg: attributes.cfg.clone(),
             unused: None,
+            excluded: attributes.excluded,
         });
     }
 
@@ -294,7 +321,8 @@ impl Raw {
             inner_attributes,
             body,
         } = self;
-        let mut arguments = name_arguments(&mut signature);
+        let captures = Captures::of(&signature);
+        let mut arguments = name_arguments(&mut signature, captures.as_ref());
         let mut place = body.span();
         let (frame, output, body) = if signature.asyncness.is_some() {
             (None, output(&signature), body.into_token_stream())
@@ -318,6 +346,7 @@ impl Raw {
             output,
             body,
             place,
+            states_captures: captures.is_some_and(|captures| captures.are_stated()),
         })
     }
 }
@@ -400,7 +429,7 @@ fn open(body: Group) -> (Vec<Attribute>, Group) {
 }
 
 /// Collects the arguments. A `_` gets a name, so that it can be moved into the body and dropped before the release.
-fn name_arguments(signature: &mut Signature) -> Arguments {
+fn name_arguments(signature: &mut Signature, captures: Option<&Captures>) -> Arguments {
     let mut arguments = Arguments {
         list: Vec::new(),
         all_named: true,
@@ -409,11 +438,14 @@ fn name_arguments(signature: &mut Signature) -> Arguments {
         match input {
             FnArg::Receiver(receiver) => {
                 let name = Ident::new("self", receiver.self_token.span);
-                let attributes = attributes(&receiver.attrs);
+                let excluded =
+                    captures.is_some_and(|captures| captures.exclude_receiver(&receiver.kind));
+                let attributes = attributes(&receiver.attrs, excluded);
                 arguments.push(&name, &attributes, Unused::Variable);
             }
             FnArg::Typed(argument) => {
-                let attributes = attributes(&argument.attrs);
+                let excluded = captures.is_some_and(|captures| captures.exclude(&argument.ty));
+                let attributes = attributes(&argument.attrs, excluded);
                 if let Pat::Wild(wild) = &*argument.pat {
                     let span = Span::mixed_site().located_at(wild.underscore_token.span);
                     let name = format_ident!("__arg{at}", span = span);
@@ -428,7 +460,7 @@ fn name_arguments(signature: &mut Signature) -> Arguments {
     arguments
 }
 
-fn attributes(attributes: &[Attribute]) -> Attributes {
+fn attributes(attributes: &[Attribute], excluded: bool) -> Attributes {
     let is_any = |attribute: &Attribute, names: &[&str]| {
         names.iter().any(|name| attribute.path().is_ident(name))
     };
@@ -438,6 +470,7 @@ fn attributes(attributes: &[Attribute]) -> Attributes {
         levels: attributes
             .iter()
             .any(|attribute| is_any(attribute, &["allow", "expect", "warn", "deny", "cfg_attr"])),
+        excluded,
     }
 }
 

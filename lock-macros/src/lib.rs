@@ -6,6 +6,7 @@
 
 mod args;
 mod by_hand;
+mod captures;
 mod derive;
 mod duration;
 mod errors;
@@ -54,6 +55,12 @@ use crate::item::{Arguments, Function};
 ///
 /// It goes on an `async fn`, a method of any receiver, and on functions that return `Pin<Box<dyn Future>>` or `impl Future`; below
 /// `#[async_trait]`, above `#[tokio::main]` and `#[tokio::test]`. Of two `#[distributed_lock]` on one function the lower is taken first.
+///
+/// In a function that returns a future, the key and all of the body wait until the future is polled, what
+/// stands before the future too: under the lock. So an argument that they use has to live as long as the
+/// future; where its type says otherwise (`'static`, `use<'a>`), put the attribute on an `async fn` that
+/// takes values, and call it there. A borrowed argument that nothing uses is not held.
+///
 /// Coverage and lints see the body as it is written: an argument that neither the body nor the attribute
 /// uses is reported, as it may be missing in the key.
 ///
@@ -425,6 +432,12 @@ fn lock(
         .key
         .take()
         .map(|key| key::check(key, arguments, &mut errors));
+    if let (Some(function), Some(key)) = (&function, &key) {
+        function.check_captures(
+            |name| expand::is_in_the_attribute(name, &args, key),
+            &mut errors,
+        );
+    }
 
     match (errors.into_compile_errors(), key, function) {
         (None, Some(key), Some(function)) => expand::expand(&args, &key, &function),
@@ -525,7 +538,7 @@ mod tests {
         });
         let functions = [
             quote!(async fn f(&self, id: u8, order: Order, _: Tx) -> Res<u8> #body),
-            quote!(fn f(&self, id: u8, order: Order) -> Pin<Box<dyn Future<Output = u8>>> {
+            quote!(fn f(&self, id: u8, order: Order) -> Pin<Box<dyn Future<Output = u8> + '_>> {
                 Box::pin(async move #body)
             }),
             quote!(fn f(&self, id: u8, order: Order) -> impl Future<Output = u8> {

@@ -12,6 +12,7 @@ extern crate lock_runtime as locks;
 
 mod arguments;
 mod attributes;
+mod captures;
 mod constants;
 mod drops;
 mod heads;
