@@ -5,7 +5,9 @@ use std::time::Duration;
 use proc_macro2::{Span, TokenStream};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
-use syn::{Error, Expr, ExprPath, Ident, Lit, LitStr, Path, Token, parse_quote, token};
+use syn::{
+    Error, Expr, ExprClosure, ExprPath, Ident, Lit, LitStr, Path, Token, parse_quote, token,
+};
 
 use crate::duration;
 use crate::errors::Errors;
@@ -24,7 +26,7 @@ pub(crate) struct Args {
     pub(crate) renew: Option<Renew>,
     pub(crate) max_hold: Option<Time>,
     pub(crate) continue_when_lost: bool,
-    pub(crate) on_error: Option<ExprPath>,
+    pub(crate) on_error: Option<OnError>,
     pub(crate) guard: Option<Ident>,
     pub(crate) runtime: Option<Expr>,
     /// The path of the runtime crate.
@@ -45,6 +47,12 @@ pub(crate) enum Time {
     Known(Duration),
     /// An expression of type `Duration`.
     Expression(Expr),
+}
+
+/// What makes a return value of a `LockError`.
+pub(crate) enum OnError {
+    Path(ExprPath),
+    Closure(ExprClosure),
 }
 
 /// How the watchdog renews.
@@ -327,6 +335,17 @@ fn value_of_the_key(name: &str, value: Option<&Expr>, written: &AllWritten) -> O
 
 /// Understands the value of one argument.
 fn set(args: &mut Args, name: &str, value: &Expr, errors: &mut Errors) {
+    if let Some(text) = text_of(value)
+        && !text.suffix().is_empty()
+    {
+        // The compiler does not see it.
+        let (text, suffix) = (text.value(), text.suffix());
+        errors.at(
+            value,
+            format!("a text has no suffix; write \"{text}\" without `{suffix}`"),
+        );
+        return;
+    }
     let result = match name {
         "key" => key(value).map(|key| args.key = Some(key)),
         "ttl" => ttl(value).map(|ttl| args.ttl = Some(ttl)),
@@ -334,7 +353,7 @@ fn set(args: &mut Args, name: &str, value: &Expr, errors: &mut Errors) {
         "renew" => renew(value).map(|renew| args.renew = Some(renew)),
         "max_hold" => nonzero(value, "max_hold").map(|limit| args.max_hold = Some(limit)),
         "on_lost" => on_lost(value).map(|goes_on| args.continue_when_lost = goes_on),
-        "on_error" => on_error(value).map(|path| args.on_error = Some(path)),
+        "on_error" => on_error(value).map(|function| args.on_error = Some(function)),
         "guard" => guard(value).map(|name| args.guard = Some(name)),
         "runtime" => {
             args.runtime = Some(value.clone());
@@ -435,12 +454,13 @@ fn on_lost(value: &Expr) -> syn::Result<bool> {
     }
 }
 
-fn on_error(value: &Expr) -> syn::Result<ExprPath> {
+fn on_error(value: &Expr) -> syn::Result<OnError> {
     match bare(value) {
-        Expr::Path(path) => Ok(path.clone()),
+        Expr::Path(path) => Ok(OnError::Path(path.clone())),
+        Expr::Closure(closure) => Ok(OnError::Closure(closure.clone())),
         _ => Err(Error::new_spanned(
             value,
-            "`on_error` is the path of a function that makes a return value of a `LockError`, as in `on_error = busy`",
+            "`on_error` is a function that makes a return value of a `LockError`: a path, as in `on_error = busy`, or a closure",
         )),
     }
 }

@@ -12,8 +12,8 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Expr, GenericArgument, Path, PathArguments, ReturnType, Type, parse_quote};
 
-use crate::args::{Args, Renew, Time};
-use crate::item::{Argument, Function, Unused, braces};
+use crate::args::{Args, OnError, Renew, Time};
+use crate::item::{Argument, Function, Unused, future};
 use crate::key::{CheckedKey, Placeholder, Segment};
 use crate::mention::mentions;
 
@@ -45,15 +45,16 @@ pub(crate) fn expand(args: &Args, key: &CheckedKey, function: &Function) -> Toke
         .guard
         .iter()
         .map(|_| quote_spanned!(at=> let __slot = #private::Spec::slot(&__spec);));
-    let body = braces(function.place, &body(args, key, function));
+    let body = future(function.place, &body(args, key, function));
     let refuse = refuse(args, function);
-    function.with_body(&quote_spanned! {at=>
+    let locked = quote_spanned! {at=>
         let __spec = #spec;
         #(#slot)*
         #[allow(unused_braces)]
-        let __body = ::core::pin::pin!(::core::option::Option::Some(async move #body));
+        let __body = ::core::pin::pin!(::core::option::Option::Some(#body));
         #private::run(__spec, __body, #refuse).await
-    })
+    };
+    function.with_body(&locked, &private)
 }
 
 /// The function as it was, with the guard that its body expects: an error in the attribute shall be the only one.
@@ -66,7 +67,7 @@ pub(crate) fn expand_without_lock(args: &Args, function: &Function) -> TokenStre
         );)
     });
     let body = &function.body;
-    function.with_body(&quote_spanned!(at=> #(#guard)* #body))
+    function.with_body(&quote_spanned!(at=> #(#guard)* #body), &private(krate))
 }
 
 pub(crate) fn private(krate: &Path) -> TokenStream {
@@ -90,7 +91,7 @@ fn spec(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
         Time::Expression(value) => {
             let value = expression(value);
             // Its own `let`, so that a wrong type is an error at the value; the type stands there too, lest it be pointed at.
-            let ty = quote_spanned!(value.span()=> ::core::time::Duration);
+            let ty = quote_spanned!(at.located_at(value.span())=> ::core::time::Duration);
             quote_spanned!(at=> { let __duration: #ty = #value; __duration })
         }
     };
@@ -126,8 +127,14 @@ fn spec(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
         set("continue_when_lost", &TokenStream::new());
     }
     if let Some(runtime) = &args.runtime {
-        let runtime = as_ref(&expression(runtime), &quote!(#krate::LockRuntime));
-        set("runtime", &runtime);
+        // All of it at the value, where the error belongs if it has no runtime.
+        let runtime = expression(runtime);
+        let place = at.located_at(runtime.span());
+        let private = relocate(private.clone(), place);
+        set(
+            "runtime",
+            &quote_spanned!(place=> #private::HasRuntime::runtime(&#runtime)),
+        );
     }
     spec
 }
@@ -156,14 +163,17 @@ pub(crate) fn template(segments: &[Segment], private: &TokenStream) -> TokenStre
             root,
             declared,
             members,
+            integer,
         }) => {
             // A member that does not exist is an error at the template; a value that cannot be part
             // of a key is one at the argument, which says which of several it is.
             let place = at.located_at(root.span());
             let private = relocate(private.clone(), place);
             let value = Ident::new("__value", at.located_at(*declared));
+            let check = integer.then(|| quote_spanned!(place=> #private::Integer::check(#value);));
             quote_spanned! {place=> {
                 let #value = &#root #(.#members)*;
+                #check
                 #private::KeyPart::add(#value, #private::KeyTemplate::value(&mut __key));
             }}
         }
@@ -336,10 +346,11 @@ fn infer_in_arguments(arguments: &mut PathArguments) {
 /// What makes a return value of a `LockError`.
 fn refuse(args: &Args, function: &Function) -> TokenStream {
     match &args.on_error {
-        Some(path) => {
+        Some(OnError::Path(path)) => {
             let place = Span::mixed_site().located_at(path.span());
             quote_spanned!(place=> |__error| #path(__error))
         }
+        Some(OnError::Closure(closure)) => closure.to_token_stream(),
         None => {
             // All of it at the return type, the crate's path too: there belongs the error if that cannot carry a `LockError`.
             let place = Span::mixed_site().located_at(function.output.span());

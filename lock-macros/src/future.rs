@@ -8,28 +8,38 @@ use syn::{
     ReturnType, Stmt, Type, TypeParamBound,
 };
 
-use crate::item::{Arguments, braces};
+use crate::item::{Arguments, future};
 
 /// The future that a function returns which is not `async` itself.
 pub(crate) struct Frame {
-    /// What the future is put into, `Box::pin` or nothing.
+    /// What the future is put into, `Box::pin` or nothing, if the user wrote it.
     pin: TokenStream,
     /// What `#[async_trait]` puts at the beginning of the future: the arguments under their real names.
     head: TokenStream,
     /// Whether the asynchronous part calls the user's body, which makes the future.
     pub(crate) calls: bool,
+    /// Whether such a future has to be boxed.
+    boxes: bool,
 }
 
 impl Frame {
     /// The future, with `locked` as its asynchronous part.
-    pub(crate) fn around(&self, locked: &TokenStream, place: Span) -> TokenStream {
+    pub(crate) fn around(
+        &self,
+        locked: &TokenStream,
+        place: Span,
+        private: &TokenStream,
+    ) -> TokenStream {
+        let at = Span::mixed_site();
         let Frame { pin, head, .. } = self;
-        let block = braces(place, &quote!(#head #locked));
-        let future = quote_spanned!(Span::mixed_site()=> async move #block);
-        if pin.is_empty() {
+        let future = future(place, &quote!(#head #locked));
+        if self.boxes {
+            // By way of the runtime: a crate may be without `std`.
+            quote_spanned!(at=> #private::Box::pin(#future))
+        } else if pin.is_empty() {
             future
         } else {
-            quote_spanned!(Span::mixed_site()=> #pin(#future))
+            quote_spanned!(at=> #pin(#future))
         }
     }
 }
@@ -124,21 +134,17 @@ impl ReturnedFuture {
                 pin,
                 head,
                 calls: false,
+                boxes: false,
             };
             return (frame, body);
         }
-        let pin = match self.named {
-            Some(_) => quote_spanned!(Span::mixed_site()=> ::std::boxed::Box::pin),
-            None => TokenStream::new(),
+        let frame = Frame {
+            pin: TokenStream::new(),
+            head: TokenStream::new(),
+            calls: true,
+            boxes: self.named.is_some(),
         };
-        (
-            Frame {
-                pin,
-                head: TokenStream::new(),
-                calls: true,
-            },
-            self.call(&body),
-        )
+        (frame, self.call(&body))
     }
 
     /// The body as a call, because it may `return` the future.

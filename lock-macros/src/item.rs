@@ -1,7 +1,7 @@
 //! The annotated item: a function whose body stays as the user wrote it, token by token.
 
 use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
-use quote::{ToTokens, format_ident, quote};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream, Parser};
 use syn::{
@@ -51,6 +51,8 @@ pub(crate) struct Argument {
     pub(crate) unused: Option<Unused>,
     /// Whether the returned future must not hold it.
     pub(crate) excluded: bool,
+    /// Whether its type is written as that of an integer.
+    integer: bool,
 }
 
 /// What an unused argument is to the compiler, which has other advice for each.
@@ -69,6 +71,8 @@ struct Attributes {
     levels: bool,
     /// Whether the returned future must not hold it.
     excluded: bool,
+    /// Whether the type is that of an integer.
+    integer: bool,
 }
 
 impl Function {
@@ -83,7 +87,7 @@ impl Function {
     }
 
     /// The function with `locked` in place of its asynchronous part.
-    pub(crate) fn with_body(&self, locked: &TokenStream) -> TokenStream {
+    pub(crate) fn with_body(&self, locked: &TokenStream, private: &TokenStream) -> TokenStream {
         let Function {
             before,
             signature,
@@ -92,7 +96,7 @@ impl Function {
         } = self;
         let body = match &self.frame {
             None => locked.clone(),
-            Some(frame) => frame.around(locked, self.place),
+            Some(frame) => frame.around(locked, self.place, private),
         };
         let body = braces(self.place, &quote!(#(#inner_attributes)* #body));
         quote!(#before #signature #body)
@@ -149,6 +153,13 @@ impl Arguments {
         Some(&argument.ident)
     }
 
+    /// Whether the argument `name` is an integer for all that can be seen.
+    pub(crate) fn is_integer(&self, name: &str) -> bool {
+        self.list
+            .iter()
+            .any(|argument| argument.name.as_deref() == Some(name) && argument.integer)
+    }
+
     /// Whether `name` could be two different arguments: `macro_rules!` can write two that only hygiene tells apart.
     pub(crate) fn is_ambiguous(&self, name: &str) -> bool {
         let same = self
@@ -194,6 +205,7 @@ impl Arguments {
                     cfg: argument.cfg,
                     unused: argument.unused.filter(|_| !is_ours),
                     excluded: argument.excluded,
+                    integer: argument.integer,
                 });
             }
             pattern => {
@@ -201,6 +213,7 @@ impl Arguments {
                     cfg: argument.cfg,
                     levels: argument.unused.is_none(),
                     excluded: argument.excluded,
+                    integer: argument.integer,
                 };
                 renamed.push_pattern(pattern, &attributes);
             }
@@ -212,13 +225,17 @@ impl Arguments {
 
     fn push(&mut self, ident: &Ident, attributes: &Attributes, unused: Unused) {
         let name = ident.unraw().to_string();
-        let is_reported = !attributes.levels && !name.starts_with('_') && name != "self";
+        // A capital name may be a constant or a unit struct, which is no harm anywhere but here.
+        let is_reported = !attributes.levels
+            && name != "self"
+            && !name.starts_with(|first: char| first == '_' || first.is_uppercase());
         self.list.push(Argument {
             ident: ident.clone(),
             name: Some(name),
             cfg: attributes.cfg.clone(),
             unused: is_reported.then_some(unused),
             excluded: attributes.excluded,
+            integer: attributes.integer,
         });
     }
 
@@ -229,6 +246,7 @@ impl Arguments {
             cfg: attributes.cfg.clone(),
             unused: None,
             excluded: attributes.excluded,
+            integer: false,
         });
     }
 
@@ -236,14 +254,7 @@ impl Arguments {
     fn push_pattern(&mut self, pattern: &Pat, attributes: &Attributes) {
         match pattern {
             Pat::Ident(pattern) => {
-                // `Unit` is a constant or a unit struct, and no name.
-                let text = pattern.ident.unraw().to_string();
-                let plain = pattern.by_ref.is_none()
-                    && pattern.mutability.is_none()
-                    && pattern.subpat.is_none();
-                if !(plain && text.starts_with(char::is_uppercase)) {
-                    self.push(&pattern.ident, attributes, Unused::Variable);
-                }
+                self.push(&pattern.ident, attributes, Unused::Variable);
                 if let Some((_, inner)) = &pattern.subpat {
                     self.push_pattern(inner, attributes);
                 }
@@ -353,10 +364,17 @@ impl Raw {
 
 /// `{ tokens }`, as if the user had written these braces at `place`: where the braces of a function
 /// or an `async` block are generated, coverage leaves out all that is in them, and lints look away.
-pub(crate) fn braces(place: Span, tokens: &TokenStream) -> Group {
+fn braces(place: Span, tokens: &TokenStream) -> Group {
     let mut braces = Group::new(Delimiter::Brace, tokens.clone());
     braces.set_span(place);
     braces
+}
+
+/// `async move { tokens }`, as if the user had written it at `place`: messages about what a generated
+/// one captures leave out the names.
+pub(crate) fn future(place: Span, tokens: &TokenStream) -> TokenStream {
+    let block = braces(place, tokens);
+    quote_spanned!(place=> async move #block)
 }
 
 /// Refuses everything but functions, each with its own advice.
@@ -445,7 +463,9 @@ fn name_arguments(signature: &mut Signature, captures: Option<&Captures>) -> Arg
             }
             FnArg::Typed(argument) => {
                 let excluded = captures.is_some_and(|captures| captures.exclude(&argument.ty));
-                let attributes = attributes(&argument.attrs, excluded);
+                let mut attributes = attributes(&argument.attrs, excluded);
+                attributes.integer =
+                    matches!(*argument.pat, Pat::Ident(_)) && is_integer(&argument.ty);
                 if let Pat::Wild(wild) = &*argument.pat {
                     let span = Span::mixed_site().located_at(wild.underscore_token.span);
                     let name = format_ident!("__arg{at}", span = span);
@@ -471,6 +491,24 @@ fn attributes(attributes: &[Attribute], excluded: bool) -> Attributes {
             .iter()
             .any(|attribute| is_any(attribute, &["allow", "expect", "warn", "deny", "cfg_attr"])),
         excluded,
+        integer: false,
+    }
+}
+
+/// Whether a type is written as that of an integer, or of a reference to one.
+fn is_integer(ty: &Type) -> bool {
+    const NAMES: [&str; 12] = [
+        "u8", "u16", "u32", "u64", "u128", "usize", "i8", "i16", "i32", "i64", "i128", "isize",
+    ];
+    match ty {
+        Type::Reference(reference) => is_integer(&reference.elem),
+        Type::Group(group) => is_integer(&group.elem),
+        Type::Paren(paren) => is_integer(&paren.elem),
+        Type::Path(path) => path
+            .path
+            .get_ident()
+            .is_some_and(|name| NAMES.iter().any(|integer| name == integer)),
+        _ => false,
     }
 }
 

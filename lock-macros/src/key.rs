@@ -34,6 +34,8 @@ pub(crate) struct Placeholder {
     /// Where the argument is declared; a constant is not declared here.
     pub(crate) declared: Span,
     pub(crate) members: Vec<Member>,
+    /// Whether it must be an integer, because other text could not keep it apart from the next value.
+    pub(crate) integer: bool,
 }
 
 /// Checks the key against the arguments of the function.
@@ -61,11 +63,15 @@ fn template(literal: &LitStr, arguments: &Arguments, errors: &mut Errors) -> Vec
         errors.at(literal, fault);
     }
     let mut segments = Vec::new();
-    for piece in pieces {
+    let integers: Vec<usize> = unseparated(&pieces).map(|(at, _)| at).collect();
+    for (at, piece) in pieces.into_iter().enumerate() {
         match piece {
             Piece::Text(text) => segments.push(Segment::Text(text)),
             Piece::Path(path) => match placeholder(&path, literal.span(), arguments) {
-                Ok(value) => segments.push(Segment::Value(value)),
+                Ok(value) => segments.push(Segment::Value(Placeholder {
+                    integer: integers.contains(&at),
+                    ..value
+                })),
                 Err(fault) => errors.at(literal, fault),
             },
         }
@@ -178,32 +184,54 @@ fn pieces(template: &str) -> Result<Vec<Piece>, String> {
 /// What is wrong with the template as a whole.
 fn faults(pieces: &[Piece], arguments: &Arguments) -> Vec<String> {
     let mut faults = foreign::faults(pieces, arguments);
-    faults.extend(unseparated(pieces));
+    let unseparated = unseparated(pieces);
+    let joined = unseparated.filter(|(at, next)| !may_be_separated(pieces, *at, *next, arguments));
+    faults.extend(joined.map(|(at, next)| joined_message(pieces, at, next)));
     if faults.is_empty() {
         faults.extend(unusable(pieces));
     }
     faults
 }
 
-/// Placeholders with nothing in between that their values cannot contain: `%`-encoding leaves them all but `:`, `{` and `}`.
-fn unseparated(pieces: &[Piece]) -> impl Iterator<Item = String> {
+/// Pairs of placeholders with nothing in between that no value can contain: `%`-encoding leaves
+/// them all but `:`, `{` and `}`.
+fn unseparated(pieces: &[Piece]) -> impl Iterator<Item = (usize, usize)> {
     let places = pieces.iter().enumerate();
-    let places = places.filter_map(|(at, piece)| match piece {
-        Piece::Path(path) => Some((at, path)),
-        Piece::Text(_) => None,
-    });
+    let places = places.filter_map(|(at, piece)| matches!(piece, Piece::Path(_)).then_some(at));
     let pairs = places.clone().zip(places.skip(1));
-    pairs
-        .filter(|((one, _), (two, _))| {
-            !pieces[*one..*two].iter().any(|piece| matches!(piece, Piece::Text(text) if text.contains([':', '{', '}'])))
-        })
-        .map(|((one, a), (two, b))| {
-            let between = match &pieces[one + 1..two] {
-                [Piece::Text(text)] => format!("`{text}` does not separate"),
-                _ => "nothing separates".to_owned(),
-            };
-            format!("{between} `<{a}>` from `<{b}>`: different values would make one key; write `<{a}>:<{b}>`")
-        })
+    pairs.filter(|(at, next)| {
+        let separates =
+            |piece: &Piece| matches!(piece, Piece::Text(text) if text.contains([':', '{', '}']));
+        !pieces[*at..*next].iter().any(separates)
+    })
+}
+
+/// Whether the text between two values separates them if the first is an integer, as it may be: its
+/// digits end where another character comes. The generated code asks the compiler.
+fn may_be_separated(pieces: &[Piece], at: usize, next: usize, arguments: &Arguments) -> bool {
+    let [Piece::Text(text)] = &pieces[at + 1..next] else {
+        return false;
+    };
+    let Piece::Path(path) = &pieces[at] else {
+        return false;
+    };
+    // The type of a field, and that of a constant, is not known here.
+    let is_unknown = path.contains('.') || arguments.named(root(path)).is_none();
+    !text.starts_with(|first: char| first.is_ascii_digit())
+        && (is_unknown || arguments.is_integer(root(path)))
+}
+
+fn joined_message(pieces: &[Piece], at: usize, next: usize) -> String {
+    let (Piece::Path(a), Piece::Path(b)) = (&pieces[at], &pieces[next]) else {
+        unreachable!("both are placeholders");
+    };
+    let between = match &pieces[at + 1..next] {
+        [Piece::Text(text)] => format!("`{text}` does not separate"),
+        _ => "nothing separates".to_owned(),
+    };
+    format!(
+        "{between} `<{a}>` from `<{b}>`: different values would make one key; write `<{a}>:<{b}>`"
+    )
 }
 
 // Input:  "<a>-<b>"
@@ -280,6 +308,7 @@ fn placeholder(path: &str, place: Span, arguments: &Arguments) -> Result<Placeho
             root,
             declared: place,
             members,
+            integer: false,
         });
     }
     let Some(name) = identifier(first, place) else {
@@ -292,6 +321,7 @@ fn placeholder(path: &str, place: Span, arguments: &Arguments) -> Result<Placeho
         root: argument.into(),
         declared,
         members,
+        integer: false,
     })
 }
 

@@ -68,11 +68,15 @@ use crate::item::{Arguments, Function};
 ///
 /// Required. A text is a template: `<argument>`, `<argument.field>` or a constant (`<NAME>`,
 /// `<Self::NAME>`, a const parameter `<N>`) stands for a value, escaped so that two different lists of
-/// values never take the same lock. Nothing is called there: a call may give one text for different
-/// values, and a program in another language that makes the same key could not know what it does. Placeholders of other languages (`{0}`,
-/// `{id}`, `#id`, `$id`, `/:id`) would be one lock for all calls, and are errors. Two placeholders need a `:`, `{` or `}` between them; `<<` and `>>` are `<` and `>` themselves. Braces
-/// are Redis Cluster's hash tags. What may stand in a key implements [`KeyPart`]:
-/// numbers, texts, addresses, dates, what is made of these, and by `#[derive(KeyPart)]` types of your own.
+/// values never take the same lock. Two placeholders need a `:`, `{` or `}` between them; behind an
+/// integer any text will do that begins with no digit, as in `"<year>-<month>"`. `<<` and `>>` are `<`
+/// and `>` themselves, and braces are Redis Cluster's hash tags.
+///
+/// What may stand in a key implements [`KeyPart`]: numbers, texts, addresses, dates, what is made of
+/// these, and by `#[derive(KeyPart)]` types of your own. Nothing is called in a template: a call may
+/// give one text for different values, and a program in another language that makes the same key
+/// could not know what it does. Placeholders of other languages (`{0}`, `{id}`, `#id`, `$id`, `/:id`)
+/// would be one lock for all calls, and are errors.
 ///
 /// In a value `%`, `:`, `{` and `}` are written `%25`, `%3A`, `%7B` and `%7D`, so where `name` has
 /// one of them, `format!("file:{name}")` is another lock than `"file:<name>"`.
@@ -192,7 +196,8 @@ use crate::item::{Arguments, Function};
 ///
 /// # `on_error`
 ///
-/// The path of a function that makes the return value of a `LockError`, for functions that do not return `Result<T, E>` with
+/// A function that makes the return value of a `LockError`, by its path or as a closure that captures
+/// nothing, for functions that do not return `Result<T, E>` with
 /// `E: From<LockError>`: a number, an `Option`, a `Result` whose error is `String`, `StatusCode` or
 /// another type of somebody else's. Default: the trait [`LockReturn`].
 ///
@@ -230,7 +235,8 @@ use crate::item::{Arguments, Function};
 ///
 /// # `runtime`
 ///
-/// Another runtime than the one in scope, or installed: anything that is `AsRef<LockRuntime>`, by reference. It may use the arguments.
+/// Another runtime than the one in scope, or installed: anything that is `AsRef<LockRuntime>`, by reference,
+/// or a `LazyLock` of it. Of an `Arc<App>`, write `*app` or `app.locks`. It may use the arguments.
 /// The body runs in the scope of that runtime: annotated functions that it calls use the same.
 ///
 /// ```

@@ -73,6 +73,7 @@ extern crate self as lock_runtime;
 #[doc(hidden)]
 #[path = "private.rs"]
 pub mod __private;
+pub mod attribute;
 pub mod backend;
 pub mod backoff;
 mod builder;

@@ -12,6 +12,9 @@ use crate::lock::{Renew, Wish};
 use crate::run::{Call, Entered, Next, Run};
 use crate::runtime::LockRuntime;
 
+pub use std::boxed::Box;
+
+pub use crate::attribute::{HasRuntime, Integer};
 pub use crate::key_part::{KeyPart, KeyTemplate};
 pub use crate::lock_return::LockReturn;
 
@@ -67,8 +70,8 @@ impl Spec {
         self
     }
 
-    pub fn runtime<R: AsRef<LockRuntime> + ?Sized>(mut self, runtime: &R) -> Spec {
-        self.0.runtime = Some(runtime.as_ref().clone());
+    pub fn runtime(mut self, runtime: &LockRuntime) -> Spec {
+        self.0.runtime = Some(runtime.clone());
         self
     }
 

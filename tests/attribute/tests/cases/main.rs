@@ -25,5 +25,6 @@ mod returns;
 mod runtimes;
 mod settings;
 mod sizes;
+mod small;
 mod traits;
 mod unused;

@@ -1,0 +1,92 @@
+//! What the attribute asks of the types that it is given, where its messages name it.
+//!
+//! Nothing here needs to be named, or implemented, by a user; [`KeyPart`](crate::KeyPart) and
+//! [`LockReturn`](crate::LockReturn) are for that.
+
+use std::num::{
+    NonZeroI8, NonZeroI16, NonZeroI32, NonZeroI64, NonZeroI128, NonZeroIsize, NonZeroU8,
+    NonZeroU16, NonZeroU32, NonZeroU64, NonZeroU128, NonZeroUsize,
+};
+use std::sync::LazyLock;
+
+use once_cell::sync::Lazy;
+
+use crate::runtime::LockRuntime;
+
+/// What `runtime = expression` may be: whatever is `AsRef<LockRuntime>`, and a `LazyLock` of it.
+///
+/// `By` tells the implementations apart, and is inferred.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no `LockRuntime`, and has none",
+    label = "given as the runtime",
+    note = "`runtime` takes what is `AsRef<LockRuntime>`, or a `LazyLock` of it; of a pointer to that, as `Arc<App>`, write `runtime = *app`"
+)]
+pub trait HasRuntime<By> {
+    /// The runtime.
+    fn runtime(&self) -> &LockRuntime;
+}
+
+/// It is there, or a field of something that is.
+#[derive(Debug)]
+pub enum ByReference {}
+
+/// It is made when it is first used.
+#[derive(Debug)]
+pub enum ByFirstUse {}
+
+#[diagnostic::do_not_recommend]
+impl<T: AsRef<LockRuntime> + ?Sized> HasRuntime<ByReference> for T {
+    fn runtime(&self) -> &LockRuntime {
+        self.as_ref()
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: AsRef<LockRuntime>, F: FnOnce() -> T> HasRuntime<ByFirstUse> for LazyLock<T, F> {
+    fn runtime(&self) -> &LockRuntime {
+        (**self).as_ref()
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: AsRef<LockRuntime>, F: FnOnce() -> T> HasRuntime<ByFirstUse> for Lazy<T, F> {
+    fn runtime(&self) -> &LockRuntime {
+        (**self).as_ref()
+    }
+}
+
+/// An integer, or a reference to one: in a template, its digits end where any other text begins.
+///
+/// Of another value they could go on there: only `:`, `{` and `}` never stand in one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an integer, so the text behind it does not separate it from the next value of the key",
+    label = "not separated in the key",
+    note = "values are kept apart by `:`, `{{` or `}}` in the template"
+)]
+pub trait Integer {
+    /// Called by generated code, so that the compiler checks the type.
+    #[doc(hidden)]
+    fn check(&self) {}
+}
+
+macro_rules! integers {
+    ($($ty:ty)*) => {$(
+        #[diagnostic::do_not_recommend]
+        impl Integer for $ty {}
+    )*};
+}
+
+integers! {
+    u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize
+    NonZeroU8 NonZeroU16 NonZeroU32 NonZeroU64 NonZeroU128 NonZeroUsize
+    NonZeroI8 NonZeroI16 NonZeroI32 NonZeroI64 NonZeroI128 NonZeroIsize
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Integer + ?Sized> Integer for &T {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Integer + ?Sized> Integer for &mut T {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Integer + ?Sized> Integer for Box<T> {}
