@@ -296,6 +296,8 @@ impl Arguments {
 /// A function taken apart, the body unread: a half-typed one shall reach the compiler, and the editor, as it is.
 struct Raw {
     before: TokenStream,
+    /// Whether an attribute below this one may make its own use of the arguments.
+    has_other_macros: bool,
     signature: Signature,
     inner_attributes: Vec<Attribute>,
     body: Group,
@@ -317,6 +319,7 @@ impl Parse for Raw {
         let (inner_attributes, body) = open(body(input)?);
         Ok(Raw {
             before: quote!(#(#attributes)* #visibility #default),
+            has_other_macros: !attributes.iter().all(is_built_in),
             signature,
             inner_attributes,
             body,
@@ -328,12 +331,18 @@ impl Raw {
     fn understand(self) -> syn::Result<Function> {
         let Raw {
             before,
+            has_other_macros,
             mut signature,
             inner_attributes,
             body,
         } = self;
         let captures = Captures::of(&signature);
         let mut arguments = name_arguments(&mut signature, captures.as_ref());
+        if has_other_macros {
+            for argument in &mut arguments.list {
+                argument.unused = None;
+            }
+        }
         let mut place = body.span();
         let (frame, output, body) = if signature.asyncness.is_some() {
             (None, output(&signature), body.into_token_stream())
@@ -478,6 +487,26 @@ fn name_arguments(signature: &mut Signature, captures: Option<&Captures>) -> Arg
         }
     }
     arguments
+}
+
+/// Whether an attribute is one that the compiler itself knows to have nothing to do with arguments.
+fn is_built_in(attribute: &Attribute) -> bool {
+    const NAMES: [&str; 13] = [
+        "allow",
+        "cfg",
+        "cold",
+        "deny",
+        "deprecated",
+        "doc",
+        "expect",
+        "forbid",
+        "inline",
+        "must_use",
+        "no_mangle",
+        "track_caller",
+        "warn",
+    ];
+    NAMES.iter().any(|name| attribute.path().is_ident(name))
 }
 
 fn attributes(attributes: &[Attribute], excluded: bool) -> Attributes {

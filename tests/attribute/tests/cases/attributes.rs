@@ -39,6 +39,13 @@ async fn instrumented_below(id: u8) -> Res<u8> {
     Ok(id)
 }
 
+// Used by the span alone, which the lower attribute will make.
+#[distributed_lock(key = "i:all")]
+#[tracing::instrument(level = "error")]
+async fn instrumented_with_an_argument_for_the_span(id: u8) -> Res<()> {
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_span_includes_the_wait_if_the_lower_attribute_makes_it() {
     let _default = tracing::subscriber::set_default(tracing_subscriber::registry().with(Spans));
@@ -47,6 +54,8 @@ async fn a_span_includes_the_wait_if_the_lower_attribute_makes_it() {
     let (_, events) = record(instrumented_below(2)).await;
     assert_eq!(events[0], "span instrumented_below");
     assert_eq!(events[1..], locked("i:2", []));
+    let (_, events) = record(instrumented_with_an_argument_for_the_span(3)).await;
+    assert_eq!(events[1..], locked("i:all", []));
 }
 
 #[distributed_lock(key = "upper:<id>")]
