@@ -1,8 +1,8 @@
 //! What a returned future says that it borrows.
 //!
-//! The lock is acquired when the future is first polled, so all of the body waits until then, and the
-//! future keeps the arguments that the body and the key use. Without the attribute, what stands before
-//! the future runs at once, and may use an argument that the future must not keep.
+//! The lock is acquired when the future is first polled, so all of the body waits until then, and
+//! the future keeps the arguments that the body and the key use. Without the attribute, what stands
+//! before the future runs at once, and may use an argument that the future must not keep.
 
 use syn::{
     CapturedParam, GenericArgument, GenericParam, PathArguments, ReceiverKind, ReturnType,
@@ -169,7 +169,8 @@ fn add_longer(lifetimes: &mut Vec<String>, signature: &Signature) {
     }
 }
 
-/// The lifetimes in a type, an elided one as `_`; not those that a function among them is generic over.
+/// The lifetimes in a type, an elided one as `_`; not those that a function among them is generic
+/// over.
 fn collect(ty: &Type, lifetimes: &mut Vec<String>) {
     match ty {
         Type::Reference(reference) => {

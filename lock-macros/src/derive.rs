@@ -1,4 +1,5 @@
-//! `#[derive(KeyPart)]`: a newtype is a part of a key as what it wraps, an enum by the names of its variants.
+//! `#[derive(KeyPart)]`: a newtype is a part of a key as what it wraps, an enum by the names of its
+//! variants.
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote_spanned;

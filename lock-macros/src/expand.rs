@@ -1,8 +1,8 @@
 //! The function with the lock around its body.
 //!
-//! Generated tokens have the hygiene of this macro (`mixed_site`): no name of a user is taken for one
-//! of ours, nor the other way round. Functions are called by their path, never as methods: a trait of
-//! the user's may have a method of the same name, and would take the call.
+//! Generated tokens have the hygiene of this macro (`mixed_site`): no name of a user is taken for
+//! one of ours, nor the other way round. Functions are called by their path, never as methods: a
+//! trait of the user's may have a method of the same name, and would take the call.
 
 use std::time::Duration;
 
@@ -207,7 +207,8 @@ fn body(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
         !mentions(function.body.clone(), &name) && !is_in_the_attribute(&name, args, key)
     };
     let arguments = function.arguments.iter();
-    // What the future must not hold, and nothing uses, is left where it is; the compiler reports it.
+    // What the future must not hold, and nothing uses, is left where it is; the compiler reports
+    // it.
     let moved: Vec<&Argument> = arguments
         .filter(|argument| !(argument.excluded && is_unused(argument)))
         .collect();
@@ -266,8 +267,8 @@ pub(crate) fn is_in_the_attribute(name: &str, args: &Args, key: &CheckedKey) -> 
 
 // Input:  unused, Point { x, .. }
 // Output: let unused = 0; struct Field { x: u8 } let Field { x } = Field { x: 0 };
-/// A variable by the name of an argument that nothing uses, so that the compiler says so: to it, the
-/// line that moves the argument into the body is a use.
+/// A variable by the name of an argument that nothing uses, so that the compiler says so: to it,
+/// the line that moves the argument into the body is a use.
 fn report(argument: &Argument) -> Option<TokenStream> {
     let at = Span::mixed_site();
     let Argument { ident, cfg, .. } = argument;

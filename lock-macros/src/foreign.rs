@@ -1,7 +1,7 @@
 //! Placeholders of other languages in a template: they are text here, and one lock for all calls.
 //!
-//! A form that names an argument, or could stand for one, is a mistake only while the template leaves
-//! that argument out: `"order#id:<id>"` has its value.
+//! A form that names an argument, or could stand for one, is a mistake only while the template
+//! leaves that argument out: `"order#id:<id>"` has its value.
 
 use crate::item::Arguments;
 use crate::key::{Piece, groups, path, root};

@@ -1,5 +1,5 @@
-//! Keys made by `format!`, which joins its values as they are: `("a:b", "c")` and `("a", "b:c")` make one
-//! text of `"{}:{}"`. A template escapes them.
+//! Keys made by `format!`, which joins its values as they are: `("a:b", "c")` and `("a", "b:c")`
+//! make one text of `"{}:{}"`. A template escapes them.
 
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream, Parser};

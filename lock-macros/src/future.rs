@@ -1,4 +1,5 @@
-//! Functions that are not `async` themselves, and return a future: written by hand, or by `#[async_trait]`.
+//! Functions that are not `async` themselves, and return a future: written by hand, or by
+//! `#[async_trait]`.
 
 use proc_macro2::{Group, Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -14,7 +15,8 @@ use crate::item::{Arguments, future};
 pub(crate) struct Frame {
     /// What the future is put into, `Box::pin` or nothing, if the user wrote it.
     pin: TokenStream,
-    /// What `#[async_trait]` puts at the beginning of the future: the arguments under their real names.
+    /// What `#[async_trait]` puts at the beginning of the future: the arguments under their real
+    /// names.
     head: TokenStream,
     /// Whether the asynchronous part calls the user's body, which makes the future.
     pub(crate) calls: bool,
@@ -205,7 +207,8 @@ fn split_head<'a>(block: &'a Block, arguments: &mut Arguments) -> (TokenStream, 
     (quote!(#(#head)*), rest)
 }
 
-/// `if let Some(__ret) = None::<R> { return __ret; }`: it tells the compiler a type, and never runs.
+/// `if let Some(__ret) = None::<R> { return __ret; }`: it tells the compiler a type, and never
+/// runs.
 fn is_return_type_hint(statement: &Stmt) -> bool {
     let Stmt::Expr(Expr::If(hint), None) = statement else {
         return false;

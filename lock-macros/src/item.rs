@@ -379,8 +379,8 @@ fn braces(place: Span, tokens: &TokenStream) -> Group {
     braces
 }
 
-/// `async move { tokens }`, as if the user had written it at `place`: messages about what a generated
-/// one captures leave out the names.
+/// `async move { tokens }`, as if the user had written it at `place`: messages about what a
+/// generated one captures leave out the names.
 pub(crate) fn future(place: Span, tokens: &TokenStream) -> TokenStream {
     let block = braces(place, tokens);
     quote_spanned!(place=> async move #block)

@@ -34,7 +34,8 @@ pub(crate) struct Placeholder {
     /// Where the argument is declared; a constant is not declared here.
     pub(crate) declared: Span,
     pub(crate) members: Vec<Member>,
-    /// Whether it must be an integer, because other text could not keep it apart from the next value.
+    /// Whether it must be an integer, because other text could not keep it apart from the next
+    /// value.
     pub(crate) integer: bool,
 }
 

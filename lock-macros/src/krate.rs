@@ -1,11 +1,11 @@
 //! Under which name the compiler was given the crate `lock-runtime`.
 //!
-//! A crate that renames the dependency, or has it from a facade, must say so by `crate = …`. Without,
-//! each generated path would be an error of its own, and none would say what to write. The compiler's
-//! command line tells the names before that.
+//! A crate that renames the dependency, or has it from a facade, must say so by `crate = …`.
+//! Without, each generated path would be an error of its own, and none would say what to write. The
+//! compiler's command line tells the names before that.
 
-/// What a crate says that has `lock-runtime` under another name, or not at all; none if all is well,
-/// or if the command line does not tell.
+/// What a crate says that has `lock-runtime` under another name, or not at all; none if all is
+/// well, or if the command line does not tell.
 pub(crate) fn missing(command_line: impl Iterator<Item = String>) -> Option<String> {
     let (names, own_name) = read(command_line);
     let is_there = names.is_empty()

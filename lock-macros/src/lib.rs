@@ -1,8 +1,9 @@
 //! The attribute `#[distributed_lock]`, re-exported by the crate `lock-runtime`.
 //!
-//! A pipeline: `args` reads the attribute's arguments, `key` the key among them
-//! (`foreign` knows the placeholders of other languages), `item` the function, `future` the one that a function
-//! returns, and `expand` puts the lock around the body. Mistakes are collected on the way and reported together.
+//! A pipeline: `args` reads the attribute's arguments, `key` the key among them (`foreign` knows
+//! the placeholders of other languages), `item` the function, `future` the one that a function
+//! returns, and `expand` puts the lock around the body. Mistakes are collected on the way and
+//! reported together.
 
 mod args;
 mod by_hand;
@@ -56,27 +57,28 @@ use crate::item::{Arguments, Function};
 /// It goes on an `async fn`, a method of any receiver, and on functions that return `Pin<Box<dyn Future>>` or `impl Future`; below
 /// `#[async_trait]`, above `#[tokio::main]` and `#[tokio::test]`. Of two `#[distributed_lock]` on one function the lower is taken first.
 ///
-/// In a function that returns a future, the key and all of the body wait until the future is polled, what
-/// stands before the future too: under the lock. So an argument that they use has to live as long as the
-/// future; where its type says otherwise (`'static`, `use<'a>`), put the attribute on an `async fn` that
-/// takes values, and call it there. A borrowed argument that nothing uses is not held.
+/// In a function that returns a future, the key and all of the body wait until the future is
+/// polled, what stands before the future too: under the lock. So an argument that they use has to
+/// live as long as the future; where its type says otherwise (`'static`, `use<'a>`), put the
+/// attribute on an `async fn` that takes values, and call it there. A borrowed argument that
+/// nothing uses is not held.
 ///
-/// Coverage and lints see the body as it is written: an argument that neither the body nor the attribute
-/// uses is reported, as it may be missing in the key.
+/// Coverage and lints see the body as it is written: an argument that neither the body nor the
+/// attribute uses is reported, as it may be missing in the key.
 ///
 /// # `key`
 ///
 /// Required. A text is a template: `<argument>`, `<argument.field>` or a constant (`<NAME>`,
-/// `<Self::NAME>`, a const parameter `<N>`) stands for a value, escaped so that two different lists of
-/// values never take the same lock. Two placeholders need a `:`, `{` or `}` between them; behind an
-/// integer any text will do that begins with no digit, as in `"<year>-<month>"`. `<<` and `>>` are `<`
-/// and `>` themselves, and braces are Redis Cluster's hash tags.
+/// `<Self::NAME>`, a const parameter `<N>`) stands for a value, escaped so that two different lists
+/// of values never take the same lock. Two placeholders need a `:`, `{` or `}` between them; behind
+/// an integer any text will do that begins with no digit, as in `"<year>-<month>"`. `<<` and `>>`
+/// are `<` and `>` themselves, and braces are Redis Cluster's hash tags.
 ///
-/// What may stand in a key implements [`KeyPart`]: numbers, texts, addresses, dates, what is made of
-/// these, and by `#[derive(KeyPart)]` types of your own. Nothing is called in a template: a call may
-/// give one text for different values, and a program in another language that makes the same key
-/// could not know what it does. Placeholders of other languages (`{0}`, `{id}`, `#id`, `$id`, `/:id`)
-/// would be one lock for all calls, and are errors.
+/// What may stand in a key implements [`KeyPart`]: numbers, texts, addresses, dates, what is made
+/// of these, and by `#[derive(KeyPart)]` types of your own. Nothing is called in a template: a call
+/// may give one text for different values, and a program in another language that makes the same
+/// key could not know what it does. Placeholders of other languages (`{0}`, `{id}`, `#id`, `$id`,
+/// `/:id`) would be one lock for all calls, and are errors.
 ///
 /// In a value `%`, `:`, `{` and `}` are written `%25`, `%3A`, `%7B` and `%7D`, so where `name` has
 /// one of them, `format!("file:{name}")` is another lock than `"file:<name>"`.
@@ -93,9 +95,9 @@ use crate::item::{Arguments, Function};
 /// }
 /// ```
 ///
-/// Any other expression is the whole key, as it is written: nothing is escaped, and nothing replaced.
-/// So `format!` of several arguments is refused where a template can say the same: of `"{a}:{b}"`, the
-/// values `"x:y"`, `"z"` and `"x"`, `"y:z"` would make one key.
+/// Any other expression is the whole key, as it is written: nothing is escaped, and nothing
+/// replaced. So `format!` of several arguments is refused where a template can say the same: of
+/// `"{a}:{b}"`, the values `"x:y"`, `"z"` and `"x"`, `"y:z"` would make one key.
 ///
 /// ```
 /// # use lock_runtime::{LockError, distributed_lock};
@@ -196,10 +198,10 @@ use crate::item::{Arguments, Function};
 ///
 /// # `on_error`
 ///
-/// A function that makes the return value of a `LockError`, by its path or as a closure that captures
-/// nothing, for functions that do not return `Result<T, E>` with
-/// `E: From<LockError>`: a number, an `Option`, a `Result` whose error is `String`, `StatusCode` or
-/// another type of somebody else's. Default: the trait [`LockReturn`].
+/// A function that makes the return value of a `LockError`, by its path or as a closure that
+/// captures nothing, for functions that do not return `Result<T, E>` with `E: From<LockError>`: a
+/// number, an `Option`, a `Result` whose error is `String`, `StatusCode` or another type of
+/// somebody else's. Default: the trait [`LockReturn`].
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -235,9 +237,10 @@ use crate::item::{Arguments, Function};
 ///
 /// # `runtime`
 ///
-/// Another runtime than the one in scope, or installed: anything that is `AsRef<LockRuntime>`, by reference,
-/// or a `LazyLock` of it. Of an `Arc<App>`, write `*app` or `app.locks`. It may use the arguments.
-/// The body runs in the scope of that runtime: annotated functions that it calls use the same.
+/// Another runtime than the one in scope, or installed: anything that is `AsRef<LockRuntime>`, by
+/// reference, or a `LazyLock` of it. Of an `Arc<App>`, write `*app` or `app.locks`. It may use the
+/// arguments. The body runs in the scope of that runtime: annotated functions that it calls use the
+/// same.
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -258,8 +261,8 @@ use crate::item::{Arguments, Function};
 ///
 /// # `crate`
 ///
-/// Where the crate `lock_runtime` is found, for crates that re-export it, and where the dependency has
-/// another name: a path, or one as text. Default: `::lock_runtime`.
+/// Where the crate `lock_runtime` is found, for crates that re-export it, and where the dependency
+/// has another name: a path, or one as text. Default: `::lock_runtime`.
 ///
 /// ```
 /// mod facade {

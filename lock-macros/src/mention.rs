@@ -3,7 +3,8 @@
 use proc_macro2::{TokenStream, TokenTree};
 use syn::ext::IdentExt;
 
-/// Whether `word` stands among `tokens`, or as a word in a literal: `format!("{word}")` uses it too.
+/// Whether `word` stands among `tokens`, or as a word in a literal: `format!("{word}")` uses it
+/// too.
 pub(crate) fn mentions(tokens: TokenStream, word: &str) -> bool {
     tokens.into_iter().any(|token| match token {
         TokenTree::Group(group) => mentions(group.stream(), word),

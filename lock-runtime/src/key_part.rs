@@ -14,14 +14,14 @@ use lock_protocol::LockKey;
 
 /// A value that can stand in a key template: `<id>` in `key = "coupon:<id>"`.
 ///
-/// Parts of a key are integers, `bool`, `char`, strings, IP and socket addresses; with a feature for
-/// each crate, `uuid::Uuid` and the dates and times of `time`, `chrono` and `jiff`, an instant in UTC;
-/// and tuples, arrays, lists and `Option`s of parts, and references and smart pointers to them. `None`
-/// has a key that no `Some` makes: all calls without a value take one lock.
+/// Parts of a key are integers, `bool`, `char`, strings, IP and socket addresses; with a feature
+/// for each crate, `uuid::Uuid` and the dates and times of `time`, `chrono` and `jiff`, an instant
+/// in UTC; and tuples, arrays, lists and `Option`s of parts, and references and smart pointers to
+/// them. `None` has a key that no `Some` makes: all calls without a value take one lock.
 ///
-/// Equal values make one key, and different values different keys. So there is no implementation for
-/// everything that has a `Display`, as two values that look alike would share a lock, and none for
-/// floating-point numbers: `0.0 == -0.0`, and `NaN` is not even equal to itself.
+/// Equal values make one key, and different values different keys. So there is no implementation
+/// for everything that has a `Display`, as two values that look alike would share a lock, and none
+/// for floating-point numbers: `0.0 == -0.0`, and `NaN` is not even equal to itself.
 ///
 /// # Examples
 ///

@@ -31,8 +31,8 @@ pub trait LockReturn {
     fn from_lock_error(error: LockError) -> Self;
 }
 
-// Not recommended, so that the error names what is asked for, and both ways to it, instead of `From`
-// alone: the error type may be of another crate.
+// Not recommended, so that the error names what is asked for, and both ways to it, instead of
+// `From` alone: the error type may be of another crate.
 #[diagnostic::do_not_recommend]
 impl<T, E: From<LockError>> LockReturn for Result<T, E> {
     fn from_lock_error(error: LockError) -> Self {

@@ -1,6 +1,7 @@
 //! Functions of every shape under the attribute, run: each case asserts the key that was locked, and the order of what happened.
 //!
-//! Compiled in each edition. A case that names an upstream issue shows what another attribute macro got wrong.
+//! Compiled in each edition. A case that names an upstream issue shows what another attribute macro
+//! got wrong.
 #![deny(warnings, missing_docs, clippy::pedantic)]
 #![allow(clippy::unwrap_used)]
 // In edition 2018 assertions take no names into their messages.
