@@ -51,7 +51,7 @@ pub(crate) struct Argument {
     pub(crate) unused: Option<Unused>,
     /// Whether the returned future must not hold it.
     pub(crate) excluded: bool,
-    /// Whether its type is written as that of an integer.
+    /// Whether its type is written as that of an integer, or not known.
     integer: bool,
 }
 
@@ -71,7 +71,7 @@ struct Attributes {
     levels: bool,
     /// Whether the returned future must not hold it.
     excluded: bool,
-    /// Whether the type is that of an integer.
+    /// Whether the type is that of an integer, or not known.
     integer: bool,
 }
 
@@ -153,8 +153,8 @@ impl Arguments {
         Some(&argument.ident)
     }
 
-    /// Whether the argument `name` is an integer for all that can be seen.
-    pub(crate) fn is_integer(&self, name: &str) -> bool {
+    /// Whether the argument `name` can be an integer, for all that can be seen.
+    pub(crate) fn may_be_integer(&self, name: &str) -> bool {
         self.list
             .iter()
             .any(|argument| argument.name.as_deref() == Some(name) && argument.integer)
@@ -213,7 +213,7 @@ impl Arguments {
                     cfg: argument.cfg,
                     levels: argument.unused.is_none(),
                     excluded: argument.excluded,
-                    integer: argument.integer,
+                    integer: true,
                 };
                 renamed.push_pattern(pattern, &attributes);
             }
@@ -473,8 +473,9 @@ fn name_arguments(signature: &mut Signature, captures: Option<&Captures>) -> Arg
             FnArg::Typed(argument) => {
                 let excluded = captures.is_some_and(|captures| captures.exclude(&argument.ty));
                 let mut attributes = attributes(&argument.attrs, excluded);
+                // What a pattern takes out of a value may be one.
                 attributes.integer =
-                    matches!(*argument.pat, Pat::Ident(_)) && is_integer(&argument.ty);
+                    !matches!(*argument.pat, Pat::Ident(_)) || is_integer(&argument.ty);
                 if let Pat::Wild(wild) = &*argument.pat {
                     let span = Span::mixed_site().located_at(wild.underscore_token.span);
                     let name = format_ident!("__arg{at}", span = span);

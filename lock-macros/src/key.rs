@@ -219,7 +219,7 @@ fn may_be_separated(pieces: &[Piece], at: usize, next: usize, arguments: &Argume
     // The type of a field, and that of a constant, is not known here.
     let is_unknown = path.contains('.') || arguments.named(root(path)).is_none();
     !text.starts_with(|first: char| first.is_ascii_digit())
-        && (is_unknown || arguments.is_integer(root(path)))
+        && (is_unknown || arguments.may_be_integer(root(path)))
 }
 
 fn joined_message(pieces: &[Piece], at: usize, next: usize) -> String {

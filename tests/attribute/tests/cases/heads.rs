@@ -199,7 +199,7 @@ impl Visitor for Node {
         Ok(*id)
     }
 
-    #[distributed_lock(key = "values:<a>:<b>:<id>")]
+    #[distributed_lock(key = "values:<a>-<b>:<id>")]
     async fn by_values(&self, (a, b): (u8, u8), mut id: u8, _: u8) -> Res<u8> {
         if done(id) {
             return Ok(a + b);
@@ -220,8 +220,8 @@ async fn a_boxed_method_that_begins_with_an_if_asks_it_under_the_lock() {
     .await;
     let expected = [
         locked("references:3:0", ["done 0?"]),
-        locked("values:1:2:0", ["done 0?"]),
-        locked("values:1:2:1", ["done 1?"]),
+        locked("values:1-2:0", ["done 0?"]),
+        locked("values:1-2:1", ["done 1?"]),
     ];
     assert_eq!(events, expected.concat());
 }

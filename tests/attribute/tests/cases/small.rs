@@ -64,6 +64,11 @@ impl Seat {
     }
 }
 
+#[distributed_lock(key = "parts:<x>-<y>.<z>/<text>")]
+async fn between_parts((x, y): (u8, u16), [z]: [i8; 1], text: &str) -> Res<usize> {
+    Ok(usize::from(x) + usize::from(y) + text.len() + usize::from(z == -3))
+}
+
 struct App {
     locks: LockRuntime,
 }
@@ -141,9 +146,10 @@ async fn other_text_separates_integers() {
             number: Box::new(7),
         };
         assert_eq!(seat.reserve().await.unwrap(), -1);
+        assert_eq!(between_parts((1, 2), [-3], "t").await.unwrap(), 5);
     })
     .await;
-    let keys = ["date:-2026-11/1.12 5,a-b", "seat:2/-1-7"];
+    let keys = ["date:-2026-11/1.12 5,a-b", "seat:2/-1-7", "parts:1-2.-3/t"];
     assert_eq!(events, keys.map(|key| locked(key, [])).concat());
 }
 
