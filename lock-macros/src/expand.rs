@@ -52,6 +52,7 @@ pub(crate) fn expand(args: &Args, key: &CheckedKey, function: &Function) -> Toke
         #(#slot)*
         #[allow(unused_braces)]
         let __body = ::core::pin::pin!(::core::option::Option::Some(#body));
+        #[allow(clippy::implicit_return)]
         #private::run(__spec, __body, #refuse).await
     };
     function.with_body(&locked, &private)

@@ -96,7 +96,10 @@ impl Function {
         } = self;
         let body = match &self.frame {
             None => locked.clone(),
-            Some(frame) => frame.around(locked, self.place, private),
+            Some(frame) => {
+                let future = frame.around(locked, self.place, private);
+                quote!(#[allow(clippy::implicit_return)] #future)
+            }
         };
         let body = braces(self.place, &quote!(#(#inner_attributes)* #body));
         quote!(#before #signature #body)

@@ -27,6 +27,20 @@ async fn durations() -> Res<()> {
     Ok(())
 }
 
+#[distributed_lock(key = "returned")]
+#[deny(clippy::implicit_return)]
+#[allow(clippy::needless_return)]
+async fn returned() -> Res<()> {
+    return Ok(());
+}
+
+#[distributed_lock(key = "returned future:<id>")]
+#[deny(clippy::implicit_return)]
+#[allow(clippy::needless_return)]
+fn returned_future(id: u8) -> Pin<Box<dyn Future<Output = Res<u8>>>> {
+    Box::pin(async move { return Ok(id) })
+}
+
 #[distributed_lock(key = which, on_error = |error| Err(error.to_string().len()))]
 async fn by_a_closure(which: &str) -> Result<u8, usize> {
     Ok(1)
@@ -125,6 +139,8 @@ async fn names_durations_and_closures_are_what_they_look_like() {
     let ((), events) = record(async {
         assert_eq!(capital(1, "ab", Unit).await.unwrap(), 3);
         durations().await.unwrap();
+        returned().await.unwrap();
+        assert_eq!(returned_future(1).await.unwrap(), 1);
         assert_eq!(by_a_closure("closure").await, Ok(1));
         assert_ne!(by_a_closure("").await.unwrap_err(), 0);
         assert_eq!(by_a_typed_closure("typed").await, Some(1));
@@ -132,7 +148,15 @@ async fn names_durations_and_closures_are_what_they_look_like() {
         assert_eq!(boxed(2).await.unwrap(), 4);
     })
     .await;
-    let keys = ["capital:1:ab", "durations", "closure", "typed", "boxed:2"];
+    let keys = [
+        "capital:1:ab",
+        "durations",
+        "returned",
+        "returned future:1",
+        "closure",
+        "typed",
+        "boxed:2",
+    ];
     assert_eq!(events, keys.map(|key| locked(key, [])).concat());
 }
 
