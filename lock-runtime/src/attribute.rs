@@ -55,6 +55,13 @@ impl<T: AsRef<LockRuntime>, F: FnOnce() -> T> HasRuntime<ByFirstUse> for Lazy<T,
     }
 }
 
+#[diagnostic::do_not_recommend]
+impl<T: HasRuntime<ByFirstUse> + ?Sized> HasRuntime<ByFirstUse> for &T {
+    fn runtime(&self) -> &LockRuntime {
+        (**self).runtime()
+    }
+}
+
 /// An integer, or a reference to one: in a template, its digits end where any other text begins.
 ///
 /// Of another value they could go on there: only `:`, `{` and `}` never stand in one.

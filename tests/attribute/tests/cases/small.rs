@@ -108,6 +108,11 @@ async fn by_a_static_app() -> Res<()> {
     Ok(())
 }
 
+#[distributed_lock(key = "reference to lazy", runtime = &LOCKS)]
+async fn by_a_reference_to_a_static() -> Res<()> {
+    Ok(())
+}
+
 #[distributed_lock(key = "app", runtime = *app)]
 async fn by_a_shared_app(app: Arc<App>) -> Res<usize> {
     Ok(Arc::strong_count(&app))
@@ -182,6 +187,7 @@ async fn a_runtime_is_found_where_services_keep_it() {
     let ((), events) = record(async {
         by_a_static().await.unwrap();
         by_a_static_app().await.unwrap();
+        by_a_reference_to_a_static().await.unwrap();
         let locks = LockRuntime::current().unwrap();
         by_a_reference(&locks).await.unwrap();
         by_a_pointer(Arc::new(locks.clone())).await.unwrap();
@@ -190,6 +196,14 @@ async fn a_runtime_is_found_where_services_keep_it() {
         assert_eq!(by_a_field(app).await.unwrap(), 1);
     })
     .await;
-    let keys = ["lazy", "lazy app", "reference", "shared", "app", "field"];
+    let keys = [
+        "lazy",
+        "lazy app",
+        "reference to lazy",
+        "reference",
+        "shared",
+        "app",
+        "field",
+    ];
     assert_eq!(events, keys.map(|key| locked(key, [])).concat());
 }
