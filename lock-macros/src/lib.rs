@@ -78,7 +78,9 @@ use crate::item::{Arguments, Function};
 /// of these, and by `#[derive(KeyPart)]` types of your own. Nothing is called in a template: a call
 /// may give one text for different values, and a program in another language that makes the same
 /// key could not know what it does. Placeholders of other languages (`{0}`, `{id}`, `#id`, `$id`,
-/// `/:id`) would be one lock for all calls, and are errors.
+/// `/:id`) would be one lock for all calls, and are errors while the template leaves that argument
+/// out; a text that only looks like one can be a constant, which is the whole key by `key =
+/// ALL_USERS`.
 ///
 /// In a value `%`, `:`, `{` and `}` are written `%25`, `%3A`, `%7B` and `%7D`, so where `name` has
 /// one of them, `format!("file:{name}")` is another lock than `"file:<name>"`.

@@ -134,17 +134,27 @@ async fn signs_of_other_words(id: u8) -> Res<u8> {
     Ok(id)
 }
 
+// One lock for all calls, and meant to be.
+const SIGNS: &str = "{0}:{users}:#user";
+
+#[distributed_lock(key = SIGNS)]
+async fn signs_in_an_expression(user: u8) -> Res<u8> {
+    Ok(user)
+}
+
 #[test]
 fn signs_that_can_mean_no_argument_are_text() {
     let ((), events) = run(async {
         signs(1).await.unwrap();
         signs_without_arguments().await.unwrap();
         signs_of_other_words(2).await.unwrap();
+        signs_in_an_expression(3).await.unwrap();
     });
     let expected = [
         locked("order#id:$id:{0}:{ids}:/:id:1", []),
         locked("shard:{0}:#id:coupon:id", []),
         locked("user:id:{users}:#identity", []),
+        locked("{0}:{users}:#user", []),
     ];
     assert_eq!(events, expected.concat());
 }
