@@ -204,10 +204,11 @@ fn a_lock_by_hand_and_the_attribute_exclude_each_other_whatever_the_value() {
             let by_hand = locks.lock(key!("file:<name>")).acquire().await.unwrap();
             assert!(
                 call(name).await.is_err_and(|error| error.is_taken()),
-                "{name}"
+                "{}",
+                name
             );
             // The control: the others are free.
-            for other in NAMES.into_iter().filter(|other| *other != name) {
+            for other in NAMES.iter().copied().filter(|other| *other != name) {
                 call(other).await.unwrap();
             }
             by_hand.release().await.unwrap();
@@ -216,7 +217,8 @@ fn a_lock_by_hand_and_the_attribute_exclude_each_other_whatever_the_value() {
             store.steal(&key!("file:<name>"));
             assert!(
                 call(name).await.is_err_and(|error| error.is_taken()),
-                "{name}"
+                "{}",
+                name
             );
             store.expire(&key!("file:<name>"));
             call(name).await.unwrap();
