@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use lock_runtime::{Fault, LockHandle, LockRuntime, MemoryBackend};
+use lock_runtime::memory::{Fault, MemoryBackend};
+use lock_runtime::{LockHandle, LockRuntime};
 use lock_tests::faults::ms;
 
 /// Short, so that there are many ends to look at.
