@@ -71,41 +71,36 @@
 extern crate self as lock_runtime;
 
 #[doc(hidden)]
-#[path = "private.rs"]
+#[path = "api/private.rs"]
 pub mod __private;
-pub mod attribute;
+mod api;
 pub mod backend;
 pub mod backoff;
-mod builder;
 mod clock;
 mod engine;
-mod environment;
 mod error;
 mod executor;
 pub mod fencing;
-mod guard;
-mod key_part;
-mod key_types;
-mod lock;
-mod lock_return;
-pub mod memory;
-mod numbers;
-#[cfg(feature = "redis")]
-pub mod redis;
-mod run;
-mod runtime;
 mod settings;
-mod sinks;
+mod stores;
 mod sync;
 
 #[cfg(feature = "macros")]
 pub use lock_macros::{KeyPart, distributed_lock, key};
 pub use lock_protocol::{FencingToken, LostReason};
 
-pub use crate::builder::LockRuntimeBuilder;
+#[doc(inline)]
+pub use crate::api::attribute;
+pub use crate::api::builder::LockRuntimeBuilder;
+pub use crate::api::guard::{LockGuard, LockHandle};
+pub use crate::api::key_part::{KeyBuilder, KeyPart};
+pub use crate::api::lock::Lock;
+pub use crate::api::lock_return::LockReturn;
+pub use crate::api::options::Renew;
+pub use crate::api::runtime::LockRuntime;
 pub use crate::error::LockError;
-pub use crate::guard::{LockGuard, LockHandle};
-pub use crate::key_part::{KeyBuilder, KeyPart};
-pub use crate::lock::{Lock, Renew};
-pub use crate::lock_return::LockReturn;
-pub use crate::runtime::LockRuntime;
+#[doc(inline)]
+pub use crate::stores::memory;
+#[cfg(feature = "redis")]
+#[doc(inline)]
+pub use crate::stores::redis;

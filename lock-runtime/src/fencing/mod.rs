@@ -25,7 +25,7 @@ use std::fmt;
 
 use lock_protocol::FencingToken;
 
-use crate::guard::{LockGuard, LockHandle};
+use crate::api::guard::{LockGuard, LockHandle};
 
 pub mod http;
 #[cfg(feature = "redis")]

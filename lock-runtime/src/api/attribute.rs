@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use once_cell::sync::Lazy;
 
-use crate::runtime::LockRuntime;
+use crate::api::runtime::LockRuntime;
 
 /// What `runtime = expression` may be: whatever is `AsRef<LockRuntime>`, and a `LazyLock` of it.
 ///

@@ -6,9 +6,9 @@ use std::time::Duration;
 use lock_protocol::{Grant, Instant, LockKey, News, OwnerToken};
 use rustc_hash::FxHashMap;
 
+use crate::backend::sinks::{Sinks, Told};
 use crate::backoff::jittered;
 use crate::clock::to_seam;
-use crate::sinks::{Sinks, Told};
 use crate::sync::lock;
 
 /// How long after a lease should have ended a waiter looks, at the most.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lock_protocol::BackendError;
 use tokio::time::sleep;
 
-use crate::numbers::Overtaken;
+use crate::backend::numbers::Overtaken;
 
 /// How a verb of the in-memory backend fails, as [`MemoryBackend::fail_next`] arranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

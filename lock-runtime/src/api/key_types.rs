@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-use crate::key_part::{KeyBuilder, KeyPart, plain_parts};
+use crate::api::key_part::{KeyBuilder, KeyPart, plain_parts};
 
 plain_parts!(IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4);
 
@@ -136,7 +136,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::key_part::KeyTemplate;
+    use crate::api::key_part::KeyTemplate;
 
     fn key(value: &(impl KeyPart + ?Sized)) -> String {
         let mut key = KeyTemplate::new();

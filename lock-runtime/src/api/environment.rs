@@ -4,10 +4,11 @@ use std::ffi::OsString;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::builder::LockRuntimeBuilder;
+use crate::api::builder::LockRuntimeBuilder;
+use crate::api::runtime::LockRuntime;
 use crate::error::LockError;
-use crate::memory::MemoryBackend;
 use crate::settings;
+use crate::stores::memory::MemoryBackend;
 
 const LOCK_URL: &str = "LOCK_URL";
 
@@ -122,6 +123,34 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn parsed<T: FromStr>(text: &str, form: &str) -> Result<T, String> {
     text.parse()
         .map_err(|_| format!("is {text:?}, but must be {form}"))
+}
+
+impl LockRuntime {
+    /// A runtime as the environment describes it.
+    ///
+    /// | variable | what it sets |
+    /// |---|---|
+    /// | `LOCK_URL` | the store: `redis://…`, `rediss://…`, `unix://…` or `memory:`; required |
+    /// | `LOCK_PREFIX` | [`key_prefix`](LockRuntimeBuilder::key_prefix) |
+    /// | `LOCK_TTL` | [`default_ttl`](LockRuntimeBuilder::default_ttl) |
+    /// | `LOCK_WAIT` | [`default_wait`](LockRuntimeBuilder::default_wait) |
+    /// | `LOCK_RENEW_EVERY` | [`renew_every`](LockRuntimeBuilder::renew_every) |
+    /// | `LOCK_COMMAND_TIMEOUT` | [`command_timeout`](LockRuntimeBuilder::command_timeout) |
+    /// | `LOCK_SHUTDOWN_TIMEOUT` | [`shutdown_timeout`](LockRuntimeBuilder::shutdown_timeout) |
+    /// | `LOCK_GRACE` | [`grace`](LockRuntimeBuilder::grace) |
+    /// | `LOCK_HEARTBEAT` | [`heartbeat`](LockRuntimeBuilder::heartbeat) |
+    /// | `LOCK_LOCAL_PASSES` | [`local_passes`](LockRuntimeBuilder::local_passes) |
+    /// | `LOCK_LOCAL_SHARE` | [`local_share`](LockRuntimeBuilder::local_share) |
+    /// | `LOCK_LANES` | `lanes`, with the feature `redis` |
+    /// | `LOCK_CONNECT_LAZILY` | `connect_lazily`: `true` or `false`, with the feature `redis` |
+    /// | `LOCK_TLS_ROOT_CERTIFICATES` | `tls_root_certificates`: the path of the file, with the feature `tls` |
+    ///
+    /// A duration is text, as in `500ms`, `5s` or `1m 30s`. What is set on the builder afterwards
+    /// counts more than the environment. A value that cannot be used is an error of
+    /// [`build`](LockRuntimeBuilder::build), and so is a missing `LOCK_URL`.
+    pub fn from_env() -> LockRuntimeBuilder {
+        read(|name| std::env::var_os(name))
+    }
 }
 
 #[cfg(test)]

@@ -19,9 +19,9 @@ use lock_protocol::{
 
 pub use self::faults::Fault;
 use self::faults::{Faults, Refusal};
+use crate::backend::numbers::Numbers;
+use crate::backend::sinks::{Sinks, Told};
 use crate::clock;
-use crate::numbers::Numbers;
-use crate::sinks::{Sinks, Told};
 use crate::sync::lock;
 
 /// Locks held in the memory of this process.

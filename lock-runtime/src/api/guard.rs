@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::api::runtime::LockRuntime;
 use crate::engine::{Engine, Hold, View};
 use crate::error::LockError;
-use crate::runtime::LockRuntime;
 use lock_protocol::FencingToken;
 use lock_protocol::LockKey;
 use lock_protocol::OwnerToken;

@@ -3,6 +3,9 @@
 //! It is the crate `lock-protocol`, whose words are here under the names that users of this crate
 //! know. A store that is a crate of its own needs that crate alone.
 
+pub(crate) mod numbers;
+pub(crate) mod sinks;
+
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};

@@ -18,8 +18,8 @@ use tokio::time::{Instant, sleep};
 use super::connection::Connector;
 use super::lane::{Lane, RECONNECT};
 use super::live::Live;
+use crate::backend::numbers::{Numbers, Overtaken};
 use crate::backoff::Retry;
-use crate::numbers::{Numbers, Overtaken};
 use crate::sync::lock;
 
 /// Enough that keys that are asked for at the same moment seldom share one.

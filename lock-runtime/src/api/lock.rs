@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::api::body::{Call, Entered, Run};
+use crate::api::guard::{LockGuard, LockHandle};
+use crate::api::options::{LockOptions, Renew};
+use crate::api::runtime::LockRuntime;
 use crate::engine::Engine;
 use crate::error::LockError;
-use crate::guard::{LockGuard, LockHandle};
-use crate::run::{Call, Entered, Run};
-use crate::settings::{self, Settings};
-use lock_protocol::{LockKey, Terms};
+use lock_protocol::LockKey;
 
 /// A lock to be acquired, made by [`LockRuntime::lock`](crate::LockRuntime::lock).
 ///
@@ -39,7 +40,17 @@ use lock_protocol::{LockKey, Terms};
 pub struct Lock {
     engine: Arc<Engine>,
     key: String,
-    wish: Wish,
+    options: LockOptions,
+}
+
+impl LockRuntime {
+    /// A lock on `key`, to be acquired.
+    ///
+    /// The key is taken as it is. To share a lock with an annotated function whose key is a
+    /// template, make the key by `key!("file:<name>")`: values are escaped in a template.
+    pub fn lock(&self, key: impl Into<String>) -> Lock {
+        Lock::new(self.engine.clone(), key.into())
+    }
 }
 
 impl Lock {
@@ -47,34 +58,34 @@ impl Lock {
         Lock {
             engine,
             key,
-            wish: Wish::default(),
+            options: LockOptions::default(),
         }
     }
 
     /// How long the lease lives unless it is renewed: what a crash of this process costs those who wait. From 10 ms to 24 h; the
     /// runtime's `default_ttl` if not set.
     pub fn ttl(mut self, ttl: Duration) -> Lock {
-        self.wish.ttl = Some(ttl);
+        self.options.ttl = Some(ttl);
         self
     }
 
     /// How long [`acquire`](Lock::acquire) waits for the lock; zero tries once. The runtime's `default_wait` if not set.
     pub fn wait(mut self, wait: Duration) -> Lock {
-        self.wish.wait = Some(wait);
+        self.options.wait = Some(wait);
         self
     }
 
     /// How often the watchdog renews the lease: a period from 1 ms to half of the ttl, or `false`
     /// for never. The runtime's `renew_every` if not set.
     pub fn renew(mut self, renew: impl Into<Renew>) -> Lock {
-        self.wish.renew = renew.into();
+        self.options.renew = renew.into();
         self
     }
 
     /// How long the lock may be held, renewals included. After that it is no longer
     /// renewed, and every answer about it is the error with [`is_max_hold`](LockError::is_max_hold).
     pub fn max_hold(mut self, limit: Duration) -> Lock {
-        self.wish.max_hold = Some(limit);
+        self.options.max_hold = Some(limit);
         self
     }
 
@@ -90,7 +101,7 @@ impl Lock {
     ///
     /// Dropping the future gives up the place in the queue. If the store had already granted the lock, it is released in the background.
     pub async fn acquire(self) -> Result<LockGuard, LockError> {
-        let (terms, wait) = self.wish.resolve(&self.engine.settings)?;
+        let (terms, wait) = self.options.resolve(&self.engine.settings)?;
         let key = LockKey::new(&self.engine.settings.key_prefix, &self.key)?;
         self.engine
             .acquire(&key, terms, wait)
@@ -142,66 +153,9 @@ impl Lock {
     /// # }
     /// ```
     pub async fn run<T>(self, body: impl AsyncFnOnce(LockHandle) -> T) -> Result<T, LockError> {
-        let entered = Entered::enter(&self.engine, &self.key, &self.wish, true).await?;
+        let entered = Entered::enter(&self.engine, &self.key, &self.options, true).await?;
         let body = body(entered.handle());
         let body = std::pin::pin!(Some(async { Ok(body.await) }));
         Run::new(Call::Running(Some(entered)), body, Err).await
-    }
-}
-
-/// How often the watchdog renews a lease.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Renew {
-    /// As the runtime is configured: every tenth of the ttl, unless `renew_every` says otherwise.
-    #[default]
-    Auto,
-    /// With this period, at most half of the ttl.
-    Every(Duration),
-    /// Never: the lease ends after its ttl.
-    Never,
-}
-
-impl From<Duration> for Renew {
-    fn from(period: Duration) -> Renew {
-        Renew::Every(period)
-    }
-}
-
-/// `false` is [`Renew::Never`], `true` is [`Renew::Auto`].
-impl From<bool> for Renew {
-    fn from(renew: bool) -> Renew {
-        if renew { Renew::Auto } else { Renew::Never }
-    }
-}
-
-/// What a caller asked for, unchecked.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Wish {
-    pub(crate) ttl: Option<Duration>,
-    pub(crate) wait: Option<Duration>,
-    pub(crate) renew: Renew,
-    pub(crate) max_hold: Option<Duration>,
-}
-
-impl Wish {
-    /// The terms and the wait, with the defaults of the runtime, or what is wrong with them.
-    pub(crate) fn resolve(&self, settings: &Settings) -> Result<(Terms, Duration), LockError> {
-        let ttl = self
-            .ttl
-            .map_or(Ok(settings.default_ttl), |ttl| settings::ttl("ttl", ttl))?;
-        let renew = match self.renew {
-            Renew::Auto => Some(settings.renewal_period(ttl)),
-            Renew::Every(period) => Some(settings::renewal("renew", period, ttl)?),
-            Renew::Never => None,
-        };
-        if self.max_hold.is_some_and(|limit| limit.is_zero()) {
-            return Err(LockError::Config(
-                "`max_hold` is zero; leave it out for no limit".to_owned(),
-            ));
-        }
-        let mut terms = Terms::new(ttl);
-        terms.renew = renew;
-        terms.max_hold = self.max_hold;
-        Ok((terms, self.wait.unwrap_or(settings.default_wait)))
     }
 }

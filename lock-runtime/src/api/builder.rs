@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use crate::api::runtime::LockRuntime;
 use crate::backend::{Backend, ErasedBackend};
 use crate::backoff::Retry;
 use crate::engine::Engine;
 use crate::error::LockError;
 use crate::executor::Executor;
-#[cfg(feature = "redis")]
-use crate::redis::{RedisBackend, RedisSettings};
-use crate::runtime::LockRuntime;
 use crate::settings::Settings;
+#[cfg(feature = "redis")]
+use crate::stores::redis::{RedisBackend, RedisSettings};
 use lock_protocol::LockKey;
 
 /// The configuration of a runtime, made by one of the constructors of [`LockRuntime`].
@@ -217,6 +217,31 @@ impl LockRuntimeBuilder {
         Ok(LockRuntime {
             engine: Engine::new(backend, executor, settings),
         })
+    }
+}
+
+/// Where the locks are.
+impl LockRuntime {
+    /// Locks on one Redis server: `redis://[user:password@]host[:port][/db]`, `rediss://…` (with the feature `tls`) or `unix://path`.
+    #[cfg(feature = "redis")]
+    pub fn redis(url: impl Into<String>) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::redis(url.into())
+    }
+
+    /// Locks on the Redis server of a deadpool configuration, whose pool settings are kept.
+    #[cfg(feature = "redis")]
+    pub fn from_config(config: deadpool_redis::Config) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::config(config)
+    }
+
+    /// Locks within this process: for development, tests, and programs that have only one process.
+    pub fn in_memory() -> LockRuntimeBuilder {
+        LockRuntimeBuilder::backend(crate::stores::memory::MemoryBackend::new())
+    }
+
+    /// Locks on any store: your own, or a [`MemoryBackend`](crate::stores::memory::MemoryBackend) of which a test keeps a clone.
+    pub fn backend(backend: impl Backend) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::backend(backend)
     }
 }
 

@@ -6,24 +6,24 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::api::body::{Call, Entered, Next, Run};
+use crate::api::guard::LockHandle;
+use crate::api::options::{LockOptions, Renew};
+use crate::api::runtime::LockRuntime;
 use crate::error::LockError;
-use crate::guard::LockHandle;
-use crate::lock::{Renew, Wish};
-use crate::run::{Call, Entered, Next, Run};
-use crate::runtime::LockRuntime;
 
 pub use std::boxed::Box;
 
-pub use crate::attribute::{HasRuntime, Integer};
-pub use crate::key_part::{KeyPart, KeyTemplate};
-pub use crate::lock_return::LockReturn;
+pub use crate::api::attribute::{HasRuntime, Integer};
+pub use crate::api::key_part::{KeyPart, KeyTemplate};
+pub use crate::api::lock_return::LockReturn;
 
 /// What the attribute of a function says, evaluated for one call. Boxed, so that futures stay thin.
 pub struct Spec(Box<Inner>);
 
 struct Inner {
     key: String,
-    wish: Wish,
+    options: LockOptions,
     keep_running: bool,
     runtime: Option<LockRuntime>,
     slot: OnceLock<Slot>,
@@ -33,7 +33,7 @@ impl Spec {
     pub fn new(key: String) -> Spec {
         Spec(Box::new(Inner {
             key,
-            wish: Wish::default(),
+            options: LockOptions::default(),
             keep_running: false,
             runtime: None,
             slot: OnceLock::new(),
@@ -41,27 +41,27 @@ impl Spec {
     }
 
     pub fn ttl(mut self, ttl: Duration) -> Spec {
-        self.0.wish.ttl = Some(ttl);
+        self.0.options.ttl = Some(ttl);
         self
     }
 
     pub fn wait(mut self, wait: Duration) -> Spec {
-        self.0.wish.wait = Some(wait);
+        self.0.options.wait = Some(wait);
         self
     }
 
     pub fn renew(mut self, period: Duration) -> Spec {
-        self.0.wish.renew = Renew::Every(period);
+        self.0.options.renew = Renew::Every(period);
         self
     }
 
     pub fn renew_off(mut self) -> Spec {
-        self.0.wish.renew = Renew::Never;
+        self.0.options.renew = Renew::Never;
         self
     }
 
     pub fn max_hold(mut self, limit: Duration) -> Spec {
-        self.0.wish.max_hold = Some(limit);
+        self.0.options.max_hold = Some(limit);
         self
     }
 
@@ -83,13 +83,13 @@ impl Spec {
     async fn enter(self) -> Result<Next, LockError> {
         let Inner {
             key,
-            wish,
+            options,
             keep_running,
             runtime,
             slot,
         } = *self.0;
         let runtime = runtime.map_or_else(LockRuntime::current, Ok)?;
-        let entered = Entered::enter(&runtime.engine, &key, &wish, !keep_running).await?;
+        let entered = Entered::enter(&runtime.engine, &key, &options, !keep_running).await?;
         if let Some(Slot(slot)) = slot.into_inner() {
             // Empty until now: nobody else fills it.
             let _ = slot.set(entered.handle());

@@ -9,13 +9,13 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
+use crate::api::guard::LockHandle;
+use crate::api::options::LockOptions;
+use crate::api::runtime::LockRuntime;
 use crate::backend::BoxFuture;
 use crate::clock;
 use crate::engine::{Engine, Hold};
 use crate::error::LockError;
-use crate::guard::LockHandle;
-use crate::lock::Wish;
-use crate::runtime::LockRuntime;
 use lock_protocol::LockKey;
 
 tokio::task_local! {
@@ -93,10 +93,10 @@ impl Entered {
     pub(crate) async fn enter(
         engine: &Arc<Engine>,
         key: &str,
-        wish: &Wish,
+        options: &LockOptions,
         cancel: bool,
     ) -> Result<Box<Entered>, LockError> {
-        let (terms, wait) = wish.resolve(&engine.settings)?;
+        let (terms, wait) = options.resolve(&engine.settings)?;
         let key = LockKey::new(&engine.settings.key_prefix, key)?;
         let (handle, right) = match Frame::holding(engine, &key) {
             Some(outer) => {
@@ -121,7 +121,7 @@ impl Entered {
                     .map_err(|_| LockError::ShutDown)?,
                 };
                 outer.handle.check()?;
-                (outer.handle.nested(wish.max_hold), Right::Nested(turn))
+                (outer.handle.nested(options.max_hold), Right::Nested(turn))
             }
             None => {
                 let hold = engine.acquire(&key, terms, wait).await?;

@@ -7,8 +7,8 @@ use lock_protocol::LockKey;
 
 use super::companion::{Companion, FENCE, QUEUE};
 use crate::backend::BackendError;
+use crate::backend::numbers::Overtaken;
 use crate::error::LockError;
-use crate::numbers::Overtaken;
 
 /// Why a verb has no answer.
 #[derive(Clone, Debug, thiserror::Error)]

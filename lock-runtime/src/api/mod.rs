@@ -1,0 +1,14 @@
+//! What a user calls: the runtime and its builder, locks and guards, and what a key is made of.
+
+pub mod attribute;
+pub(crate) mod body;
+pub(crate) mod builder;
+mod current;
+mod environment;
+pub(crate) mod guard;
+pub(crate) mod key_part;
+mod key_types;
+pub(crate) mod lock;
+pub(crate) mod lock_return;
+pub(crate) mod options;
+pub(crate) mod runtime;

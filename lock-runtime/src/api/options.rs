@@ -1,0 +1,65 @@
+//! What a caller asks of a lock.
+
+use std::time::Duration;
+
+use lock_protocol::Terms;
+
+use crate::error::LockError;
+use crate::settings::{self, Settings};
+
+/// How often the watchdog renews a lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Renew {
+    /// As the runtime is configured: every tenth of the ttl, unless `renew_every` says otherwise.
+    #[default]
+    Auto,
+    /// With this period, at most half of the ttl.
+    Every(Duration),
+    /// Never: the lease ends after its ttl.
+    Never,
+}
+
+impl From<Duration> for Renew {
+    fn from(period: Duration) -> Renew {
+        Renew::Every(period)
+    }
+}
+
+/// `false` is [`Renew::Never`], `true` is [`Renew::Auto`].
+impl From<bool> for Renew {
+    fn from(renew: bool) -> Renew {
+        if renew { Renew::Auto } else { Renew::Never }
+    }
+}
+
+/// What a caller asked for, unchecked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LockOptions {
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) wait: Option<Duration>,
+    pub(crate) renew: Renew,
+    pub(crate) max_hold: Option<Duration>,
+}
+
+impl LockOptions {
+    /// The terms and the wait, with the defaults of the runtime, or what is wrong with them.
+    pub(crate) fn resolve(&self, settings: &Settings) -> Result<(Terms, Duration), LockError> {
+        let ttl = self
+            .ttl
+            .map_or(Ok(settings.default_ttl), |ttl| settings::ttl("ttl", ttl))?;
+        let renew = match self.renew {
+            Renew::Auto => Some(settings.renewal_period(ttl)),
+            Renew::Every(period) => Some(settings::renewal("renew", period, ttl)?),
+            Renew::Never => None,
+        };
+        if self.max_hold.is_some_and(|limit| limit.is_zero()) {
+            return Err(LockError::Config(
+                "`max_hold` is zero; leave it out for no limit".to_owned(),
+            ));
+        }
+        let mut terms = Terms::new(ttl);
+        terms.renew = renew;
+        terms.max_hold = self.max_hold;
+        Ok((terms, self.wait.unwrap_or(settings.default_wait)))
+    }
+}
