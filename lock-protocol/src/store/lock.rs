@@ -121,7 +121,9 @@ impl<W: Clone> Turn<'_, W> {
         }
         match &mut self.lock.lease {
             Some(lease) if lease.owner == renewal.owner => {
-                lease.extend(renewal.ttl, now);
+                // All renewals of an owner have the same ttl, so that a late one shortens nothing
+                // that its holder counts on.
+                lease.ends = lease.ends.map(|_| now + renewal.ttl);
                 let wanted = renewal.tokens;
                 let further = (wanted > 0).then(|| self.fence.reserve(wanted, micros));
                 // A repeated acquire must not fall back behind tokens that are in use by now.

@@ -116,9 +116,14 @@ fn a_late_acquire_shortens_no_lease() {
     short.ttl = ms(50);
     granted(store.acquire(&short, &1, at(ms(10))));
     assert_eq!(store.remaining("k", at(ms(10)).now), Some(TTL - ms(10)));
-    let renewal = Renewal::new(key(), short.owner, ms(50));
+}
+
+#[test]
+fn a_renewal_sets_the_ttl() {
+    let mut store = busy();
+    let renewal = Renewal::new(key(), claim("a").owner, ms(50));
     store.renew(&renewal, at(ms(10)));
-    assert_eq!(store.remaining("k", at(ms(10)).now), Some(TTL - ms(10)));
+    assert_eq!(store.remaining("k", at(ms(10)).now), Some(ms(50)));
 }
 
 #[test]

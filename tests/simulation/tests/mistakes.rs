@@ -28,7 +28,7 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
     (Mistake::WaiterNeverAsks, 1, Promise::AskedInTime),
     (Mistake::WaiterAsksOnlyForOwner, 1, Promise::InQueue),
     (Mistake::PassesBeyondBlock, 10, Promise::TokensGrow),
-    (Mistake::AsksForWithdrawnClaim, 1, Promise::WithdrawnIsGone),
+    (Mistake::AsksForWithdrawnClaim, 4, Promise::WithdrawnIsGone),
     (
         Mistake::LeaseCountedFromArrival,
         5,
@@ -58,7 +58,7 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
     (Mistake::UntakenIsKept, 1, Promise::UntakenIsTakenBack),
     (Mistake::ShutDownWaitsForStore, 97, Promise::ShutDownEnds),
     (Mistake::LosesNextInLine, 1, Promise::EveryoneIsTold),
-    (Mistake::TakenEndsDoubt, 31, Promise::KeptByNobody),
+    (Mistake::TakenEndsDoubt, 138, Promise::KeptByNobody),
     (Mistake::ReleaseEndsDoubt, 2, Promise::KeptByNobody),
     (
         Mistake::ForgetsWhenToLookWhileAsking,
