@@ -1,6 +1,6 @@
 //! `key!`: the key that the attribute would make, for locks that are taken by hand.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::{Error, Expr, Ident, LitStr, Path, Token, parse_quote};
@@ -10,16 +10,23 @@ use crate::errors::Errors;
 use crate::expand;
 use crate::item::Arguments;
 use crate::key::{self, CheckedKey, Segment};
+use crate::krate;
 
 // Input:  "coupon:<id>"
-// Output: { let mut __key = KeyTemplate::new(); …; __key.finish() }
+// Output: { let mut __key = KeyTemplate::new(); …; KeyTemplate::finish(__key) }
 pub(crate) fn expand(input: TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let written = match Parser::parse2(parse, input) {
         Ok(written) => written,
         Err(error) => return error.into_compile_error(),
     };
-    let Written { template, krate } = written;
+    let Written { template, path } = written;
+    if path.is_none()
+        && let Some(fault) = krate::missing(std::env::args())
+    {
+        errors.push(Error::new(Span::call_site(), fault));
+    }
+    let path = path.unwrap_or_else(|| parse_quote!(::lock_runtime));
     // Every name in scope may be meant: which there are is for the compiler to say.
     let checked = key::check(
         Key::Template(template.clone()),
@@ -35,13 +42,14 @@ pub(crate) fn expand(input: TokenStream) -> TokenStream {
     }
     errors
         .into_compile_errors()
-        .unwrap_or_else(|| expand::template(&segments, &expand::private(&krate)))
+        .unwrap_or_else(|| expand::template(&segments, &expand::private(&path)))
 }
 
 /// What stands in the parentheses.
 struct Written {
     template: LitStr,
-    krate: Path,
+    /// Where the crate `lock_runtime` is found, if that is said.
+    path: Option<Path>,
 }
 
 fn parse(input: ParseStream<'_>) -> syn::Result<Written> {
@@ -53,7 +61,7 @@ fn parse(input: ParseStream<'_>) -> syn::Result<Written> {
                 .ok_or_else(|| Error::new_spanned(value, FORM))?,
             Err(error) => return Err(Error::new(error.span(), FORM)),
         },
-        krate: parse_quote!(::lock_runtime),
+        path: None,
     };
     while !input.is_empty() {
         input.parse::<Token![,]>()?;
@@ -68,7 +76,7 @@ fn parse(input: ParseStream<'_>) -> syn::Result<Written> {
             return Err(Error::new(name.span(), fault));
         }
         input.parse::<Token![=]>()?;
-        written.krate = crate_path(&input.parse()?)?;
+        written.path = Some(crate_path(&input.parse()?)?);
     }
     Ok(written)
 }
