@@ -1,7 +1,7 @@
 //! The parts of a key that are made of others, and those that other crates define.
 //!
 //! Equal values make one key, and different values make different keys, as for every
-//! [`KeyPart`](crate::KeyPart).
+//! [`KeyPart`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 

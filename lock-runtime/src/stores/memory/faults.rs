@@ -8,7 +8,8 @@ use tokio::time::sleep;
 
 use crate::backend::numbers::Overtaken;
 
-/// How a verb of the in-memory backend fails, as [`MemoryBackend::fail_next`] arranges.
+/// How a verb of the in-memory backend fails, as
+/// [`fail_next`](super::MemoryBackend::fail_next) arranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
