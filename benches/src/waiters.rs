@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use lock_conformance::inbox::{Inbox, Told};
 use lock_runtime::backend::{Acquired, Backend, Claim, LockKey, Release, Released};
 use lock_runtime::redis::RedisBackend;
-use lock_tests::inbox::{Inbox, Told};
 use tokio::time::timeout;
 
 use crate::report::Figures;

@@ -56,8 +56,7 @@ pub type BoxError = Box<dyn core::error::Error + Send + Sync + 'static>;
 /// A lease is counted by the caller, on its own monotonic clock, from before the verb was called;
 /// no backend reads a wall clock.
 ///
-/// The conformance suite of the project (`tests/src/conformance.rs`) checks each clause and can be
-/// mounted on any backend.
+/// The crate `lock-conformance` checks each clause, on any backend.
 pub trait Backend: Send + Sync + 'static {
     /// What the store can do.
     fn limits(&self) -> Limits {

@@ -4,9 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod checker;
-pub mod conformance;
 pub mod faults;
-pub mod inbox;
 pub mod memory_store;
 pub mod redis_store;
 pub mod server;

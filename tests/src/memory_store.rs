@@ -1,9 +1,8 @@
 //! The in-memory backend as a store under test.
 
+use lock_conformance::Store;
 use lock_runtime::backend::LockKey;
 use lock_runtime::memory::{Fault, MemoryBackend};
-
-use crate::conformance::Store;
 
 /// A store in memory; its processes are handles to it.
 #[derive(Clone, Default)]

@@ -1,11 +1,11 @@
 //! The Redis backend on a real server as a store under test.
 
+use lock_conformance::Store;
 use lock_runtime::backend::LockKey;
 use lock_runtime::redis::deadpool_redis::Config;
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use tokio::sync::Mutex;
 
-use crate::conformance::Store;
 use crate::faults::is_withdrawal;
 use crate::server::Server;
 

@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use lock_conformance::inbox::{Inbox, Told};
+use lock_conformance::poll_once;
 use lock_runtime::backend::{Acquired, Backend, Claim, LockKey, OwnerToken, Release, Released};
 use lock_runtime::{LockGuard, LockRuntime};
-use lock_tests::conformance::poll_once;
 use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::proxy::{Fault, Proxy, Way};
 use lock_tests::faults::{
     DEADLINE, GRACE, SLACK, builder, by_the_short_way, can_be_had, eventually, free, locks, ms,
     nothing_left, owner, queued, remaining, start, statistic, waiters,
 };
-use lock_tests::inbox::{Inbox, Told};
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
 use tokio::sync::oneshot;

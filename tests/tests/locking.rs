@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use lock_conformance::poll_once;
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder, LostReason};
-use lock_tests::conformance::poll_once;
 use lock_tests::server::Server;
 use tokio::time::{Instant, sleep, timeout};
 

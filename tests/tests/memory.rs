@@ -6,12 +6,12 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use lock_conformance::inbox::Inbox;
 use lock_runtime::LockRuntime;
 use lock_runtime::backend::{
     Acquired, Backend, Claim, LockKey, OwnerToken, Release, Released, Renewal, Renewed,
 };
 use lock_runtime::memory::{Fault, MemoryBackend};
-use lock_tests::inbox::Inbox;
 use tokio::time::{Instant, sleep};
 
 const TTL: Duration = Duration::from_secs(5);

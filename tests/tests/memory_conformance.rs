@@ -1,6 +1,6 @@
 //! The in-memory backend keeps the contract.
 
-lock_tests::conformance! {
+lock_conformance::conformance! {
     #[tokio::test(start_paused = true)]
     lock_tests::memory_store::MemoryStore::default()
 }

@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use lock_conformance::inbox::{Inbox, Told};
 use lock_model::{Action, Bug, Claim, Fate, Lost, Protocol, Stage, State};
 use lock_runtime::backend;
 use lock_runtime::backend::{
     Acquired, Backend, FenceBlock, LockKey, OwnerToken, Release, Released, Renewal, Renewed,
 };
 use lock_runtime::redis::RedisBackend;
-use lock_tests::inbox::{Inbox, Told};
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
 use stateright::Model;

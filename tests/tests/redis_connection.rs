@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use lock_conformance::inbox::{Inbox, Told};
 use lock_runtime::LockError;
 use lock_runtime::backend::{
     Acquired, Backend, BackendError, Claim, LockKey, OwnerToken, Release, Renewal, Renewed,
@@ -13,7 +14,6 @@ use lock_runtime::redis::deadpool_redis::{Config, PoolConfig};
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_tests::causes;
 use lock_tests::faults::is_withdrawal;
-use lock_tests::inbox::{Inbox, Told};
 use lock_tests::redis_store::connect;
 use lock_tests::server::{Options, Server};
 use tokio::time::{Instant, sleep, timeout};

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use lock_conformance::poll_once;
 use lock_runtime::backend::{Backend, Claim, LockKey, OwnerToken};
 use lock_runtime::redis::RedisBackend;
 use lock_runtime::{LockError, LockGuard, LockRuntime};
-use lock_tests::conformance::poll_once;
 use lock_tests::faults::{owner, queued};
 use lock_tests::server::Server;
 use tokio::task::JoinHandle;

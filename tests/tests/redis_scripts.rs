@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
+use lock_conformance::inbox::Inbox;
 use lock_runtime::backend::{
     Acquired, Backend, Claim, FenceBlock, Holder, LockKey, OwnerToken, Release, Released, Renewal,
     Renewed,
 };
 use lock_runtime::redis::RedisBackend;
 use lock_tests::causes;
-use lock_tests::inbox::Inbox;
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
 

@@ -11,9 +11,9 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
+use lock_conformance::poll_once;
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{LockError, LockGuard, LockRuntime};
-use lock_tests::conformance::poll_once;
 use lock_tests::faults::{DEADLINE, GRACE, SLACK, builder, ms, waiters};
 use lock_tests::server::Server;
 use tokio::time::{Instant, sleep, timeout};

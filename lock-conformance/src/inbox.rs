@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use lock_runtime::backend::{Backend, Claim, Grant, Instant, LockKey, News, OwnerToken};
+use lock_protocol::{Backend, Claim, Grant, Instant, LockKey, News, OwnerToken};
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 

@@ -1,0 +1,520 @@
+//! The backend that breaks one clause of the contract.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use lock_protocol::{
+    Acquired, AskNumber, Backend, BackendError, Claim, Executor, FenceBlock, FencingToken, Grant,
+    Holder, Instant, Limits, LockKey, News, OwnerToken, Release, Released, Renewal, Renewed,
+};
+use tokio::time::sleep;
+
+use super::{Memo, Sabotage, lock};
+use crate::store::Store;
+
+/// How late is what comes late.
+const LATE: Duration = Duration::from_millis(10);
+
+/// A backend that breaks one clause of the contract.
+pub struct Saboteur<S: Store> {
+    inner: Arc<S::Backend>,
+    sabotage: Sabotage,
+    store: Arc<S>,
+    memo: Arc<Mutex<Memo>>,
+    /// What stands between the store and the sinks of this backend.
+    sinks: Mutex<Vec<Arc<Censor>>>,
+    /// The sinks that the store has not been told of yet.
+    late: Mutex<Vec<Weak<dyn News>>>,
+    has_asked: AtomicBool,
+}
+
+/// Changes the news on their way to a sink.
+struct Censor {
+    sink: Weak<dyn News>,
+    sabotage: Sabotage,
+    memo: Arc<Mutex<Memo>>,
+    grants: AtomicU64,
+}
+
+impl News for Censor {
+    fn granted(&self, key: &LockKey, owner: &str, grant: Grant, since: Instant) -> bool {
+        let before = self.grants.fetch_add(1, Ordering::Relaxed);
+        let since = match self.sabotage {
+            Sabotage::TellsOnce if before > 0 => return true,
+            Sabotage::NewsPromiseTooMuch => since + Duration::from_secs(1),
+            _ => since,
+        };
+        lock(&self.memo)
+            .owners
+            .insert(key.clone(), OwnerToken::new(owner));
+        let sink = self.sink.upgrade();
+        let expected = sink.is_some_and(|sink| sink.granted(key, owner, grant, since));
+        expected || self.sabotage == Sabotage::GivesNothingBack
+    }
+
+    fn ask_at(&self, key: &LockKey, owner: &OwnerToken, at: Instant) {
+        if let Some(sink) = self.sink.upgrade() {
+            sink.ask_at(key, owner, at);
+        }
+    }
+
+    fn ask_all(&self) {
+        if let Some(sink) = self.sink.upgrade() {
+            sink.ask_all();
+        }
+    }
+}
+
+impl<S: Store> Saboteur<S> {
+    pub(super) fn new(
+        inner: S::Backend,
+        sabotage: Sabotage,
+        store: &Arc<S>,
+        memo: &Arc<Mutex<Memo>>,
+    ) -> Saboteur<S> {
+        Saboteur {
+            inner: Arc::new(inner),
+            sabotage,
+            store: Arc::clone(store),
+            memo: Arc::clone(memo),
+            sinks: Mutex::default(),
+            late: Mutex::default(),
+            has_asked: AtomicBool::new(false),
+        }
+    }
+
+    fn does(&self, sabotage: Sabotage) -> bool {
+        self.sabotage == sabotage
+    }
+
+    fn memo(&self) -> MutexGuard<'_, Memo> {
+        lock(&self.memo)
+    }
+
+    fn attach_now(&self, sink: Weak<dyn News>) {
+        let censor = Arc::new(Censor {
+            sink,
+            sabotage: self.sabotage,
+            memo: Arc::clone(&self.memo),
+            grants: AtomicU64::new(0),
+        });
+        let news: Weak<Censor> = Arc::downgrade(&censor);
+        lock(&self.sinks).push(censor);
+        self.inner.attach(news);
+    }
+
+    fn attach_late(&self) {
+        for sink in lock(&self.late).drain(..) {
+            self.attach_now(sink);
+        }
+    }
+
+    /// Refuses a question that was overtaken by any other.
+    fn overtaken(&self, number: AskNumber) -> Result<(), BackendError> {
+        if self.does(Sabotage::NumbersAllKeysAlike) && number > 0 {
+            let mut memo = self.memo();
+            if number < memo.number {
+                return Err(BackendError::unavailable("overtaken"));
+            }
+            memo.number = number;
+        }
+        Ok(())
+    }
+
+    /// The number that the store is to see.
+    fn number(&self, number: AskNumber) -> AskNumber {
+        match self.sabotage {
+            Sabotage::OverlooksNumbers | Sabotage::NumbersAllKeysAlike => 0,
+            _ => number,
+        }
+    }
+
+    /// The lease of `owner` has ended.
+    fn forget_owner(&self, key: &LockKey, owner: &OwnerToken) {
+        let mut memo = self.memo();
+        if memo.owners.get(key) == Some(owner) {
+            memo.owners.remove(key);
+        }
+    }
+
+    /// Who was granted the lock last, as far as that is known.
+    fn owner(&self, key: &LockKey) -> Option<OwnerToken> {
+        self.memo().owners.get(key).cloned()
+    }
+
+    /// Whether the claim owns the lock, by a renewal: news of it may be on their way.
+    async fn owns(&self, claim: &Claim) -> bool {
+        let renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), claim.ttl);
+        let answers = self.inner.renew(&[renewal]).await;
+        matches!(answers[..], [Ok(Renewed::Held(_))])
+    }
+
+    fn has_heard(&self, owner: &OwnerToken) -> bool {
+        self.memo().heard.contains_key(owner)
+    }
+
+    fn is_waiting(&self, owner: &OwnerToken) -> bool {
+        let memo = self.memo();
+        memo.waiters.iter().any(|waiter| waiter.owner == *owner)
+    }
+
+    fn tokens(&self, mut block: FenceBlock, wanted: u32) -> FenceBlock {
+        let token = FencingToken::new;
+        match self.sabotage {
+            Sabotage::SameFenceAlways => block.first = token(1),
+            Sabotage::HugeFence => block.first = token(1 << 53),
+            Sabotage::FenceRestartsAfterExpiry => {
+                let mut memo = self.memo();
+                memo.grants += 1;
+                block.first = token(memo.grants);
+            }
+            Sabotage::BlockNotReserved | Sabotage::RenewedBlockNotReserved => {
+                block.last = token(block.first.as_u64() + u64::from(wanted) - 1);
+                return block;
+            }
+            _ => return block,
+        }
+        block.last = block.first;
+        block
+    }
+
+    fn holder(&self, mut holder: Holder) -> Holder {
+        if self.does(Sabotage::HidesRemaining) {
+            holder.remaining = Some(Duration::ZERO);
+        }
+        if self.does(Sabotage::HidesForeigners) || self.does(Sabotage::InventsForeigners) {
+            holder.foreign = self.does(Sabotage::InventsForeigners);
+            holder.silent = holder.foreign;
+        }
+        holder
+    }
+
+    fn acquired(&self, answer: Acquired, claim: &Claim) -> Acquired {
+        match answer {
+            Acquired::Granted(mut grant) => {
+                let owner = claim.owner.clone();
+                self.memo().owners.insert(claim.key.clone(), owner);
+                grant.tokens = self.tokens(grant.tokens, claim.tokens);
+                if let Sabotage::RepeatsWithoutExtending
+                | Sabotage::GrantsForAMoment
+                | Sabotage::LeasesNeverEnd = self.sabotage
+                {
+                    grant.valid_for = claim.ttl;
+                }
+                Acquired::Granted(grant)
+            }
+            _ if self.does(Sabotage::GrantsTwice) => Acquired::Granted(fake_grant(claim)),
+            Acquired::Queued(holder) => Acquired::Queued(self.holder(holder)),
+            Acquired::Taken(holder) => Acquired::Taken(self.holder(holder)),
+            other => other,
+        }
+    }
+
+    /// The claim as the sabotaged store understands it.
+    fn misunderstood(&self, claim: &Claim) -> Claim {
+        let mut claim = claim.clone();
+        claim.number = self.number(claim.number);
+        let limits = self.inner.limits();
+        match self.sabotage {
+            Sabotage::OneLockForAll => {
+                claim.key = LockKey::new("", "all").expect("a valid key");
+            }
+            Sabotage::LeasesNeverEnd => claim.ttl = limits.max_ttl,
+            Sabotage::GrantsForAMoment => {
+                claim.ttl = limits.min_ttl;
+                claim.grace = limits.min_ttl;
+            }
+            Sabotage::RepeatsWithoutExtending if self.has_heard(&claim.owner) => {
+                claim.ttl = limits.min_ttl;
+            }
+            Sabotage::GraceIsTtl => claim.grace = claim.ttl,
+            Sabotage::BlockNotReserved => claim.tokens = 1,
+            _ => {}
+        }
+        claim
+    }
+
+    /// Answers in place of the store, or gets it into the wrong state first.
+    async fn before_acquire(&self, claim: &Claim) -> Result<Option<Acquired>, BackendError> {
+        match self.sabotage {
+            Sabotage::RefusesRepeats if self.owns(claim).await => {
+                return Ok(Some(Acquired::Taken(somebody())));
+            }
+            Sabotage::LateAcquireShortens if self.owns(claim).await => {
+                self.store.expire(&claim.key).await;
+            }
+            Sabotage::QueuesOnceInALife
+                if self.has_heard(&claim.owner) && !self.owns(claim).await =>
+            {
+                return Ok(Some(Acquired::Queued(somebody())));
+            }
+            Sabotage::StarvesWaiters if self.is_waiting(&claim.owner) => {
+                return Ok(Some(Acquired::Queued(somebody())));
+            }
+            Sabotage::AskingCostsThePlace
+                if self.is_waiting(&claim.owner) && !self.owns(claim).await =>
+            {
+                self.inner.abandon(claim).await?;
+            }
+            Sabotage::ForgetsWaiters if self.is_waiting(&claim.owner) => {
+                let heard = self.memo().heard.get(&claim.owner).copied();
+                if heard.is_some_and(|heard| heard.elapsed() > claim.heartbeat / 5) {
+                    self.inner.abandon(claim).await?;
+                }
+            }
+            Sabotage::Barging if self.owner(&claim.key).is_none() => {
+                let waiters = self.memo().waiters.clone();
+                for waiter in &waiters {
+                    self.inner.abandon(waiter).await?;
+                }
+                let granted = self.inner.acquire(claim).await?;
+                self.requeue(&waiters, claim).await?;
+                return Ok(Some(self.acquired(granted, claim)));
+            }
+            Sabotage::LaterVerbsOvertake => {
+                let before = self.memo().acquires;
+                self.memo().acquires += 1;
+                sleep(LATE * 10_u32.saturating_sub(before)).await;
+            }
+            Sabotage::DroppedVerbsPoison => {
+                let poison = Poison(&self.memo, true);
+                tokio::task::yield_now().await;
+                poison.disarm();
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    async fn after_queueing(&self, claim: &Claim) -> Result<(), BackendError> {
+        let waiters = self.memo().waiters.clone();
+        let again = self.is_waiting(&claim.owner);
+        if again && self.does(Sabotage::QueuesTwice) {
+            let mut twin = claim.clone();
+            twin.owner = OwnerToken::unique("twin");
+            self.inner.acquire(&twin).await?;
+        }
+        if !again && self.does(Sabotage::LatestFirst) {
+            self.requeue(&waiters, claim).await?;
+        }
+        if !again {
+            self.memo().waiters.push(claim.clone());
+        }
+        if self.does(Sabotage::TellsWhatIsNot) {
+            let since = std::time::Instant::now().into();
+            for sink in lock(&self.sinks).iter() {
+                sink.granted(&claim.key, claim.owner.as_str(), fake_grant(claim), since);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts all `waiters` but `first` to the end of the queue.
+    async fn requeue(&self, waiters: &[Claim], first: &Claim) -> Result<(), BackendError> {
+        for waiter in waiters.iter().filter(|waiter| waiter.owner != first.owner) {
+            self.inner.abandon(waiter).await?;
+            self.inner.acquire(waiter).await?;
+        }
+        Ok(())
+    }
+}
+
+fn somebody() -> Holder {
+    Holder::of_ours(Duration::from_secs(1))
+}
+
+fn fake_grant(claim: &Claim) -> Grant {
+    let token = FencingToken::new(1);
+    let tokens = FenceBlock {
+        first: token,
+        last: token,
+    };
+    Grant::new(tokens, claim.ttl)
+}
+
+/// Breaks the backend when it is dropped before it was disarmed.
+struct Poison<'a>(&'a Mutex<Memo>, bool);
+
+impl Poison<'_> {
+    fn disarm(mut self) {
+        self.1 = false;
+    }
+}
+
+impl Drop for Poison<'_> {
+    fn drop(&mut self) {
+        if self.1 {
+            lock(self.0).is_poisoned = true;
+        }
+    }
+}
+
+impl<S: Store> Backend for Saboteur<S> {
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+
+    fn attach(&self, news: Weak<dyn News>) {
+        let is_first = lock(&self.sinks).is_empty();
+        match self.sabotage {
+            Sabotage::NoNews => {}
+            Sabotage::AttachesLate => lock(&self.late).push(news),
+            Sabotage::TellsNoLateSink if self.has_asked.load(Ordering::Relaxed) => {}
+            Sabotage::TellsTheFirstSink if !is_first => {}
+            _ => self.attach_now(news),
+        }
+    }
+
+    async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
+        self.has_asked.store(true, Ordering::Relaxed);
+        self.overtaken(claim.number)?;
+        if self.memo().is_poisoned {
+            return Err(BackendError::unavailable("poisoned"));
+        }
+        if let Some(answer) = self.before_acquire(claim).await? {
+            return Ok(answer);
+        }
+        let understood = self.misunderstood(claim);
+        let now = tokio::time::Instant::now();
+        self.memo().heard.insert(claim.owner.clone(), now);
+        let answer = if self.does(Sabotage::AcquireOutlivesItsFuture) {
+            let inner = Arc::clone(&self.inner);
+            let late = async move {
+                sleep(LATE).await;
+                inner.acquire(&understood).await
+            };
+            let answer = tokio::spawn(late).await;
+            answer.map_err(BackendError::unavailable)?
+        } else {
+            self.inner.acquire(&understood).await
+        };
+        if answer.is_err() && self.does(Sabotage::ErrorsAreRefusals) {
+            return Ok(Acquired::Taken(somebody()));
+        }
+        if matches!(answer, Ok(Acquired::Queued(_))) {
+            self.after_queueing(claim).await?;
+        }
+        answer.map(|answer| self.acquired(answer, claim))
+    }
+
+    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
+        let mut understood = leases.to_vec();
+        for lease in &mut understood {
+            match self.sabotage {
+                Sabotage::AnyoneRenews => {
+                    lease.owner = self.owner(&lease.key).unwrap_or(lease.owner.clone());
+                }
+                Sabotage::RenewalIsShort => lease.ttl = self.inner.limits().min_ttl,
+                Sabotage::RenewedBlockNotReserved => lease.tokens = lease.tokens.min(1),
+                Sabotage::RenewalCreates => {
+                    let claim = Claim::new(lease.key.clone(), lease.owner.clone(), lease.ttl);
+                    if let Err(error) = self.inner.acquire(&claim).await {
+                        return vec![Err(error)];
+                    }
+                }
+                _ => {}
+            }
+        }
+        let mut answers = self.inner.renew(&understood).await;
+        for (answer, lease) in answers.iter_mut().zip(leases) {
+            match answer {
+                Ok(Renewed::Held(extension)) => {
+                    let further = extension.tokens;
+                    extension.tokens = further.map(|block| self.tokens(block, lease.tokens));
+                }
+                Ok(Renewed::Lost(_)) if self.does(Sabotage::RenewalIsAlwaysHeld) => {
+                    *answer = Ok(Renewed::held());
+                }
+                Err(_) if self.does(Sabotage::ErrorsAreRefusals) => *answer = Ok(Renewed::lost()),
+                _ => {}
+            }
+        }
+        if self.does(Sabotage::BatchIsReversed) {
+            answers.reverse();
+        }
+        answers
+    }
+
+    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
+        self.attach_late();
+        self.overtaken(release.number)?;
+        let mut release = release.clone();
+        release.number = self.number(release.number);
+        let next = release.next.clone();
+        match self.sabotage {
+            Sabotage::AnyoneReleases => {
+                release.owner = self.owner(&release.key).unwrap_or(release.owner);
+            }
+            Sabotage::ReleaseForgetsQueue => {
+                let waiters = self.memo().waiters.clone();
+                for waiter in &waiters {
+                    self.inner.abandon(waiter).await?;
+                }
+            }
+            Sabotage::NextIsForgotten => {
+                release.next = None;
+                self.inner.release(&release).await?;
+                let answer = next.map(|_| Acquired::Queued(somebody()));
+                return Ok(Released::Released(answer));
+            }
+            _ => {}
+        }
+        match (self.inner.release(&release).await, next) {
+            (Ok(Released::Released(answer)), next) => {
+                self.forget_owner(&release.key, &release.owner);
+                let answer = answer.zip(next);
+                let answer = answer.map(|(answer, next)| self.acquired(answer, &next));
+                Ok(Released::Released(answer))
+            }
+            (Ok(Released::NotHeld), Some(next)) if self.does(Sabotage::NextIsAlwaysTaken) => {
+                self.inner.acquire(&next).await?;
+                Ok(Released::NotHeld)
+            }
+            (Err(_), _) if self.does(Sabotage::ErrorsAreRefusals) => Ok(Released::NotHeld),
+            (answer, _) => answer,
+        }
+    }
+
+    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
+        self.overtaken(claim.number)?;
+        match self.sabotage {
+            Sabotage::AbandonDoesNothing => return Ok(()),
+            Sabotage::AbandonWithoutHandOver if self.owns(claim).await => {
+                self.store.expire(&claim.key).await;
+                return Ok(());
+            }
+            Sabotage::ForgetsWithdrawals if !self.has_heard(&claim.owner) => return Ok(()),
+            Sabotage::AcquireOutlivesItsFuture if !self.owns(claim).await => return Ok(()),
+            Sabotage::AbandonOfUnknownFails if !self.has_heard(&claim.owner) => {
+                return Err(BackendError::denied("never heard of it"));
+            }
+            Sabotage::AbandonEndsAnyLease => {
+                if let Some(owner) = self.owner(&claim.key) {
+                    let ending = Release::new(claim.key.clone(), owner);
+                    self.inner.release(&ending).await?;
+                }
+            }
+            _ => {}
+        }
+        let mut understood = claim.clone();
+        understood.number = self.number(claim.number);
+        understood.in_doubt &= !self.does(Sabotage::ForgetsDoubts);
+        let answer = self.inner.abandon(&understood).await;
+        self.forget_owner(&claim.key, &claim.owner);
+        match answer {
+            Err(_) if self.does(Sabotage::ErrorsAreRefusals) => Ok(()),
+            answer => answer,
+        }
+    }
+
+    fn executor(&self) -> Option<Arc<dyn Executor>> {
+        self.inner.executor()
+    }
+
+    async fn close(&self) {
+        if !self.does(Sabotage::NeverCloses) {
+            self.inner.close().await;
+        }
+    }
+}
