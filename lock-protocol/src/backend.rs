@@ -57,6 +57,39 @@ pub type BoxError = Box<dyn core::error::Error + Send + Sync + 'static>;
 /// no backend reads a wall clock.
 ///
 /// The crate `lock-conformance` checks each clause, on any backend.
+///
+/// # Examples
+///
+/// A backend for a [store](crate::store::Store) in the memory of the process: it gives each verb to
+/// the store, refuses what was overtaken, and tells of hand-overs.
+///
+#[cfg_attr(feature = "std", doc = "```")]
+#[cfg_attr(not(feature = "std"), doc = "```ignore")]
+#[doc = include_str!("../doc/backend.rs")]
+///
+/// # use std::pin::pin;
+/// # use std::task::{Context, Poll, Waker};
+/// # fn answer<T>(verb: impl Future<Output = T>) -> T {
+/// #     let Poll::Ready(answer) = pin!(verb).poll(&mut Context::from_waker(Waker::noop())) else {
+/// #         panic!("a store in memory answers at once");
+/// #     };
+/// #     answer
+/// # }
+/// let here = Memory::default();
+/// let there = Memory { store: Arc::clone(&here.store), ..Memory::default() };
+///
+/// let ttl = std::time::Duration::from_secs(5);
+/// let key = LockKey::new("lock:", "coupon:42")?;
+/// let holder = Claim::new(key.clone(), OwnerToken::unique("one"), ttl);
+/// let waiter = Claim::new(key.clone(), OwnerToken::unique("two"), ttl).queued();
+/// let release = Release::new(key.clone(), holder.owner.clone());
+/// let Acquired::Granted(first) = answer(here.acquire(&holder))? else { panic!("it is free") };
+/// assert!(matches!(answer(there.acquire(&waiter))?, Acquired::Queued(_)));
+/// answer(here.release(&release))?;
+/// let Acquired::Granted(second) = answer(there.acquire(&waiter))? else { panic!("its turn") };
+/// assert!(second.tokens.first > first.tokens.last);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Backend: Send + Sync + 'static {
     /// What the store can do.
     fn limits(&self) -> Limits {
