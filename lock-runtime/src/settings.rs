@@ -10,7 +10,7 @@ use crate::error::LockError;
 use lock_protocol::{LockKey, MAX_TTL, MIN_RENEWAL, MIN_TTL, OwnerToken, Rules, checked_ttl};
 use uuid::Uuid;
 
-/// How a driver goes on if nobody says otherwise.
+/// How long to pause before a store is asked again, if nobody says otherwise.
 const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(50),
     longest: Duration::from_secs(1),
@@ -98,7 +98,8 @@ impl Settings {
         Ok(self)
     }
 
-    /// The pause after so many failures. Functions of the user run on the task of a driver: one that panics must not leave a lock behind.
+    /// The pause after so many failures. It is a function of the user: one that panics must not
+    /// leave a lock behind.
     pub(crate) fn pause(&self, failures: u32) -> Option<Duration> {
         catch_unwind(AssertUnwindSafe(|| self.retry.pause(failures)))
             .unwrap_or_else(|_| BACKOFF.pause(failures))

@@ -12,7 +12,7 @@
 //!
 //! There is no time. A lease *may* end whenever nobody is entitled to rely on it: its holder is dead, stands still, has given it up, or
 //! does not know yet that it is the owner. That a live holder's own clock runs out before the store's is what the lease arithmetic of the
-//! lock guarantees (`lock-runtime/src/lease.rs`), and is assumed here. No script runs when a lease ends.
+//! lock guarantees (`lock-protocol/src/terms.rs`), and is assumed here. No script runs when a lease ends.
 //!
 //! A command is carried out at once or never. A withdrawal may be late, too: nobody waits for its
 //! answer, and meanwhile its process goes on. So may the first question of a claim be, which its

@@ -1,4 +1,4 @@
-//! What the server holds, and the four scripts, each line for line what `lock-runtime/src/redis/scripts/*.lua` does.
+//! What the server holds, and the four scripts, each line for line what `lock-runtime/src/stores/redis/scripts/*.lua` does.
 
 use crate::{BLOCK, Bug, Process, Protocol, Seen};
 
