@@ -10,11 +10,11 @@ use tokio::task::JoinSet;
 
 use crate::HEAP;
 use crate::board::{Phase, Shared};
+use crate::job::{Job, Section, Tally, Timed, cpu_s, reached};
 use crate::load::{Worker, wait_until};
 use crate::report::median;
 use crate::server::Target;
 use crate::side::{Client, Failure, Side, TTL};
-use crate::worker::{Job, Section, Tally, Timed, cpu_s, reached};
 
 /// Holds `leases` for some seconds, while one of the two threads of their process is blocked for two ttls.
 pub fn run(

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use lock_runtime::backend::OwnerToken;
 
 use crate::board::{Phase, Shared};
+use crate::job::{Job, SECTION_KEY, Section, Tally, Timed, histogram};
 use crate::report::Figures;
 use crate::server::Target;
 use crate::side::{Failure, Side, TTL};
-use crate::worker::{Job, SECTION_KEY, Section, Tally, Timed, histogram};
 
 /// Until the connections are warm and the queues are full.
 const WARM_UP: Duration = Duration::from_millis(500);

@@ -3,6 +3,7 @@
 mod board;
 mod heap;
 mod held;
+mod job;
 mod load;
 mod plot;
 mod report;
@@ -17,11 +18,11 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::heap::Counting;
+use crate::job::{Job, Section, Timed};
 use crate::load::{Load, interleaved};
 use crate::plot::Series;
 use crate::server::Target;
 use crate::side::{Failure, Side};
-use crate::worker::{Job, Section, Timed};
 
 #[global_allocator]
 static HEAP: Counting = Counting::new();

@@ -8,10 +8,10 @@ use lock_runtime::backend::{Acquired, Backend, Claim, LockKey, Release, Released
 use lock_runtime::redis::RedisBackend;
 use tokio::time::timeout;
 
+use crate::job::histogram;
 use crate::report::Figures;
 use crate::server::Target;
 use crate::side::{self, Failure, Side};
-use crate::worker::histogram;
 
 /// How many claims wait.
 pub const NUMBERS: [usize; 4] = [10, 100, 1_000, 10_000];

@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::board::{Phase, Shared, now};
+use crate::job::{Job, Tally, histogram, reached};
 use crate::side::Failure;
-use crate::worker::{Job, Tally, histogram, reached};
 
 /// Sends the ball to and fro with the other process. What is timed is from before the PUBLISH until the other's task runs.
 pub async fn run(job: Job) -> Result<Tally, Failure> {

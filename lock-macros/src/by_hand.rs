@@ -6,11 +6,12 @@ use syn::parse::{ParseStream, Parser};
 use syn::{Error, Expr, Ident, LitStr, Path, Token, parse_quote};
 
 use crate::args::{Key, crate_path, text_of};
+use crate::arguments::Arguments;
 use crate::errors::Errors;
 use crate::expand;
-use crate::item::Arguments;
 use crate::key::{self, CheckedKey, Segment};
 use crate::krate;
+use crate::template;
 
 // Input:  "coupon:<id>"
 // Output: { let mut __key = KeyTemplate::new(); …; KeyTemplate::finish(__key) }
@@ -88,7 +89,7 @@ fn unfilled(segments: &[Segment]) -> Option<String> {
     };
     let (_, rest) = text.split_once('{')?;
     let (group, _) = rest.split_once('}')?;
-    let meant = match key::path(group) {
+    let meant = match template::path(group) {
         "" => "e.g. `<id>`".to_owned(),
         path => format!("`<{path}>`"),
     };

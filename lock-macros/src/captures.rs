@@ -9,7 +9,7 @@ use syn::{
     Signature, Type, TypeParamBound, WherePredicate,
 };
 
-use crate::future::boxed_future;
+use crate::returned::boxed_future;
 
 /// The lifetimes that a returned future may hold.
 pub(crate) struct Captures {

@@ -13,7 +13,9 @@ use syn::spanned::Spanned;
 use syn::{Expr, GenericArgument, Path, PathArguments, ReturnType, Type, parse_quote};
 
 use crate::args::{Args, OnError, Renew, Time};
-use crate::item::{Argument, Function, Unused, future};
+use crate::arguments::{Argument, Unused};
+use crate::blocks::future;
+use crate::item::Function;
 use crate::key::{CheckedKey, Placeholder, Segment};
 use crate::mention::mentions;
 

@@ -3,9 +3,9 @@
 //! A form that names an argument, or could stand for one, is a mistake only while the template
 //! leaves that argument out: `"order#id:<id>"` has its value.
 
-use crate::item::Arguments;
-use crate::key::{Piece, groups, path, root};
+use crate::arguments::Arguments;
 use crate::spelling::closest;
+use crate::template::{Piece, groups, path, root};
 
 /// The forms in `pieces` that somebody meant to be replaced, each with what to write.
 pub(crate) fn faults(pieces: &[Piece], arguments: &Arguments) -> Vec<String> {

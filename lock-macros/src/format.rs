@@ -6,7 +6,7 @@ use syn::parse::{Parse, ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::{Expr, Ident, LitStr, Member, Token};
 
-use crate::item::Arguments;
+use crate::arguments::Arguments;
 
 // Input:  format!("{a}:{}", order.id)
 // Output: "<a>:<order.id>"

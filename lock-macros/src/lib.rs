@@ -6,6 +6,8 @@
 //! reported together.
 
 mod args;
+mod arguments;
+mod blocks;
 mod by_hand;
 mod captures;
 mod derive;
@@ -19,13 +21,16 @@ mod item;
 mod key;
 mod krate;
 mod mention;
+mod returned;
 mod spelling;
+mod template;
 
 use proc_macro::TokenStream;
 use quote::quote;
 
+use crate::arguments::Arguments;
 use crate::errors::Errors;
-use crate::item::{Arguments, Function};
+use crate::item::Function;
 
 /// Makes an async function mutually exclusive across processes.
 ///

@@ -22,6 +22,7 @@ mod recovery;
 mod resource;
 mod run;
 mod sabotage;
+mod shared;
 mod station;
 mod turn;
 mod verdict;

@@ -12,7 +12,7 @@ use lock_tests::checker::{Nanos, Outcome, What, now};
 use tokio::time::{sleep, timeout};
 
 use crate::plan::{KEYS, Kind, LONGEST_TTL, Place};
-use crate::worker::{Worker, outcome_of};
+use crate::shared::Worker;
 
 /// What a body that panics on purpose says.
 pub(crate) const PLANNED_PANIC: &str = "planned";
@@ -444,4 +444,12 @@ fn deadline(view: &LockHandle) -> Option<Nanos> {
     let now = now();
     let remaining = view.remaining();
     (!remaining.is_zero()).then(|| now + nanos(remaining))
+}
+
+/// What the log says of an acquire that ended with `error`.
+fn outcome_of(error: &LockError) -> Outcome {
+    match error {
+        LockError::Taken { .. } | LockError::Timeout { .. } => Outcome::Fail,
+        _ => Outcome::Unknown,
+    }
 }

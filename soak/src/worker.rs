@@ -11,7 +11,7 @@ use fastrand::Rng;
 use lock_runtime::redis::deadpool_redis::Config;
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_runtime::{LockError, LockRuntime};
-use lock_tests::checker::{Leftovers, Nanos, Outcome, Recorder, What, now};
+use lock_tests::checker::{Leftovers, Recorder, What, now};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinSet;
@@ -21,7 +21,8 @@ use crate::effects::Effects;
 use crate::plan::{GRACE, HEARTBEAT, KEYS, LONGEST_TTL, Place, Sabotage};
 use crate::resource::Resource;
 use crate::sabotage::Saboteur;
-use crate::turn::Turn;
+use crate::shared::Worker;
+use crate::turn::{PLANNED_PANIC, Turn};
 use crate::witness::Witness;
 
 /// What a backend keeps running while nothing goes on: its lane, the driver of its connection, the sleeping watchdog.
@@ -44,42 +45,11 @@ pub(crate) struct Orders {
     pub(crate) sabotage: Option<Sabotage>,
 }
 
-/// What the tasks of a process share.
-pub(crate) struct Worker {
-    pub(crate) number: u32,
-    pub(crate) log: Arc<Recorder>,
-    pub(crate) effects: Effects,
-    pub(crate) locks: Vec<LockRuntime>,
-    pub(crate) resource: Resource,
-    stopping: AtomicBool,
-    claims: AtomicU64,
-}
-
-impl Worker {
-    /// Notes what happened to `key` from `since` until now.
-    pub(crate) fn record(&self, key: &str, since: Nanos, what: What) {
-        // Without its log a run proves nothing.
-        self.log
-            .record(key, since, what)
-            .expect("the log can be written");
-    }
-
-    /// A name for a claim that no other has.
-    pub(crate) fn name_claim(&self) -> String {
-        let claim = self.claims.fetch_add(1, Ordering::Relaxed);
-        format!("{}/{claim}", self.number)
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
-    }
-}
-
 /// Runs the process; it ends when its standard input does.
 pub(crate) fn main(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
     std::panic::set_hook(Box::new(|panic| {
         // The planned ones say nothing.
-        if panic.payload().downcast_ref::<&str>() != Some(&crate::turn::PLANNED_PANIC) {
+        if panic.payload().downcast_ref::<&str>() != Some(&PLANNED_PANIC) {
             eprintln!("{panic}");
         }
     }));
@@ -246,12 +216,4 @@ fn lock_threads() -> io::Result<u64> {
         count += u64::from(name.trim() == "lock-runtime");
     }
     Ok(count)
-}
-
-/// What the log says of an acquire that ended with `error`.
-pub(crate) fn outcome_of(error: &LockError) -> Outcome {
-    match error {
-        LockError::Taken { .. } | LockError::Timeout { .. } => Outcome::Fail,
-        _ => Outcome::Unknown,
-    }
 }
