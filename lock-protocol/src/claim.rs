@@ -27,7 +27,8 @@ pub struct Claim {
     /// Whether the claim waits in the store's queue when the lock is taken.
     pub queue: bool,
     /// How long the lease lives that a release hands over to this claim, until its first renewal;
-    /// not longer than `ttl`.
+    /// not longer than the `ttl` of its first question. Never changes for an owner, since its place
+    /// in the queue may contain it.
     pub grace: Duration,
     /// How many fencing tokens to reserve with the grant; at least 1. A backend may reserve fewer.
     pub tokens: u32,

@@ -311,22 +311,23 @@ impl Turn<'_> {
         let Some(pursuit) = &mut self.key.pursuit else {
             return;
         };
-        let mut valid_until = valid_until(since, grant.valid_for);
+        // A late answer may be that to a question with a longer ttl, for a waiter who has left.
+        let valid_for = grant.valid_for.min(terms.ttl);
+        let mut valid_until = valid_until(since, valid_for);
         if made(Mistake::GraceTakenForTtl) {
             valid_until = valid_until.max(since + pursuit.claim.ttl);
         }
         let least = match by {
             By::Answer => Duration::ZERO,
-            By::HandOver => grant.valid_for / 2,
+            By::HandOver => valid_for / 2,
         };
         if terms.ttl != pursuit.claim.ttl || valid_until <= self.now + least {
             // The next question is answered by a full lease of the ttl that it asks for.
             pursuit.claim.ttl = terms.ttl;
-            pursuit.claim.grace = self.rules.grace.min(terms.ttl);
             return self.ask_for_pursuit();
         }
         let is_grace =
-            grant.valid_for < pursuit.claim.ttl || (by == By::HandOver && terms.renew.is_none());
+            valid_for < pursuit.claim.ttl || (by == By::HandOver && terms.renew.is_none());
         let (Some(pursuit), Some(head)) = (self.key.pursuit.take(), self.key.line.pop()) else {
             return;
         };
@@ -337,7 +338,7 @@ impl Turn<'_> {
             let pause = if is_for_others {
                 Duration::ZERO
             } else {
-                grant.valid_for / 2
+                valid_for / 2
             };
             Some(since + pause)
         } else {

@@ -22,7 +22,7 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
     (Mistake::ForgetsWithdrawals, 1, Promise::WithdrawnIsGone),
     (
         Mistake::LateAcquireShortens,
-        28,
+        106,
         Promise::ValidLeaseIsTheStores,
     ),
     (Mistake::WaiterNeverAsks, 1, Promise::AskedInTime),

@@ -51,9 +51,25 @@ fn a_grant_of_another_ttl_than_the_head_wants_is_asked_for_again() {
     b.joins_with(Terms::new(ms(500)));
     b.leaves(1);
     assert_eq!(b.granted(1, 100), ["#2 acquire w1 (waits)"]);
-    let claim = b.claim(2);
-    assert_eq!((claim.ttl, claim.grace), (ms(500), ms(500)));
+    // The grace is a part of the place in the queue of Redis, and stays.
+    let (first, again) = (b.claim(1), b.claim(2));
+    assert_eq!((again.ttl, again.grace), (ms(500), first.grace));
     assert_eq!(b.granted(2, 100), ["tell 2: granted w1, 100"]);
+}
+
+#[test]
+fn nobody_relies_on_more_than_was_asked_for_because_an_answer_is_late() {
+    let mut b = Bench::new();
+    b.joins();
+    b.joins_with(Terms::new(ms(800)));
+    let relief = b.wants_time_in().expect("another waits");
+    assert_eq!(b.after(relief), ["#2 acquire w1 (waits)"]);
+    b.leaves(1);
+    assert_eq!(b.granted(2, 100), ["#3 acquire w1 (waits)"]);
+    // The answer to the first question, which wanted more.
+    assert_eq!(b.granted(1, 100), ["tell 2: granted w1, 100"]);
+    let granted = b.last_grant();
+    assert!(b.key.remaining(granted.lease, granted.token, b.now) <= ms(800));
 }
 
 #[test]
