@@ -44,6 +44,7 @@ pub async fn a_repeated_acquire_never_queues_twice<S: Store>(store: &S) {
     }
     released(&here, &holder).await;
     served(&there, &asker).await;
+    granted(&there, &asker).await;
     released(&there, &asker).await;
     granted(&here, &claim(&key)).await;
 }

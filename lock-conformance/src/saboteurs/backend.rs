@@ -242,7 +242,17 @@ impl<S: Store> Saboteur<S> {
                 return Ok(Some(Acquired::Taken(somebody())));
             }
             Sabotage::LateAcquireShortens if self.owns(claim).await => {
-                self.store.expire(&claim.key).await;
+                let (store, claim) = (Arc::clone(&self.store), claim.clone());
+                tokio::spawn(async move {
+                    sleep(claim.ttl).await;
+                    store.expire(&claim.key).await;
+                });
+            }
+            // Elsewhere a shorter ttl does the same, also if news of the grant are on their way.
+            Sabotage::RepeatsWithoutExtending
+                if !S::TTL_CHANGES && self.owner(&claim.key).as_ref() == Some(&claim.owner) =>
+            {
+                return Ok(Some(Acquired::Granted(fake_grant(claim))));
             }
             Sabotage::QueuesOnceInALife
                 if self.has_heard(&claim.owner) && !self.owns(claim).await =>
@@ -416,6 +426,12 @@ impl<S: Store> Backend for Saboteur<S> {
                 _ => {}
             }
         }
+        if self.does(Sabotage::RenewalIsShort) && !S::TTL_CHANGES {
+            let owns = |lease: &Renewal| self.owner(&lease.key).as_ref() == Some(&lease.owner);
+            if leases.iter().all(owns) {
+                return leases.iter().map(|_| Ok(Renewed::held())).collect();
+            }
+        }
         let mut answers = self.inner.renew(&understood).await;
         for (answer, lease) in answers.iter_mut().zip(leases) {
             match answer {
@@ -452,15 +468,15 @@ impl<S: Store> Backend for Saboteur<S> {
                     self.inner.abandon(waiter).await?;
                 }
             }
-            Sabotage::NextIsForgotten => {
-                release.next = None;
-                self.inner.release(&release).await?;
-                let answer = next.map(|_| Acquired::Queued(somebody()));
-                return Ok(Released::Released(answer));
-            }
+            Sabotage::NextIsForgotten => release.next = None,
+            Sabotage::NextIsNotQueued if !self.memo().waiters.is_empty() => release.next = None,
             _ => {}
         }
         match (self.inner.release(&release).await, next) {
+            (Ok(Released::Released(None)), Some(_)) => {
+                self.forget_owner(&release.key, &release.owner);
+                Ok(Released::Released(Some(Acquired::Queued(somebody()))))
+            }
             (Ok(Released::Released(answer)), next) => {
                 self.forget_owner(&release.key, &release.owner);
                 let answer = answer.zip(next);
@@ -480,6 +496,7 @@ impl<S: Store> Backend for Saboteur<S> {
         self.overtaken(claim.number)?;
         match self.sabotage {
             Sabotage::AbandonDoesNothing => return Ok(()),
+            Sabotage::AbandonLeavesWaiters if self.is_waiting(&claim.owner) => return Ok(()),
             Sabotage::AbandonWithoutHandOver if self.owns(claim).await => {
                 self.store.expire(&claim.key).await;
                 return Ok(());

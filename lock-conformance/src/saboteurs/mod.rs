@@ -85,6 +85,8 @@ sabotages! {
     ReleaseForgetsQueue,
     /// Withdraws nothing.
     AbandonDoesNothing,
+    /// Withdraws leases alone.
+    AbandonLeavesWaiters,
     /// Withdraws a lease, and hands the lock to nobody.
     AbandonWithoutHandOver,
     /// Refuses to withdraw what it does not know.
@@ -111,6 +113,8 @@ sabotages! {
     GraceIsTtl,
     /// Does not ask for the claim that comes with a release.
     NextIsForgotten,
+    /// Answers that the claim that comes with a release waits, and does not queue it.
+    NextIsNotQueued,
     /// Asks for the claim that comes with a release also when there is nothing to release.
     NextIsAlwaysTaken,
     /// Tells no news.
@@ -154,11 +158,19 @@ impl Sabotage {
     pub fn is_in_earnest(self, limits: &Limits) -> bool {
         let is_fifo = limits.order == Order::Fifo;
         match self {
-            Sabotage::LatestFirst | Sabotage::Barging => is_fifo,
-            Sabotage::AskingCostsThePlace | Sabotage::ForgetsWaiters => is_fifo,
-            Sabotage::GraceIsTtl | Sabotage::ReleaseForgetsQueue => limits.hand_over,
-            Sabotage::TellsOnce | Sabotage::GivesNothingBack => limits.hand_over,
-            Sabotage::NewsPromiseTooMuch => limits.hand_over,
+            Sabotage::LatestFirst
+            | Sabotage::Barging
+            | Sabotage::AskingCostsThePlace
+            | Sabotage::ForgetsWaiters => is_fifo,
+            Sabotage::NextIsNotQueued => is_fifo && limits.hand_over,
+            Sabotage::QueuesTwice
+            | Sabotage::ReleaseForgetsQueue
+            | Sabotage::AbandonLeavesWaiters
+            | Sabotage::AbandonWithoutHandOver
+            | Sabotage::GraceIsTtl
+            | Sabotage::TellsOnce
+            | Sabotage::GivesNothingBack
+            | Sabotage::NewsPromiseTooMuch => limits.hand_over,
             Sabotage::HidesForeigners => limits.foreign_holders,
             _ => true,
         }
@@ -245,7 +257,10 @@ const BREACHES: &[(&str, &[Sabotage])] = {
             "a_repeated_acquire_gives_the_full_ttl",
             &[RepeatsWithoutExtending],
         ),
-        ("a_repeated_acquire_never_queues_twice", &[QueuesTwice]),
+        (
+            "a_repeated_acquire_never_queues_twice",
+            &[QueuesTwice, StarvesWaiters],
+        ),
         (
             "a_waiter_that_asks_keeps_its_place",
             &[AskingCostsThePlace, GrantsTwice],
@@ -260,12 +275,18 @@ const BREACHES: &[(&str, &[Sabotage])] = {
         ),
         ("a_repeated_release_does_nothing", &[AnyoneReleases]),
         ("a_release_by_another_does_nothing", &[AnyoneReleases]),
-        ("an_abandoned_waiter_is_skipped", &[AbandonDoesNothing]),
+        (
+            "an_abandoned_waiter_is_skipped",
+            &[AbandonLeavesWaiters, StarvesWaiters],
+        ),
         ("an_abandoned_grant_is_free", &[AbandonDoesNothing]),
-        ("an_abandoned_grant_is_handed_on", &[AbandonWithoutHandOver]),
+        (
+            "an_abandoned_grant_is_handed_on",
+            &[AbandonWithoutHandOver, NoNews],
+        ),
         (
             "an_abandoned_hand_over_is_handed_on",
-            &[AbandonWithoutHandOver],
+            &[AbandonWithoutHandOver, NoNews],
         ),
         (
             "an_abandon_may_come_twice_or_first",
@@ -330,7 +351,7 @@ const BREACHES: &[(&str, &[Sabotage])] = {
         ),
         (
             "a_release_queues_the_next_claim_behind_those_who_wait",
-            &[NextIsForgotten],
+            &[NextIsNotQueued, GrantsTwice],
         ),
         (
             "a_release_of_nothing_ignores_the_next_claim",
