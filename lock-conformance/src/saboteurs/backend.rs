@@ -10,7 +10,7 @@ use lock_protocol::{
 };
 use tokio::time::sleep;
 
-use super::{Memo, Sabotage, lock};
+use super::{Memo, Sabotage, Sabotaged, Waiters, lock};
 use crate::store::Store;
 
 /// How late is what comes late.
@@ -22,6 +22,7 @@ pub struct Saboteur<S: Store> {
     sabotage: Sabotage,
     store: Arc<S>,
     memo: Arc<Mutex<Memo>>,
+    waiters: Waiters<S>,
     /// What stands between the store and the sinks of this backend.
     sinks: Mutex<Vec<Arc<Censor>>>,
     /// The sinks that the store has not been told of yet.
@@ -67,17 +68,13 @@ impl News for Censor {
 }
 
 impl<S: Store> Saboteur<S> {
-    pub(super) fn new(
-        inner: S::Backend,
-        sabotage: Sabotage,
-        store: &Arc<S>,
-        memo: &Arc<Mutex<Memo>>,
-    ) -> Saboteur<S> {
+    pub(super) fn new(inner: S::Backend, of: &Sabotaged<S>) -> Saboteur<S> {
         Saboteur {
             inner: Arc::new(inner),
-            sabotage,
-            store: Arc::clone(store),
-            memo: Arc::clone(memo),
+            sabotage: of.sabotage,
+            store: Arc::clone(&of.store),
+            memo: Arc::clone(&of.memo),
+            waiters: Arc::clone(&of.waiters),
             sinks: Mutex::default(),
             late: Mutex::default(),
             has_asked: AtomicBool::new(false),
@@ -155,8 +152,21 @@ impl<S: Store> Saboteur<S> {
     }
 
     fn is_waiting(&self, owner: &OwnerToken) -> bool {
-        let memo = self.memo();
-        memo.waiters.iter().any(|waiter| waiter.owner == *owner)
+        let waiters = lock(&self.waiters);
+        waiters.iter().any(|(waiter, _)| waiter.owner == *owner)
+    }
+
+    /// Those who wait, each with what reaches the store from its process.
+    fn waiters(&self) -> Vec<(Claim, Arc<S::Backend>)> {
+        let waiters = lock(&self.waiters);
+        let alive = waiters.iter().map(|(claim, process)| {
+            let process = process.upgrade();
+            (
+                claim.clone(),
+                process.unwrap_or_else(|| Arc::clone(&self.inner)),
+            )
+        });
+        alive.collect()
     }
 
     fn tokens(&self, mut block: FenceBlock, wanted: u32) -> FenceBlock {
@@ -274,9 +284,9 @@ impl<S: Store> Saboteur<S> {
                 }
             }
             Sabotage::Barging if self.owner(&claim.key).is_none() => {
-                let waiters = self.memo().waiters.clone();
-                for waiter in &waiters {
-                    self.inner.abandon(waiter).await?;
+                let waiters = self.waiters();
+                for (waiter, process) in &waiters {
+                    process.abandon(waiter).await?;
                 }
                 let granted = self.inner.acquire(claim).await?;
                 self.requeue(&waiters, claim).await?;
@@ -298,7 +308,7 @@ impl<S: Store> Saboteur<S> {
     }
 
     async fn after_queueing(&self, claim: &Claim) -> Result<(), BackendError> {
-        let waiters = self.memo().waiters.clone();
+        let waiters = self.waiters();
         let again = self.is_waiting(&claim.owner);
         if again && self.does(Sabotage::QueuesTwice) {
             let mut twin = claim.clone();
@@ -309,7 +319,8 @@ impl<S: Store> Saboteur<S> {
             self.requeue(&waiters, claim).await?;
         }
         if !again {
-            self.memo().waiters.push(claim.clone());
+            let process = Arc::downgrade(&self.inner);
+            lock(&self.waiters).push((claim.clone(), process));
         }
         if self.does(Sabotage::TellsWhatIsNot) {
             let since = std::time::Instant::now().into();
@@ -321,10 +332,16 @@ impl<S: Store> Saboteur<S> {
     }
 
     /// Puts all `waiters` but `first` to the end of the queue.
-    async fn requeue(&self, waiters: &[Claim], first: &Claim) -> Result<(), BackendError> {
-        for waiter in waiters.iter().filter(|waiter| waiter.owner != first.owner) {
-            self.inner.abandon(waiter).await?;
-            self.inner.acquire(waiter).await?;
+    async fn requeue(
+        &self,
+        waiters: &[(Claim, Arc<S::Backend>)],
+        first: &Claim,
+    ) -> Result<(), BackendError> {
+        for (waiter, process) in waiters {
+            if waiter.owner != first.owner {
+                process.abandon(waiter).await?;
+                process.acquire(waiter).await?;
+            }
         }
         Ok(())
     }
@@ -463,13 +480,12 @@ impl<S: Store> Backend for Saboteur<S> {
                 release.owner = self.owner(&release.key).unwrap_or(release.owner);
             }
             Sabotage::ReleaseForgetsQueue => {
-                let waiters = self.memo().waiters.clone();
-                for waiter in &waiters {
-                    self.inner.abandon(waiter).await?;
+                for (waiter, process) in self.waiters() {
+                    process.abandon(&waiter).await?;
                 }
             }
             Sabotage::NextIsForgotten => release.next = None,
-            Sabotage::NextIsNotQueued if !self.memo().waiters.is_empty() => release.next = None,
+            Sabotage::NextIsNotQueued if !lock(&self.waiters).is_empty() => release.next = None,
             _ => {}
         }
         match (self.inner.release(&release).await, next) {

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use lock_protocol::{AskNumber, Backend, Claim, Limits, LockKey, Order, OwnerToken};
@@ -409,10 +409,11 @@ pub async fn is_kept(promise: impl Future<Output = ()> + Send + 'static) -> bool
 }
 
 /// A store with a saboteur in front of it.
-pub struct Sabotaged<S> {
+pub struct Sabotaged<S: Store> {
     store: Arc<S>,
     sabotage: Sabotage,
     memo: Arc<Mutex<Memo>>,
+    waiters: Waiters<S>,
 }
 
 impl<S: Store> Sabotaged<S> {
@@ -422,6 +423,7 @@ impl<S: Store> Sabotaged<S> {
             store: Arc::new(store),
             sabotage,
             memo: Arc::default(),
+            waiters: Waiters::<S>::default(),
         }
     }
 
@@ -441,7 +443,7 @@ impl<S: Store> Store for Sabotaged<S> {
 
     async fn connect(&self) -> Saboteur<S> {
         let inner = self.store.connect().await;
-        Saboteur::new(inner, self.sabotage, &self.store, &self.memo)
+        Saboteur::new(inner, self)
     }
 
     async fn expire(&self, key: &LockKey) {
@@ -467,13 +469,15 @@ impl<S: Store> Store for Sabotaged<S> {
     }
 }
 
+/// The claims that were told to wait, in that order, each with the process that asked: a store may
+/// look for a claim only where that process does.
+type Waiters<S> = Arc<Mutex<Vec<(Claim, Weak<<S as Store>::Backend>)>>>;
+
 /// What all saboteurs of a store need to remember.
 #[derive(Default)]
 struct Memo {
     /// Whom the locks were granted to, as far as answers and news have said.
     owners: HashMap<LockKey, OwnerToken>,
-    /// The claims that were told to wait, in that order.
-    waiters: Vec<Claim>,
     /// When each claim was last asked for.
     heard: HashMap<OwnerToken, Instant>,
     /// The largest number of a question.
