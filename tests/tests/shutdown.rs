@@ -126,6 +126,16 @@ async fn a_shutdown_waits_a_command_timeout_from_when_the_last_guard_is_dropped(
 }
 
 #[tokio::test]
+async fn a_shutdown_waits_no_longer_than_the_lease_of_a_guard() {
+    for store in Store::each() {
+        let locks = store.process().await;
+        let lock = locks.lock("k").ttl(COMMAND).renew(false);
+        let _guard = lock.acquire().await.unwrap();
+        is_shut_down_soon(&locks).await;
+    }
+}
+
+#[tokio::test]
 async fn a_shutdown_counts_the_guards_that_are_left() {
     for (guards, words) in [(1, "1 lock was still held"), (2, "2 locks were still held")] {
         for mut store in Store::each() {

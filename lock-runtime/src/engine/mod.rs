@@ -110,10 +110,15 @@ impl Engine {
         work: impl FnOnce(&mut Entry, &mut table::Turn<'_>) -> T,
     ) -> (T, Effects) {
         let (output, effects) = self.table.turn(key, &self.rules, work);
+        self.tell_shutdown(&effects);
+        (output, effects)
+    }
+
+    /// Makes a shutdown look, if something was done about a key that is not held.
+    fn tell_shutdown(&self, effects: &Effects) {
         if !effects.is_held && self.is_shut_down.load(Ordering::Acquire) {
             self.quieter.notify_waiters();
         }
-        (output, effects)
     }
 
     /// Refuses new claims, tells those who wait, and returns when nothing is held any more or the

@@ -155,6 +155,7 @@ impl Engine {
         let (all, next) = self.table.tick(&self.rules);
         let mut renewals = Vec::new();
         for mut effects in all {
+            self.tell_shutdown(&effects);
             renewals.append(&mut effects.renewals);
             // It is among what `next` was made of.
             effects.due = None;
