@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use lock_runtime::memory::MemoryBackend;
 use lock_runtime::{LockGuard, LockRuntime};
-use lock_tests::faults::{DEADLINE, eventually, ms};
+use lock_tests::faults::{DEADLINE, SLACK, eventually, ms};
 use lock_tests::server::Server;
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 const TTL: Duration = ms(400);
 
@@ -99,6 +99,16 @@ fn after_a_lease_that_ended_on_an_idle_runtime(locks: LockRuntime) {
     });
 }
 
+/// Somebody waits behind a lease that is not renewed, and whose tokio runtime is idle as it ends.
+fn behind_a_lease_of_an_idle_runtime(locks: LockRuntime) {
+    let _idle = taken_on_an_idle_runtime(&locks, "k", false);
+    runtime().block_on(async {
+        let next = locks.lock("k").wait(DEADLINE).acquire();
+        let next = timeout(TTL + SLACK, next).await.expect("the lease is over");
+        next.unwrap().release().await.unwrap();
+    });
+}
+
 async fn in_memory() -> LockRuntime {
     LockRuntime::backend(MemoryBackend::new())
         .build()
@@ -137,4 +147,7 @@ on_each_store! {
     after_a_lease_that_ended_on_an_idle_runtime:
         a_lease_that_ended_on_an_idle_runtime_blocks_nobody_in_memory,
         a_lease_that_ended_on_an_idle_runtime_blocks_nobody_on_redis;
+    behind_a_lease_of_an_idle_runtime:
+        a_waiter_hears_of_the_end_of_a_lease_of_an_idle_runtime_in_memory,
+        a_waiter_hears_of_the_end_of_a_lease_of_an_idle_runtime_on_redis;
 }

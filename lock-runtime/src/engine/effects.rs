@@ -24,7 +24,7 @@ pub(super) struct Effects {
     pub(super) renewals: Vec<Renewing>,
     pub(super) wakers: SmallVec<[Waker; 1]>,
     pub(super) hold_ended: Option<Arc<Notify>>,
-    /// When the key wants the time, if that is new.
+    /// When the key wants the time, if that is new, or new to the caller.
     pub(super) due: Option<Instant>,
     /// Whether the key is held.
     pub(super) is_held: bool,

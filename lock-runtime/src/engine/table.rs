@@ -77,6 +77,8 @@ pub(super) struct Turn<'a> {
     pub(super) now: Instant,
     /// Who takes this look, and so need not be woken.
     pub(super) looker: Option<Seated>,
+    /// Whether the caller comes to depend on what the key wants the time for.
+    comes: bool,
     effects: Effects,
 }
 
@@ -188,10 +190,11 @@ impl Shard {
             rules,
             now: clock::now(),
             looker: None,
+            comes: false,
             effects: Effects::default(),
         };
         let output = work(entry, &mut turn);
-        let mut effects = turn.effects;
+        let (comes, mut effects) = (turn.comes, turn.effects);
 
         effects.is_held = entry.machine.is_held();
         let is_over = entry.is_over();
@@ -210,6 +213,10 @@ impl Shard {
                 self.due.insert((at, key.clone()));
                 effects.due = Some(at);
             }
+        }
+        if comes {
+            // Others were told when it was filed, and may be gone, or stand still.
+            effects.due = entry.filed_at;
         }
         if is_over {
             self.last_number = self.last_number.max(entry.machine.last_number());
@@ -331,6 +338,7 @@ impl Turn<'_> {
     /// Feeds `event` to the machine. What it says to those who wait is stored here; the rest is
     /// performed when no mutex is held.
     pub(super) fn feed(&mut self, entry: &mut Entry, event: Event<'_>) {
+        self.comes |= matches!(event, Event::Joined(_) | Event::Took(_));
         let joins = matches!(event, Event::Joined(Waiter { owner: None, .. }));
         if entry.machine.wants_owner(joins) {
             // The default generator: no function of a user is called under a mutex.
