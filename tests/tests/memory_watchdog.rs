@@ -5,10 +5,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::future::pending;
 use std::thread;
 use std::time::Duration;
 
-use lock_runtime::memory::MemoryBackend;
+use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{LockGuard, LockRuntime};
 use lock_tests::faults::{DEADLINE, SLACK, eventually, ms};
 use lock_tests::server::Server;
@@ -107,6 +108,27 @@ fn behind_a_lease_of_an_idle_runtime(locks: LockRuntime) {
         let next = timeout(TTL + SLACK, next).await.expect("the lease is over");
         next.unwrap().release().await.unwrap();
     });
+}
+
+/// A guard is dropped with the task that has it, as the tokio runtime of that ends, while the store
+/// does not answer at once.
+#[test]
+fn a_guard_that_ends_with_its_runtime_is_released_in_a_store_that_is_slow() {
+    for fault in [Fault::Unavailable, Fault::Slow(ms(20)), Fault::Hang(ms(20))] {
+        let (home, store) = (runtime(), MemoryBackend::new());
+        let locks = home.block_on(LockRuntime::backend(store.clone()).build());
+        let (locks, ending) = (locks.unwrap(), runtime());
+        let lock = locks.lock("k").ttl(2 * DEADLINE);
+        let guard = ending.block_on(lock.acquire()).unwrap();
+        ending.spawn(async move {
+            pending::<()>().await;
+            drop(guard);
+        });
+        ending.block_on(async { sleep(ms(1)).await });
+        store.fail_next(1, fault);
+        drop(ending);
+        home.block_on(eventually("it is released", || store.is_idle()));
+    }
 }
 
 async fn in_memory() -> LockRuntime {

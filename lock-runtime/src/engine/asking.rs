@@ -20,13 +20,25 @@ const BATCH: usize = 512;
 
 impl Effects {
     /// Performs everything; questions on the executor.
-    pub(super) fn perform(mut self, engine: &Arc<Engine>) {
+    pub(super) fn perform(self, engine: &Arc<Engine>) {
+        self.perform_by(engine, spawn);
+    }
+
+    /// The same where a tokio runtime ends, which takes no task any more.
+    fn perform_at_home(self, engine: &Arc<Engine>) {
+        self.perform_by(engine, |engine, ask| {
+            // Not polled here: it would be dropped at once, and asked again, without end.
+            engine.executor.spawn_at_home(question(engine.clone(), ask));
+        });
+    }
+
+    fn perform_by(mut self, engine: &Arc<Engine>, ask: impl Fn(&Arc<Engine>, Box<Ask>)) {
         self.tell();
         if let Some(at) = self.due {
             engine.tickers.look_by(engine, at);
         }
-        for ask in self.questions {
-            spawn(engine, ask);
+        for question in self.questions {
+            ask(engine, question);
         }
         renew(engine, self.renewals);
     }
@@ -61,6 +73,8 @@ struct InFlight<'a> {
     engine: &'a Arc<Engine>,
     asked: Asked,
     sent_at: Instant,
+    /// Whether a task asks, which is dropped when its executor ends.
+    is_task: bool,
 }
 
 #[derive(Default)]
@@ -89,7 +103,13 @@ impl Drop for InFlight<'_> {
                     answer,
                     chance: clock::chance(),
                 };
-                self.engine.happened(ask.verb.key(), event);
+                let feed = |entry: &mut Entry, turn: &mut Turn<'_>| turn.feed(entry, event);
+                let ((), effects) = self.engine.turn(ask.verb.key(), feed);
+                if self.is_task {
+                    effects.perform_at_home(self.engine);
+                } else {
+                    effects.perform(self.engine);
+                }
             }
             Asked::Renewals(renewals) => {
                 for renewing in renewals {
@@ -109,18 +129,21 @@ pub(super) fn limit(engine: &Engine, sent_at: Instant) -> Instant {
 
 /// Asks on the executor; it is sent before this returns.
 pub(super) fn spawn(engine: &Arc<Engine>, ask: Box<Ask>) {
-    let asker = engine.clone();
-    engine.executor.spawn(async move {
-        let limit = timer(limit(&asker, clock::now()));
-        let asked = timeout_at(limit, asking(&asker, ask, None, |_, _| ())).await;
-        if let Ok(((), effects)) = asked {
-            effects.perform(&asker);
-        }
-    });
+    engine.executor.spawn(question(engine.clone(), ask));
+}
+
+/// The task that asks.
+async fn question(engine: Arc<Engine>, ask: Box<Ask>) {
+    let limit = timer(limit(&engine, clock::now()));
+    let asked = timeout_at(limit, asking(&engine, ask, None, |_, _| ())).await;
+    if let Ok(((), effects)) = asked {
+        effects.perform(&engine);
+    }
 }
 
 /// Asks, and takes in what became of it; if it is dropped after the [`limit`], that there
-/// was no answer. Lets `look` see the entry of the key in the same turn, for `asker`.
+/// was no answer. Lets `look` see the entry of the key in the same turn, for `asker`; without one, a
+/// task asks.
 pub(super) async fn asking<T>(
     engine: &Arc<Engine>,
     ask: Box<Ask>,
@@ -131,6 +154,7 @@ pub(super) async fn asking<T>(
         engine,
         asked: Asked::Question(ask),
         sent_at: clock::now(),
+        is_task: asker.is_none(),
     };
     let answer = match &flight.asked {
         Asked::Question(ask) => answer(engine, &ask.verb).await,
@@ -194,6 +218,7 @@ async fn renew_batch(engine: &Arc<Engine>, batch: Vec<Renewing>) {
         engine,
         asked: Asked::Renewals(batch),
         sent_at: clock::now(),
+        is_task: true,
     };
     let answers = match &flight.asked {
         Asked::Renewals(batch) => {

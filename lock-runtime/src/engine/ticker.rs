@@ -3,8 +3,8 @@
 //! One task serves all keys of a lock runtime. It sleeps until the first of them wants the time,
 //! and renews together what is due together. Where the backend has an executor of its own the task
 //! runs there, so that a body that blocks its thread does not lose its lease. Elsewhere each tokio
-//! runtime that uses the lock has such a task, so that none depends on another that has ended or
-//! stands still. Each does what is due for all.
+//! runtime that uses the lock has such a task, and the one that built it, so that none depends on
+//! another that has ended or stands still. Each does what is due for all.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -25,10 +25,13 @@ const NEVER: u64 = u64::MAX;
 pub(super) enum Tickers {
     /// The one on the executor of the backend.
     Backend(Ticker),
-    /// One for each tokio runtime that has something to wait for.
+    /// One for each tokio runtime that has something to wait for, and one where the lock runtime
+    /// was built.
     Callers {
-        built_on: Handle,
         tickers: Mutex<Vec<(Id, Ticker)>>,
+        /// The tokio runtime that built the lock runtime, until it has ended. Locked while
+        /// `tickers` is.
+        home: Mutex<Option<Handle>>,
     },
 }
 
@@ -45,8 +48,8 @@ impl Tickers {
         match executor {
             Executor::Backend(_) => Tickers::Backend(Ticker::new()),
             Executor::Caller { built_on } => Tickers::Callers {
-                built_on: built_on.clone(),
                 tickers: Mutex::default(),
+                home: Mutex::new(Some(built_on.clone())),
             },
         }
     }
@@ -63,16 +66,26 @@ impl Tickers {
     pub(super) fn look_by(&self, engine: &Engine, at: Instant) {
         match self {
             Tickers::Backend(ticker) => ticker.look_by(at),
-            Tickers::Callers { built_on, tickers } => {
-                let handle = Handle::try_current().unwrap_or_else(|_| built_on.clone());
+            Tickers::Callers { tickers, home } => {
                 let mut tickers = lock(tickers);
                 // Where the task is gone, so is its tokio runtime.
-                tickers.retain(|(_, ticker)| ticker.earlier.receiver_count() > 0);
-                if tickers.iter().all(|(id, _)| *id != handle.id()) {
+                tickers.retain(|(_, ticker)| ticker.runs());
+                let mut runs_on = |handle: &Handle| {
+                    if tickers.iter().any(|(id, _)| *id == handle.id()) {
+                        return true;
+                    }
                     let ticker = Ticker::new();
                     handle.spawn(ticker.run(engine.this.clone()));
+                    let runs = ticker.runs();
                     tickers.push((handle.id(), ticker));
+                    runs
+                };
+                if let Ok(here) = Handle::try_current() {
+                    runs_on(&here);
                 }
+                // What is due outlives the tokio runtime of the caller, which may be about to end.
+                let mut home = lock(home);
+                home.take_if(|home| !runs_on(home));
                 for (_, ticker) in tickers.iter() {
                     ticker.look_by(at);
                 }
@@ -100,6 +113,11 @@ impl Ticker {
             looks_at: Arc::new(AtomicU64::new(NEVER)),
             earlier: watch::Sender::new(()),
         }
+    }
+
+    /// Whether the task is there.
+    fn runs(&self) -> bool {
+        self.earlier.receiver_count() > 0
     }
 
     fn look_by(&self, at: Instant) {
