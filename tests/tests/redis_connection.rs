@@ -803,3 +803,23 @@ async fn the_error_of_the_client_is_among_the_causes() {
     }
     panic!("{}", causes(&error));
 }
+
+#[tokio::test]
+async fn a_claim_that_is_withdrawn_while_it_is_asked_for_takes_no_memory() {
+    let server = Server::start();
+    let backend = by_the_lanes(&server).await;
+    let are_queued = |claims: usize| format!("{backend:?}").contains(&format!("queued: {claims},"));
+    assert!(acquire(&backend, &claim("k")).await.unwrap());
+    let waiter = claim("k").queued();
+    assert!(!acquire(&backend, &waiter).await.unwrap());
+    // The control.
+    assert!(are_queued(1), "{backend:?}");
+    let (asked, withdrawn) = tokio::join!(
+        biased;
+        acquire(&backend, &waiter),
+        backend.abandon(&waiter),
+    );
+    assert!(!asked.unwrap(), "it was in the queue still");
+    withdrawn.unwrap();
+    assert!(are_queued(0), "{backend:?}");
+}

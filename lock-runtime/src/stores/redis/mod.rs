@@ -279,6 +279,8 @@ impl Backend for RedisBackend {
         self.wakeups.left(claim.owner.as_str());
         let call = scripts::abandon(claim, self.lane(&claim.key).channel());
         let reply = self.ask(&claim.key, claim.number, call, Unheard::Run).await;
+        // Once more: an acquire that went ahead may have been answered since.
+        self.wakeups.left(claim.owner.as_str());
         decode(reply, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))
     }
 
@@ -317,6 +319,7 @@ impl fmt::Debug for RedisBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBackend")
             .field("lanes", &self.lanes.len())
+            .field("queued", &self.wakeups.count())
             .field("pool", &self.pool.status())
             .finish_non_exhaustive()
     }

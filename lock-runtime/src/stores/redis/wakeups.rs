@@ -46,6 +46,11 @@ impl Wakeups {
         self.claims().remove(owner);
     }
 
+    /// How many claims stand in a queue, as far as is known here.
+    pub(super) fn count(&self) -> usize {
+        self.claims().len()
+    }
+
     /// The lock was handed over to the claim, after `since`. Whether that belongs to nobody here.
     #[must_use]
     pub(super) fn is_in_vain(
