@@ -75,6 +75,42 @@ fn a_lease_of_which_little_is_left_is_not_passed_on() {
 }
 
 #[test]
+fn a_lease_of_which_enough_is_left_is_passed_on() {
+    // Half of the grace.
+    let mut b = Bench::queued();
+    b.joins();
+    b.rules.local_share = 1.0;
+    b.handed_over("w1", 100, ms(0));
+    b.pass(ms(488));
+    let told = b.ends();
+    assert_eq!(told, ["changed", "tell 2: granted w1, 101", "released"]);
+
+    // Nine tenths of the ttl, if nothing will be added.
+    let mut b = Bench::new();
+    b.rules.local_share = 1.0;
+    b.joins_with(Terms::new(TTL));
+    b.granted(1, 100);
+    b.joins_with(Terms::new(TTL));
+    b.pass(ms(2_698));
+    let told = b.ends();
+    assert_eq!(told, ["changed", "tell 2: granted w1, 101", "released"]);
+}
+
+#[test]
+fn a_holder_that_passed_its_lease_on_has_given_it_up_whatever_becomes_of_it() {
+    let mut b = Bench::held();
+    let first = b.last_grant();
+    b.joins();
+    b.ends();
+    b.takes(2);
+    b.after(remaining(&b));
+    assert_eq!(fault(&b), Some(End::Lost(LostReason::Expired)));
+    let fault = b.key.fault(first.lease, first.token, b.now);
+    let fault = fault.map(|(end, _)| end);
+    assert_eq!(fault, Some(End::Lost(LostReason::NotHeld)));
+}
+
+#[test]
 fn a_lease_is_passed_over_those_whose_wait_is_over() {
     let mut b = Bench::held();
     b.rules.local_share = 1.0;
@@ -171,6 +207,24 @@ fn a_lease_that_the_store_calls_lost_is_lost() {
     // A renewal that was answered before, and comes later, revives nothing.
     assert!(b.renewed(ms(2), Some(Renewed::held())).is_empty());
     assert!(!b.is_held());
+}
+
+#[test]
+fn an_answer_to_a_renewal_of_a_lease_that_is_over_is_nothing_to_the_next() {
+    let mut b = Bench::held();
+    let first = b.last_grant().lease;
+    b.ends();
+    b.joins();
+    b.released(3, None);
+    b.granted(4, 200);
+    let told = b.on(Event::Renewed {
+        lease: first,
+        sent_at: b.now,
+        answer: Some(Renewed::lost()),
+        chance: CHANCE,
+    });
+    assert!(told.is_empty());
+    assert!(b.is_held());
 }
 
 #[test]
@@ -288,6 +342,16 @@ fn a_lock_that_is_taken_back_goes_to_the_next_in_line() {
     assert!(b.takes(1).is_empty());
     assert!(b.leaves(1).is_empty());
     assert!(b.is_held());
+}
+
+#[test]
+fn a_lock_that_another_takes_is_not_taken() {
+    let mut b = Bench::new();
+    b.joins();
+    b.granted(1, 100);
+    b.takes(2);
+    assert!(b.leaves(2).is_empty());
+    assert_eq!(b.in_time()[0], "take back from 1: timed out");
 }
 
 #[test]

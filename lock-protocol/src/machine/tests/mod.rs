@@ -4,6 +4,8 @@
 
 mod bench;
 mod holding;
+mod lease;
+mod look;
 mod pursuing;
 mod releasing;
 mod waiting;

@@ -1,6 +1,6 @@
 //! From the first question to the grant.
 
-use super::super::Answer;
+use super::super::{Answer, Pursued, Waiter};
 use super::bench::{Bench, TTL, block, grant, ms};
 use crate::claim::{Acquired, Grant, Holder};
 use crate::machine::Event;
@@ -16,6 +16,68 @@ fn a_waiter_that_joins_is_asked_for() {
     // One claim is made for all.
     assert!(b.joins().is_empty());
     assert!(b.key.expects("w1") && !b.key.expects("w2"));
+}
+
+#[test]
+fn an_owner_token_is_wanted_if_the_next_event_may_make_a_claim() {
+    let mut b = Bench::new();
+    assert!(b.key.wants_owner(true) && !b.key.wants_owner(false));
+    b.key.provide_owner(OwnerToken::new("spare"));
+    assert!(!b.key.wants_owner(true) && !b.key.wants_owner(false));
+    let waiter = nameless(&mut b);
+    let asked = b.on(Event::Joined(waiter));
+    assert_eq!(asked, ["#1 acquire spare (waits)"]);
+    // One claim is made for all.
+    assert!(!b.key.wants_owner(true) && !b.key.wants_owner(false));
+    b.granted(1, 100);
+    assert!(!b.key.wants_owner(false));
+    let waiter = nameless(&mut b);
+    b.on(Event::Joined(waiter));
+    // The holder may end its lease.
+    assert!(b.key.wants_owner(true) && b.key.wants_owner(false));
+    b.key.provide_owner(OwnerToken::new("another"));
+    b.rules.local_passes = 0;
+    let told = b.ends();
+    assert_eq!(told, ["#3 release spare then another (waits)", "changed"]);
+}
+
+fn nameless(b: &mut Bench) -> Waiter {
+    Waiter {
+        owner: None,
+        ..b.waiter()
+    }
+}
+
+#[test]
+fn nothing_is_asked_before_its_time() {
+    let mut b = Bench::queued();
+    assert!(b.after(b.rules.heartbeat - ms(1)).is_empty());
+    assert_eq!(b.after(ms(1)), ["#2 acquire w1 (waits)"]);
+    b.not_known(2);
+    assert!(b.after(ms(99)).is_empty());
+    assert_eq!(b.after(ms(1)), ["#3 acquire w1 (waits)"]);
+    // Whoever asks waits for the answer by itself.
+    assert!(b.after(ms(400)).is_empty());
+    b.joins();
+    assert!(b.after(ms(99)).is_empty());
+    assert_eq!(b.after(ms(1)), ["#4 acquire w1 (waits)"]);
+}
+
+#[test]
+fn one_who_asks_for_nobody_else_is_not_helped() {
+    let mut b = Bench::new();
+    b.joins();
+    assert!(b.after(ms(500)).is_empty());
+    assert!(b.after(ms(5_000)).is_empty());
+}
+
+#[test]
+fn a_second_question_comes_earlier_if_the_grace_is_short() {
+    let mut b = Bench::new();
+    b.rules.grace = ms(200);
+    b.joins();
+    b.joins();
+    assert_eq!(b.wants_time_in(), Some(ms(100)));
 }
 
 #[test]
@@ -79,6 +141,16 @@ fn a_grant_that_comes_after_its_lease_is_asked_for_again() {
     b.pass(ms(500));
     assert_eq!(b.granted(1, 100), ["#2 acquire w1 (waits)"]);
     b.pass(ms(400));
+    assert_eq!(b.granted(2, 100), ["tell 1: granted w1, 100"]);
+}
+
+#[test]
+fn a_grant_that_comes_with_the_end_of_its_lease_is_asked_for_again() {
+    let mut b = Bench::new();
+    b.joins_with(Terms::new(ms(500)));
+    b.pass(ms(493));
+    assert_eq!(b.granted(1, 100), ["#2 acquire w1 (waits)"]);
+    b.pass(ms(492));
     assert_eq!(b.granted(2, 100), ["tell 1: granted w1, 100"]);
 }
 
@@ -264,7 +336,37 @@ fn a_hand_over_with_others_behind_is_extended_at_once() {
     let mut b = Bench::queued();
     b.joins();
     b.handed_over("w1", 100, ms(0));
+    assert_eq!(b.wants_time_in(), Some(ms(0)));
     assert_eq!(b.in_time(), ["renew w1"]);
+    // Unless it is not passed on to them.
+    let mut b = Bench::queued();
+    b.rules.local_passes = 0;
+    b.joins();
+    b.handed_over("w1", 100, ms(0));
+    assert_eq!(b.wants_time_in(), Some(ms(500)));
+}
+
+#[test]
+fn a_hand_over_of_a_lease_that_is_not_renewed_is_extended_once() {
+    let mut b = Bench::new();
+    b.joins_with(Terms::new(ms(500)));
+    b.queued_behind(1, Holder::of_ours(TTL));
+    b.handed_over("w1", 100, ms(0));
+    b.takes(1);
+    assert_eq!(b.wants_time_in(), Some(ms(500)));
+    assert_eq!(b.in_time(), ["renew w1"]);
+}
+
+#[test]
+fn a_hand_over_of_a_whole_lease_is_renewed_as_any_other() {
+    let mut b = Bench::new();
+    b.joins_with(Terms {
+        renew: Some(ms(400)),
+        ..Terms::new(ms(500))
+    });
+    b.queued_behind(1, Holder::of_ours(TTL));
+    b.handed_over("w1", 100, ms(0));
+    assert_eq!(b.wants_time_in(), Some(ms(384)));
 }
 
 #[test]
@@ -284,6 +386,14 @@ fn a_hand_over_of_which_little_is_left_is_confirmed_first() {
     assert_eq!(b.handed_over("w1", 100, ms(600)), ["#2 acquire w1 (waits)"]);
     assert!(!b.key.is_held());
     assert_eq!(b.granted(2, 100), ["tell 1: granted w1, 100"]);
+    // Little is half of what it had.
+    let mut b = Bench::queued();
+    b.pass(ms(2000));
+    assert_eq!(b.handed_over("w1", 100, ms(488)), ["#2 acquire w1 (waits)"]);
+    let mut b = Bench::queued();
+    b.pass(ms(2000));
+    let told = b.handed_over("w1", 100, ms(487));
+    assert_eq!(told, ["tell 1: granted w1, 100"]);
 }
 
 #[test]
@@ -403,4 +513,41 @@ fn a_grant_may_have_fewer_tokens_than_were_asked_for() {
     b.answered(1, Answer::Acquired(Acquired::Granted(grant)));
     // The next in line is not given one that was not reserved.
     assert_eq!(b.ends(), ["#3 release w1 then w2 (waits)", "changed"]);
+}
+
+#[test]
+fn an_answer_to_a_question_that_was_asked_anew_changes_nothing() {
+    let mut b = Bench::new();
+    b.joins();
+    b.answered(1, Answer::CutOff);
+    // The store queued the claim then, and may say something else by now.
+    assert!(b.queued_behind(1, Holder::of_ours(ms(700))).is_empty());
+    assert_eq!(b.key.look().pursuit, Some(Pursued::Asking));
+    b.queued_behind(2, Holder::of_ours(ms(700)));
+    assert_eq!(b.key.look().pursuit, Some(Pursued::Queued));
+}
+
+#[test]
+fn a_grant_to_a_claim_that_is_over_is_not_taken_for_one_to_the_next() {
+    let mut b = Bench::new();
+    b.joins();
+    b.answered(1, Answer::CutOff);
+    b.leaves(1);
+    b.answered(3, Answer::Abandoned);
+    assert_eq!(b.joins(), ["#4 acquire w2 (waits)"]);
+    assert_eq!(b.granted(1, 100), ["#5 abandon w1"]);
+    assert!(!b.key.is_held());
+    assert_eq!(b.granted(4, 200), ["tell 2: granted w2, 200"]);
+}
+
+#[test]
+fn a_grant_to_a_claim_that_is_over_is_given_back_while_another_is_withdrawn() {
+    let mut b = Bench::new();
+    b.joins();
+    b.answered(1, Answer::CutOff);
+    b.leaves(1);
+    b.answered(3, Answer::Abandoned);
+    b.joins();
+    assert_eq!(b.leaves(2), ["#5 abandon w2"]);
+    assert_eq!(b.granted(1, 100), ["#6 abandon w1"]);
 }

@@ -305,3 +305,39 @@ fn a_claim_that_went_with_a_release_is_not_asked_for_when_nobody_waits_any_more(
     let asked = b.in_time();
     assert_eq!(asked, ["release failed", "#5 abandon w2"]);
 }
+
+#[test]
+fn a_release_is_not_asked_again_before_its_time() {
+    let mut b = Bench::held();
+    b.ends();
+    // Nobody waits for it but who asks.
+    assert!(b.after(ms(500)).is_empty());
+    assert!(b.after(ms(1_100)).is_empty());
+    b.not_known(3);
+    assert!(b.after(ms(99)).is_empty());
+    assert_eq!(b.after(ms(1)), ["#4 release w1"]);
+
+    let mut b = Bench::releasing();
+    assert!(b.after(ms(499)).is_empty());
+    assert_eq!(b.after(ms(1)), ["#4 release w1 then w2 (waits)"]);
+}
+
+#[test]
+fn a_release_is_not_asked_again_when_its_ttl_is_over() {
+    let mut b = Bench::held();
+    b.ends();
+    b.pass(TTL);
+    assert_eq!(b.not_known(3), ["release failed"]);
+    assert!(b.key.is_gone());
+}
+
+#[test]
+fn a_release_that_was_asked_twice_does_not_fail_with_the_first_question() {
+    let mut b = Bench::releasing();
+    b.in_time();
+    assert!(b.not_known(3).is_empty());
+    assert_eq!(b.wants_time_in(), Some(ms(1_100)));
+    let next = next_granted(&b, 4, 200);
+    let told = b.released(4, next);
+    assert_eq!(told, ["released", "tell 2: granted w2, 200"]);
+}

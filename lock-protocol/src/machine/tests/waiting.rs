@@ -1,6 +1,6 @@
 //! Who waits, and what becomes of it.
 
-use super::super::Event;
+use super::super::{Answer, Event};
 use super::bench::{Bench, TTL, ms};
 use crate::claim::Holder;
 use crate::machine::Waiter;
@@ -41,6 +41,29 @@ fn one_who_comes_after_a_waiter_gave_up_is_not_told_what_that_one_heard() {
     let mut b = Bench::queued();
     b.gives_up(1);
     assert!(b.tries().is_empty());
+}
+
+#[test]
+fn what_a_waiter_heard_is_forgotten_with_its_claim() {
+    let mut b = Bench::queued();
+    b.gives_up(1);
+    b.answered(2, Answer::Abandoned);
+    assert_eq!(b.joins(), ["#3 acquire w2 (waits)"]);
+    assert!(b.tries().is_empty());
+    assert_eq!(b.gives_up(2), ["tell 2: no answer"]);
+}
+
+#[test]
+fn what_is_known_of_a_release_is_kept_as_long_as_a_claim_goes_with_it() {
+    let mut b = Bench::releasing();
+    b.leaves(2);
+    assert!(b.tries().is_empty());
+    assert_eq!(b.gives_up(3), ["tell 3: taken"]);
+    b.joins();
+    assert_eq!(b.gives_up(4), ["tell 4: timed out"]);
+    b.not_known(3);
+    b.joins();
+    assert_eq!(b.gives_up(5), ["tell 5: failed"]);
 }
 
 #[test]

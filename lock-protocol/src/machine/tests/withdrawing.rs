@@ -182,3 +182,44 @@ fn a_claim_is_withdrawn_once() {
     b.answered(4, Answer::Abandoned);
     assert!(b.key.is_gone());
 }
+
+#[test]
+fn a_withdrawal_is_not_asked_again_before_its_time() {
+    let mut b = Bench::queued();
+    b.leaves(1);
+    // Nobody waits for it but who asks.
+    assert!(b.after(ms(500)).is_empty());
+    assert!(b.after(ms(1_100)).is_empty());
+    b.not_known(2);
+    assert!(b.after(ms(99)).is_empty());
+    assert_eq!(b.after(ms(1)), ["#3 abandon w1"]);
+
+    let mut b = Bench::queued();
+    b.leaves(1);
+    b.joins();
+    assert!(b.after(ms(499)).is_empty());
+    assert_eq!(b.after(ms(1)), ["#3 abandon w1"]);
+    assert!(b.after(ms(1_099)).is_empty());
+    let asked = b.after(ms(1));
+    assert_eq!(asked, ["#4 abandon w1", "#5 acquire w2 (waits)"]);
+}
+
+#[test]
+fn a_withdrawal_is_not_asked_again_when_its_ttl_is_over() {
+    let mut b = Bench::queued();
+    b.leaves(1);
+    b.pass(TTL);
+    assert!(b.not_known(2).is_empty());
+    assert!(b.key.is_gone());
+}
+
+#[test]
+fn a_withdrawal_that_was_asked_twice_does_not_fail_with_the_first_question() {
+    let mut b = Bench::queued();
+    b.leaves(1);
+    b.joins();
+    b.in_time();
+    assert!(b.not_known(2).is_empty());
+    assert_eq!(b.wants_time_in(), Some(ms(1_100)));
+    assert_eq!(b.answered(3, Answer::Abandoned), ["#4 acquire w2 (waits)"]);
+}
