@@ -1,6 +1,7 @@
 //! Performs effects, most of which are questions and renewals.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::mem::take;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use tokio::time::timeout_at;
 use super::effects::{Effects, Renewing};
 use super::table::{Entry, Seated, Turn};
 use super::{Engine, MARGIN, timer};
+use crate::backend::numbers::Overtaken;
 use crate::clock;
 use crate::sync::lock;
 
@@ -178,6 +180,11 @@ pub(super) async fn asking<T>(
 
 /// What became of a question that failed.
 fn failed(engine: &Engine, ask: &Ask, error: BackendError) -> Answer {
+    if error.source().is_some_and(|cause| cause.is::<Overtaken>()) {
+        // Nothing is wrong with the store: what went ahead may be that of another lock runtime,
+        // which shares the backend.
+        return Answer::CutOff;
+    }
     // A function of the user: no mutex is held.
     let pause = engine.settings.pause(ask.failures + 1);
     Answer::NotKnown(Arc::new(error), pause)

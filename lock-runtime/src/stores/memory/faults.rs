@@ -41,7 +41,8 @@ pub(super) enum Refusal {
 impl From<Refusal> for BackendError {
     fn from(refusal: Refusal) -> BackendError {
         match refusal {
-            Refusal::Unavailable | Refusal::Overtaken(_) => BackendError::unavailable(refusal),
+            Refusal::Unavailable => BackendError::unavailable(refusal),
+            Refusal::Overtaken(overtaken) => BackendError::unavailable(overtaken),
             Refusal::Closed | Refusal::Denied => BackendError::denied(refusal),
         }
     }

@@ -125,10 +125,10 @@ impl Fault {
 
 impl From<Fault> for BackendError {
     fn from(fault: Fault) -> BackendError {
-        if fault.is_for_good() {
-            BackendError::denied(fault)
-        } else {
-            BackendError::unavailable(fault)
+        match fault {
+            Fault::Overtaken(overtaken) => BackendError::unavailable(overtaken),
+            fault if fault.is_for_good() => BackendError::denied(fault),
+            fault => BackendError::unavailable(fault),
         }
     }
 }
