@@ -11,7 +11,7 @@ use lock_runtime::backend::{
     Acquired, Backend, BackendError, Claim, News, Release, Released, Renewal, Renewed,
 };
 use lock_runtime::memory::MemoryBackend;
-use lock_tests::faults::ms;
+use lock_tests::faults::{DEADLINE, eventually, ms};
 use tokio::time::sleep;
 
 /// A store in memory, behind something that may go wrong before it is asked.
@@ -92,4 +92,33 @@ async fn runtimes_that_share_a_backend_are_no_failure_to_each_other() {
     assert!(other.lock("k").try_acquire().await.unwrap().is_none());
     releasing.await.unwrap().unwrap();
     assert!(store.is_idle());
+}
+
+#[tokio::test]
+async fn a_verb_that_panics_is_asked_again() {
+    let store = Arc::new(MemoryBackend::new());
+    let backend = Strange::new(&store, Duration::ZERO);
+    let panics = backend.panics.clone();
+    let locks = on(backend).await;
+    let acquire = async || {
+        let lock = locks.lock("k").ttl(ms(400)).wait(DEADLINE);
+        lock.acquire().await.unwrap()
+    };
+
+    panics.store(2, Ordering::SeqCst);
+    acquire().await.release().await.unwrap();
+
+    let guard = acquire().await;
+    panics.store(2, Ordering::SeqCst);
+    guard.release().await.unwrap();
+
+    let guard = acquire().await;
+    panics.store(2, Ordering::SeqCst);
+    eventually("it renews", || panics.load(Ordering::SeqCst) == 0).await;
+    sleep(ms(400)).await;
+    assert!(guard.is_held());
+
+    panics.store(2, Ordering::SeqCst);
+    drop(guard);
+    eventually("it is released", || store.is_idle()).await;
 }

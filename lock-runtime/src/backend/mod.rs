@@ -7,8 +7,11 @@ pub(crate) mod numbers;
 pub(crate) mod sinks;
 
 use std::fmt;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 
 pub use lock_protocol::{
     Acquired, AskNumber, Backend, BackendError, BoxError, Claim, Contended, Executor, Extension,
@@ -40,25 +43,28 @@ impl<B: Backend> ErasedBackend for B {
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<Acquired, BackendError>> {
-        Box::pin(Backend::acquire(self, claim))
+        Box::pin(async move { caught(|| Backend::acquire(self, claim)).await? })
     }
 
     fn renew<'a>(
         &'a self,
         leases: &'a [Renewal],
     ) -> BoxFuture<'a, Vec<Result<Renewed, BackendError>>> {
-        Box::pin(Backend::renew(self, leases))
+        Box::pin(async move {
+            let answers = caught(|| Backend::renew(self, leases)).await;
+            answers.unwrap_or_else(|_| leases.iter().map(|_| Err(panicked())).collect())
+        })
     }
 
     fn release<'a>(
         &'a self,
         release: &'a Release,
     ) -> BoxFuture<'a, Result<Released, BackendError>> {
-        Box::pin(Backend::release(self, release))
+        Box::pin(async move { caught(|| Backend::release(self, release)).await? })
     }
 
     fn abandon<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<(), BackendError>> {
-        Box::pin(Backend::abandon(self, claim))
+        Box::pin(async move { caught(|| Backend::abandon(self, claim)).await? })
     }
 
     fn executor(&self) -> Option<Arc<dyn Executor>> {
@@ -68,6 +74,24 @@ impl<B: Backend> ErasedBackend for B {
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(Backend::close(self))
     }
+}
+
+/// What `verb` answers, unless it panics: a backend is code of a user, and is asked where a panic
+/// would end the process, as in the drop of a guard.
+async fn caught<F: Future>(verb: impl FnOnce() -> F) -> Result<F::Output, BackendError> {
+    let mut answer = pin!(async move { verb().await });
+    let poll = poll_fn(|context| {
+        let poll = catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context)));
+        match poll {
+            Ok(poll) => poll.map(Ok),
+            Err(_) => Poll::Ready(Err(panicked())),
+        }
+    });
+    poll.await
+}
+
+fn panicked() -> BackendError {
+    BackendError::unavailable("the backend panicked")
 }
 
 impl fmt::Debug for dyn ErasedBackend {
