@@ -6,8 +6,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::mpsc;
-use std::task::Poll;
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{LockError, LockGuard, LockRuntime};
 use lock_tests::faults::{DEADLINE, GRACE, SLACK, builder, ms, waiters};
 use lock_tests::server::Server;
+use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long the stalled ones want to wait.
@@ -201,4 +202,36 @@ on_each_store! {
     a_parked_release:
         a_parked_release_frees_the_lock_in_memory,
         a_parked_release_frees_the_lock_on_redis;
+}
+
+/// A waker that is the last to own a task, as in an executor that keeps no list of its tasks; and
+/// the task has the lock.
+#[test]
+fn a_waker_that_owns_a_guard_may_be_given_up() {
+    struct Task(#[expect(dead_code, reason = "it is dropped")] LockGuard);
+    impl Wake for Task {
+        fn wake(self: Arc<Task>) {}
+    }
+    let (done, is_done) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let locks = LockRuntime::in_memory().build().await.unwrap();
+            let task = Task(locks.lock("k").acquire().await.unwrap());
+            let mut next = Box::pin(locks.lock("k").acquire());
+            for _ in 0..2 {
+                let mut context = Context::from_waker(Waker::noop());
+                assert!(next.as_mut().poll(&mut context).is_pending());
+            }
+            let waker = Waker::from(Arc::new(task));
+            let mut context = Context::from_waker(&waker);
+            assert!(next.as_mut().poll(&mut context).is_pending());
+            drop(waker);
+            drop(next);
+            let again = locks.lock("k").acquire().await.unwrap();
+            again.release().await.unwrap();
+        });
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(DEADLINE).expect("it hangs");
 }

@@ -23,6 +23,8 @@ pub(super) struct Effects {
     pub(super) questions: SmallVec<[Box<Ask>; 1]>,
     pub(super) renewals: Vec<Renewing>,
     pub(super) wakers: SmallVec<[Waker; 1]>,
+    /// Only to be dropped, which may drop a task, and a guard with it.
+    pub(super) spent: SmallVec<[Waker; 1]>,
     pub(super) hold_ended: Option<Arc<Notify>>,
     /// When the key wants the time, if that is new, or new to the caller.
     pub(super) due: Option<Instant>,

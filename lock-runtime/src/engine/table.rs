@@ -255,7 +255,7 @@ impl Entry {
     pub(super) fn waiter_told(&mut self, id: WaiterId) -> Option<Outcome> {
         let index = self.waiter_index(id)?;
         let told = self.waiters[index].told.take()?;
-        self.leave_waiter(id);
+        self.remove_waiter(index);
         Some(told)
     }
 
@@ -267,18 +267,24 @@ impl Entry {
         Some(told)
     }
 
-    pub(super) fn poll_waiter(&mut self, id: WaiterId, context: &Context<'_>) -> Poll<Outcome> {
+    pub(super) fn poll_waiter(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: WaiterId,
+        context: &Context<'_>,
+    ) -> Poll<Outcome> {
         if let Some(told) = self.waiter_told(id) {
             return Poll::Ready(told);
         }
         if let Some(index) = self.waiter_index(id) {
-            self.waiters[index].listen(context);
+            turn.forget(self.waiters[index].listen(context));
         }
         Poll::Pending
     }
 
     pub(super) fn poll_release(
         &mut self,
+        turn: &mut Turn<'_>,
         id: LeaseId,
         context: &Context<'_>,
     ) -> Poll<ReleaseOutcome> {
@@ -287,23 +293,32 @@ impl Entry {
         }
         let mut seats = self.releases.iter_mut();
         if let Some(seat) = seats.find(|seat| seat.id == id) {
-            seat.listen(context);
+            turn.forget(seat.listen(context));
         }
         Poll::Pending
     }
 
-    pub(super) fn leave_waiter(&mut self, id: WaiterId) {
+    pub(super) fn leave_waiter(&mut self, turn: &mut Turn<'_>, id: WaiterId) {
         if let Some(index) = self.waiter_index(id) {
-            self.waiters.remove(index);
+            let seat = self.remove_waiter(index);
+            turn.forget(seat.and_then(|seat| seat.waker));
         }
+    }
+
+    fn remove_waiter(&mut self, index: usize) -> Option<Seat<WaiterId, Outcome>> {
+        let seat = self.waiters.remove(index);
         if self.waiters.is_empty() {
             // Most held locks are never waited for.
             self.waiters = VecDeque::new();
         }
+        seat
     }
 
-    pub(super) fn leave_release(&mut self, id: LeaseId) {
-        self.releases.retain(|seat| seat.id != id);
+    pub(super) fn leave_release(&mut self, turn: &mut Turn<'_>, id: LeaseId) {
+        let index = self.releases.iter().position(|seat| seat.id == id);
+        if let Some(index) = index {
+            turn.forget(self.releases.remove(index).waker);
+        }
     }
 
     fn waiter_index(&self, id: WaiterId) -> Option<usize> {
@@ -320,10 +335,11 @@ impl<Id, Told> Seat<Id, Told> {
         }
     }
 
-    fn listen(&mut self, context: &Context<'_>) {
-        match &mut self.waker {
-            Some(waker) => waker.clone_from(context.waker()),
-            None => self.waker = Some(context.waker().clone()),
+    /// Wakes `context` from now on. Returns whom it does not wake any more.
+    fn listen(&mut self, context: &Context<'_>) -> Option<Waker> {
+        match &self.waker {
+            Some(waker) if waker.will_wake(context.waker()) => None,
+            _ => self.waker.replace(context.waker().clone()),
         }
     }
 
@@ -379,8 +395,15 @@ impl Turn<'_> {
     }
 
     fn wake(&mut self, seated: Seated, waker: Option<Waker>) {
-        if self.looker != Some(seated) {
+        if self.looker == Some(seated) {
+            self.forget(waker);
+        } else {
             self.effects.wakers.extend(waker);
         }
+    }
+
+    /// Drops `waker` when no mutex is held.
+    fn forget(&mut self, waker: Option<Waker>) {
+        self.effects.spent.extend(waker);
     }
 }

@@ -30,12 +30,12 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let ((), effects) = match self.seat {
             Some(Seated::Waiter(id)) => self.engine.turn(self.key, |entry, turn| {
-                entry.leave_waiter(id);
+                entry.leave_waiter(turn, id);
                 turn.feed(entry, Event::Left(id));
             }),
             Some(Seated::Releaser(id)) => self
                 .engine
-                .turn(self.key, |entry, _| entry.leave_release(id)),
+                .turn(self.key, |entry, turn| entry.leave_release(turn, id)),
             None => return,
         };
         effects.perform(self.engine);
@@ -179,7 +179,7 @@ impl Waiting<'_> {
         let told = || {
             poll_fn(|context| {
                 let (told, effects) = engine.turn(key, |entry, turn| {
-                    let told = entry.poll_waiter(id, context);
+                    let told = entry.poll_waiter(turn, id, context);
                     if let Poll::Ready(told) = &told {
                         took(entry, turn, id, Some(told));
                     }
@@ -229,7 +229,7 @@ impl Waiting<'_> {
         let told = || {
             poll_fn(|context| {
                 let (told, effects) =
-                    engine.turn(key, |entry, _| entry.poll_release(lease, context));
+                    engine.turn(key, |entry, turn| entry.poll_release(turn, lease, context));
                 effects.perform(engine);
                 told
             })
