@@ -308,6 +308,7 @@ fn a_question_that_nobody_answers_fails_for_those_behind() {
     assert_eq!(b.in_time(), ["#2 acquire w1 (waits)"]);
     assert_eq!(b.wants_time_in(), Some(ms(1100)));
     assert!(b.after(ms(1099)).is_empty());
+    assert_eq!(b.key.look().pursuit, Some(Pursued::Asking));
     let mut asked = b.after(ms(1));
     asked.extend(b.after(ms(0)));
     assert_eq!(asked, ["#3 acquire w1 (waits)"]);
@@ -353,7 +354,7 @@ fn a_hand_over_of_a_lease_that_is_not_renewed_is_extended_once() {
     b.queued_behind(1, Holder::of_ours(TTL));
     b.handed_over("w1", 100, ms(0));
     b.takes(1);
-    assert_eq!(b.wants_time_in(), Some(ms(500)));
+    assert_eq!(b.wants_time_in(), Some(ms(250)));
     assert_eq!(b.in_time(), ["renew w1"]);
 }
 
