@@ -20,8 +20,9 @@ fn broken_by(bug: Bug) -> BTreeSet<Expected> {
 
 #[test]
 fn every_mistake_names_a_test_of_the_product_that_is_there() {
-    let tests = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    let texts = ["src", "tests"].map(|folder| sources(&tests.join(folder)));
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let folders = ["tests/src", "tests/tests", "lock-conformance/src"];
+    let texts = folders.map(|folder| sources(&root.join(folder)));
     let text = texts.concat();
     for bug in Bug::ALL {
         let test = bug.guarded_by();
