@@ -86,6 +86,20 @@ pub(super) struct Pursuit {
     pub(super) look_by: Option<Instant>,
 }
 
+impl Pursuit {
+    /// The pursuit of a claim that goes with a release, or is about to be asked for.
+    pub(super) fn new(claim: Claim, now: Instant) -> Pursuit {
+        Pursuit {
+            claim,
+            stage: Stage::Aboard,
+            since: now,
+            failures: 0,
+            silent: 0,
+            look_by: None,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) enum Stage {
     /// The store is asked.

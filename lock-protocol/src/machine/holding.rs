@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use core::time::Duration;
 
-use super::exchange::{Ending, Exchange, Failure, Known, Releasing, Stage};
+use super::exchange::{Ending, Exchange, Failure, Known, Pursuit, Releasing, Stage};
 use super::lease::{End, Lease, LeaseId, State};
 use super::pursuing::no_answer;
 use super::{Action, Granted, Outcome, ReleaseOutcome, Turn, Verb, WaiterId};
@@ -145,14 +145,7 @@ impl Turn<'_> {
             Known::Held(None)
         };
         if let Some(claim) = self.new_claim() {
-            self.key.pursuit = Some(Box::new(super::Pursuit {
-                claim,
-                stage: Stage::Aboard,
-                since: self.now,
-                failures: 0,
-                silent: 0,
-                look_by: None,
-            }));
+            self.key.pursuit = Some(Box::new(Pursuit::new(claim, self.now)));
         }
         let exchange = self.ask_for_release(index, 0);
         let lease = &mut self.key.leases[index];

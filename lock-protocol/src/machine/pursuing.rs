@@ -125,14 +125,7 @@ impl Turn<'_> {
     /// Begins to ask for the lock on behalf of those in line.
     pub(super) fn pursue(&mut self) {
         if let Some(claim) = self.new_claim() {
-            self.key.pursuit = Some(Box::new(Pursuit {
-                claim,
-                stage: Stage::Aboard,
-                since: self.now,
-                failures: 0,
-                silent: 0,
-                look_by: None,
-            }));
+            self.key.pursuit = Some(Box::new(Pursuit::new(claim, self.now)));
             self.ask_for_pursuit();
         }
     }
