@@ -30,6 +30,7 @@ mod mistakes;
 mod name;
 pub mod store;
 mod terms;
+mod text;
 mod time;
 mod token;
 

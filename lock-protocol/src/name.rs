@@ -10,6 +10,8 @@ use core::hash::{Hash, Hasher};
 use foldhash::SharedSeed;
 use foldhash::fast::FoldHasher;
 
+use crate::text::Text;
+
 /// The name of a lock: what the caller asked for, behind the prefix of the runtime.
 ///
 /// A `LockKey` exists only if every backend can hold it: it is not empty, not longer than
@@ -53,7 +55,10 @@ impl LockKey {
     /// # Ok::<(), lock_protocol::InvalidKey>(())
     /// ```
     pub fn new(prefix: &str, key: &str) -> Result<LockKey, InvalidKey> {
-        let text: Arc<str> = [prefix, key].concat().into();
+        let mut text = Text::default();
+        text.push(prefix);
+        text.push(key);
+        let text = text.share();
         let tag = hash_tag(&text);
         match fault(&text, key, tag) {
             Some(reason) => Err(InvalidKey::new(key, reason)),

@@ -1,5 +1,6 @@
 //! Instants of a monotonic clock that somebody else reads.
 
+use core::num::NonZeroU64;
 use core::ops::{Add, Sub};
 use core::time::Duration;
 
@@ -7,22 +8,23 @@ use core::time::Duration;
 ///
 /// Instants of different processes, or of different clocks, do not compare. Sums saturate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Instant(u64);
+pub struct Instant(NonZeroU64);
 
 impl Instant {
     /// The instant `nanos` nanoseconds after the origin of the clock.
     pub const fn from_nanos(nanos: u64) -> Instant {
-        Instant(nanos)
+        // One more, so that an `Option` of it takes no room.
+        Instant(NonZeroU64::MIN.saturating_add(nanos))
     }
 
     /// The nanoseconds since the origin of the clock.
     pub const fn as_nanos(self) -> u64 {
-        self.0
+        self.0.get() - 1
     }
 
     /// The time since `earlier`; zero if that is later.
     pub const fn since(self, earlier: Instant) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+        Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
     }
 }
 
@@ -38,7 +40,7 @@ impl Sub<Duration> for Instant {
     type Output = Instant;
 
     fn sub(self, duration: Duration) -> Instant {
-        Instant(self.0.saturating_sub(nanos(duration)))
+        Instant::from_nanos(self.as_nanos().saturating_sub(nanos(duration)))
     }
 }
 
@@ -52,7 +54,7 @@ mod standard {
 
     use once_cell::sync::Lazy;
 
-    use super::{Instant, nanos};
+    use super::Instant;
 
     /// Some instant of the clock, and the place that it has: in the middle, since a clock that a
     /// test has paused may be behind it.
@@ -61,20 +63,20 @@ mod standard {
 
     impl From<std::time::Instant> for Instant {
         fn from(instant: std::time::Instant) -> Instant {
-            let anchor = Instant(ANCHORED_AT);
+            let anchor = Instant::from_nanos(ANCHORED_AT);
             match instant.checked_duration_since(*ANCHOR) {
                 Some(after) => anchor + after,
-                None => Instant(ANCHORED_AT.saturating_sub(nanos(ANCHOR.duration_since(instant)))),
+                None => anchor - ANCHOR.duration_since(instant),
             }
         }
     }
 
     impl From<Instant> for std::time::Instant {
         fn from(instant: Instant) -> std::time::Instant {
-            match instant.0.checked_sub(ANCHORED_AT) {
+            match instant.as_nanos().checked_sub(ANCHORED_AT) {
                 Some(after) => *ANCHOR + Duration::from_nanos(after),
                 None => {
-                    let before = Duration::from_nanos(ANCHORED_AT - instant.0);
+                    let before = Duration::from_nanos(ANCHORED_AT - instant.as_nanos());
                     ANCHOR.checked_sub(before).unwrap_or(*ANCHOR)
                 }
             }

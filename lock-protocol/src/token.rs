@@ -27,6 +27,8 @@ impl OwnerToken {
         use once_cell::sync::Lazy;
         use uuid::Uuid;
 
+        use crate::text::Text;
+
         // 64 random bits for the process, the pid because a fork copies them, and a counter for
         // the claim.
         static PROCESS: Lazy<std::string::String> =
@@ -34,12 +36,11 @@ impl OwnerToken {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let claim = NEXT.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
-        // Room for the longest, since to grow costs more than the rest.
-        let mut token = std::string::String::with_capacity(text.len() + 46);
-        token.push_str(text);
-        token.push_str(&PROCESS);
+        let mut token = Text::default();
+        token.push(text);
+        token.push(&PROCESS);
         let _ = write!(token, "{pid:x}-{claim:x}");
-        OwnerToken(token.into())
+        OwnerToken(token.share())
     }
 
     /// The token as the store holds it.

@@ -2,9 +2,8 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::time::Duration;
-
-use smallvec::SmallVec;
 
 use super::exchange::Failure;
 use super::lease::{End, LeaseId};
@@ -88,7 +87,7 @@ pub enum Action {
 }
 
 /// What comes out of one event.
-pub type Actions = SmallVec<[Action; 2]>;
+pub type Actions = Vec<Action>;
 
 /// A question to the store.
 #[derive(Clone, Debug)]

@@ -164,6 +164,11 @@ impl Key {
         }
     }
 
+    /// Which key it is.
+    pub fn key(&self) -> &LockKey {
+        &self.key
+    }
+
     /// Whether the next event may make a claim, for which waiters that bring no owner token need
     /// one; whether a waiter `joins` by that event makes the difference.
     pub fn wants_owner(&self, joins: bool) -> bool {
@@ -177,18 +182,30 @@ impl Key {
 
     /// Takes in what happened `now`, and says what to do about it.
     pub fn on(&mut self, rules: &Rules, now: Instant, event: Event<'_>) -> Actions {
+        let mut actions = Actions::new();
+        self.take_in(rules, now, event, &mut actions);
+        actions
+    }
+
+    /// As [`on`](Key::on), but puts the actions behind those that are in a buffer of the caller's.
+    pub fn take_in(
+        &mut self,
+        rules: &Rules,
+        now: Instant,
+        event: Event<'_>,
+        actions: &mut Actions,
+    ) {
         let mut turn = Turn {
             key: self,
             rules,
             now,
-            actions: Actions::new(),
+            actions,
         };
         if !made(Mistake::LossNoticedLate) || matches!(event, Event::Time) {
             turn.look_at_the_clock();
         }
         turn.take_in(event);
         turn.settle();
-        turn.actions
     }
 
     /// When the machine wants to be told the time, if nothing else happens.
@@ -316,7 +333,7 @@ struct Turn<'a> {
     key: &'a mut Key,
     rules: &'a Rules,
     now: Instant,
-    actions: Actions,
+    actions: &'a mut Actions,
 }
 
 impl Turn<'_> {
