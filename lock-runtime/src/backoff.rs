@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use uuid::Uuid;
+use crate::clock::chance;
 
 /// Decides how long to pause before asking a store again that did not answer, or a holder that may free its lock without a word.
 ///
@@ -56,9 +56,7 @@ impl Retry for Backoff {
 
 /// Between a half and the whole of `pause`.
 pub(crate) fn jittered(pause: Duration) -> Duration {
-    let (_, random) = Uuid::new_v4().as_u64_pair();
-    // The low 32 bits of a v4 UUID are random.
-    let share = (random as u32) as f64 / f64::from(u32::MAX);
+    let share = f64::from(chance()) / f64::from(u32::MAX);
     pause.mul_f64(0.5 + share / 2.0)
 }
 

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use lock_protocol::Instant;
-use uuid::Uuid;
 
 /// Longer than anybody waits, and short enough for sums.
 pub(crate) const AGES: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
@@ -26,6 +25,5 @@ pub(crate) fn to_tokio(at: Instant) -> tokio::time::Instant {
 
 /// A random number, to spread pauses.
 pub(crate) fn chance() -> u32 {
-    // The low 32 bits of a v4 UUID are random.
-    Uuid::new_v4().as_u64_pair().1 as u32
+    fastrand::u32(..)
 }

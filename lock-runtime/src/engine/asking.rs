@@ -22,27 +22,27 @@ const BATCH: usize = 512;
 
 impl Effects {
     /// Performs everything; questions on the executor.
-    pub(super) fn perform(self, engine: &Arc<Engine>) {
+    pub(super) fn perform(&mut self, engine: &Arc<Engine>) {
         self.perform_by(engine, spawn);
     }
 
     /// The same where a tokio runtime ends, which takes no task any more.
-    fn perform_at_home(self, engine: &Arc<Engine>) {
+    fn perform_at_home(&mut self, engine: &Arc<Engine>) {
         self.perform_by(engine, |engine, ask| {
             // Not polled here: it would be dropped at once, and asked again, without end.
             engine.executor.spawn_at_home(question(engine.clone(), ask));
         });
     }
 
-    fn perform_by(mut self, engine: &Arc<Engine>, ask: impl Fn(&Arc<Engine>, Box<Ask>)) {
+    fn perform_by(&mut self, engine: &Arc<Engine>, ask: impl Fn(&Arc<Engine>, Box<Ask>)) {
         self.tell();
         if let Some(at) = self.due {
             engine.tickers.look_by(engine, at);
         }
-        for question in self.questions {
+        for question in self.questions.drain(..) {
             ask(engine, question);
         }
-        renew(engine, self.renewals);
+        renew(engine, take(&mut self.renewals));
     }
 
     /// Performs what can be performed within a call of the backend, and leaves questions and
@@ -105,8 +105,9 @@ impl Drop for InFlight<'_> {
                     answer,
                     chance: clock::chance(),
                 };
+                let mut effects = Effects::default();
                 let feed = |entry: &mut Entry, turn: &mut Turn<'_>| turn.feed(entry, event);
-                let ((), effects) = self.engine.turn(ask.verb.key(), feed);
+                self.engine.look(ask.verb.key(), &mut effects, feed);
                 if self.is_task {
                     effects.perform_at_home(self.engine);
                 } else {
@@ -136,26 +137,26 @@ pub(super) fn spawn(engine: &Arc<Engine>, ask: Box<Ask>) {
 
 /// The task that asks.
 async fn question(engine: Arc<Engine>, ask: Box<Ask>) {
-    let limit = timer(limit(&engine, clock::now()));
-    let asked = timeout_at(limit, asking(&engine, ask, None, |_, _| ())).await;
-    if let Ok(((), effects)) = asked {
-        effects.perform(&engine);
-    }
+    let now = clock::now();
+    let limit = timer(limit(&engine, now));
+    // Too late is taken in as well.
+    let _ = timeout_at(limit, asking(&engine, ask, now, None, |_, _| ())).await;
 }
 
-/// Asks, and takes in what became of it; if it is dropped after the [`limit`], that there
+/// Asks `now`, and takes in what became of it; if it is dropped after the [`limit`], that there
 /// was no answer. Lets `look` see the entry of the key in the same turn, for `asker`; without one, a
 /// task asks.
 pub(super) async fn asking<T>(
     engine: &Arc<Engine>,
     ask: Box<Ask>,
+    now: Instant,
     asker: Option<Seated>,
     look: impl FnOnce(&mut Entry, &mut Turn<'_>) -> T,
-) -> (T, Effects) {
+) -> T {
     let mut flight = InFlight {
         engine,
         asked: Asked::Question(ask),
-        sent_at: clock::now(),
+        sent_at: now,
         is_task: asker.is_none(),
     };
     let answer = match &flight.asked {
@@ -205,6 +206,9 @@ async fn answer(engine: &Engine, verb: &Verb) -> Result<Answer, BackendError> {
 /// Renews what is due, in batches of leases that have about the same patience: one short lease does
 /// not shorten the deadline of 512 long ones.
 pub(super) fn renew(engine: &Arc<Engine>, renewals: Vec<Renewing>) {
+    if renewals.is_empty() {
+        return;
+    }
     let mut alike: BTreeMap<Option<u32>, Vec<Renewing>> = BTreeMap::new();
     for renewing in renewals {
         let like = renewing.patience.as_millis().checked_ilog2();

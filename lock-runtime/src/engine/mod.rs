@@ -36,7 +36,7 @@ use tokio::time::timeout;
 use self::effects::Effects;
 
 pub(crate) use self::hold::{Hold, View};
-use self::table::{Entry, Table};
+use self::table::{Entry, Table, Turn};
 use self::ticker::Tickers;
 use crate::backend::ErasedBackend;
 use crate::clock;
@@ -99,19 +99,32 @@ impl Engine {
 
     /// Feeds `event` to the machine of `key`, and performs what comes of it.
     fn happened(self: &Arc<Engine>, key: &LockKey, event: Event<'_>) {
-        let ((), effects) = self.turn(key, |entry, turn| turn.feed(entry, event));
-        effects.perform(self);
+        self.turn(key, |entry, turn| turn.feed(entry, event));
     }
 
-    /// Lets `work` look at the entry of `key` and feed its machine, under the mutex of its shard.
+    /// Lets `work` look at the entry of `key` and feed its machine, under the mutex of its shard,
+    /// and performs what comes of it.
     fn turn<T>(
+        self: &Arc<Engine>,
+        key: &LockKey,
+        work: impl FnOnce(&mut Entry, &mut Turn<'_>) -> T,
+    ) -> T {
+        let mut effects = Effects::default();
+        let output = self.look(key, &mut effects, work);
+        effects.perform(self);
+        output
+    }
+
+    /// As [`turn`](Engine::turn), but leaves it to the caller to perform what comes of it.
+    fn look<T>(
         &self,
         key: &LockKey,
-        work: impl FnOnce(&mut Entry, &mut table::Turn<'_>) -> T,
-    ) -> (T, Effects) {
-        let (output, effects) = self.table.turn(key, &self.rules, work);
-        self.tell_shutdown(&effects);
-        (output, effects)
+        effects: &mut Effects,
+        work: impl FnOnce(&mut Entry, &mut Turn<'_>) -> T,
+    ) -> T {
+        let output = self.table.turn(key, &self.rules, effects, work);
+        self.tell_shutdown(effects);
+        output
     }
 
     /// Makes a shutdown look, if something was done about a key that is not held.
@@ -161,7 +174,8 @@ impl Engine {
 /// asks.
 impl News for Engine {
     fn granted(&self, key: &LockKey, owner: &str, grant: Grant, since: Instant) -> bool {
-        let (is_expected, effects) = self.turn(key, |entry, turn| {
+        let mut effects = Effects::default();
+        let is_expected = self.look(key, &mut effects, |entry, turn| {
             let is_expected = entry.machine.expects(owner);
             turn.feed(
                 entry,
@@ -178,15 +192,17 @@ impl News for Engine {
     }
 
     fn ask_at(&self, key: &LockKey, owner: &OwnerToken, at: Instant) {
-        let ((), effects) = self.turn(key, |entry, turn| {
-            turn.feed(entry, Event::AskAt(owner, at));
-        });
+        let mut effects = Effects::default();
+        let event = Event::AskAt(owner, at);
+        self.look(key, &mut effects, |entry, turn| turn.feed(entry, event));
         effects.note(self);
     }
 
     fn ask_all(&self) {
         for key in self.table.keys() {
-            let ((), effects) = self.turn(&key, |entry, turn| turn.feed(entry, Event::AskAll));
+            let mut effects = Effects::default();
+            let event = Event::AskAll;
+            self.look(&key, &mut effects, |entry, turn| turn.feed(entry, event));
             effects.note(self);
         }
     }

@@ -4,12 +4,14 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Place;
 use lock_protocol::machine::{
-    self, Action, Event, LeaseId, Outcome, ReleaseOutcome, Waiter, WaiterId,
+    self, Action, Actions, Ask, Event, LeaseId, Outcome, ReleaseOutcome, Waiter, WaiterId,
 };
 use lock_protocol::{Instant, LockKey, Rules};
-use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
@@ -20,6 +22,8 @@ use crate::sync::lock;
 
 /// Enough that threads seldom meet, and few enough to look through.
 const SHARDS: usize = 16;
+/// How many empty seats a shard keeps for the next who wait.
+const SPARE_SEATS: usize = 16;
 
 /// The number of the next question to a backend. One count for all, since runtimes may share a
 /// backend.
@@ -34,24 +38,36 @@ pub(super) struct Table {
 
 #[derive(Default)]
 struct Shard {
-    /// The keys are hashed with a secret already.
-    entries: FxHashMap<LockKey, Box<Entry>>,
-    /// The keys that want the time, by when they do.
-    due: BTreeSet<(Instant, LockKey)>,
+    /// By their keys, which machines know.
+    entries: HashTable<Box<Entry>>,
+    /// The hashes of the keys that want the time, by when they do. No two are filed under one
+    /// instant with one hash.
+    due: BTreeSet<(Instant, u32)>,
     /// The largest number that a machine gave which is not here any more.
     last_number: u64,
+    /// What a machine wants done, empty between events: a buffer that is used again.
+    actions: Actions,
+    /// Seats that nobody has, to be used again: most held locks are never waited for.
+    #[expect(clippy::vec_box, reason = "they go from entry to entry as they are")]
+    empty: Vec<Box<Seats>>,
 }
 
 /// A key, and who waits to be told of it.
 pub(super) struct Entry {
     pub(super) machine: machine::Key,
-    /// In the order of their ids.
-    waiters: VecDeque<Seat<WaiterId, Outcome>>,
-    releases: SmallVec<[Seat<LeaseId, ReleaseOutcome>; 1]>,
+    seats: Option<Box<Seats>>,
     /// Told when a hold of the key ends, if anybody watches.
     hold_ended: Option<Arc<Notify>>,
     /// Under which instant the key is filed among those that want the time.
     filed_at: Option<Instant>,
+}
+
+/// Where those wait who are to be told of a key.
+#[derive(Default)]
+struct Seats {
+    /// In the order of their ids.
+    waiters: VecDeque<Seat<WaiterId, Outcome>>,
+    releases: SmallVec<[Seat<LeaseId, ReleaseOutcome>; 1]>,
 }
 
 /// Somebody who has a seat.
@@ -79,7 +95,12 @@ pub(super) struct Turn<'a> {
     pub(super) looker: Option<Seated>,
     /// Whether the caller comes to depend on what the key wants the time for.
     comes: bool,
-    effects: Effects,
+    /// What the looker has been told of its release.
+    release_told: Option<ReleaseOutcome>,
+    actions: &'a mut Actions,
+    #[expect(clippy::vec_box, reason = "they go from entry to entry as they are")]
+    empty: &'a mut Vec<Box<Seats>>,
+    effects: &'a mut Effects,
 }
 
 impl Table {
@@ -93,10 +114,11 @@ impl Table {
         &self,
         key: &LockKey,
         rules: &Rules,
+        effects: &mut Effects,
         work: impl FnOnce(&mut Entry, &mut Turn<'_>) -> T,
-    ) -> (T, Effects) {
+    ) -> T {
         let mut shard = lock(self.shard(key));
-        shard.turn(key, rules, work)
+        shard.turn(key, rules, effects, work)
     }
 
     /// What the machine of `key` says, if there is one.
@@ -106,14 +128,15 @@ impl Table {
         look: impl FnOnce(&machine::Key, Instant) -> T,
     ) -> Option<T> {
         let shard = lock(self.shard(key));
-        let entry = shard.entries.get(key)?;
+        let entry = shard.entries.find(spread(key), |entry| entry.is_of(key))?;
         Some(look(&entry.machine, clock::now()))
     }
 
     /// Told when the hold of `lease` ends; `None` if there is no such key any more.
     pub(super) fn watch(&self, key: &LockKey) -> Option<Arc<Notify>> {
         let mut shard = lock(self.shard(key));
-        let entry = shard.entries.get_mut(key)?;
+        let entries = &mut shard.entries;
+        let entry = entries.find_mut(spread(key), |entry| entry.is_of(key))?;
         Some(entry.hold_ended.get_or_insert_default().clone())
     }
 
@@ -127,13 +150,14 @@ impl Table {
             let now = clock::now();
             while let Some((at, _)) = shard.due.first()
                 && *at <= now
-                && let Some((_, key)) = shard.due.pop_first()
+                && let Some(filed) = shard.due.pop_first()
             {
-                if let Some(entry) = shard.entries.get_mut(&key) {
-                    entry.filed_at = None;
-                }
+                let Some(key) = shard.unfile(filed) else {
+                    continue;
+                };
                 let time = |entry: &mut Entry, turn: &mut Turn<'_>| turn.feed(entry, Event::Time);
-                let ((), effects) = shard.turn(&key, rules, time);
+                let mut effects = Effects::default();
+                shard.turn(&key, rules, &mut effects, time);
                 all.push(effects);
             }
             let due = shard.due.first().map(|(at, _)| *at);
@@ -143,7 +167,14 @@ impl Table {
     }
 
     pub(super) fn keys(&self) -> Vec<LockKey> {
-        let keys = |shard: &Mutex<Shard>| lock(shard).entries.keys().cloned().collect::<Vec<_>>();
+        let keys = |shard: &Mutex<Shard>| {
+            let shard = lock(shard);
+            let keys = shard
+                .entries
+                .iter()
+                .map(|entry| entry.machine.key().clone());
+            keys.collect::<Vec<_>>()
+        };
         self.shards.iter().flat_map(keys).collect()
     }
 
@@ -151,7 +182,7 @@ impl Table {
     pub(super) fn is_quiet(&self) -> bool {
         let is_quiet = |shard: &Mutex<Shard>| {
             let shard = lock(shard);
-            let mut machines = shard.entries.values().map(|entry| &entry.machine);
+            let mut machines = shard.entries.iter().map(|entry| &entry.machine);
             machines.all(|machine| machine.is_quiet() || machine.is_held())
         };
         self.shards.iter().all(is_quiet)
@@ -161,7 +192,7 @@ impl Table {
     pub(super) fn held(&self) -> usize {
         let held = |shard: &Mutex<Shard>| {
             let shard = lock(shard);
-            let entries = shard.entries.values();
+            let entries = shard.entries.iter();
             entries.filter(|entry| entry.machine.is_held()).count()
         };
         self.shards.iter().map(held).sum()
@@ -177,25 +208,46 @@ impl Shard {
         &mut self,
         key: &LockKey,
         rules: &Rules,
+        effects: &mut Effects,
         work: impl FnOnce(&mut Entry, &mut Turn<'_>) -> T,
-    ) -> (T, Effects) {
-        let entry = match self.entries.get_mut(key) {
-            Some(entry) => entry,
-            None => {
-                let entry = Box::new(Entry::new(key.clone(), self.last_number));
-                self.entries.entry(key.clone()).or_insert(entry)
+    ) -> T {
+        let entries = &mut self.entries;
+        let place = entries.entry(
+            spread(key),
+            |entry| entry.is_of(key),
+            |entry| spread(entry.machine.key()),
+        );
+        let mut place = match place {
+            Place::Occupied(place) => place,
+            Place::Vacant(place) => {
+                place.insert(Box::new(Entry::new(key.clone(), self.last_number)))
             }
         };
+        let entry = place.get_mut();
         let mut turn = Turn {
             rules,
             now: clock::now(),
             looker: None,
             comes: false,
-            effects: Effects::default(),
+            release_told: None,
+            actions: &mut self.actions,
+            empty: &mut self.empty,
+            effects,
         };
         let output = work(entry, &mut turn);
-        let (comes, mut effects) = (turn.comes, turn.effects);
+        let Turn {
+            comes,
+            empty,
+            effects,
+            ..
+        } = turn;
 
+        if let Some(seats) = entry.seats.take_if(|seats| seats.is_empty())
+            && empty.len() < SPARE_SEATS
+            && seats.waiters.capacity() <= SPARE_SEATS
+        {
+            empty.push(seats);
+        }
         effects.is_held = entry.machine.is_held();
         let is_over = entry.is_over();
         let wanted_at = entry.machine.wants_time_at(rules).filter(|_| !is_over);
@@ -206,11 +258,13 @@ impl Shard {
         };
         if !is_early_enough {
             if let Some(at) = entry.filed_at.take() {
-                self.due.remove(&(at, key.clone()));
+                self.due.remove(&(at, key.hash_value()));
             }
-            if let Some(at) = wanted_at {
+            if let Some(mut at) = wanted_at {
+                while !self.due.insert((at, key.hash_value())) {
+                    at = at - Duration::from_nanos(1);
+                }
                 entry.filed_at = Some(at);
-                self.due.insert((at, key.clone()));
                 effects.due = Some(at);
             }
         }
@@ -220,9 +274,18 @@ impl Shard {
         }
         if is_over {
             self.last_number = self.last_number.max(entry.machine.last_number());
-            self.entries.remove(key);
+            place.remove();
         }
-        (output, effects)
+        output
+    }
+
+    /// The key that was filed like this, and is not any more.
+    fn unfile(&mut self, (at, hash): (Instant, u32)) -> Option<LockKey> {
+        let entry = self.entries.find_mut(spread_hash(hash), |entry| {
+            entry.filed_at == Some(at) && entry.machine.key().hash_value() == hash
+        })?;
+        entry.filed_at = None;
+        Some(entry.machine.key().clone())
     }
 }
 
@@ -230,40 +293,47 @@ impl Entry {
     fn new(key: LockKey, last_number: u64) -> Entry {
         Entry {
             machine: machine::Key::new(key, last_number),
-            waiters: VecDeque::new(),
-            releases: SmallVec::new(),
+            seats: None,
             hold_ended: None,
             filed_at: None,
         }
     }
 
+    fn is_of(&self, key: &LockKey) -> bool {
+        self.machine.key() == key
+    }
+
     fn is_over(&self) -> bool {
-        self.machine.is_gone() && self.waiters.is_empty() && self.releases.is_empty()
+        self.machine.is_gone() && self.seats.is_none()
     }
 
     /// Gives a waiter a seat, before it joins.
-    pub(super) fn seat_waiter(&mut self, id: WaiterId, waker: &Waker) {
-        self.waiters.push_back(Seat::new(id, waker));
+    pub(super) fn seat_waiter(&mut self, turn: &mut Turn<'_>, id: WaiterId, waker: &Waker) {
+        let seats = self.seats.get_or_insert_with(|| turn.seats());
+        seats.waiters.push_back(Seat::new(id, waker));
     }
 
-    /// Gives whoever ends a hold a seat, before it does.
-    pub(super) fn seat_release(&mut self, id: LeaseId, waker: &Waker) {
-        self.releases.push(Seat::new(id, waker));
+    /// Gives whoever has ended a hold a seat.
+    pub(super) fn seat_release(&mut self, turn: &mut Turn<'_>, id: LeaseId, waker: &Waker) {
+        let seats = self.seats.get_or_insert_with(|| turn.seats());
+        seats.releases.push(Seat::new(id, waker));
+    }
+
+    /// Stores what a waiter is told, and returns whom to wake.
+    fn tell_waiter(&mut self, id: WaiterId, outcome: Outcome) -> Option<Waker> {
+        self.waiter(id)?.tell(outcome)
+    }
+
+    /// Stores what whoever ended a hold is told, and returns whom to wake.
+    fn tell_release(&mut self, id: LeaseId, outcome: ReleaseOutcome) -> Option<Waker> {
+        self.release(id)?.tell(outcome)
     }
 
     /// What the waiter has been told: then its seat is free.
     pub(super) fn waiter_told(&mut self, id: WaiterId) -> Option<Outcome> {
-        let index = self.waiter_index(id)?;
-        let told = self.waiters[index].told.take()?;
-        self.remove_waiter(index);
-        Some(told)
-    }
-
-    /// What whoever ended the hold has been told: then its seat is free.
-    pub(super) fn release_told(&mut self, id: LeaseId) -> Option<ReleaseOutcome> {
-        let index = self.releases.iter().position(|seat| seat.id == id)?;
-        let told = self.releases[index].told.take()?;
-        self.releases.remove(index);
+        let told = self.waiter(id)?.told.take()?;
+        // It went with the outcome.
+        let _waker = self.remove_waiter(id);
         Some(told)
     }
 
@@ -276,8 +346,8 @@ impl Entry {
         if let Some(told) = self.waiter_told(id) {
             return Poll::Ready(told);
         }
-        if let Some(index) = self.waiter_index(id) {
-            turn.forget(self.waiters[index].listen(context));
+        if let Some(seat) = self.waiter(id) {
+            turn.forget(seat.listen(context));
         }
         Poll::Pending
     }
@@ -288,37 +358,52 @@ impl Entry {
         id: LeaseId,
         context: &Context<'_>,
     ) -> Poll<ReleaseOutcome> {
-        if let Some(told) = self.release_told(id) {
+        if let Some(told) = turn.release_told(self, id) {
             return Poll::Ready(told);
         }
-        let mut seats = self.releases.iter_mut();
-        if let Some(seat) = seats.find(|seat| seat.id == id) {
+        if let Some(seat) = self.release(id) {
             turn.forget(seat.listen(context));
         }
         Poll::Pending
     }
 
     pub(super) fn leave_waiter(&mut self, turn: &mut Turn<'_>, id: WaiterId) {
-        if let Some(index) = self.waiter_index(id) {
-            let seat = self.remove_waiter(index);
-            turn.forget(seat.and_then(|seat| seat.waker));
-        }
-    }
-
-    fn remove_waiter(&mut self, index: usize) -> Option<Seat<WaiterId, Outcome>> {
-        let seat = self.waiters.remove(index);
-        if self.waiters.is_empty() {
-            // Most held locks are never waited for.
-            self.waiters = VecDeque::new();
-        }
-        seat
+        turn.forget(self.remove_waiter(id));
     }
 
     pub(super) fn leave_release(&mut self, turn: &mut Turn<'_>, id: LeaseId) {
-        let index = self.releases.iter().position(|seat| seat.id == id);
-        if let Some(index) = index {
-            turn.forget(self.releases.remove(index).waker);
-        }
+        turn.forget(self.remove_release(id));
+    }
+
+    fn waiter(&mut self, id: WaiterId) -> Option<&mut Seat<WaiterId, Outcome>> {
+        let seats = self.seats.as_mut()?;
+        let index = seats.waiter_index(id)?;
+        seats.waiters.get_mut(index)
+    }
+
+    fn release(&mut self, id: LeaseId) -> Option<&mut Seat<LeaseId, ReleaseOutcome>> {
+        let mut releases = self.seats.as_mut()?.releases.iter_mut();
+        releases.find(|seat| seat.id == id)
+    }
+
+    /// Frees the seat, and returns whom to wake no more.
+    fn remove_waiter(&mut self, id: WaiterId) -> Option<Waker> {
+        let seats = self.seats.as_mut()?;
+        let index = seats.waiter_index(id)?;
+        seats.waiters.remove(index)?.waker
+    }
+
+    /// Frees the seat, and returns whom to wake no more.
+    fn remove_release(&mut self, id: LeaseId) -> Option<Waker> {
+        let releases = &mut self.seats.as_mut()?.releases;
+        let index = releases.iter().position(|seat| seat.id == id)?;
+        releases.remove(index).waker
+    }
+}
+
+impl Seats {
+    fn is_empty(&self) -> bool {
+        self.waiters.is_empty() && self.releases.is_empty()
     }
 
     fn waiter_index(&self, id: WaiterId) -> Option<usize> {
@@ -350,6 +435,16 @@ impl<Id, Told> Seat<Id, Told> {
     }
 }
 
+/// The hash of `key` for the table: other bits of it have chosen the shard.
+fn spread(key: &LockKey) -> u64 {
+    spread_hash(key.hash_value())
+}
+
+fn spread_hash(hash: u32) -> u64 {
+    // The golden ratio, as in Knuth's multiplicative hashing.
+    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
 impl Turn<'_> {
     /// Feeds `event` to the machine. What it says to those who wait is stored here; the rest is
     /// performed when no mutex is held.
@@ -360,46 +455,67 @@ impl Turn<'_> {
             // The default generator: no function of a user is called under a mutex.
             entry.machine.provide_owner(unique_owner());
         }
-        for action in entry.machine.on(self.rules, self.now, event) {
-            match action {
+        let machine = &mut entry.machine;
+        machine.take_in(self.rules, self.now, event, self.actions);
+        let effects = &mut *self.effects;
+        for action in self.actions.drain(..) {
+            let (told, waker) = match action {
                 Action::Ask(mut ask) => {
                     ask.verb
                         .set_number(NEXT_ASK.fetch_add(1, Ordering::Relaxed));
-                    self.effects.questions.push(ask);
+                    effects.questions.push(ask);
+                    continue;
                 }
-                Action::Renew(lease, renewal, patience) => self.effects.renewals.push(Renewing {
-                    lease,
-                    renewal,
-                    patience,
-                }),
-                Action::Tell(id, outcome) | Action::TakeBack(id, outcome) => {
-                    if let Some(index) = entry.waiter_index(id) {
-                        let waker = entry.waiters[index].tell(outcome);
-                        self.wake(Seated::Waiter(id), waker);
-                    }
-                }
-                Action::Released(id, outcome) => {
-                    let mut seats = entry.releases.iter_mut();
-                    if let Some(seat) = seats.find(|seat| seat.id == id) {
-                        let waker = seat.tell(outcome);
-                        self.wake(Seated::Releaser(id), waker);
-                    }
+                Action::Renew(lease, renewal, patience) => {
+                    effects.renewals.push(Renewing {
+                        lease,
+                        renewal,
+                        patience,
+                    });
+                    continue;
                 }
                 Action::Changed(_) => {
-                    if let Some(hold_ended) = entry.hold_ended.take() {
-                        self.effects.hold_ended = Some(hold_ended);
-                    }
+                    effects.hold_ended = entry.hold_ended.take().or(effects.hold_ended.take());
+                    continue;
                 }
+                Action::Tell(id, outcome) | Action::TakeBack(id, outcome) => {
+                    (Seated::Waiter(id), entry.tell_waiter(id, outcome))
+                }
+                Action::Released(id, outcome) if self.looker == Some(Seated::Releaser(id)) => {
+                    self.release_told = Some(outcome);
+                    continue;
+                }
+                Action::Released(id, outcome) => {
+                    (Seated::Releaser(id), entry.tell_release(id, outcome))
+                }
+            };
+            if self.looker == Some(told) {
+                effects.spent.extend(waker);
+            } else {
+                effects.wakers.extend(waker);
             }
         }
     }
 
-    fn wake(&mut self, seated: Seated, waker: Option<Waker>) {
-        if self.looker == Some(seated) {
-            self.forget(waker);
-        } else {
-            self.effects.wakers.extend(waker);
-        }
+    /// The question that the looker is to ask, if there is one.
+    pub(super) fn take_question(&mut self) -> Option<Box<Ask>> {
+        self.effects.questions.pop()
+    }
+
+    /// What whoever ended the hold has been told, in this look or before: then its seat is free.
+    pub(super) fn release_told(
+        &mut self,
+        entry: &mut Entry,
+        id: LeaseId,
+    ) -> Option<ReleaseOutcome> {
+        let told = self.release_told.take();
+        let told = told.or_else(|| entry.release(id)?.told.take())?;
+        self.forget(entry.remove_release(id));
+        Some(told)
+    }
+
+    fn seats(&mut self) -> Box<Seats> {
+        self.empty.pop().unwrap_or_default()
     }
 
     /// Drops `waker` when no mutex is held.

@@ -11,7 +11,6 @@ use lock_protocol::machine::{Ask, Event, LeaseId, Outcome, ReleaseOutcome, Waite
 use lock_protocol::{FencingToken, Instant, LockKey, Terms};
 use tokio::time::timeout_at;
 
-use super::effects::Effects;
 use super::table::{Entry, Seated, Turn};
 use super::{Engine, Hold, MARGIN, asking, timer, within_tokio};
 use crate::clock;
@@ -28,7 +27,7 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let ((), effects) = match self.seat {
+        match self.seat {
             Some(Seated::Waiter(id)) => self.engine.turn(self.key, |entry, turn| {
                 entry.leave_waiter(turn, id);
                 turn.feed(entry, Event::Left(id));
@@ -36,9 +35,8 @@ impl Drop for Waiting<'_> {
             Some(Seated::Releaser(id)) => self
                 .engine
                 .turn(self.key, |entry, turn| entry.leave_release(turn, id)),
-            None => return,
-        };
-        effects.perform(self.engine);
+            None => {}
+        }
     }
 }
 
@@ -50,7 +48,6 @@ pub(super) async fn acquire(
     wait: Duration,
 ) -> Result<Hold, LockError> {
     within_tokio()?;
-    let started = clock::now();
     let once = wait.is_zero();
     // Who does not wait for the lock still waits for the answer.
     let patience = if once {
@@ -58,24 +55,28 @@ pub(super) async fn acquire(
     } else {
         wait.min(clock::AGES)
     };
-    let deadline = started + patience;
-    let waiter = Waiter {
-        // Given as it joins.
-        id: WaiterId(0),
+    // A function of the user: no mutex is held.
+    let owner = engine.settings.own_owner(key);
+    let joining = |id: WaiterId, now: Instant| Waiter {
+        id,
         terms,
         once,
         // A caller who is just about to leave can still be told.
-        deadline: deadline + MARGIN,
-        // A function of the user: no mutex is held.
-        owner: engine.settings.own_owner(key),
+        deadline: now + patience + MARGIN,
+        owner,
     };
     let mut waiting = Waiting {
         engine,
         key,
         seat: None,
     };
-    let (id, question) = waiting.join(waiter).await?;
-    let outcome = waiting.outcome(id, question, deadline).await;
+    let Joined {
+        id,
+        at: joined_at,
+        question,
+    } = waiting.join(joining).await?;
+    let deadline = joined_at + patience;
+    let outcome = waiting.outcome(id, question, joined_at, deadline).await;
     match outcome {
         Outcome::Granted(granted) => Ok(Hold::new(engine, key, granted)),
         Outcome::Taken(remaining) => Err(LockError::Taken {
@@ -84,7 +85,7 @@ pub(super) async fn acquire(
         }),
         Outcome::TimedOut => Err(LockError::Timeout {
             key: key.clone(),
-            waited: clock::now().since(started),
+            waited: clock::now().since(joined_at),
         }),
         Outcome::Failed(error) => Err(LockError::from(error)),
         Outcome::NoAnswer => Err(LockError::Unavailable(
@@ -107,97 +108,108 @@ pub(super) async fn release(
         key,
         seat: Some(Seated::Releaser(lease)),
     };
-    let (told, question) = poll_fn(|context| {
-        let (told, mut effects) = engine.turn(key, |entry, turn| {
-            entry.seat_release(lease, context.waker());
+    let begun = poll_fn(|context| {
+        Poll::Ready(engine.turn(key, |entry, turn| {
             turn.looker = Some(Seated::Releaser(lease));
             turn.feed(entry, Event::Ended(lease, token));
-            entry.release_told(lease)
-        });
-        let question = match told {
-            None => effects.questions.pop(),
-            // Nothing that the store says will change it.
-            Some(_) => None,
-        };
-        effects.perform(engine);
-        Poll::Ready((told, question))
-    })
-    .await;
-    let told = match (told, question) {
-        (Some(told), _) => told,
-        (None, question) => waiting.release_outcome(lease, question).await,
+            // Nothing that the store says will change what it has been told.
+            turn.release_told(entry, lease).ok_or_else(|| {
+                entry.seat_release(turn, lease, context.waker());
+                (turn.take_question(), turn.now)
+            })
+        }))
+    });
+    let told = match begun.await {
+        Ok(told) => told,
+        Err((question, now)) => waiting.release_outcome(lease, question, now).await,
     };
     waiting.seat = None;
     told
 }
 
+/// A waiter that has taken a seat in the line.
+struct Joined {
+    id: WaiterId,
+    at: Instant,
+    /// What is to be asked for it, if anything.
+    question: Option<Box<Ask>>,
+}
+
 impl Waiting<'_> {
-    /// Takes a seat in the line. Returns the id of the waiter, and the question that is to be asked
-    /// for it, if any.
-    async fn join(&mut self, waiter: Waiter) -> Result<(WaiterId, Option<Box<Ask>>), LockError> {
+    /// Takes a seat in the line, for the waiter that is made with its id and the time.
+    async fn join(
+        &mut self,
+        joining: impl FnOnce(WaiterId, Instant) -> Waiter,
+    ) -> Result<Joined, LockError> {
         let engine = self.engine;
-        let mut waiter = Some(waiter);
+        let mut joining = Some(joining);
         poll_fn(|context| {
-            let (id, mut effects) = engine.turn(self.key, |entry, turn| {
+            let joined = engine.turn(self.key, |entry, turn| {
                 // Read under the mutex of the shard, which a shutdown takes after it set the flag:
                 // nobody joins behind its back.
                 if engine.is_shut_down.load(Ordering::Acquire) {
                     return None;
                 }
-                let mut waiter = waiter.take()?;
+                let joining = joining.take()?;
                 // Under the mutex as well, so that ids grow in the order of arrival.
                 let id = engine.table.next_waiter();
-                waiter.id = id;
-                entry.seat_waiter(id, context.waker());
+                entry.seat_waiter(turn, id, context.waker());
                 turn.looker = Some(Seated::Waiter(id));
-                turn.feed(entry, Event::Joined(waiter));
-                Some(id)
+                turn.feed(entry, Event::Joined(joining(id, turn.now)));
+                Some(Joined {
+                    id,
+                    at: turn.now,
+                    question: turn.take_question(),
+                })
             });
-            let question = effects.questions.pop();
-            effects.perform(engine);
-            Poll::Ready(id.map(|id| (id, question)).ok_or(LockError::ShutDown))
+            Poll::Ready(joined.ok_or(LockError::ShutDown))
         })
         .await
-        .inspect(|(id, _)| self.seat = Some(Seated::Waiter(*id)))
+        .inspect(|joined| self.seat = Some(Seated::Waiter(joined.id)))
     }
 
-    /// What the waiter is told by its deadline. Asks `question` first, if it has one to ask.
-    async fn outcome(self, id: WaiterId, question: Option<Box<Ask>>, deadline: Instant) -> Outcome {
+    /// What the waiter that joined `now` is told by its deadline. Asks `question` first, if it has
+    /// one to ask.
+    async fn outcome(
+        self,
+        id: WaiterId,
+        question: Option<Box<Ask>>,
+        now: Instant,
+        deadline: Instant,
+    ) -> Outcome {
         let (engine, key) = (self.engine, self.key);
-        let limit = asking::limit(engine, clock::now()).min(deadline);
-        let asking = question.map(|question| {
-            asking::asking(engine, question, Some(Seated::Waiter(id)), |entry, turn| {
+        let limit = match question {
+            Some(_) => asking::limit(engine, now).min(deadline),
+            None => deadline,
+        };
+        let asker = Some(Seated::Waiter(id));
+        let mut asking = pin!(question.map(|question| {
+            asking::asking(engine, question, now, asker, |entry, turn| {
                 let told = entry.waiter_told(id);
                 took(entry, turn, id, told.as_ref());
                 told
             })
-        });
-        let mut asking = pin!(asking);
+        }));
         // Made after the question, and so dropped before: the line is left before the question is
         // cut off, which is then not asked again.
         let mut waiting = self;
         let told = || {
             poll_fn(|context| {
-                let (told, effects) = engine.turn(key, |entry, turn| {
+                engine.turn(key, |entry, turn| {
                     let told = entry.poll_waiter(turn, id, context);
                     if let Poll::Ready(told) = &told {
                         took(entry, turn, id, Some(told));
                     }
                     told
-                });
-                effects.perform(engine);
-                told
+                })
             })
         };
-        let mut outcome = None;
-        if asking.is_some() {
-            // One timer, not two.
-            let first = first_answer(engine, asking.as_mut(), told());
-            outcome = timeout_at(timer(limit), first).await.ok().flatten();
-            if limit < deadline {
-                // It has its answer, or will get none.
-                asking.set(None);
-            }
+        // One timer, not two.
+        let first = first_answer(asking.as_mut(), told());
+        let outcome = timeout_at(timer(limit), first).await.ok().flatten();
+        if limit < deadline {
+            // It has its answer, or will get none.
+            asking.set(None);
         }
         let outcome = match outcome {
             Some(outcome) => outcome,
@@ -212,34 +224,36 @@ impl Waiting<'_> {
 
     /// Leaves when the wait is used up; with the lock, if it came in that instant.
     fn give_up(&mut self, id: WaiterId) -> Outcome {
-        let (told, effects) = self.engine.turn(self.key, |entry, turn| {
+        let told = self.engine.turn(self.key, |entry, turn| {
             turn.looker = Some(Seated::Waiter(id));
             turn.feed(entry, Event::GaveUp(id));
             let told = entry.waiter_told(id);
             took(entry, turn, id, told.as_ref());
             told
         });
-        effects.perform(self.engine);
         told.unwrap_or(Outcome::NoAnswer)
     }
 
     /// What becomes of a release. Asks `question` first, if it has one to ask.
-    async fn release_outcome(&self, lease: LeaseId, question: Option<Box<Ask>>) -> ReleaseOutcome {
+    /// The hold was ended `now`.
+    async fn release_outcome(
+        &self,
+        lease: LeaseId,
+        question: Option<Box<Ask>>,
+        now: Instant,
+    ) -> ReleaseOutcome {
         let (engine, key) = (self.engine, self.key);
         let told = || {
             poll_fn(|context| {
-                let (told, effects) =
-                    engine.turn(key, |entry, turn| entry.poll_release(turn, lease, context));
-                effects.perform(engine);
-                told
+                engine.turn(key, |entry, turn| entry.poll_release(turn, lease, context))
             })
         };
         if let Some(question) = question {
-            let limit = timer(asking::limit(engine, clock::now()));
-            let look = |entry: &mut Entry, _: &mut Turn<'_>| entry.release_told(lease);
+            let limit = timer(asking::limit(engine, now));
+            let look = |entry: &mut Entry, turn: &mut Turn<'_>| turn.release_told(entry, lease);
             let asker = Some(Seated::Releaser(lease));
-            let asking = pin!(Some(asking::asking(engine, question, asker, look)));
-            let first = first_answer(engine, asking, told());
+            let asking = pin!(Some(asking::asking(engine, question, now, asker, look)));
+            let first = first_answer(asking, told());
             if let Ok(Some(told)) = timeout_at(limit, first).await {
                 return told;
             }
@@ -255,20 +269,18 @@ fn took(entry: &mut Entry, turn: &mut Turn<'_>, id: WaiterId, told: Option<&Outc
     }
 }
 
-/// What the answer to one's own question tells, or what one is told before; `None` if the answer
-/// tells nothing.
+/// What the answer to one's own question tells, if there is one, or what one is told before; `None`
+/// if the answer tells nothing.
 async fn first_answer<T>(
-    engine: &Arc<Engine>,
-    mut asking: Pin<&mut Option<impl Future<Output = (Option<T>, Effects)>>>,
+    mut asking: Pin<&mut Option<impl Future<Output = Option<T>>>>,
     told: impl Future<Output = T>,
 ) -> Option<T> {
     let mut told = pin!(told);
     let mut is_first = true;
     poll_fn(|context| {
         if let Some(asking) = asking.as_mut().as_pin_mut()
-            && let Poll::Ready((told, effects)) = asking.poll(context)
+            && let Poll::Ready(told) = asking.poll(context)
         {
-            effects.perform(engine);
             return Poll::Ready(told);
         }
         // The seat was taken in this poll, with the same waker.
