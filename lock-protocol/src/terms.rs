@@ -47,7 +47,7 @@ pub struct Rules {
     pub grace: Duration,
     /// A waiter asks at least this often.
     pub heartbeat: Duration,
-    /// How often a lease is passed on inside the process before other processes get their turn.
+    /// How often a lease is passed on inside the process at the most.
     pub local_passes: u32,
     /// For which share of its ttl a lease is passed on inside the process, from 0 to 1.
     pub local_share: f64,
@@ -59,17 +59,26 @@ impl Default for Rules {
             command_timeout: Duration::from_secs(1),
             grace: Duration::from_secs(1),
             heartbeat: Duration::from_secs(10),
-            local_passes: 32,
+            local_passes: 1_000,
             local_share: 0.1,
         }
     }
 }
 
 impl Rules {
-    /// How many fencing tokens a claim reserves: one for itself, and one for each holder to whom
-    /// the lease may be passed on.
-    pub fn tokens(&self) -> u32 {
-        self.local_passes.saturating_add(1)
+    /// How often a lease may be passed on before processes that wait in the store get their turn,
+    /// where so many wait in this one: in proportion to those, so that each task gets its share
+    /// whatever its process, and twice each, which halves the turns that go through the store.
+    pub fn passes(&self, waiting: usize) -> u32 {
+        let passes = u32::try_from(waiting).unwrap_or(u32::MAX).saturating_mul(2);
+        passes.min(self.local_passes)
+    }
+
+    /// How many fencing tokens a claim for so many waiters reserves: one for its first holder, and
+    /// one for each to whom the lease may be passed on, with some for those who come meanwhile.
+    pub fn tokens(&self, waiting: usize) -> u32 {
+        const AT_LEAST: u32 = 7;
+        self.passes(waiting).max(AT_LEAST.min(self.local_passes)) + 1
     }
 }
 

@@ -59,7 +59,7 @@ impl Default for Settings {
             shutdown_timeout: Duration::from_secs(30),
             grace: Duration::from_secs(1),
             heartbeat: Duration::from_secs(10),
-            local_passes: 32,
+            local_passes: 1_000,
             local_share: 0.1,
         }
     }

@@ -1,6 +1,8 @@
 //! What waiting in a queue promises on a real server, and what its settings do.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use lock_runtime::{LockError, LockGuard, LockRuntime, LockRuntimeBuilder};
@@ -177,7 +179,8 @@ fn different(owners: &[String]) -> usize {
 #[tokio::test]
 async fn local_passes_bounds_how_many_holders_share_a_claim() {
     let server = Server::start();
-    for (passes, claims) in [(0, 12), (3, 3), (32, 1)] {
+    // The first claim is made for one, and reserves tokens for eight holders.
+    for (passes, claims) in [(0, 12), (3, 3), (32, 2)] {
         // The share is no bound here.
         let builder = LockRuntime::redis(server.url())
             .local_passes(passes)
@@ -223,6 +226,50 @@ async fn a_process_whose_tasks_never_stop_asking_starves_no_other() {
     }
     // The control: they did compete.
     assert!(turns > 20, "{turns} turns");
+}
+
+/// Of Jain, Chiu and Hawe (1984): 1 if all have the same, 1 / n if one has everything.
+fn fairness(shares: &[u32]) -> f64 {
+    let sum: f64 = shares.iter().copied().map(f64::from).sum();
+    let squares: f64 = shares.iter().map(|share| f64::from(*share).powi(2)).sum();
+    sum * sum / (shares.len() as f64 * squares)
+}
+
+#[tokio::test]
+async fn every_task_has_its_share_however_many_its_process_has() {
+    let server = Server::start();
+    let left = Arc::new(AtomicI32::new(3_000));
+    let mut tasks = Vec::new();
+    let mut processes = Vec::new();
+    for count in [1, 4, 16, 40] {
+        let locks = process(&server).await;
+        for _ in 0..count {
+            let (locks, left) = (locks.clone(), left.clone());
+            tasks.push(tokio::spawn(async move {
+                let mut turns = 0_u32;
+                while left.fetch_sub(1, Ordering::Relaxed) > 0 {
+                    let guard = acquire(&locks).await;
+                    tokio::task::yield_now().await;
+                    guard.release().await.unwrap();
+                    turns += 1;
+                }
+                turns
+            }));
+        }
+        processes.push(locks);
+    }
+    let mut turns = Vec::new();
+    for task in tasks {
+        turns.push(task.await.unwrap());
+    }
+    let fair = fairness(&turns);
+    assert!(fair > 0.95, "{fair:.3}: {turns:?}");
+    // The control: were each process served alike, whatever waits in it, this would tell.
+    let alike: Vec<u32> = [1, 4, 16, 40]
+        .iter()
+        .flat_map(|&count| vec![750 / count; count as usize])
+        .collect();
+    assert!(fairness(&alike) < 0.5);
 }
 
 #[tokio::test]

@@ -93,9 +93,16 @@ impl Turn<'_> {
         }
         let lease = &mut self.key.leases[index];
         let terms = lease.terms;
+        if lease.passes == 0 {
+            lease.budget = self.rules.passes(self.key.line.len());
+        }
+        let passes = if self.now < lease.free_until {
+            self.rules.local_passes
+        } else {
+            lease.budget
+        };
         let share = terms.ttl.mul_f64(self.rules.local_share);
-        let is_within_budget =
-            lease.passes < self.rules.local_passes && self.now.since(lease.granted_at) < share;
+        let is_within_budget = lease.passes < passes && self.now.since(lease.granted_at) < share;
         let least = match terms.renew {
             Some(_) => self.rules.grace.min(terms.ttl) / 2,
             // Nothing will be added to it.
@@ -346,7 +353,7 @@ impl Turn<'_> {
             State::Held => {
                 if lease.renew_at.is_some_and(|at| at <= self.now) {
                     lease.renew_at = None;
-                    let renewal = lease.renewal(&self.key.key, self.rules);
+                    let renewal = lease.renewal(&self.key.key, self.rules, self.key.line.len());
                     let patience = lease.patience(self.now, self.rules);
                     self.actions
                         .push(Action::Renew(lease.id, Box::new(renewal), patience));

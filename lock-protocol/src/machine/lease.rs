@@ -44,6 +44,11 @@ pub(super) struct Lease {
     pub(super) granted_at: Instant,
     pub(super) held_since: Instant,
     pub(super) passes: u32,
+    /// How often it may be passed on while others may wait in the store; decided when its first
+    /// holder gives it up.
+    pub(super) budget: u32,
+    /// Until when it may be passed on more often: when it was granted, nobody waited in the store.
+    pub(super) free_until: Instant,
     /// When to renew; `None` while a renewal is under way, and for leases that are not renewed.
     pub(super) renew_at: Option<Instant>,
     /// Who was told of the grant and has not been seen since, and how long it may take.
@@ -162,10 +167,10 @@ impl Lease {
     }
 
     /// The renewal of this lease, with further fencing tokens if none is left for another holder.
-    pub(super) fn renewal(&self, key: &LockKey, rules: &Rules) -> Renewal {
+    pub(super) fn renewal(&self, key: &LockKey, rules: &Rules, waiting: usize) -> Renewal {
         let mut renewal = Renewal::new(key.clone(), self.owner.clone(), self.terms.ttl);
         if self.spare.is_none() {
-            renewal.tokens = rules.tokens();
+            renewal.tokens = rules.passes(waiting);
         }
         renewal
     }

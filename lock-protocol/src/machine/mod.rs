@@ -305,8 +305,7 @@ impl Key {
         now: Instant,
     ) -> Option<(Renewal, Duration)> {
         let lease = self.lease(lease).filter(|lease| lease.is_held())?;
-        let mut renewal = lease.renewal(&self.key, rules);
-        renewal.tokens = 0;
+        let renewal = lease.renewal(&self.key, rules, 0);
         Some((renewal, lease.patience(now, rules)))
     }
 

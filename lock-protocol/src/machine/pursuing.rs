@@ -8,8 +8,7 @@ use super::exchange::{Ending, Exchange, Failure, Known, Pursuit, Stage, Withdraw
 use super::lease::{Lease, State, jittered, on_grid};
 use super::{Action, Granted, LeaseId, Outcome, ReleaseOutcome, Turn, Verb, Waiter, WaiterId};
 use crate::backend::BackendError;
-use crate::claim::AskNumber;
-use crate::claim::{Acquired, Claim, Grant, Holder};
+use crate::claim::{Acquired, AskNumber, Claim, Contended, Grant, Holder};
 use crate::mistakes::{Mistake, made};
 use crate::terms::valid_until;
 use crate::time::Instant;
@@ -143,7 +142,7 @@ impl Turn<'_> {
         let mut claim = Claim::new(self.key.key.clone(), owner?, head.terms.ttl);
         claim.queue = self.key.line.waits();
         claim.grace = self.rules.grace.min(head.terms.ttl);
-        claim.tokens = self.rules.tokens();
+        claim.tokens = self.rules.tokens(self.key.line.len());
         claim.heartbeat = self.rules.heartbeat;
         Some(claim)
     }
@@ -337,6 +336,12 @@ impl Turn<'_> {
         } else {
             terms.renew.map(|period| on_grid(since, period))
         };
+        // Ten times as long as it took to get: those who come to the store meanwhile wait little
+        // longer than they would have for the answer.
+        let free_for = match (by, grant.contended) {
+            (By::Answer, Contended::No) => self.now.since(since) * 10,
+            _ => Duration::ZERO,
+        };
         let mut lease = Lease {
             id: LeaseId(self.next_number()),
             owner: pursuit.claim.owner.clone(),
@@ -348,6 +353,8 @@ impl Turn<'_> {
             granted_at: self.now,
             held_since: self.now,
             passes: 0,
+            budget: 0,
+            free_until: self.now + free_for,
             renew_at,
             untaken: Some((head.id, head.deadline)),
             state: State::Held,

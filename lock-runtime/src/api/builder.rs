@@ -137,8 +137,12 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// How often a lock is passed on within this process, without asking the store, while other processes wait; 32 if not set.
-    /// Raise it for throughput, lower it for the latency of other processes; 0 passes every lock through the store.
+    /// How often at the most a lock is passed on within this process, without asking the store;
+    /// 1,000 if not set.
+    ///
+    /// Where other processes may wait it is passed on twice for each task of this process that
+    /// waited when its first holder ended, so that all tasks have the same share, whatever their
+    /// process. Lower it for the latency of other processes; 0 passes every lock through the store.
     pub fn local_passes(mut self, passes: u32) -> LockRuntimeBuilder {
         self.settings.local_passes = passes;
         self

@@ -29,6 +29,8 @@ pub(crate) struct Hold {
     was_lost: bool,
     /// How often the lease was passed on before.
     passes: u32,
+    /// How often it may be, by those who waited when it was passed on first.
+    budget: u32,
     /// No earlier than when it is renewed again.
     renew_after: Option<Instant>,
 }
@@ -171,13 +173,21 @@ impl World<'_> {
         let before = holds
             .iter()
             .position(|hold| is_here(hold) && hold.lease == *lease);
-        let passes = before.map_or(0, |before| holds.swap_remove(before).passes + 1);
-        if passes > self.rules.local_passes {
-            self.broken(Promise::PassesAreBounded, || format!("{passes}"));
-        }
+        let before = before.map(|before| holds.swap_remove(before));
         let machine = self.processes[process].machines.get(&key);
+        let waiting = machine.map_or(0, |it| it.key.look().waiting);
         let left = machine.map(|it| it.key.remaining(*lease, *token, local));
         let left = left.unwrap_or_default();
+        let (passes, budget) = match before {
+            None => (0, 0),
+            // Whoever it was passed on to waited as well.
+            Some(Hold { passes: 0, .. }) => (1, self.rules.passes(waiting + 1)),
+            Some(before) => (before.passes + 1, before.budget),
+        };
+        if passes > budget {
+            let text = || format!("{passes} times, {budget} allowed");
+            self.broken(Promise::PassesAreBounded, text);
+        }
         let least = match terms.renew {
             Some(_) => self.rules.grace.min(terms.ttl) / 2,
             None => terms.ttl / 10 * 9,
@@ -196,6 +206,7 @@ impl World<'_> {
             untaken: Some(deadline),
             was_lost: false,
             passes,
+            budget,
             renew_after: None,
         });
         self.check_exclusion(key);

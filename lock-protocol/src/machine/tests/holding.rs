@@ -1,8 +1,8 @@
 //! Leases while they are held, and how they are lost.
 
-use super::super::{End, Event};
-use super::bench::{Bench, CHANCE, TTL, ms, with_tokens};
-use crate::claim::{Extension, LostReason, Renewed};
+use super::super::{Answer, End, Event};
+use super::bench::{Bench, CHANCE, TTL, grant, ms, with_tokens};
+use crate::claim::{Acquired, Contended, Extension, LostReason, Renewed};
 use crate::terms::{Terms, valid_until};
 
 fn remaining(b: &Bench) -> core::time::Duration {
@@ -44,6 +44,54 @@ fn a_lease_is_passed_on_within_its_budget_only() {
     b.joins();
     b.pass(TTL / 10);
     assert_eq!(b.ends(), ["#3 release w1 then w2 (waits)", "changed"]);
+}
+
+#[test]
+fn a_lease_is_passed_on_twice_for_each_who_waited_when_its_first_holder_ended() {
+    let mut b = Bench::held();
+    b.joins();
+    b.joins();
+    for waiting in 2..6 {
+        assert_eq!(
+            b.ends()[1],
+            format!("tell {waiting}: granted w1, 10{}", waiting - 1)
+        );
+        // Whoever comes later is served, and adds nothing.
+        b.joins();
+        b.takes(waiting);
+    }
+    assert_eq!(b.ends()[0], "#3 release w1 then w6 (waits)");
+}
+
+#[test]
+fn a_lease_is_passed_on_for_ten_round_trips_where_nobody_waits_in_the_store() {
+    for contended in [Contended::No, Contended::Yes, Contended::NotTold] {
+        let mut b = Bench::new();
+        b.joins();
+        b.pass(ms(10));
+        let mut grant = grant(&b.claim(1), 100);
+        grant.contended = contended;
+        b.answered(1, Answer::Acquired(Acquired::Granted(grant)));
+        b.takes(1);
+        for waiter in 2..5 {
+            b.joins();
+            let told = b.ends();
+            if contended != Contended::No && waiter == 4 {
+                assert_eq!(told[0], "#3 release w1 then w4 (waits)");
+                break;
+            }
+            assert_eq!(
+                told[1],
+                format!("tell {waiter}: granted w1, {}", 99 + waiter)
+            );
+            b.takes(waiter);
+        }
+        if contended == Contended::No {
+            b.pass(ms(100));
+            b.joins();
+            assert_eq!(b.ends()[0], "#3 release w1 then w5 (waits)");
+        }
+    }
 }
 
 #[test]
@@ -181,18 +229,23 @@ fn a_renewal_that_is_not_answered_is_repeated_soon() {
 #[test]
 fn tokens_are_reserved_anew_when_all_have_been_given() {
     let mut b = Bench::held();
-    b.rules.local_passes = 100;
     b.rules.local_share = 1.0;
-    for _ in 0..32 {
+    for _ in 0..7 {
         b.joins();
+    }
+    for _ in 0..7 {
         b.ends();
     }
-    b.takes(33);
-    assert_eq!(b.last_grant().token.as_u64(), 132);
-    assert_eq!(b.in_time(), ["renew w1, 101 tokens"]);
+    b.takes(8);
+    assert_eq!(b.last_grant().token.as_u64(), 107);
+    let left = b.wants_time_in().expect("it is renewed");
+    b.pass(left - ms(1_000));
     b.joins();
+    b.joins();
+    // Twice for each who waits.
+    assert_eq!(b.in_time(), ["renew w1, 4 tokens"]);
     b.renewed(ms(0), with_tokens(500));
-    assert_eq!(b.ends()[1], "tell 34: granted w1, 500");
+    assert_eq!(b.ends()[1], "tell 9: granted w1, 500");
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn a_claim_asks_for_what_the_head_and_the_rules_say() {
     let claim = b.claim(1);
     assert_eq!(
         (claim.ttl, claim.grace, claim.tokens),
-        (ms(500), ms(500), 33)
+        (ms(500), ms(500), 8)
     );
     assert_eq!((claim.heartbeat, claim.number), (b.rules.heartbeat, 1));
 }
