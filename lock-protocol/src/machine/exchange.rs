@@ -1,6 +1,7 @@
 //! Questions under way.
 
 use alloc::sync::Arc;
+use core::num::NonZeroU64;
 use core::time::Duration;
 
 use crate::backend::BackendError;
@@ -20,7 +21,7 @@ pub(super) struct Exchange {
     /// The latest question.
     pub(super) number: AskNumber,
     /// The one before, which may be answered as well.
-    pub(super) earlier: Option<AskNumber>,
+    pub(super) earlier: Option<NonZeroU64>,
     pub(super) asked_at: Instant,
 }
 
@@ -37,13 +38,13 @@ impl Exchange {
     pub(super) fn again(self, number: AskNumber, now: Instant) -> Exchange {
         Exchange {
             number,
-            earlier: Some(self.number),
+            earlier: NonZeroU64::new(self.number),
             asked_at: now,
         }
     }
 
     pub(super) fn is_asked_by(&self, number: AskNumber) -> bool {
-        self.number == number || self.earlier == Some(number)
+        self.number == number || self.earlier.is_some_and(|earlier| earlier.get() == number)
     }
 
     /// When to ask once more.

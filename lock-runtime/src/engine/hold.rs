@@ -21,8 +21,8 @@ pub(crate) struct View {
     engine: Arc<Engine>,
     key: LockKey,
     granted: Granted,
-    /// That of a nested body; the hold's own limit is the lease's.
-    limit: Option<Limit>,
+    /// That of a nested body, which is rare; the hold's own limit is the lease's.
+    limit: Option<Box<Limit>>,
 }
 
 /// The `max_hold` of a nested body.
@@ -92,9 +92,10 @@ impl View {
     /// The view of a body that begins now, nested in that of this one, and ends after `max_hold`.
     pub(crate) fn limited(&self, max_hold: Duration) -> View {
         let ends = clock::now() + max_hold;
-        let outer = self.limit.filter(|outer| outer.ends <= ends);
+        let outer = self.limit.as_deref().copied();
+        let outer = outer.filter(|outer| outer.ends <= ends);
         View {
-            limit: outer.or(Some(Limit { ends, max_hold })),
+            limit: Some(Box::new(outer.unwrap_or(Limit { ends, max_hold }))),
             ..self.clone()
         }
     }
@@ -118,7 +119,7 @@ impl View {
             machine.remaining(lease, token, now)
         });
         let left = remaining.unwrap_or_default();
-        match self.limit {
+        match &self.limit {
             Some(limit) => left.min(limit.ends.since(clock::now())),
             None => left,
         }
@@ -139,9 +140,9 @@ impl View {
 
     /// `Ok` while the body may run, as far as its own limit goes.
     fn check_limit(&self) -> Result<(), LockError> {
-        match self.limit {
-            Some(Limit { ends, max_hold }) if clock::now() >= ends => {
-                Err(self.error(End::MaxHold(max_hold), Duration::ZERO))
+        match &self.limit {
+            Some(limit) if clock::now() >= limit.ends => {
+                Err(self.error(End::MaxHold(limit.max_hold), Duration::ZERO))
             }
             _ => Ok(()),
         }
