@@ -21,6 +21,7 @@ extern crate alloc;
 
 mod backend;
 mod claim;
+pub mod draws;
 mod limits;
 pub mod machine;
 #[cfg(lock_mistakes)]

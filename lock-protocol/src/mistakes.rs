@@ -94,6 +94,17 @@ mistakes! {
     /// News of the next claim do not end the release that it went with.
     NewsDoNotEndRelease,
 
+    // Of tokens that are drawn without a look at the clock of the store.
+
+    /// Every token is believed.
+    BelievesEveryCounter,
+    /// A counter that was looked at once is believed as long as the connection is open.
+    BelievesForEver,
+    /// A token is believed that is below what the last look left.
+    BelievesLowerToken,
+    /// A counter is believed although the server may be another than before.
+    BelievesAfterError,
+
     // Of the front, as users found them.
 
     /// A question whose asker is stuck is not asked again for those who wait behind it.
