@@ -19,7 +19,7 @@ use tempfile::TempDir;
 /// By when a server has done what it was told.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How to start a server.
+/// How to start a server: `redis-server`, or what the variable `LOCK_TEST_SERVER` names.
 #[derive(Clone, Debug)]
 pub struct Options {
     program: String,
@@ -32,7 +32,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            program: "redis-server".to_owned(),
+            program: std::env::var("LOCK_TEST_SERVER")
+                .unwrap_or_else(|_| "redis-server".to_owned()),
             arguments: Vec::new(),
             environment: Vec::new(),
             password: None,
