@@ -13,7 +13,7 @@ use crate::token::{FenceBlock, OwnerToken};
 pub type AskNumber = u64;
 
 /// A request for a lock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 #[non_exhaustive]
 pub struct Claim {
     /// Which lock.
@@ -79,7 +79,7 @@ pub enum Mode {
 }
 
 /// What became of a claim.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Acquired {
     /// The claim owns the lock.
@@ -92,7 +92,7 @@ pub enum Acquired {
 }
 
 /// A lease as the store gave it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Grant {
     /// The fencing tokens reserved with the lease.
@@ -118,7 +118,7 @@ impl Grant {
 }
 
 /// Whether others wait for a lock in the store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Contended {
     /// Somebody does.
@@ -131,7 +131,7 @@ pub enum Contended {
 }
 
 /// What is known of the present owner of a taken lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Holder {
     /// What is left of its lease; `None` if it never ends.
@@ -168,7 +168,7 @@ impl Holder {
 }
 
 /// A lease to extend.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 #[non_exhaustive]
 pub struct Renewal {
     /// Which lock.
@@ -200,7 +200,7 @@ impl Renewal {
 }
 
 /// What became of a renewal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Renewed {
     /// The owner holds the lock again.
@@ -222,7 +222,7 @@ impl Renewed {
 }
 
 /// What a renewal gave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Extension {
     /// Further fencing tokens, if some were asked for.
@@ -256,7 +256,7 @@ pub enum LostReason {
 }
 
 /// A lease to end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 #[non_exhaustive]
 pub struct Release {
     /// Which lock.
@@ -299,7 +299,7 @@ impl Release {
 }
 
 /// What became of a release.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Released {
     /// The lease has ended, and this became of the `next` claim, if one was given.

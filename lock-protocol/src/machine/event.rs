@@ -90,7 +90,7 @@ pub enum Action {
 pub type Actions = Vec<Action>;
 
 /// A question to the store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Ask {
     /// The name of the question; it grows from one question of a key to the next.
     pub number: AskNumber,
@@ -101,7 +101,7 @@ pub struct Ask {
 }
 
 /// What is asked of the store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Verb {
     /// See [`Backend::acquire`](crate::Backend::acquire).
     Acquire(Claim),
@@ -179,7 +179,7 @@ pub enum Outcome {
 }
 
 /// A hold of a lease.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Granted {
     /// Of which lease.
     pub lease: LeaseId,

@@ -1,6 +1,8 @@
 //! Questions under way.
 
 use alloc::sync::Arc;
+use core::hash::{Hash, Hasher};
+use core::mem::discriminant;
 use core::num::NonZeroU64;
 use core::time::Duration;
 
@@ -16,7 +18,7 @@ const OVERDUE: Duration = Duration::from_millis(100);
 
 /// A question that was asked once, or twice: the second time because the first asker may never get
 /// to hear the answer, with its thread blocked or its future kept without being polled.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(super) struct Exchange {
     /// The latest question.
     pub(super) number: AskNumber,
@@ -72,7 +74,7 @@ impl Exchange {
 }
 
 /// What is done to get the lock for those who wait: one claim, until it is granted or withdrawn.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Pursuit {
     pub(super) claim: Claim,
     pub(super) stage: Stage,
@@ -101,7 +103,7 @@ impl Pursuit {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) enum Stage {
     /// The store is asked.
     Asking(Exchange),
@@ -114,7 +116,7 @@ pub(super) enum Stage {
 }
 
 /// A lease that its holder has given up.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Releasing {
     pub(super) stage: Ending,
     pub(super) started: Instant,
@@ -126,7 +128,7 @@ pub(super) struct Releasing {
 }
 
 /// A claim on its way out of the store, for which nobody waits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Withdrawal {
     pub(super) claim: Claim,
     pub(super) stage: Ending,
@@ -139,7 +141,7 @@ pub(super) struct Withdrawal {
 pub(super) type Failure = Option<(Arc<BackendError>, Option<Duration>)>;
 
 /// How far the end of something in the store is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(super) enum Ending {
     /// The store is asked.
     Asking(Exchange),
@@ -162,4 +164,16 @@ pub(super) enum Known {
     Held(Option<Instant>),
     /// It could not be asked.
     Failed(Arc<BackendError>),
+}
+
+/// Of an error it counts only what the machine looks at.
+impl Hash for Known {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        discriminant(self).hash(state);
+        match self {
+            Known::Nothing => {}
+            Known::Held(until) => until.hash(state),
+            Known::Failed(error) => error.is_denied().hash(state),
+        }
+    }
 }

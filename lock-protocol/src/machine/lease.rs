@@ -16,7 +16,7 @@ use crate::token::{FenceBlock, FencingToken, OwnerToken};
 pub struct LeaseId(pub u64);
 
 /// Why a hold ended against the will of its holder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
     /// The lease can no longer be proven.
     Lost(LostReason),
@@ -26,7 +26,7 @@ pub enum End {
 
 /// A granted claim. It may have several holders in this process, one after the other, each with its
 /// own fencing token.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Lease {
     pub(super) id: LeaseId,
     pub(super) owner: OwnerToken,
@@ -56,7 +56,7 @@ pub(super) struct Lease {
     pub(super) state: State,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) enum State {
     /// The holder may rely on it.
     Held,

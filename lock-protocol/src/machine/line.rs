@@ -11,7 +11,7 @@ use crate::token::OwnerToken;
 pub struct WaiterId(pub u64);
 
 /// A task that wants the lock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Waiter {
     /// Its name.
     pub id: WaiterId,
@@ -27,7 +27,7 @@ pub struct Waiter {
 }
 
 /// The waiters of one key.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Line(VecDeque<Waiter>);
 
 impl Line {

@@ -127,7 +127,7 @@ use crate::time::Instant;
 use crate::token::{FencingToken, OwnerToken};
 
 /// What one process does about one key: see the [module](self).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Key {
     key: LockKey,
     line: Line,

@@ -4,7 +4,7 @@ use crate::mistakes::{Mistake, made};
 use crate::token::{FenceBlock, FencingToken};
 
 /// One for all keys, so that nothing need be kept for a key that nobody holds.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Fence {
     last: u64,
 }

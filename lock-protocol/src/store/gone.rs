@@ -1,5 +1,7 @@
 //! Claims that were withdrawn while a question of them may have been on its way.
 
+use alloc::vec::Vec;
+use core::hash::{Hash, Hasher};
 use core::time::Duration;
 
 use super::{FEW, Map};
@@ -37,5 +39,13 @@ impl Gone {
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.until.len()
+    }
+}
+
+impl Hash for Gone {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut until: Vec<_> = self.until.iter().collect();
+        until.sort_unstable();
+        until.hash(state);
     }
 }

@@ -13,14 +13,14 @@ use crate::name::LockKey;
 use crate::time::Instant;
 use crate::token::{FenceBlock, OwnerToken};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Lock<W> {
     pub(super) lease: Option<Lease>,
     /// In the order in which the store first heard of the claims.
     pub(super) queue: VecDeque<Waiter<W>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Lease {
     pub(super) owner: OwnerToken,
     /// `None`: never.
@@ -30,7 +30,7 @@ pub(super) struct Lease {
     pub(super) is_foreign: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Waiter<W> {
     pub(super) claim: Claim,
     way: W,

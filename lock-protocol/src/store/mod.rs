@@ -12,7 +12,9 @@ mod tests;
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
+use alloc::vec::Vec;
 
+use core::hash::{Hash, Hasher};
 use core::time::Duration;
 
 use foldhash::fast::FixedState;
@@ -57,7 +59,7 @@ pub struct Message<W> {
 }
 
 /// What a claim that waits is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Word {
     /// It was handed the lock, at this instant of the store.
     Granted(Grant, Instant),
@@ -243,6 +245,20 @@ impl<W: Clone> Store<W> {
             .iter()
             .filter(move |(k, _)| k.as_str() == key)
             .map(|(_, lock)| lock)
+    }
+}
+
+/// Of all that is kept, in an order that says nothing of how it came about.
+impl<W: Hash> Hash for Store<W> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut locks: Vec<_> = self.locks.iter().collect();
+        locks.sort_unstable_by_key(|(key, _)| key.stored());
+        locks.hash(state);
+        let mut stolen: Vec<_> = self.stolen.iter().collect();
+        stolen.sort_unstable_by_key(|(key, _)| *key);
+        stolen.hash(state);
+        self.gone.hash(state);
+        self.fence.hash(state);
     }
 }
 
