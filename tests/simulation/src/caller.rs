@@ -12,7 +12,7 @@ use crate::process::{Doing, FlightId, Heard, What};
 use crate::promise::Promise;
 use crate::world::{ToProcess, World};
 
-impl World<'_> {
+impl World {
     pub(crate) fn plan_turn(&mut self, process: usize, caller: usize, at: Time) {
         let it = &mut self.processes[process].callers[caller];
         it.turn += 1;
@@ -80,14 +80,19 @@ impl World<'_> {
         if is_over && !self.one_in(4) || self.is_ending {
             return;
         }
-        let key = self.rng.usize(0..self.plan.keys);
+        let wants = &mut self.processes[process].callers[caller].wants;
+        if *wants == 0 {
+            return;
+        }
+        *wants -= 1;
+        let key = self.chance.index(self.plan.keys);
         let terms = self.terms();
         let once = self.one_in(5);
         let id = self.next_waiter(process);
         // Most bring none, and the machine is given one when it wants it.
         let owner = self.one_in(4).then(|| self.new_owner(process));
         let local = self.processes[process].clock.read(self.now);
-        let wait = *self.rng.choice(&[20, 200, 1_000, 3_000]).unwrap_or(&200);
+        let wait = self.chance.one_of(&[20, 200, 1_000, 3_000]);
         let waiter = Waiter {
             id,
             terms,
@@ -103,12 +108,12 @@ impl World<'_> {
             deadline,
             outcome: None,
         };
-        if self.one_in(12) {
+        if self.chance.strikes(Fault::CallerParked, 12) {
             self.fault(Fault::CallerParked);
             let until = self.now + self.some_ms(1, 2_500);
             self.processes[process].callers[caller].parked_until = until;
         }
-        if self.one_in(8) {
+        if self.chance.strikes(Fault::CallerLeft, 8) {
             let at = self.now + self.some_ms(0, 400);
             self.processes[process].callers[caller].drop_at = Some(at);
         }
@@ -129,19 +134,17 @@ impl World<'_> {
 
     /// An owner token that no other claim has.
     pub(crate) fn new_owner(&mut self, process: usize) -> OwnerToken {
-        self.last_owner += 1;
-        let owner = OwnerToken::new(format!("p{process}/{}", self.last_owner));
-        let life = self.processes[process].life;
+        let it = &mut self.processes[process];
+        it.last_owner += 1;
+        let owner = OwnerToken::new(format!("p{process}/{}", it.last_owner));
+        let life = it.life;
         self.onlooker.owners.insert(owner.clone(), (process, life));
         owner
     }
 
     /// A few terms, so that waiters often want the same.
     fn terms(&mut self) -> Terms {
-        let ttl = *self
-            .rng
-            .choice(&[300, 600, 600, 600, 1_500])
-            .unwrap_or(&600);
+        let ttl = self.chance.one_of(&[300, 600, 600, 600, 1_500]);
         let mut terms = Terms::new(ms(ttl));
         if !self.one_in(5) {
             terms.renew = Some(ms(ttl / 3));
@@ -191,7 +194,7 @@ impl World<'_> {
                 _ => false,
             });
         if let Some(caller) = waits {
-            let at = self.now + self.rng.u64(0..MS);
+            let at = self.now + self.chance.any(0..MS);
             self.plan_turn(process, caller, at);
         }
     }
@@ -245,12 +248,12 @@ impl World<'_> {
             since,
             is_told: false,
         };
-        if self.one_in(20) {
+        if self.chance.strikes(Fault::CallerParked, 20) {
             self.fault(Fault::CallerParked);
             let until = self.now + self.some_ms(1, 1_500);
             self.processes[process].callers[caller].parked_until = until;
         }
-        if self.one_in(10) {
+        if self.chance.strikes(Fault::ReleaseLeft, 10) {
             let at = self.now + self.some_ms(0, 5);
             self.processes[process].callers[caller].drop_at = Some(at);
         }
@@ -306,7 +309,7 @@ impl World<'_> {
 
     /// What a future asked goes on without it, or is cut off.
     fn let_go_of_pumps(&mut self, process: usize, caller: usize) {
-        if self.rng.bool() {
+        if self.chance.coin() {
             return self.cut_off(process, caller);
         }
         let mut flights = self.processes[process].flights.values_mut();
@@ -325,7 +328,7 @@ impl World<'_> {
         it.doing = Doing::Nothing;
         it.parked_until = 0;
         it.drop_at = None;
-        let pause = Duration::from_micros(self.rng.u64(0..40_000));
+        let pause = Duration::from_micros(self.chance.any(0..40_000));
         let at = self.now + nanos(pause);
         self.plan_turn(process, caller, at);
     }

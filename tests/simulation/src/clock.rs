@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use lock_protocol::Instant;
 
+use crate::chance::Chance;
+
 /// True time in nanoseconds. The clock of the server is right.
 pub(crate) type Time = u64;
 
@@ -26,10 +28,18 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn new(rng: &mut fastrand::Rng) -> Clock {
+    pub(crate) fn new(chance: &mut Chance) -> Clock {
         Clock {
-            origin: rng.u64(1_000..2_000) * 1_000_000_000,
-            rate: MS - MS / 200 + rng.u64(0..=MS / 100),
+            origin: chance.of(1_000..2_000) * 1_000_000_000,
+            rate: MS - MS / 200 + chance.of(0..MS / 100 + 1),
+        }
+    }
+
+    /// A clock that shows the true time.
+    pub(crate) fn right() -> Clock {
+        Clock {
+            origin: 0,
+            rate: MS,
         }
     }
 
@@ -52,10 +62,10 @@ mod tests {
 
     #[test]
     fn a_clock_shows_an_instant_when_it_says_and_not_earlier() {
-        let mut rng = fastrand::Rng::with_seed(1);
+        let mut chance = Chance::seeded(1);
         for _ in 0..1000 {
-            let clock = Clock::new(&mut rng);
-            let at = clock.read(0) + Duration::from_nanos(rng.u64(1..100_000_000_000));
+            let clock = Clock::new(&mut chance);
+            let at = clock.read(0) + Duration::from_nanos(chance.of(1..100_000_000_000));
             let time = clock.when(at);
             assert!(clock.read(time) >= at);
             assert!(clock.read(time - 1) < at);

@@ -2,7 +2,8 @@
 
 use lock_protocol::machine::{Action, Ask, Event, Key, LeaseId, Look, Verb, WaiterId};
 
-use crate::clock::nanos;
+use crate::clock::{MS, nanos};
+use crate::fault::Fault;
 use crate::process::{Doing, Machine, What};
 use crate::promise::Promise;
 use crate::rows::Step;
@@ -10,7 +11,7 @@ use crate::server::Body;
 use crate::words;
 use crate::world::{ToProcess, World};
 
-impl World<'_> {
+impl World {
     /// Gives an event to the machine of a key, checks what it does about it, and does that.
     ///
     /// `pump` is the caller within whose future this happens.
@@ -114,7 +115,7 @@ impl World<'_> {
     fn perform(&mut self, process: usize, key: usize, action: Action, pump: Option<usize>) {
         match action {
             Action::Ask(ask) => {
-                if self.storm_one_in(25) {
+                if self.strikes(Fault::RequestOvertaken, 25) {
                     // Whoever is to send it comes to it late, with its thread blocked.
                     let longest = if self.one_in(3) { 600 } else { 20 };
                     let at = self.now + self.some_ms(1, longest);
@@ -193,7 +194,7 @@ impl World<'_> {
         // Saturated instants are never.
         if let Some(at) = wanted.filter(|at| at.as_nanos() < u64::MAX) {
             // A timer of a runtime is late by up to its resolution.
-            let late = self.rng.u64(0..1_000_000);
+            let late = self.chance.any(0..MS);
             let at = self.processes[process].clock.when(at).saturating_add(late);
             self.plan_for(process, at, ToProcess::Time(key, timer));
         }

@@ -5,7 +5,9 @@
 //! true time checks every [`Promise`] at every step, and the history ends at the first that is
 //! broken. `cargo run -p lock-simulation -- --seed N --trace` tells it line by line.
 //!
-//! - `world`: what happens next.
+//! - `world`: what happens next; `chance`: what decides where it is open.
+//! - [`explore`]: every order of events; `sum`: when two states are one.
+//! - [`transcript`]: what happened to the store.
 //! - `process`, `engine`, `caller`: a process, what its engine does around a machine, and what its
 //!   callers do.
 //! - `network`, `server`: connections, the client of the store, and the store.
@@ -14,8 +16,10 @@
 //! - [`Rows`]: which rows of the table of the machine were taken.
 
 mod caller;
+mod chance;
 mod clock;
 mod engine;
+pub mod explore;
 mod fault;
 mod mistakes;
 mod network;
@@ -25,14 +29,20 @@ mod promise;
 mod rows;
 mod server;
 mod storm;
+mod sum;
+pub mod transcript;
 mod words;
 mod world;
 
 use std::time::Duration;
 
+use crate::chance::Chance;
 pub use crate::fault::Fault;
 pub use crate::promise::{Promise, Violation};
 pub use crate::rows::Rows;
+pub use crate::server::{Body, Reply, THIEF, Way};
+use crate::transcript::Entry;
+use crate::world::World;
 
 /// What is simulated.
 #[derive(Clone, Debug)]
@@ -85,5 +95,13 @@ pub struct Report {
 
 /// Lets a history happen, and tells it line by line to `trace`.
 pub fn run(plan: &Plan, trace: Option<&mut dyn FnMut(&str)>) -> Report {
-    world::World::new(plan, trace).run()
+    World::new(plan, Chance::seeded(plan.seed)).run(trace)
+}
+
+/// Lets a history happen, and says what happened to the store.
+pub fn transcribe(plan: &Plan) -> (Report, Vec<Entry>) {
+    let mut world = World::new(plan, Chance::seeded(plan.seed));
+    world.transcript = Some(Vec::new());
+    let report = world.run(None);
+    (report, world.transcript.unwrap_or_default())
 }

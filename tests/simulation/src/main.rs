@@ -1,10 +1,15 @@
 //! `cargo run -p lock-simulation -- [--seed N] [--steps N] [--trace]`: lets histories happen, from
 //! the seed on, until as many steps were made; `--trace` tells the first.
+//!
+//! With `--callers 2,1 [--faults N]` every state is visited that so many callers of each process
+//! can reach.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
+use lock_simulation::explore::Bound;
 use lock_simulation::{Fault, Plan, Report, Rows, run};
+use stateright::{Checker, Model};
 
 fn main() -> ExitCode {
     match simulate(std::env::args().skip(1)) {
@@ -20,6 +25,7 @@ fn main() -> ExitCode {
 /// Whether every promise held.
 fn simulate(mut arguments: impl Iterator<Item = String>) -> Result<bool, String> {
     let (mut seed, mut steps, mut is_traced) = (1, 1_000_000, false);
+    let (mut callers, mut faults) = (Vec::new(), 1);
     while let Some(option) = arguments.next() {
         if option == "--trace" {
             is_traced = true;
@@ -33,14 +39,18 @@ fn simulate(mut arguments: impl Iterator<Item = String>) -> Result<bool, String>
             make(&value)?;
             continue;
         }
-        let number = value
-            .parse::<u64>()
-            .map_err(|error| format!("{option} {value}: {error}"))?;
-        match option.as_str() {
-            "--seed" => seed = number,
-            "--steps" => steps = number,
-            _ => return Err(format!("unknown option {option}: --seed, --steps, --trace")),
+        let numbers: Result<Vec<u64>, _> = value.split(',').map(str::parse).collect();
+        let numbers = numbers.map_err(|error| format!("{option} {value}: {error}"))?;
+        match (option.as_str(), &numbers[..]) {
+            ("--seed", [number]) => seed = *number,
+            ("--steps", [number]) => steps = *number,
+            ("--faults", [number]) => faults = *number,
+            ("--callers", _) => callers = numbers,
+            _ => return Err(format!("unknown option {option} {value}")),
         }
+    }
+    if !callers.is_empty() {
+        return Ok(explore(&callers, faults));
     }
     if is_traced {
         let report = run(&Plan::new(seed), Some(&mut |line| println!("{line}")));
@@ -76,6 +86,19 @@ fn simulate(mut arguments: impl Iterator<Item = String>) -> Result<bool, String>
     println!("{histories} histories, {made} steps, {seconds:.1} s");
     println!("{grants} grants, {stale} stale writes refused");
     Ok(holds)
+}
+
+/// Visits every state. Whether every promise held.
+fn explore(callers: &[u64], faults: u64) -> bool {
+    let callers: Vec<usize> = callers.iter().map(|number| *number as usize).collect();
+    let bound = Bound::new(&callers, u8::try_from(faults).unwrap_or(u8::MAX));
+    let begun = Instant::now();
+    let checker = bound.clone().checker().threads(2).spawn_dfs().join();
+    let broken = bound.broken(checker.discoveries());
+    println!("{}", broken.as_deref().unwrap_or("every promise holds"));
+    let (states, seconds) = (checker.unique_state_count(), begun.elapsed().as_secs());
+    println!("{states} states, {seconds} s");
+    broken.is_none()
 }
 
 /// Makes the mistake with this name.

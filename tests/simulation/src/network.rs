@@ -11,9 +11,10 @@ use crate::clock::{MS, Time};
 use crate::fault::Fault;
 use crate::process::{Condition, Flight, FlightId, Heard, What};
 use crate::server::{Body, Reply, Way, instant};
+use crate::transcript;
 use crate::world::{Failure, Happens, Request, ToProcess, World};
 
-impl World<'_> {
+impl World {
     /// Sends a question of `process`. Its answer, or failure, comes later.
     pub(crate) fn send(
         &mut self,
@@ -66,7 +67,7 @@ impl World<'_> {
         let timeout = now + patience;
         self.plan_for(process, timeout, ToProcess::Fails(id, Failure::Timeout));
 
-        if is_numbered && self.storm_one_in(100) {
+        if is_numbered && self.strikes(Fault::Refused, 100) {
             self.fault(Fault::Refused);
             self.onlooker.forget(&owners);
             let at = now + self.some_ms(1, 5);
@@ -81,14 +82,14 @@ impl World<'_> {
             body,
             is_late: false,
         };
-        if self.storm_one_in(100) {
+        if self.strikes(Fault::RequestLost, 100) {
             self.fault(Fault::RequestLost);
             self.onlooker.forget(&owners);
             return;
         }
         // A claim that does not wait has nothing that would tell the store that it is over.
         let leaves_traces = !matches!(&request.body, Body::Acquire(claim) if !claim.queue);
-        if leaves_traces && self.storm_one_in(40) {
+        if leaves_traces && self.strikes(Fault::RequestTwice, 40) {
             self.fault(Fault::RequestTwice);
             self.onlooker.mention(&owners);
             let at = self.arrival_up(process);
@@ -101,24 +102,24 @@ impl World<'_> {
     }
 
     fn latency(&mut self) -> Time {
-        if self.storm_one_in(50) {
+        if self.strikes(Fault::Slow, 50) {
             self.fault(Fault::Slow);
             return self.some_ms(5, 300);
         }
-        self.rng.u64(MS / 10..2 * MS)
+        self.chance.latency()
     }
 
     fn arrival_up(&mut self, process: usize) -> Time {
-        let at = self.now + self.latency();
+        let (at, gap) = (self.now + self.latency(), self.chance.gap());
         let link = &mut self.processes[process].link;
-        link.up = at.max(link.up + 1);
+        link.up = at.max(link.up + gap);
         link.up
     }
 
     fn arrival_down(&mut self, process: usize) -> Time {
-        let at = self.now + self.latency();
+        let (at, gap) = (self.now + self.latency(), self.chance.gap());
         let link = &mut self.processes[process].link;
-        link.down = at.max(link.down + 1);
+        link.down = at.max(link.down + gap);
         link.down
     }
 
@@ -157,7 +158,7 @@ impl World<'_> {
         if !is_open {
             return self.onlooker.forget(&owners);
         }
-        if self.storm_one_in(100) {
+        if self.strikes(Fault::AnswerLost, 100) {
             self.fault(Fault::AnswerLost);
             return self.onlooker.forget(&owners);
         }
@@ -168,7 +169,11 @@ impl World<'_> {
 
     /// The server does what is asked.
     fn execute(&mut self, key: usize, body: &Body, way: Way) -> Reply {
+        let before = self.kept(key);
         let (reply, messages, violation) = self.server.execute(key, body, way, self.now);
+        self.note(key, before, || {
+            transcript::asked(way, body, &reply, &messages)
+        });
         self.trace(|world| {
             let owner = world.server.owner(key, world.now);
             let queue = world.server.queue(key, world.now);
@@ -206,7 +211,7 @@ impl World<'_> {
                 && self.processes[process].condition != Condition::IsDead
                 && link.is_up
                 && link.epoch == epoch;
-            if !is_open || self.storm_one_in(30) {
+            if !is_open || self.strikes(Fault::NewsLost, 30) {
                 self.fault(Fault::NewsLost);
                 continue;
             }
@@ -218,7 +223,7 @@ impl World<'_> {
             let news = |owner| ToProcess::News(epoch, key, owner, message.word, since);
             self.onlooker.mention([&owner]);
             self.plan_for(process, at, news(owner.clone()));
-            if self.storm_one_in(4) {
+            if self.strikes(Fault::NewsTwice, 4) {
                 self.fault(Fault::NewsTwice);
                 let at = at + self.some_ms(0, 400);
                 self.onlooker.mention([&owner]);
@@ -289,7 +294,7 @@ impl World<'_> {
             Heard::Answer(Answer::NotKnown(error.into(), None))
         } else {
             let longest = ((25 * MS) << failures.min(3)).min(200 * MS);
-            let pause = self.rng.u64(longest / 2..=longest);
+            let pause = self.chance.any(longest / 2..longest + 1);
             let error = BackendError::unavailable("not known");
             let pause = std::time::Duration::from_nanos(pause);
             Heard::Answer(Answer::NotKnown(error.into(), Some(pause)))
@@ -327,7 +332,7 @@ impl World<'_> {
         if is_refusal {
             self.onlooker.excuse(&owners);
         }
-        let chance = self.rng.u32(..);
+        let chance = self.chance.spread();
         match (what, heard) {
             (What::Ask(ask), Heard::Answer(answer)) => {
                 let event = Event::Answered {
@@ -414,7 +419,7 @@ impl World<'_> {
         let epoch = link.epoch;
         self.trace(|_| format!("p{process} loses its connection"));
         self.fault(Fault::Cut);
-        let fate = match self.rng.u8(0..3) {
+        let fate = match self.chance.small(0..3) {
             0 => None,
             1 => Some(0),
             _ => Some(self.some_ms(0, 3_000)),

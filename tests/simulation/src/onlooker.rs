@@ -1,6 +1,7 @@
 //! Who knows the true time and everything else, and looks whether the promises hold.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 
 use lock_protocol::machine::{
     Action, Actions, Answer, Ask, Event, Granted, LeaseId, Look, Outcome, Pursued, ReleaseOutcome,
@@ -13,9 +14,11 @@ use crate::process::{Condition, Doing, Process};
 use crate::promise::{Promise, Violation};
 use crate::rows::Step;
 use crate::server::THIEF;
+use crate::sum::Sum;
 use crate::world::World;
 
 /// A hold that was told to somebody, until its process knows nothing of the lease any more.
+#[derive(Clone, Hash)]
 pub(crate) struct Hold {
     process: usize,
     key: usize,
@@ -35,6 +38,7 @@ pub(crate) struct Hold {
     renew_after: Option<Instant>,
 }
 
+#[derive(Clone)]
 pub(crate) struct Onlooker {
     pub(crate) violation: Option<Violation>,
     /// The claims that want to be queued.
@@ -105,6 +109,21 @@ impl Onlooker {
         self.flushed.contains(owner)
     }
 
+    pub(crate) fn add_to(&self, sum: &mut Sum<'_>) {
+        sum.add_unordered(&self.queues);
+        sum.add_unordered(&self.mentions);
+        sum.add_unordered(&self.excused);
+        sum.add_unordered(&self.flushed);
+        sum.add_unordered(&self.holds);
+        self.last_token.iter().for_each(|token| token.hash(sum));
+        for (token, place) in &self.resource {
+            (token, place).hash(sum);
+        }
+        (self.grants, self.stale_writes > 0).hash(sum);
+        let broken = self.violation.as_ref().map(|violation| violation.promise);
+        broken.hash(sum);
+    }
+
     pub(crate) fn die(&mut self, process: usize) {
         self.holds.retain(|hold| hold.process != process);
     }
@@ -131,7 +150,7 @@ impl Onlooker {
     }
 }
 
-impl World<'_> {
+impl World {
     /// A waiter is told that it was granted the lock.
     pub(crate) fn granted(&mut self, process: usize, key: usize, id: WaiterId, granted: &Granted) {
         let Granted {

@@ -6,11 +6,12 @@ use lock_protocol::machine::{Answer, Ask, Key, LeaseId, Outcome, WaiterId};
 use lock_protocol::{FencingToken, Instant, OwnerToken, Renewed, Terms};
 
 use crate::clock::{Clock, Time};
-use crate::world::Happening;
+use crate::world::{Happening, ToProcess};
 
 /// The name of a question under way.
 pub(crate) type FlightId = u64;
 
+#[derive(Clone)]
 pub(crate) struct Process {
     /// Which of its lives: a process that crashed is started again.
     pub(crate) life: u32,
@@ -29,9 +30,12 @@ pub(crate) struct Process {
     /// Since when it shuts down.
     pub(crate) closing_since: Option<Time>,
     pub(crate) last_waiter: u64,
+    pub(crate) last_owner: u64,
+    /// After which the numbers of its machines begin.
+    pub(crate) first_number: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Condition {
     Runs,
     StandsStill,
@@ -54,6 +58,7 @@ pub(crate) struct Link {
     pub(crate) seen: Option<(u32, u32)>,
 }
 
+#[derive(Clone)]
 pub(crate) struct Machine {
     pub(crate) key: Key,
     pub(crate) timer: u64,
@@ -68,6 +73,7 @@ pub(crate) struct Machine {
 }
 
 /// A question under way, from the view of its asker.
+#[derive(Clone)]
 pub(crate) struct Flight {
     pub(crate) key: usize,
     pub(crate) what: What,
@@ -80,7 +86,7 @@ pub(crate) struct Flight {
     pub(crate) heard: Option<Heard>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Hash)]
 pub(crate) enum What {
     Ask(Ask),
     Renew(LeaseId),
@@ -94,13 +100,17 @@ pub(crate) enum Heard {
     Renewed(Option<Renewed>),
 }
 
+#[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) doing: Doing,
     pub(crate) turn: u64,
     pub(crate) parked_until: Time,
     pub(crate) drop_at: Option<Time>,
+    /// How often it still wants a lock.
+    pub(crate) wants: u32,
 }
 
+#[derive(Clone)]
 pub(crate) enum Doing {
     Nothing,
     Waits {
@@ -133,6 +143,7 @@ impl Process {
             turn: 0,
             parked_until: 0,
             drop_at: None,
+            wants: u32::MAX,
         };
         Process {
             life: 0,
@@ -150,7 +161,51 @@ impl Process {
             runs_since: 0,
             closing_since: None,
             last_waiter: 0,
+            last_owner: 0,
+            first_number: 0,
         }
+    }
+
+    /// Whether this would change nothing any more.
+    pub(crate) fn is_over(&self, what: &ToProcess) -> bool {
+        match what {
+            ToProcess::Fails(flight, _) => !self.flights.contains_key(flight),
+            ToProcess::Time(key, timer) => {
+                let machine = self.machines.get(key);
+                machine.is_none_or(|machine| machine.timer != *timer)
+            }
+            ToProcess::Turn(caller, turn) => {
+                let Caller {
+                    doing,
+                    turn: its,
+                    wants,
+                    ..
+                } = &self.callers[*caller];
+                its != turn || *wants == 0 && matches!(doing, Doing::Nothing)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether this is a caller that only leaves, which makes no difference to anybody else.
+    pub(crate) fn is_leaving(&self, what: &ToProcess) -> bool {
+        let ToProcess::Turn(caller, _) = what else {
+            return false;
+        };
+        match &self.callers[*caller].doing {
+            Doing::Releases { is_told, .. } => *is_told,
+            Doing::Waits { outcome, .. } => {
+                let outcome = outcome.as_ref();
+                outcome.is_some_and(|it| !matches!(it, Outcome::Granted(_)))
+            }
+            Doing::Nothing | Doing::Holds { .. } => false,
+        }
+    }
+
+    /// Whether its callers are done, and it is.
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut callers = self.callers.iter();
+        self.is_idle() && callers.all(|caller| caller.wants == 0) && self.machines.is_empty()
     }
 
     pub(crate) fn is_idle(&self) -> bool {

@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use stateright::Property;
+
+use crate::explore::Bound;
+
 macro_rules! promises {
     ($($name:ident: $text:literal,)*) => {
         /// A promise of the lock.
@@ -20,6 +24,13 @@ macro_rules! promises {
                     $(Promise::$name => $text,)*
                 }
             }
+        }
+
+        /// What is to hold in every state that is explored.
+        pub(crate) fn properties() -> Vec<Property<Bound>> {
+            vec![
+                $(Property::<Bound>::always($text, |_, state| state.keeps(Promise::$name)),)*
+            ]
         }
     };
 }

@@ -1,6 +1,7 @@
 //! The server: the pure store, and an onlooker beside it who keeps a list of its own of who waits.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 
 use lock_protocol::store::{Messages, Moment, Store};
 use lock_protocol::{
@@ -9,32 +10,41 @@ use lock_protocol::{
 
 use crate::clock::{MS, Time, nanos};
 use crate::promise::{Promise, Violation};
+use crate::sum::Sum;
 
 /// A process, and which of its lives.
-pub(crate) type Way = (usize, u32);
+pub type Way = (usize, u32);
 
 /// The owner that is none of ours.
-pub(crate) const THIEF: &str = "another program";
+pub const THIEF: &str = "another program";
 
 /// What is asked of the store.
-#[derive(Clone, Debug)]
-pub(crate) enum Body {
+#[derive(Clone, Debug, Hash)]
+pub enum Body {
+    /// A claim asks for the lock.
     Acquire(Claim),
+    /// A lease is ended.
     Release(Release),
+    /// A claim is withdrawn, and whether it is in doubt.
     Abandon(OwnerToken, bool),
     /// The lock was handed to a claim that its process does not know.
     GiveBack(OwnerToken),
     /// The process to which the lock was handed has no connection.
     Skip(OwnerToken),
+    /// A lease is extended.
     Renew(Renewal),
 }
 
 /// What the store answers.
-#[derive(Clone, Debug)]
-pub(crate) enum Reply {
+#[derive(Clone, Debug, Hash)]
+pub enum Reply {
+    /// What became of a claim.
     Acquired(Acquired),
+    /// What became of a release.
     Released(Released),
+    /// A claim was withdrawn.
     Abandoned,
+    /// What became of a renewal.
     Renewed(Renewed),
 }
 
@@ -64,13 +74,14 @@ impl Body {
 }
 
 /// What the onlooker knows of one key.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Ledger {
     /// Who waits, in which order, when it asked last, and for how long it is remembered.
     waiting: Vec<(OwnerToken, Time, Time)>,
     withdrawn: HashSet<OwnerToken>,
 }
 
+#[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) keys: Vec<LockKey>,
     store: Store<Way>,
@@ -84,6 +95,14 @@ impl Server {
             keys: (0..keys).map(key).collect(),
             store: Store::new(),
             ledgers: (0..keys).map(|_| Ledger::default()).collect(),
+        }
+    }
+
+    pub(crate) fn add_to(&self, sum: &mut Sum<'_>) {
+        self.store.hash(sum);
+        for Ledger { waiting, withdrawn } in &self.ledgers {
+            waiting.hash(sum);
+            sum.add_unordered(withdrawn);
         }
     }
 
@@ -124,13 +143,14 @@ impl Server {
         is_free
     }
 
-    pub(crate) fn end_theft(&mut self, key: usize, now: Time) {
-        if self
-            .owner(key, now)
-            .is_some_and(|owner| owner.as_str() == THIEF)
-        {
+    /// Whether another program had it.
+    pub(crate) fn end_theft(&mut self, key: usize, now: Time) -> bool {
+        let owner = self.owner(key, now);
+        let is_stolen = owner.is_some_and(|owner| owner.as_str() == THIEF);
+        if is_stolen {
             self.store.expire(self.keys[key].as_str());
         }
+        is_stolen
     }
 
     /// This claim must not come back.
@@ -271,7 +291,7 @@ pub(crate) fn instant(now: Time) -> Instant {
     Instant::from_nanos(now)
 }
 
-fn moment(now: Time) -> Moment {
+pub(crate) fn moment(now: Time) -> Moment {
     Moment {
         now: instant(now),
         // It counts from some day.

@@ -1,26 +1,20 @@
 //! What goes wrong, and when.
 
-use lock_protocol::machine::Event;
+use lock_protocol::machine;
 
 use crate::clock::{MS, nanos};
 use crate::fault::Fault;
 use crate::process::{Condition, Doing, Link};
 use crate::promise::Promise;
+use crate::transcript::Event;
 use crate::world::{Happens, World};
 
-impl World<'_> {
+impl World {
     /// Comes every few milliseconds. Storms and calm take turns.
     pub(crate) fn storm(&mut self) {
         let next = self.now + self.some_ms(2, 40);
         self.plan(next, Happens::Storm);
-        for process in 0..self.processes.len() {
-            self.check_shutdown(process);
-            if self.processes[process].condition == Condition::Runs {
-                for key in 0..self.plan.keys {
-                    self.check_machine(process, key);
-                }
-            }
-        }
+        self.check_processes();
         if self.is_ending {
             return;
         }
@@ -32,8 +26,8 @@ impl World<'_> {
         if !self.is_stormy {
             return;
         }
-        let process = self.rng.usize(0..self.processes.len());
-        match self.rng.u8(0..20) {
+        let process = self.chance.index(self.processes.len());
+        match self.chance.small(0..20) {
             0..=3 => self.cut(process),
             4..=7 => self.pause(process),
             8..=10 => self.crash(process),
@@ -44,8 +38,20 @@ impl World<'_> {
         }
     }
 
+    /// Looks at all processes that run.
+    pub(crate) fn check_processes(&mut self) {
+        for process in 0..self.processes.len() {
+            self.check_shutdown(process);
+            if self.processes[process].condition == Condition::Runs {
+                for key in 0..self.plan.keys {
+                    self.check_machine(process, key);
+                }
+            }
+        }
+    }
+
     /// A process stands still.
-    fn pause(&mut self, process: usize) {
+    pub(crate) fn pause(&mut self, process: usize) {
         let it = &mut self.processes[process];
         if it.condition != Condition::Runs {
             return;
@@ -57,7 +63,7 @@ impl World<'_> {
         self.plan(until, Happens::Resumes(process));
     }
 
-    fn crash(&mut self, process: usize) {
+    pub(crate) fn crash(&mut self, process: usize) {
         if self.processes[process].condition == Condition::IsDead {
             return;
         }
@@ -77,7 +83,7 @@ impl World<'_> {
         it.machines.clear();
         it.flights.clear();
         it.missed.clear();
-        it.numbers.fill(0);
+        it.numbers.fill(it.first_number);
         it.closing_since = None;
         it.last_waiter = 0;
         it.link = Link {
@@ -100,12 +106,12 @@ impl World<'_> {
         it.runs_since = self.now;
         self.connects(process);
         for caller in 0..self.plan.callers {
-            let at = self.now + self.some_ms(0, 20);
+            let at = self.now + self.chance.any(0..20 * MS);
             self.plan_turn(process, caller, at);
         }
     }
 
-    fn shut_down(&mut self, process: usize) {
+    pub(crate) fn shut_down(&mut self, process: usize) {
         let it = &mut self.processes[process];
         if it.condition != Condition::Runs || it.closing_since.is_some() {
             return;
@@ -115,7 +121,7 @@ impl World<'_> {
         self.trace(|_| format!("p{process} shuts down"));
         let keys: Vec<usize> = self.processes[process].machines.keys().copied().collect();
         for key in keys {
-            self.feed(process, key, Event::ShutDown, None);
+            self.feed(process, key, machine::Event::ShutDown, None);
         }
     }
 
@@ -144,22 +150,26 @@ impl World<'_> {
     }
 
     /// It takes longer than a block has microseconds.
-    fn lose_data(&mut self) {
+    pub(crate) fn lose_data(&mut self) {
         self.fault(Fault::DataLost);
         self.trace(|_| "the server loses its data".to_string());
+        let before = self.kept(0);
         self.server.lose_data();
+        self.note(0, before, || Event::DataLost);
         self.stalled_until = self.now + self.some_ms(40, 90);
         self.onlooker.lose_data(&self.processes);
-        if self.rng.bool() {
+        if self.chance.coin() {
             for process in 0..self.processes.len() {
                 self.cut(process);
             }
         }
     }
 
-    fn steal(&mut self) {
-        let key = self.rng.usize(0..self.plan.keys);
+    pub(crate) fn steal(&mut self) {
+        let key = self.chance.index(self.plan.keys);
+        let before = self.kept(key);
         if self.now >= self.stalled_until && self.server.steal(key, self.now) {
+            self.note(key, before, || Event::Stolen);
             self.fault(Fault::Foreign);
             self.trace(|_| format!("another program takes k{key}"));
             let until = self.now + self.some_ms(1, 400);

@@ -7,6 +7,7 @@ use lock_protocol::machine::Ask;
 use lock_protocol::store::Word;
 use lock_protocol::{OwnerToken, Rules};
 
+use crate::chance::Chance;
 use crate::clock::{Clock, MS, Time, ms};
 use crate::fault::Fault;
 use crate::onlooker::Onlooker;
@@ -14,6 +15,7 @@ use crate::process::{Condition, FlightId, Process};
 use crate::promise::{Promise, Violation};
 use crate::rows::Rows;
 use crate::server::{Body, Reply, Server};
+use crate::transcript::{Entry, Event};
 use crate::{Plan, Report, words};
 
 /// Something that is going to happen.
@@ -21,7 +23,7 @@ use crate::{Plan, Report, words};
 pub(crate) struct Happening {
     pub(crate) at: Time,
     /// Of two at the same time, the first to be planned comes first.
-    order: u64,
+    pub(crate) order: u64,
     pub(crate) what: Happens,
 }
 
@@ -56,7 +58,7 @@ pub(crate) enum ToProcess {
     Connects,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Failure {
     Timeout,
     Connection,
@@ -65,7 +67,7 @@ pub(crate) enum Failure {
 }
 
 /// A request on its way.
-#[derive(Clone)]
+#[derive(Clone, Hash)]
 pub(crate) struct Request {
     pub(crate) from: usize,
     pub(crate) life: u32,
@@ -77,12 +79,13 @@ pub(crate) struct Request {
     pub(crate) is_late: bool,
 }
 
-pub(crate) struct World<'a> {
+#[derive(Clone)]
+pub(crate) struct World {
     pub(crate) plan: Plan,
-    pub(crate) rng: fastrand::Rng,
+    pub(crate) chance: Chance,
     pub(crate) now: Time,
     order: u64,
-    queue: BinaryHeap<Happening>,
+    pub(crate) queue: BinaryHeap<Happening>,
     pub(crate) rules: Rules,
     pub(crate) processes: Vec<Process>,
     pub(crate) server: Server,
@@ -94,30 +97,31 @@ pub(crate) struct World<'a> {
     pub(crate) is_stormy: bool,
     pub(crate) is_ending: bool,
     pub(crate) last_flight: FlightId,
-    pub(crate) last_owner: u64,
     pub(crate) onlooker: Onlooker,
     pub(crate) rows: Rows,
     pub(crate) faults: Vec<u64>,
     pub(crate) refusals: HashSet<FlightId>,
     pub(crate) steps: u64,
-    trace: Option<&'a mut dyn FnMut(&str)>,
+    /// What happened, line by line, since somebody last looked; `None` if nobody does.
+    pub(crate) lines: Option<Vec<String>>,
+    /// What happened to the store; `None` if nobody wants to know.
+    pub(crate) transcript: Option<Vec<Entry>>,
 }
 
-impl World<'_> {
-    pub(crate) fn new<'a>(plan: &Plan, trace: Option<&'a mut dyn FnMut(&str)>) -> World<'a> {
-        let mut rng = fastrand::Rng::with_seed(plan.seed);
+impl World {
+    pub(crate) fn new(plan: &Plan, mut chance: Chance) -> World {
         let mut rules = Rules::default();
         rules.command_timeout = ms(200);
         rules.grace = ms(200);
         rules.heartbeat = ms(1_000);
-        rules.local_passes = *rng.choice(&[0, 3, 32, 30_000]).expect("there are some");
-        rules.local_share = *rng.choice(&[0.1, 0.5, 1.0]).expect("there are some");
+        rules.local_passes = chance.one_of(&[0, 3, 32, 30_000]);
+        rules.local_share = chance.one_of(&[0.1, 0.5, 1.0]);
         let processes = (0..plan.processes)
-            .map(|_| Process::new(Clock::new(&mut rng), plan.keys, plan.callers))
+            .map(|_| Process::new(Clock::new(&mut chance), plan.keys, plan.callers))
             .collect();
         World {
             plan: plan.clone(),
-            rng,
+            chance,
             now: 10_000 * MS,
             order: 0,
             queue: BinaryHeap::new(),
@@ -129,47 +133,61 @@ impl World<'_> {
             is_stormy: false,
             is_ending: false,
             last_flight: 0,
-            last_owner: 0,
             onlooker: Onlooker::new(plan.keys),
             rows: Rows::default(),
             faults: vec![0; Fault::ALL.len()],
             refusals: HashSet::new(),
             steps: 0,
-            trace,
+            lines: None,
+            transcript: None,
         }
     }
 
     /// Lets things happen until enough steps were made, then until everything should have ended.
-    pub(crate) fn run(mut self) -> Report {
-        for process in 0..self.processes.len() {
-            self.plan(self.now, Happens::Starts(process));
-        }
+    pub(crate) fn run(&mut self, mut trace: Option<&mut dyn FnMut(&str)>) -> Report {
+        self.begin();
         self.plan(self.now + 300 * MS, Happens::Storm);
-        while self.steps < self.plan.steps && self.happen() {}
+        self.lines = trace.as_ref().map(|_| Vec::new());
+        while self.steps < self.plan.steps && self.happen() {
+            self.tell_lines(&mut trace);
+        }
         if self.onlooker.violation.is_none() {
             self.end();
         }
+        self.tell_lines(&mut trace);
         Report {
             seed: self.plan.seed,
             steps: self.steps,
             time: std::time::Duration::from_nanos(self.now - 10_000 * MS),
-            rows: self.rows,
-            faults: self.faults,
+            rows: self.rows.clone(),
+            faults: self.faults.clone(),
             grants: self.onlooker.grants,
             stale_writes: self.onlooker.stale_writes,
-            violation: self.onlooker.violation,
+            violation: self.onlooker.violation.clone(),
+        }
+    }
+
+    fn tell_lines(&mut self, trace: &mut Option<&mut dyn FnMut(&str)>) {
+        if let (Some(lines), Some(trace)) = (&mut self.lines, trace) {
+            lines.drain(..).for_each(|line| trace(&line));
+        }
+    }
+
+    pub(crate) fn begin(&mut self) {
+        for process in 0..self.processes.len() {
+            self.plan(self.now, Happens::Starts(process));
         }
     }
 
     /// The faults stop, the callers end what they are at, and nothing may be left.
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         // The longest ttl, twice the heartbeat for claims that were forgotten, and what a question
         // takes that is late.
         const BOUND: Time = 10_000 * MS;
         self.is_ending = true;
         self.is_stormy = false;
         for key in 0..self.plan.keys {
-            self.server.end_theft(key, self.now);
+            self.end_theft(key);
         }
         self.trace(|_| "the end begins".to_string());
         let until = self.now + BOUND;
@@ -211,6 +229,62 @@ impl World<'_> {
         self.onlooker.violation.is_none()
     }
 
+    /// What may happen next: what is due, in any order, but for what is in one connection; and a
+    /// request that is late, at any time.
+    pub(crate) fn possible(&self) -> Vec<&Happening> {
+        let Some(next) = self.queue.peek() else {
+            return Vec::new();
+        };
+        let due = next.at.max(self.now);
+        let mut possible: Vec<_> = self
+            .queue
+            .iter()
+            .filter(|it| it.at <= due || it.is_late())
+            .collect();
+        possible.sort_unstable_by_key(|it| (it.at, it.order));
+        let leaving = possible.iter().filter_map(|it| match &it.what {
+            Happens::To(process, _, what @ ToProcess::Turn(caller, _))
+                if it.at <= due && self.processes[*process].is_leaving(what) =>
+            {
+                Some((process, caller, *it))
+            }
+            _ => None,
+        });
+        // They can go in one order as well as in another.
+        if let Some((.., first)) = leaving.min_by_key(|(process, caller, _)| (*process, *caller)) {
+            return vec![first];
+        }
+        let mut channels = HashSet::new();
+        possible.retain(|it| it.channel().is_none_or(|channel| channels.insert(channel)));
+        possible
+    }
+
+    /// Lets what was planned with this number happen now, or when it is due.
+    pub(crate) fn happen_now(&mut self, order: u64) {
+        let mut planned = std::mem::take(&mut self.queue).into_vec();
+        let place = planned.iter().position(|it| it.order == order);
+        let next = place.map(|place| planned.swap_remove(place));
+        self.queue = planned.into();
+        if let Some(next) = next {
+            if !next.is_late() {
+                self.now = self.now.max(next.at);
+            }
+            self.let_happen(next);
+        }
+    }
+
+    /// Takes out what would change nothing.
+    pub(crate) fn forget_what_is_over(&mut self) {
+        let processes = &self.processes;
+        self.queue.retain(|it| match &it.what {
+            Happens::To(process, life, what) => {
+                let process = &processes[*process];
+                process.life == *life && !process.is_over(what)
+            }
+            _ => true,
+        });
+    }
+
     fn let_happen(&mut self, next: Happening) {
         match next.what {
             Happens::Arrives(request) => self.arrives(request),
@@ -229,7 +303,7 @@ impl World<'_> {
             Happens::Resumes(process) => self.resumes(process),
             Happens::Starts(process) => self.starts(process),
             Happens::Storm => self.storm(),
-            Happens::TheftEnds(key) => self.server.end_theft(key, self.now),
+            Happens::TheftEnds(key) => self.end_theft(key),
         }
         self.check_owners();
     }
@@ -279,7 +353,7 @@ impl World<'_> {
         let (timers, rest): (Vec<_>, Vec<_>) = missed
             .drain(..)
             .partition(|next| matches!(next.what, Happens::To(_, _, ToProcess::Time(..))));
-        let (first, second) = if self.rng.bool() {
+        let (first, second) = if self.chance.coin() {
             (timers, rest)
         } else {
             (rest, timers)
@@ -295,17 +369,24 @@ impl World<'_> {
 
     /// Whether something happens that has a chance of one in `of`.
     pub(crate) fn one_in(&mut self, of: u64) -> bool {
-        self.rng.u64(0..of) == 0
+        self.chance.one_in(of)
     }
 
-    /// The same, in a storm only.
-    pub(crate) fn storm_one_in(&mut self, of: u64) -> bool {
-        self.is_stormy && self.one_in(of)
+    /// Whether this fault happens, which has a chance of one in `of` in a storm.
+    pub(crate) fn strikes(&mut self, fault: Fault, of: u64) -> bool {
+        self.is_stormy && self.chance.strikes(fault, of)
     }
 
     /// Between `from` and `to` milliseconds.
     pub(crate) fn some_ms(&mut self, from: u64, to: u64) -> Time {
-        self.rng.u64(from * MS..to * MS)
+        self.chance.of(from * MS..to * MS)
+    }
+
+    fn end_theft(&mut self, key: usize) {
+        let before = self.kept(key);
+        if self.server.end_theft(key, self.now) {
+            self.note(key, before, || Event::TheftEnds);
+        }
     }
 
     pub(crate) fn broken(&mut self, promise: Promise, text: impl FnOnce() -> String) {
@@ -321,17 +402,38 @@ impl World<'_> {
     }
 
     pub(crate) fn trace_is_on(&self) -> bool {
-        self.trace.is_some()
+        self.lines.is_some()
     }
 
-    pub(crate) fn trace(&mut self, line: impl FnOnce(&World<'_>) -> String) {
-        if self.trace.is_some() {
+    pub(crate) fn trace(&mut self, line: impl FnOnce(&World) -> String) {
+        if self.lines.is_some() {
             let micros = self.now / 1_000;
             let line = format!("{:>6}.{:03} {}", micros / 1_000, micros % 1_000, line(self));
-            if let Some(trace) = &mut self.trace {
-                trace(&line);
+            if let Some(lines) = &mut self.lines {
+                lines.push(line);
             }
         }
+    }
+}
+
+impl Happening {
+    /// The way on which nothing overtakes it, if it goes one: whose, in which life, of which
+    /// connection, and whether to the server.
+    pub(crate) fn channel(&self) -> Option<(usize, u32, u32, bool)> {
+        match &self.what {
+            Happens::Arrives(it) if !it.is_late => Some((it.from, it.life, it.epoch, true)),
+            Happens::To(
+                process,
+                life,
+                ToProcess::Answer(epoch, ..) | ToProcess::News(epoch, ..),
+            ) => Some((*process, *life, *epoch, false)),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a request that comes after the end of its connection.
+    fn is_late(&self) -> bool {
+        matches!(&self.what, Happens::Arrives(request) if request.is_late)
     }
 }
 
