@@ -79,7 +79,7 @@ async fn hand_offs(
     let counts = target.counts()?.since(&before);
     for key in [
         key.stored().to_owned(),
-        format!("{{{}}}:queue", key.stored()),
+        format!("{{{}}}:waiters", key.stored()),
     ] {
         redis::cmd("DEL").arg(key).exec(target.connection())?;
     }

@@ -237,7 +237,7 @@ fn unusable(pieces: &[Piece]) -> Option<String> {
     } else if key.contains('}') && tag.is_none_or(|(tag, _)| tag.is_empty()) {
         Some("these braces form no hash tag, so Redis Cluster could not keep the lock and its queue in one slot; write e.g. \"{<id>}:seat\", or leave the braces out".to_owned())
     } else {
-        let ending = [":queue", ":fence"]
+        let ending = [":waiters", ":counter", ":holders", ":queue", ":fence"]
             .into_iter()
             .find(|ending| tag.is_some() && key.ends_with(ending));
         ending.map(|ending| format!("a key with a hash tag cannot end in `{ending}`, as the companions of other locks do; choose another ending"))

@@ -34,8 +34,10 @@ impl LockKey {
     /// The longest key in bytes, prefix included.
     pub const MAX_LEN: usize = 1024;
 
-    /// What the names of companions end with, which a key with a hash tag must not.
-    pub const COMPANIONS: [&'static str; 2] = [":queue", ":fence"];
+    /// What the names of companions end with, which a key with a hash tag must not: on Redis the
+    /// queue, the counters and the holders, and what earlier versions called queue and counter.
+    pub const COMPANIONS: [&'static str; 5] =
+        [":waiters", ":counter", ":holders", ":queue", ":fence"];
 
     /// Checks `key` and puts `prefix` in front of it.
     ///
@@ -75,6 +77,11 @@ impl LockKey {
     /// The key as the caller gave it.
     pub fn as_str(&self) -> &str {
         &self.text[self.prefix_len as usize..]
+    }
+
+    /// What stands before the key as the caller gave it.
+    pub fn prefix(&self) -> &str {
+        &self.text[..self.prefix_len as usize]
     }
 
     /// The name in the store: prefix and key.
@@ -160,7 +167,7 @@ fn fault(text: &str, key: &str, tag: Option<&str>) -> Option<&'static str> {
     } else if tag.is_some() && ends_like_companion() {
         Some(
             "it has a hash tag and ends like the companion of another lock; choose an ending other \
-             than `:queue` and `:fence`",
+             than `:waiters`, `:counter`, `:holders`, `:queue` and `:fence`",
         )
     } else if tag.is_some_and(|tag| tag.len() + 2 == text.len()) {
         Some("it is nothing but a hash tag; put something before or after the braces")
@@ -207,6 +214,9 @@ mod tests {
         let refused = |prefix: &str, key: &str| LockKey::new(prefix, key).is_err();
         for key in ["a{}b", "a}b", "{t}:queue", "{t}k:fence", "", "}{"] {
             assert!(refused("lock:", key), "{key}");
+        }
+        for ending in LockKey::COMPANIONS {
+            assert!(refused("lock:", &format!("{{t}}{ending}")), "{ending}");
         }
         assert!(refused("", "{t}"));
         assert!(!refused("lock:", "{t}"));

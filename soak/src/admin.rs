@@ -79,10 +79,8 @@ pub(crate) fn lock(key: &str) -> String {
 
 /// Where the waiters of a lock stand.
 pub(crate) fn queue(key: &str) -> String {
-    format!("{{lock:{key}}}:queue")
+    format!("{{lock:{key}}}:waiters")
 }
 
-/// Where the last fencing token of a lock is.
-pub(crate) fn fence(key: &str) -> String {
-    format!("{{lock:{key}}}:fence")
-}
+/// What the names of the counters match that fencing tokens come from.
+pub(crate) const COUNTERS: &str = "{lock:}:*:counter";

@@ -10,7 +10,7 @@ use lock_tests::faults::proxy::{self, Proxy, Way};
 use lock_tests::server::{Options, Server};
 use redis::{RedisError, RedisResult};
 
-use crate::admin::{Admin, fence, lock, queue};
+use crate::admin::{Admin, COUNTERS, lock, queue};
 use crate::effects::Effects;
 use crate::plan::{Kind, LONGEST_SHIFT, Place, Step};
 
@@ -105,9 +105,9 @@ impl Station {
         match step.kind {
             Kind::RestartEmpty | Kind::RestartPersisted => self.restart(step),
             Kind::FlushAll => self.flush(),
-            Kind::HeldKeyDeleted => self.delete(step, lock, Some(Fault::DataLoss)),
-            Kind::FenceDeleted => self.delete(step, fence, None),
-            Kind::QueueDeleted => self.delete(step, queue, Some(Fault::PlaceLost)),
+            Kind::HeldKeyDeleted => self.delete(step, lock, Fault::DataLoss),
+            Kind::FenceDeleted => self.delete_counter(step),
+            Kind::QueueDeleted => self.delete(step, queue, Fault::PlaceLost),
             Kind::ScriptFlush => {
                 let before = self.errors("NOSCRIPT")?;
                 self.admin.ask::<()>(&["SCRIPT", "FLUSH"])?;
@@ -175,21 +175,32 @@ impl Station {
         &mut self,
         step: &Step,
         name: fn(&str) -> String,
-        excuse: Option<Fault>,
+        excuse: Fault,
     ) -> Result<bool, Trouble> {
         let keys = rotated(self.place.keys(), step.choice);
         self.comes_true(|this| {
             for key in &keys {
                 let since = now();
                 let deleted = this.admin.ask::<u64>(&["DEL", &name(key)]);
-                if let Some(fault) = excuse.filter(|_| deleted.as_ref().map_or(true, |n| *n > 0)) {
-                    this.excuse(key, fault, since)?;
+                if deleted.as_ref().map_or(true, |count| *count > 0) {
+                    this.excuse(key, excuse, since)?;
                 }
                 if deleted? > 0 {
                     return Ok(true);
                 }
             }
             Ok(false)
+        })
+    }
+
+    /// Loses a counter, which excuses nothing: the tokens go on.
+    fn delete_counter(&mut self, step: &Step) -> Result<bool, Trouble> {
+        self.comes_true(|this| {
+            let counters = this.admin.ask::<Vec<String>>(&["KEYS", COUNTERS])?;
+            match rotated(counters, step.choice).first() {
+                Some(counter) => Ok(this.admin.ask::<u64>(&["DEL", counter])? > 0),
+                None => Ok(false),
+            }
         })
     }
 
@@ -256,7 +267,10 @@ impl Station {
             sleep(step.length);
             return Ok(silent);
         }
-        let script = rotated(vec!["acquire", "release", "renew"], step.choice)[0];
+        let script = rotated(
+            vec!["acquire", "hand_over", "release", "renew"],
+            step.choice,
+        )[0];
         let (name, fault) = match kind {
             Kind::ReplyLost => (script, proxy::Fault::LoseAnswer),
             Kind::RequestLost => (script, proxy::Fault::LoseRequest),
@@ -340,9 +354,9 @@ impl Station {
                 // It is reported here, and need not be by the server as well.
                 self.server.forgive(key);
             }
-            if key.ends_with(":queue") {
+            if key.ends_with(":waiters") {
                 left.queued += self.admin.ask::<u64>(&["ZCARD", key])?;
-            } else if ttl == -1 || !(key.ends_with(":fence") || key.contains(":queue:gone:")) {
+            } else if ttl == -1 || !(key.ends_with(":counter") || key.contains(":waiters:gone:")) {
                 left.keys.push((key.clone(), u64::try_from(ttl).ok()));
             }
         }

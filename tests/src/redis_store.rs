@@ -48,7 +48,7 @@ impl Store for RedisStore {
     async fn leftovers(&self) -> Vec<String> {
         let server = self.server.lock().await;
         let mut keys: Vec<String> = server.run(&["KEYS", "*"]);
-        keys.retain(|key| !key.ends_with(":fence") && !is_withdrawal(key));
+        keys.retain(|key| !key.ends_with(":counter") && !is_withdrawal(key));
         keys
     }
 }
@@ -59,4 +59,15 @@ pub async fn connect(server: &Server) -> RedisBackend {
     RedisBackend::connect(config, RedisSettings::default())
         .await
         .unwrap()
+}
+
+/// The counter that a lock called `lock:…` has its fencing tokens from, as the layout says.
+pub fn counter(stored: &str) -> String {
+    // FNV-1a.
+    let hash = stored
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    format!("{{lock:}}:{:02x}:counter", (hash ^ (hash >> 32)) % 64)
 }

@@ -51,6 +51,9 @@ cases! { refused_key:
     b1_a_key_too_long_in_bytes_but_not_in_characters: "é".repeat(600),
     b1_a_companion_of_a_key_with_a_tag: "a{b}:fence",
     b1_a_companion_of_another_key: "{a}:queue",
+    b1_a_queue: "{a}:waiters",
+    b1_a_counter: "{a}:3f:counter",
+    b1_holders: "{a}:holders",
     b1_empty_braces: "a{}",
     b1_empty_braces_in_the_middle: "a{}b",
     b1_a_closing_brace_alone: "}",
@@ -107,6 +110,10 @@ fn odd_keys() -> Vec<(&'static str, String)> {
         ("the ending of a queue", ":queue"),
         ("an ending like a queue", "a:queue"),
         ("an ending like a fence", "a:fence"),
+        ("the ending of the waiters", ":waiters"),
+        ("an ending like the waiters", "a:waiters"),
+        ("an ending like a counter", "a:counter"),
+        ("an ending like holders", "a:holders"),
         ("quotes", "\"'`"),
         ("lua", "') redis.call('FLUSHALL') --"),
         ("sql", "'; DROP TABLE locks; --"),
@@ -159,10 +166,10 @@ async fn b1_odd_keys_are_locks_of_their_own() {
     let count = guards.len()
         + guards
             .iter()
-            .filter(|(_, key, _)| key.ends_with(":queue"))
+            .filter(|(_, key, _)| key.ends_with(":waiters"))
             .count();
     eventually("all wait", || {
-        let queues: Vec<String> = server.run(&["KEYS", "*:queue"]);
+        let queues: Vec<String> = server.run(&["KEYS", "*:waiters"]);
         queues.len() == count
     })
     .await;
@@ -195,8 +202,8 @@ async fn b2_a_key_that_holds_something_else_is_denied_and_untouched() {
         for (place, expires) in [
             ("lock:k", false),
             ("lock:k", true),
-            ("{lock:k}:fence", false),
-            ("{lock:k}:fence", true),
+            ("{lock:}:26:counter", false),
+            ("{lock:}:26:counter", true),
         ] {
             let mut command = command.to_vec();
             command[1] = place;
@@ -230,20 +237,20 @@ async fn b2_a_queue_that_is_none_is_denied_and_untouched() {
     let server = Server::start();
     let (one, two) = (locks(server.url()).await, locks(server.url()).await);
     for command in [
-        &["SET", "{lock:k}:queue", "a", "EX", "60"][..],
-        &["RPUSH", "{lock:k}:queue", "a"],
-        &["HSET", "{lock:k}:queue", "a", "b"],
-        &["SADD", "{lock:k}:queue", "a"],
-        &["XADD", "{lock:k}:queue", "*", "a", "b"],
+        &["SET", "{lock:k}:waiters", "a", "EX", "60"][..],
+        &["RPUSH", "{lock:k}:waiters", "a"],
+        &["HSET", "{lock:k}:waiters", "a", "b"],
+        &["SADD", "{lock:k}:waiters", "a"],
+        &["XADD", "{lock:k}:waiters", "*", "a", "b"],
     ] {
         let held = one.lock("k").acquire().await.unwrap();
         let _: redis::Value = server.run(command);
         let error = two.lock("k").acquire().await.unwrap_err();
         assert!(error.is_denied(), "{command:?}: {}", causes(&error));
-        assert!(causes(&error).contains(":queue"), "{}", causes(&error));
+        assert!(causes(&error).contains(":waiters"), "{}", causes(&error));
         let error = held.release().await.unwrap_err();
         assert!(error.is_denied(), "{command:?}: {}", causes(&error));
-        assert_eq!(server.run::<i64>(&["EXISTS", "{lock:k}:queue"]), 1);
+        assert_eq!(server.run::<i64>(&["EXISTS", "{lock:k}:waiters"]), 1);
         server.run::<()>(&["FLUSHALL"]);
     }
 }
@@ -265,8 +272,8 @@ async fn b2_garbage_in_a_queue_costs_nobody_the_lock() {
         "//////",
     ] {
         let held = one.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
-        server.run::<i64>(&["ZADD", "{lock:k}:queue", "-5", garbage]);
-        server.run::<()>(&["PEXPIRE", "{lock:k}:queue", "60000"]);
+        server.run::<i64>(&["ZADD", "{lock:k}:waiters", "-5", garbage]);
+        server.run::<()>(&["PEXPIRE", "{lock:k}:waiters", "60000"]);
         let waiter = tokio::spawn(two.lock("k").ttl(ms(60_000)).acquire());
         eventually("it waits", || {
             lock_tests::faults::waiters(&server, "k") == 2
@@ -314,10 +321,13 @@ async fn b2_a_fence_that_is_no_number_is_denied_and_untouched() {
         "1_000",
         "1,000",
     ] {
-        server.run::<()>(&["SET", "{lock:k}:fence", garbage, "EX", "60"]);
+        server.run::<()>(&["SET", "{lock:}:26:counter", garbage, "EX", "60"]);
         let error = locks.lock("k").acquire().await.unwrap_err();
         assert!(error.is_denied(), "{garbage:?}: {}", causes(&error));
-        assert_eq!(server.run::<String>(&["GET", "{lock:k}:fence"]), garbage);
+        assert_eq!(
+            server.run::<String>(&["GET", "{lock:}:26:counter"]),
+            garbage
+        );
         assert_eq!(owner(&server, "k"), None, "{garbage:?}");
     }
     for (number, least) in [
@@ -326,7 +336,7 @@ async fn b2_a_fence_that_is_no_number_is_denied_and_untouched() {
         ("0000000000000007", 8),
         ("4000000000000000", 4_000_000_000_000_001_u64),
     ] {
-        server.run::<()>(&["SET", "{lock:k}:fence", number, "EX", "60"]);
+        server.run::<()>(&["SET", "{lock:}:26:counter", number, "EX", "60"]);
         let guard = locks.lock("k").acquire().await.unwrap();
         assert!(guard.fencing_token().as_u64() >= least, "{number}");
         guard.release().await.unwrap();

@@ -30,7 +30,7 @@ impl lock_conformance::Store for Example {
     async fn seize(&self, key: &LockKey) {
         let somebody = OwnerToken::unique("somebody else");
         let mut store = self.store.lock().unwrap();
-        store.steal(key.as_str(), somebody, now());
+        store.steal(key.as_str(), somebody);
     }
 
     async fn go_dark(&self) {

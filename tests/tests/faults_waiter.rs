@@ -33,7 +33,7 @@ async fn w01_a_lost_answer_does_not_leave_an_orphan() {
     let guard = locks.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
     assert_eq!((proxy.faults(), proxy.seen("acquire")), (1, 2));
 
-    let stored = server.run::<String>(&["GET", "{lock:k}:fence"]);
+    let stored = server.run::<String>(&["GET", "{lock:}:26:counter"]);
     assert!(guard.fencing_token().as_u64() <= stored.parse().unwrap());
     assert_eq!(
         owner(&server, "k").as_deref(),
@@ -111,7 +111,7 @@ async fn w02_a_claim_that_its_withdrawal_overtook_is_given_back_when_it_is_serve
 
 /// Removes what tells the server which claims are withdrawn, and says how many there were.
 fn forget_withdrawals(server: &Server) -> usize {
-    let names: Vec<String> = server.run(&["KEYS", "*:queue:gone:*"]);
+    let names: Vec<String> = server.run(&["KEYS", "*:waiters:gone:*"]);
     let forget = |name: &String| server.run::<usize>(&["DEL", name]);
     names.iter().map(forget).sum()
 }
@@ -395,7 +395,7 @@ async fn w04_a_late_answer_to_a_release_keeps_nobody_waiting() {
     queued(&server, "k", 1).await;
     let mut last = pin!(locks.lock("k").acquire());
     assert!(poll_once(last.as_mut()).is_pending());
-    proxy.fault("release", Fault::DelayAnswer(DEADLINE / 2));
+    proxy.fault("hand_over", Fault::DelayAnswer(DEADLINE / 2));
     let releasing = tokio::spawn(held.release());
     let next = next.await.unwrap().unwrap();
     // Late enough for somebody else to go on, whom the hand-over must find.
@@ -851,7 +851,7 @@ async fn w12_a_queue_that_is_evicted_or_flushed_is_joined_again() {
     let one = tokio::spawn(one.lock("k").acquire());
     let two = tokio::spawn(two.lock("k").acquire());
     queued(&server, "k", 2).await;
-    assert_eq!(server.run::<usize>(&["DEL", "{lock:k}:queue"]), 1);
+    assert_eq!(server.run::<usize>(&["DEL", "{lock:k}:waiters"]), 1);
     queued(&server, "k", 2).await;
     holder.release().await.unwrap();
     let first = async { one.await.unwrap().unwrap().release().await.unwrap() };

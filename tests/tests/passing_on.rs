@@ -114,6 +114,14 @@ async fn a_spent_lease_is_not_passed_on() {
 async fn a_lease_that_nobody_renews_is_passed_on_while_it_is_nearly_whole() {
     let locks = process(MemoryBackend::new(), 1.0).await;
     let lock = locks.lock("k").ttl(TTL).wait(TTL * 10).renew(false);
+    // A new store begins with one token, and so with nothing to pass on.
+    lock.clone()
+        .acquire()
+        .await
+        .unwrap()
+        .release()
+        .await
+        .unwrap();
     for (held, is_passed_on) in [(TTL / 20, true), (TTL / 5, false)] {
         let holder = lock.clone().acquire().await.unwrap();
         let waiter = tokio::spawn(lock.clone().acquire());

@@ -13,7 +13,9 @@ use tokio::time::{Instant, sleep, timeout};
 const SOON: Duration = Duration::from_secs(10);
 const KEY: &str = "k";
 const STORED: &str = "lock:k";
-const QUEUE: &str = "{lock:k}:queue";
+const QUEUE: &str = "{lock:k}:waiters";
+/// Behind all that the time gives before 2096.
+const TICKET: u64 = 4_000_000_000_000_000;
 
 async fn process(server: &Server) -> LockRuntime {
     built(LockRuntime::redis(server.url())).await
@@ -117,8 +119,8 @@ async fn calls_of_a_release(waiting: usize) -> u64 {
         pipeline
             .cmd("ZADD")
             .arg(QUEUE)
-            .arg(score)
-            .arg(format!("c/1000/1/{score}"))
+            .arg(TICKET + score as u64)
+            .arg(format!("{score}/0000000001/0005/c/1000/0001/04/x"))
             .ignore();
     }
     pipeline.exec(&mut connection).unwrap();

@@ -354,7 +354,7 @@ async fn a_claim_that_was_given_up_while_the_server_stood_still_leaves_nothing()
     server.resume();
     timeout(DEADLINE, withdrawals.join_all()).await.unwrap();
     let keys: Vec<String> = server.run(&["KEYS", "*"]);
-    let stays = |key: &String| key.ends_with(":fence") || is_withdrawal(key);
+    let stays = |key: &String| key.ends_with(":counter") || is_withdrawal(key);
     let left: Vec<_> = keys.iter().filter(|key| !stays(key)).collect();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -63,7 +63,7 @@ async fn every_task_of_two_processes_gets_its_turn_with_a_growing_token() {
         locks.shutdown().await.unwrap();
     }
     assert_eq!(
-        server.run::<u32>(&["EXISTS", "lock:k", "{lock:k}:queue"]),
+        server.run::<u32>(&["EXISTS", "lock:k", "{lock:k}:waiters"]),
         0
     );
     server.finish();

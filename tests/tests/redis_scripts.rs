@@ -24,8 +24,8 @@ struct Fixture {
 }
 
 const LOCK: &str = "lock:k";
-const QUEUE: &str = "{lock:k}:queue";
-const FENCE: &str = "{lock:k}:fence";
+const QUEUE: &str = "{lock:k}:waiters";
+const COUNTER: &str = "{lock:}:26:counter";
 
 impl Fixture {
     async fn start() -> Fixture {
@@ -92,13 +92,28 @@ impl Fixture {
         Duration::from_millis(u64::try_from(millis).unwrap())
     }
 
+    /// Queues a waiter before all others.
+    fn plant(&self, member: &str, ticket: usize) {
+        self.server
+            .run::<()>(&["ZADD", QUEUE, &ticket.to_string(), member]);
+        self.server.run::<()>(&["EXPIRE", QUEUE, "100"]);
+    }
+
     /// Queues waiters whose process is gone.
     fn plant_dead(&self, count: usize) {
         for number in 0..count {
-            let (score, member) = (number.to_string(), format!("gone/5000/1/dead-{number}"));
-            self.server.run::<()>(&["ZADD", QUEUE, &score, &member]);
+            self.plant(&member(&format!("dead-{number}"), "gone", 5000), number);
         }
-        self.server.run::<()>(&["EXPIRE", QUEUE, "100"]);
+    }
+
+    fn counter(&self) -> u64 {
+        self.server.run(&["GET", COUNTER])
+    }
+
+    /// The server's time in microseconds.
+    fn micros(&self) -> u64 {
+        let (seconds, micros): (u64, u64) = self.server.run(&["TIME"]);
+        seconds * 1_000_000 + micros
     }
 
     /// The channel through which the backend is told of hand-overs, as its waiters name it.
@@ -107,8 +122,15 @@ impl Fixture {
         self.queued(&waiter).await;
         let member = self.waiters().pop().unwrap();
         self.backend.abandon(&waiter).await.unwrap();
-        member.split('/').next().unwrap().to_owned()
+        let channel = member.rsplit('/').nth(4);
+        channel.unwrap().to_owned()
     }
+}
+
+/// A waiter as it stands in the queue.
+fn member(owner: &str, channel: &str, grace_ms: u64) -> String {
+    let (width, digits) = (channel.len(), grace_ms.to_string().len());
+    format!("{owner}/0000000001/0005/{channel}/{grace_ms}/{width:04}/{digits:02}/x")
 }
 
 fn ending(claim: &Claim) -> Release {
@@ -127,64 +149,118 @@ async fn a_grant_is_the_bare_owner_token_with_a_ttl() {
     let token = single(it.granted(&claim).await);
     assert_eq!(it.owner().as_deref(), Some(claim.owner.as_str()));
     assert!(it.ttl(LOCK) <= TTL && it.ttl(LOCK) > TTL / 2);
-    assert_eq!(it.server.run::<u64>(&["GET", FENCE]), token);
-    assert!(it.ttl(FENCE) > Duration::from_secs(24 * 60 * 60));
+    assert_eq!(it.server.run::<u64>(&["GET", COUNTER]), token);
+    assert!(it.ttl(COUNTER) > Duration::from_secs(24 * 60 * 60));
     assert_eq!(it.server.run::<Vec<String>>(&["KEYS", "*"]).len(), 2);
     it.server.finish();
 }
 
 #[tokio::test]
-async fn a_token_is_the_time_or_one_more_than_the_last() {
+async fn tokens_are_the_newest_up_to_the_time() {
     let it = Fixture::start().await;
-    let (seconds, micros): (u64, u64) = it.server.run(&["TIME"]);
-    let mut claim = it.claim();
-    claim.tokens = 8;
-    let block = it.granted(&claim).await;
-    assert!(block.first.as_u64() >= seconds * 1_000_000 + micros);
-    assert_eq!(block.last.as_u64(), block.first.as_u64() + 7);
-    assert_eq!(it.server.run::<u64>(&["GET", FENCE]), block.last.as_u64());
-    it.release(&claim, None).await;
+    // A grant, the tokens of which are between the server's time before and after.
+    let grant = async |wanted: u32| {
+        let mut claim = it.claim();
+        claim.tokens = wanted;
+        let before = it.micros();
+        let block = it.granted(&claim).await;
+        let last = block.last.as_u64();
+        assert!(before <= last && last <= it.micros());
+        assert_eq!(it.counter(), last);
+        it.release(&claim, None).await;
+        (block.first.as_u64(), last)
+    };
+    // Those before may have been given by a counter that was lost.
+    let before = it.micros();
+    let (first, last) = grant(8).await;
+    assert!(first > before, "{before} {first}");
+    let (first, next) = grant(8).await;
+    assert_eq!(first, next - 7);
+    // No more than there are.
+    let (first, end) = grant(u32::MAX).await;
+    assert_eq!(first, next + 1);
+    assert!(end > first);
+    for lower in [0, 5, last] {
+        it.server
+            .run::<()>(&["SET", COUNTER, &lower.to_string(), "EX", "100"]);
+        let (first, last) = grant(8).await;
+        assert_eq!(first, last - 7);
+    }
+    assert!(it.ttl(COUNTER) > Duration::from_secs(24 * 60 * 60));
+}
 
-    // Where the counter is ahead of the clock, it does not run further ahead than it must.
-    let ahead = (seconds + 1000) * 1_000_000;
+#[tokio::test]
+async fn a_counter_that_is_ahead_of_the_time_gives_one_token_after_the_other() {
+    let it = Fixture::start().await;
+    let ahead = it.micros() + 1_000_000_000;
     it.server
-        .run::<()>(&["SET", FENCE, &ahead.to_string(), "EX", "100"]);
+        .run::<()>(&["SET", COUNTER, &ahead.to_string(), "EX", "100"]);
     let mut claim = it.claim();
     claim.tokens = 8;
     assert_eq!(single(it.granted(&claim).await), ahead + 1);
+    assert_eq!(it.counter(), ahead + 1);
+    assert!(it.ttl(COUNTER) > Duration::from_secs(24 * 60 * 60));
+
+    // The same for a hand-over, with and without a next claim, and for who is queued.
+    let (mut first, mut second) = (it.waiter(), it.waiter());
+    (first.tokens, second.tokens) = (8, 8);
+    it.queued(&first).await;
+    assert_eq!(it.counter(), ahead + 2);
+    it.release(&claim, Some(&second)).await;
+    assert_eq!(single(it.granted(&first).await), it.counter());
+    let handed = it.counter();
+    it.release(&first, None).await;
+    assert_eq!(it.owner().as_deref(), Some(second.owner.as_str()));
+    assert_eq!(it.counter(), handed + 1);
 }
 
 #[tokio::test]
 async fn tokens_grow_where_the_counter_is_lost_before_a_large_block() {
     let it = Fixture::start().await;
-    let small = it.claim();
-    let token = single(it.granted(&small).await);
-    it.release(&small, None).await;
-
-    it.server.run::<()>(&["DEL", FENCE]);
     let mut large = it.claim();
     large.tokens = 10_001;
-    let first = it.granted(&large).await.first;
-    assert!(first.as_u64() > token);
-    // The same where it takes more than the usual question.
-    it.server.run::<()>(&["DEL", FENCE]);
-    assert!(it.granted(&large).await.first > first);
+    let mut last = it.granted(&large).await.last;
+    it.release(&large, None).await;
+    for _ in 0..5 {
+        it.server.run::<()>(&["DEL", COUNTER]);
+        let mut next = it.claim();
+        next.tokens = 10_001;
+        let block = it.granted(&next).await;
+        assert!(block.first > last, "{block:?} after {last}");
+        // The same where it takes more than the usual question.
+        it.server.run::<()>(&["DEL", COUNTER]);
+        let again = it.granted(&next).await;
+        assert!(again.first > block.last, "{again:?} after {block:?}");
+        it.server.run::<()>(&["DEL", COUNTER]);
+        let mut renewal = Renewal::new(next.key.clone(), next.owner.clone(), TTL);
+        renewal.tokens = 10_001;
+        let renewed = it.backend.renew(&[renewal]).await.pop();
+        let Renewed::Held(extension) = renewed.unwrap().unwrap() else {
+            panic!("lost");
+        };
+        assert!(extension.tokens.unwrap().first > again.last);
+        last = extension.tokens.unwrap().last;
+        it.release(&next, None).await;
+    }
 }
 
 #[tokio::test]
-async fn an_owner_that_asks_again_gets_the_last_token_of_its_block() {
+async fn an_owner_that_asks_again_gets_new_tokens() {
     let it = Fixture::start().await;
     let mut claim = it.claim();
     claim.tokens = 8;
     let block = it.granted(&claim).await;
     it.server.run::<()>(&["PEXPIRE", LOCK, "5000"]);
-    assert_eq!(single(it.granted(&claim).await), block.last.as_u64());
+    let again = it.granted(&claim).await;
+    assert!(again.first > block.last);
     assert!(it.ttl(LOCK) > TTL / 2);
 
-    // Without the counter nobody can tell what it had.
-    it.server.run::<()>(&["DEL", FENCE]);
-    assert!(it.granted(&claim).await.first > block.last);
-    assert!(it.ttl(FENCE) > Duration::from_secs(24 * 60 * 60));
+    // What the counter says proves nothing of what the claim had: others draw from it, and it may
+    // have been set back.
+    it.server
+        .run::<()>(&["SET", COUNTER, "1700000000000000", "EX", "100"]);
+    assert!(it.granted(&claim).await.first > again.last);
+    assert!(it.ttl(COUNTER) > Duration::from_secs(24 * 60 * 60));
 }
 
 #[tokio::test]
@@ -232,12 +308,11 @@ async fn a_queue_keeps_the_order_and_outlives_the_lease() {
         it.queued(waiter).await;
     }
     let members: Vec<String> = it.waiters();
-    let ends = |member: &String, waiter: &Claim| {
-        member.ends_with(&format!("/5000/1/{}", waiter.owner.as_str()))
-    };
-    assert!(members.len() == 2 && ends(&members[0], &one) && ends(&members[1], &two));
-    let scores: Vec<(String, f64)> = it.server.run(&["ZRANGE", QUEUE, "0", "-1", "WITHSCORES"]);
-    assert_eq!((scores[0].1, scores[1].1), (1.0, 2.0));
+    let channel = it.channel().await;
+    let expected = [&one, &two].map(|waiter| member(waiter.owner.as_str(), &channel, 5000));
+    assert_eq!(members, expected);
+    let tickets: Vec<(String, u64)> = it.server.run(&["ZRANGE", QUEUE, "0", "-1", "WITHSCORES"]);
+    assert!(tickets[0].1 < tickets[1].1 && tickets[1].1 <= it.counter());
 
     let least = it.ttl(LOCK) + 2 * HEARTBEAT - Duration::from_millis(100);
     assert!(it.ttl(QUEUE) >= least, "{:?}", it.ttl(QUEUE));
@@ -325,7 +400,7 @@ async fn a_release_hands_over_to_the_first_that_lives() {
     assert_eq!(it.release(&holder, None).await, Released::Released(None));
     assert_eq!(it.owner().as_deref(), Some(heir.owner.as_str()));
     assert!(it.ttl(LOCK) <= heir.grace);
-    assert!(it.server.run::<u64>(&["GET", FENCE]) > before.last.as_u64());
+    assert!(it.server.run::<u64>(&["GET", COUNTER]) > before.last.as_u64());
     assert_eq!(it.waiters().len(), 1);
     assert_eq!(it.release(&holder, None).await, Released::NotHeld);
 }
@@ -381,7 +456,10 @@ async fn a_renewal_extends_reserves_or_finds_the_lease_lost() {
     let further = extension.tokens.expect("tokens");
     assert!(further.first > block.last);
     assert_eq!(further.last.as_u64(), further.first.as_u64() + 3);
-    assert_eq!(it.server.run::<u64>(&["GET", FENCE]), further.last.as_u64());
+    assert_eq!(
+        it.server.run::<u64>(&["GET", COUNTER]),
+        further.last.as_u64()
+    );
 
     it.server.run::<()>(&["DEL", LOCK]);
     assert_eq!(renew(&renewal).await, Renewed::lost());
@@ -437,9 +515,8 @@ async fn what_is_handed_to_nobody_is_given_back_at_once() {
     it.granted(&holder).await;
     let channel = it.channel().await;
     // A claim whose withdrawal got lost; it would hold the lock for a minute.
-    let member = format!("{channel}/60000/1/forgotten/lr-0123456789abcdef-1-1");
-    it.server.run::<()>(&["ZADD", QUEUE, "1", &member]);
-    it.server.run::<()>(&["EXPIRE", QUEUE, "100"]);
+    let forgotten = "forgotten/lr-0123456789abcdef-1-1";
+    it.plant(&member(forgotten, &channel, 60_000), 1);
     it.release(&holder, None).await;
     let free = async {
         while it.owner().is_some() {
@@ -481,12 +558,14 @@ async fn a_full_memory_refuses_new_locks_and_lets_the_old_ones_go_on() {
     assert_eq!(it.owner(), None);
 }
 
-/// Every verb is refused for good with a message that names `bad`, and nothing is written.
+/// Every verb is refused for good with a message that names `bad`, and nothing is written; only a
+/// counter may grow.
 async fn assert_refused(it: &Fixture, holder: &Claim, bad: &str) {
     let dump = || -> Vec<Option<Vec<u8>>> {
-        [LOCK, QUEUE, FENCE]
+        let keys = [LOCK, QUEUE, COUNTER].into_iter();
+        keys.filter(|key| *key != COUNTER || bad == COUNTER)
             .map(|key| it.server.run(&["DUMP", key]))
-            .to_vec()
+            .collect()
     };
     let before = dump();
     let mut answers = Vec::new();
@@ -515,7 +594,7 @@ async fn assert_refused(it: &Fixture, holder: &Claim, bad: &str) {
 
 #[tokio::test]
 async fn a_key_of_another_kind_is_refused_for_good_and_left_alone() {
-    for bad in [LOCK, QUEUE, FENCE] {
+    for bad in [LOCK, QUEUE, COUNTER] {
         let it = Fixture::start().await;
         let holder = it.claim();
         it.granted(&holder).await;
@@ -554,9 +633,9 @@ async fn a_counter_that_is_no_fencing_token_is_refused_for_good() {
         "9223372036854775807",
         "99999999999999999999999999",
     ] {
-        it.server.run::<()>(&["SET", FENCE, garbage, "EX", "100"]);
-        assert_refused(&it, &holder, FENCE).await;
-        assert_eq!(it.server.run::<String>(&["GET", FENCE]), garbage);
+        it.server.run::<()>(&["SET", COUNTER, garbage, "EX", "100"]);
+        assert_refused(&it, &holder, COUNTER).await;
+        assert_eq!(it.server.run::<String>(&["GET", COUNTER]), garbage);
     }
 }
 
@@ -626,9 +705,8 @@ async fn a_hand_over_to_nobody_is_given_back_without_a_trace() {
     let it = Fixture::start().await;
     let (holder, forgotten) = (it.claim(), it.waiter());
     it.granted(&holder).await;
-    let member = format!("{}/5000/1/{}", it.channel().await, forgotten.owner);
-    it.server.run::<()>(&["ZADD", QUEUE, "1", &member]);
-    it.server.run::<()>(&["EXPIRE", QUEUE, "100"]);
+    let channel = it.channel().await;
+    it.plant(&member(forgotten.owner.as_str(), &channel, 5000), 1);
     it.release(&holder, None).await;
     let deadline = tokio::time::Instant::now() + TTL;
     while it.owner().is_some() {

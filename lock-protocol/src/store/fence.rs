@@ -3,9 +3,13 @@
 use crate::mistakes::{Mistake, made};
 use crate::token::{FenceBlock, FencingToken};
 
-/// One for all keys, so that nothing need be kept for a key that nobody holds.
+/// A counter, one for all keys, so that nothing need be kept for a key that nobody holds.
+///
+/// It follows the time of day in microseconds, and is never ahead of it unless that was set back:
+/// so the first token from a new counter is larger than all from the one before.
 #[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Fence {
+    /// The last token; zero if there was none.
     last: u64,
 }
 
@@ -15,26 +19,30 @@ impl Fence {
         FencingToken::new(self.last)
     }
 
-    /// The next tokens, as many as wanted or fewer; none is below the time in `micros`.
+    /// Raises the counter to the time in `micros`, and gives the newest of the tokens between, as
+    /// many as wanted or fewer.
     ///
-    /// Where they run ahead of the time there is one token only, lest they outrun what makes them
-    /// grow after a restart.
-    pub(super) fn reserve(&mut self, wanted: u32, micros: u64) -> FenceBlock {
-        let floor = if made(Mistake::TokensWithoutTime) {
+    /// It is one token where there are none between, and where the counter is new: an older one
+    /// before the time may have been given before the counter was lost.
+    pub(super) fn draw(&mut self, wanted: u32, micros: u64) -> FenceBlock {
+        let micros = if made(Mistake::TokensWithoutTime) {
             0
         } else {
             micros
         };
-        let first = floor.max(self.last + 1);
-        let further = if first > micros && !made(Mistake::BlocksOutrunTime) {
-            0
-        } else {
-            wanted.saturating_sub(1)
+        let further = u64::from(wanted.saturating_sub(1));
+        let mut last = micros.max(self.last + 1);
+        let mut first = match self.last {
+            0 => last,
+            old => last.saturating_sub(further).max(old + 1),
         };
-        self.last = first + u64::from(further);
+        if made(Mistake::BlocksOutrunTime) {
+            (first, last) = (last, last + further);
+        }
+        self.last = last;
         FenceBlock {
             first: FencingToken::new(first),
-            last: FencingToken::new(self.last),
+            last: FencingToken::new(last),
         }
     }
 }

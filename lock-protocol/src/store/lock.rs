@@ -25,8 +25,6 @@ pub(super) struct Lease {
     pub(super) owner: OwnerToken,
     /// `None`: never.
     pub(super) ends: Option<Instant>,
-    /// The tokens that were reserved last.
-    pub(super) tokens: FenceBlock,
     pub(super) is_foreign: bool,
 }
 
@@ -90,7 +88,9 @@ impl<W: Clone> Turn<'_, W> {
             if made(Mistake::LateAcquireShortens) {
                 lease.ends = Some(now + claim.ttl);
             }
-            return Acquired::Granted(Grant::new(lease.tokens, claim.ttl));
+            // New ones, since nobody kept which it had.
+            let tokens = self.fence.draw(claim.tokens, self.at.micros);
+            return Acquired::Granted(Grant::new(tokens, claim.ttl));
         }
         let holder = lease.seen_by_others(now);
         if let Some(waiter) = self.lock.waiter(&claim.owner)
@@ -125,9 +125,7 @@ impl<W: Clone> Turn<'_, W> {
                 // that its holder counts on.
                 lease.ends = lease.ends.map(|_| now + renewal.ttl);
                 let wanted = renewal.tokens;
-                let further = (wanted > 0).then(|| self.fence.reserve(wanted, micros));
-                // A repeated acquire must not fall back behind tokens that are in use by now.
-                lease.tokens = further.unwrap_or(lease.tokens);
+                let further = (wanted > 0).then(|| self.fence.draw(wanted, micros));
                 Renewed::Held(Extension::with_tokens(further))
             }
             _ => Renewed::lost(),
@@ -219,11 +217,10 @@ impl<W: Clone> Turn<'_, W> {
     }
 
     fn grant(&mut self, claim: &Claim, valid_for: Duration) -> Grant {
-        let tokens = self.fence.reserve(claim.tokens, self.at.micros);
+        let tokens = self.fence.draw(claim.tokens, self.at.micros);
         self.lock.lease = Some(Lease {
             owner: claim.owner.clone(),
             ends: Some(self.at.now + valid_for),
-            tokens,
             is_foreign: false,
         });
         Grant::new(tokens, valid_for)

@@ -144,12 +144,11 @@ impl<W: Clone> Store<W> {
 
     /// Gives the lock to a foreign owner, whether it is free or held, until
     /// [`expire`](Self::expire). `key` is without prefix.
-    pub fn steal(&mut self, key: &str, owner: OwnerToken, at: Moment) {
+    pub fn steal(&mut self, key: &str, owner: OwnerToken) {
         self.expire(key);
         let theft = Lease {
             owner,
             ends: None,
-            tokens: self.fence.reserve(1, at.micros),
             is_foreign: true,
         };
         self.stolen.insert(key.to_owned(), theft);

@@ -43,6 +43,10 @@ fn granted(answer: (Acquired, Messages<u8>)) -> Grant {
     }
 }
 
+fn tokens(grant: Grant) -> (u64, u64) {
+    (grant.tokens.first.as_u64(), grant.tokens.last.as_u64())
+}
+
 fn remaining(answer: (Acquired, Messages<u8>)) -> Option<Duration> {
     match answer.0 {
         Acquired::Queued(holder) | Acquired::Taken(holder) => holder.remaining,
@@ -88,8 +92,6 @@ fn a_free_lock_is_granted_and_a_held_one_queued_for() {
     let mut store = Store::new();
     let grant = granted(store.acquire(&claim("a"), &1, at(ms(5))));
     assert_eq!(grant.valid_for, TTL);
-    assert_eq!(grant.tokens.first.as_u64(), MICROS + 5_000);
-    assert_eq!(grant.tokens.last.as_u64(), MICROS + 5_002);
     let answer = store.acquire(&claim("b"), &2, at(ms(1_005)));
     assert_eq!(remaining(answer), Some(ms(9_000)));
     let mut trying = claim("c");
@@ -105,7 +107,7 @@ fn a_repeated_acquire_queues_once_and_is_granted_again() {
     store.acquire(&claim("b"), &2, at(ms(10)));
     assert_eq!(queue(&store, ms(10)), ["b", "c"]);
     let grant = granted(store.acquire(&claim("a"), &1, at(ms(10))));
-    assert_eq!(grant.tokens.first.as_u64(), MICROS);
+    assert_eq!(tokens(grant), (MICROS + 9_998, MICROS + 10_000));
     assert_eq!(store.remaining("k", at(ms(10)).now), Some(TTL));
 }
 
@@ -182,13 +184,11 @@ fn a_renewal_extends_and_never_creates_a_lease() {
         panic!("{answer:?}");
     };
     let tokens = extension.tokens.expect("they were asked for");
-    assert_eq!(tokens.first.as_u64(), MICROS + 500_000);
+    assert_eq!(tokens.last.as_u64(), MICROS + 500_000);
     assert_eq!(store.remaining("k", at(ms(500)).now), Some(TTL));
     // A repeated acquire does not fall back behind these.
-    assert_eq!(
-        granted(store.acquire(&claim("a"), &1, at(ms(600)))).tokens,
-        tokens
-    );
+    let again = granted(store.acquire(&claim("a"), &1, at(ms(600))));
+    assert!(again.tokens.first > tokens.last);
 
     let lost = Renewal::new(key(), OwnerToken::new("x"), TTL);
     assert_eq!(store.renew(&lost, at(ms(600))).0, Renewed::lost());
@@ -287,7 +287,7 @@ fn a_claim_that_does_not_ask_is_forgotten() {
 #[test]
 fn a_thief_is_foreign_and_holds_until_it_is_ended() {
     let mut store = busy();
-    store.steal("k", OwnerToken::new("thief"), at(ms(1)));
+    store.steal("k", OwnerToken::new("thief"));
     let (answer, _) = store.acquire(&claim("b"), &2, at(ms(60_000)));
     assert_eq!(answer, Acquired::Queued(Holder::foreign(None)));
     assert_eq!(owner(&store, ms(60_000)), Some("thief"));
@@ -296,20 +296,35 @@ fn a_thief_is_foreign_and_holds_until_it_is_ended() {
     granted(store.acquire(&claim("b"), &2, at(ms(60_001))));
 }
 
+/// The first and the last token of three that were wanted at this time.
+fn take(store: &mut Store<u8>, after: Duration) -> (u64, u64) {
+    let grant = granted(store.acquire(&claim("a"), &1, at(after)));
+    store.release(&release("a"), &1, at(after));
+    assert!(store.is_idle(at(after).now) && store.is_empty());
+    tokens(grant)
+}
+
+#[test]
+fn tokens_are_the_newest_up_to_the_time() {
+    let mut store = Store::new();
+    // Those before may have been given by the store that was here before.
+    assert_eq!(take(&mut store, ms(5)), (MICROS + 5_000, MICROS + 5_000));
+    assert_eq!(take(&mut store, ms(7)), (MICROS + 6_998, MICROS + 7_000));
+    let soon = ms(7) + Duration::from_micros(2);
+    assert_eq!(take(&mut store, soon), (MICROS + 7_001, MICROS + 7_002));
+}
+
 #[test]
 fn tokens_that_run_ahead_of_the_time_are_given_one_by_one() {
-    let mut store: Store<u8> = Store::new();
-    let mut last = 0;
-    for number in 0..10 {
-        let owner = format!("o{number}");
-        let grant = granted(store.acquire(&claim(&owner), &1, at(ms(0))));
-        assert!(grant.tokens.first.as_u64() > last);
-        let count = grant.tokens.last.as_u64() - grant.tokens.first.as_u64() + 1;
-        assert_eq!(count, if number == 0 { 3 } else { 1 });
-        last = grant.tokens.last.as_u64();
-        store.release(&release(&owner), &1, at(ms(0)));
+    let mut store = Store::new();
+    take(&mut store, ms(5));
+    for ahead in 1..10 {
+        let token = MICROS + 5_000 + ahead;
+        // The clock was set back.
+        assert_eq!(take(&mut store, ms(2)), (token, token));
     }
-    assert!(store.is_idle(at(ms(0)).now) && store.is_empty());
+    let soon = ms(5) + Duration::from_micros(10);
+    assert_eq!(take(&mut store, soon), (MICROS + 5_010, MICROS + 5_010));
 }
 
 #[test]

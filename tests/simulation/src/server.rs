@@ -137,8 +137,7 @@ impl Server {
         let is_free = self.owner(key, now).is_none();
         if is_free {
             let name = self.keys[key].clone();
-            self.store
-                .steal(name.as_str(), OwnerToken::new(THIEF), moment(now));
+            self.store.steal(name.as_str(), OwnerToken::new(THIEF));
         }
         is_free
     }

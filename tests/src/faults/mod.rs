@@ -93,7 +93,7 @@ pub fn remaining(server: &Server, key: &str) -> Option<Duration> {
 
 /// How many claims wait, as the server has it.
 pub fn waiters(server: &Server, key: &str) -> usize {
-    server.run(&["ZCARD", &format!("{{lock:{key}}}:queue")])
+    server.run(&["ZCARD", &format!("{{lock:{key}}}:waiters")])
 }
 
 /// A figure about a command, such as `calls`, as the server has it; `None` if the command has not been called.
@@ -129,7 +129,7 @@ pub async fn queued(server: &Server, key: &str, count: usize) {
 /// Whether the key tells the server of a claim that was withdrawn in doubt, which it does for half
 /// a minute.
 pub fn is_withdrawal(key: &str) -> bool {
-    key.contains(":queue:gone:")
+    key.contains(":waiters:gone:")
 }
 
 /// Asserts that no lock and no queue is left, before any ttl could have helped.
@@ -138,7 +138,7 @@ pub async fn nothing_left(server: &Server) {
     let deadline = Instant::now() + Duration::from_secs(2);
     while Instant::now() < deadline {
         left = server.run::<Vec<String>>(&["KEYS", "*"]);
-        left.retain(|key| !key.ends_with(":fence") && !is_withdrawal(key));
+        left.retain(|key| !key.ends_with(":counter") && !is_withdrawal(key));
         if left.is_empty() {
             return;
         }

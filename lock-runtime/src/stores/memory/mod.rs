@@ -154,7 +154,7 @@ impl MemoryBackend {
     /// ```
     pub fn steal(&self, key: &str) {
         let thief = OwnerToken::unique("stolen");
-        lock(&self.shared.store).steal(key, thief, moment());
+        lock(&self.shared.store).steal(key, thief);
     }
 
     /// Lets the next `verbs` verbs of any handle end in `fault`, after those that earlier calls doomed.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 use lock_protocol::LockKey;
 
-use super::companion::{Companion, FENCE, QUEUE};
+use super::companion::Companion;
 use crate::backend::BackendError;
 use crate::backend::numbers::Overtaken;
 use crate::error::LockError;
@@ -45,6 +45,12 @@ pub(super) enum Fault {
     #[error("`{key}` holds something that is not {meaning}")]
     BadKey { key: String, meaning: &'static str },
 
+    #[error(
+        "`{counter}` holds something that is not the last fencing token: until `DEL {counter}` \
+         every 64th lock of this prefix is granted to nobody; the tokens go on from the server's time"
+    )]
+    BadCounter { counter: String },
+
     #[error("Redis answered {0}, which is no answer to what it was asked")]
     BadReply(String),
 
@@ -70,20 +76,21 @@ impl Fault {
 
     /// What the server answered a script for `key` instead of a reply.
     pub(super) fn of_reply(error: RedisError, key: &LockKey) -> Fault {
-        if error.code() != Some("BADKEY") {
-            return Fault::Refused(error);
+        match error.detail().filter(|_| error.code() == Some("BADKEY")) {
+            Some(detail) if detail.starts_with("counter") => Fault::BadCounter {
+                counter: Companion::counter(key).to_string(),
+            },
+            Some(detail) if detail.starts_with("queue") => Fault::BadKey {
+                key: Companion::queue(key).to_string(),
+                meaning: "the queue of a lock",
+            },
+            // Of the scripts, one looks at nothing but the lock, and so need not say what it is.
+            None if !is_wrong_type(&error) => Fault::Refused(error),
+            _ => Fault::BadKey {
+                key: key.stored().to_owned(),
+                meaning: "a lock",
+            },
         }
-        let (key, meaning) = match error.detail() {
-            Some(detail) if detail.starts_with("queue") => (
-                Companion::new(key, QUEUE).to_string(),
-                "the queue of a lock",
-            ),
-            Some(detail) if detail.starts_with("fence") => {
-                (Companion::new(key, FENCE).to_string(), "a fencing token")
-            }
-            _ => (key.stored().to_owned(), "a lock"),
-        };
-        Fault::BadKey { key, meaning }
     }
 
     /// The same, with the rule that grants what is missing if that is the fault.
@@ -110,6 +117,7 @@ impl Fault {
             | Fault::Overtaken(_) => false,
             Fault::Acl { .. }
             | Fault::BadKey { .. }
+            | Fault::BadCounter { .. }
             | Fault::Server(_)
             | Fault::Command(_)
             | Fault::Config(_) => true,
@@ -170,10 +178,17 @@ fn is_configuration(error: &RedisError) -> bool {
         error.kind(),
         ErrorKind::InvalidClientConfig
             | ErrorKind::Server(ServerErrorKind::CrossSlot | ServerErrorKind::Moved)
-    ) || error.code() == Some("WRONGTYPE")
-        || error.detail().is_some_and(|detail| {
-            detail.contains("WRONGTYPE") || detail.contains("DB index is out of range")
-        })
+    ) || is_wrong_type(error)
+        || error
+            .detail()
+            .is_some_and(|detail| detail.contains("DB index is out of range"))
+}
+
+fn is_wrong_type(error: &RedisError) -> bool {
+    error.code() == Some("WRONGTYPE")
+        || error
+            .detail()
+            .is_some_and(|detail| detail.contains("WRONGTYPE"))
 }
 
 /// Whether the server behind the connection is, for now or for good, not the one to ask: another connection may lead to the right one.

@@ -218,9 +218,7 @@ impl Backend for RedisBackend {
         let reply = self
             .ask(&claim.key, claim.number, call, Unheard::Skip)
             .await;
-        let answer = decode(reply, &claim.key, |reply| {
-            scripts::acquired(reply, claim.ttl)
-        });
+        let answer = decode(reply, &claim.key, |reply| scripts::acquired(reply, claim));
         let answer = answer.map_err(|fault| self.error(fault))?;
         self.heard(claim, &answer);
         Ok(answer)
@@ -251,7 +249,8 @@ impl Backend for RedisBackend {
             let replies = sent.replies().await;
             let replies = every(replies, batch.len());
             answers.extend(batch.iter().zip(replies).map(|(index, reply)| {
-                let answer = decode(reply, &leases[*index].key, scripts::renewed);
+                let lease = &leases[*index];
+                let answer = decode(reply, &lease.key, |reply| scripts::renewed(reply, lease));
                 (*index, answer.map_err(|fault| self.error(fault)))
             }));
         }

@@ -4,7 +4,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use deadpool_redis::redis::{PushInfo, PushKind, Value};
-use lock_protocol::LockKey;
 use tokio::sync::mpsc::WeakUnboundedSender;
 
 use super::direct::{self, Ways};
@@ -82,16 +81,12 @@ impl Pushes {
         // The message came behind the answer to that command, on the same connection: the hand-over is younger than it. When the
         // message itself was sent nobody knows; it may have lain in a buffer of a stopped process for any time.
         let since = to_seam(lane.pulse.last_answered());
-        // What no lock can be named by is no lock of ours.
-        let Ok(key) = LockKey::new("", &hand_over.lock) else {
-            return;
-        };
-        let HandOver { owner, grant, .. } = hand_over;
+        let HandOver { owner, key, grant } = hand_over;
         // If it is in vain, nobody will use it, or release it.
-        if self.wakeups.is_in_vain(&key, owner, *grant, since)
+        if self.wakeups.is_in_vain(key, owner, *grant, since)
             && let Some(messages) = lane.messages.upgrade()
         {
-            let command = scripts::give_back(&key, owner);
+            let command = scripts::give_back(key, owner);
             // If the lane has ended, the grace ends the lease.
             let _ = messages.send(Message::unheard(command, self.timeout));
         }

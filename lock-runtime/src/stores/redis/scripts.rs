@@ -12,7 +12,7 @@ use deadpool_redis::redis::{
 use lock_protocol::{FenceBlock, FencingToken, LockKey, OwnerToken};
 use once_cell::sync::Lazy;
 
-use super::companion::{Companion, FENCE, QUEUE};
+use super::companion::Companion;
 use super::fault::{Fault, is_acl, is_unknown_command};
 use crate::backend::{Acquired, Claim, Extension, Grant, Holder, Released, Renewal, Renewed};
 
@@ -20,10 +20,21 @@ use crate::backend::{Acquired, Claim, Extension, Grant, Holder, Released, Renewa
 /// its way: longer than a proxy or a server that stands still keeps back what comes from
 /// connections that have ended.
 const GONE: Duration = Duration::from_secs(30);
+/// How long a hand-over may leave it to an earlier one to keep the queue alive.
+const A_SECOND: Duration = Duration::from_secs(1);
 /// The number of the next call of a script. No two calls of a process have the same, so an answer cannot be taken for that to another.
 static NEXT_CALL: AtomicU64 = AtomicU64::new(0);
-/// Where its number stands in a call: behind EVALSHA, the hash, how many keys there are, and three keys.
-const CALL_AT: usize = 6;
+/// Where a call of a script says how many keys it has, and where the first of them stands, behind
+/// EVALSHA and the hash. The number of the call comes behind them.
+const KEYS_AT: usize = 2;
+/// What the scripts share, by the line in whose place it is put; what contains others comes first.
+const FRAGMENTS: [(&str, &str); 5] = [
+    ("-- prelude\n", include_str!("scripts/prelude.lua")),
+    ("-- offer\n", include_str!("scripts/offer.lua")),
+    ("-- place\n", include_str!("scripts/place.lua")),
+    ("-- draw\n", include_str!("scripts/draw.lua")),
+    ("-- outlive\n", include_str!("scripts/outlive.lua")),
+];
 
 /// A script and its hash.
 pub(super) struct Script {
@@ -33,38 +44,60 @@ pub(super) struct Script {
 
 impl Script {
     fn new(body: &str) -> Script {
-        let source = body.replace("-- prelude\n", include_str!("scripts/prelude.lua"));
+        let source = FRAGMENTS
+            .iter()
+            .fold(body.to_owned(), |source, (line, fragment)| {
+                source.replace(line, fragment)
+            });
         let hash = Hashed::new(&source).get_hash().to_owned();
         Script { source, hash }
     }
 
     /// The command that runs the script by its hash: its keys, and the number of the call.
     fn call(&self, key: &LockKey) -> Cmd {
+        let mut call = self.with_keys(3, key);
+        call.arg(Companion::queue(key))
+            .arg(Companion::counter(key))
+            .arg(next_call());
+        call
+    }
+
+    /// The same for a script that has no other key than the lock itself.
+    fn call_with_lock(&self, key: &LockKey) -> Cmd {
+        let mut call = self.with_keys(1, key);
+        call.arg(next_call());
+        call
+    }
+
+    fn with_keys(&self, keys: usize, key: &LockKey) -> Cmd {
         // Enough for a release with a next claim, which has the most arguments.
-        let mut call = Cmd::with_capacity(13, 320 + 3 * key.stored().len());
+        let mut call = Cmd::with_capacity(12, 320 + 3 * key.stored().len());
         call.arg("EVALSHA")
             .arg(&self.hash)
-            .arg(3)
-            .arg(key.stored())
-            .arg(Companion::new(key, QUEUE))
-            .arg(Companion::new(key, FENCE))
-            .arg(NEXT_CALL.fetch_add(1, Ordering::Relaxed));
+            .arg(keys)
+            .arg(key.stored());
         call
     }
 }
 
+fn next_call() -> u64 {
+    NEXT_CALL.fetch_add(1, Ordering::Relaxed)
+}
+
 static ACQUIRE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/acquire.lua")));
 static RENEW: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/renew.lua")));
+static RESERVE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/reserve.lua")));
 static RELEASE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/release.lua")));
+static HAND_OVER: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/hand_over.lua")));
 static ABANDON: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/abandon.lua")));
 static PROBE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/probe.lua")));
 
-fn all() -> [&'static Script; 4] {
-    [&ACQUIRE, &RENEW, &RELEASE, &ABANDON]
+fn all() -> [&'static Script; 6] {
+    [&ACQUIRE, &RENEW, &RESERVE, &RELEASE, &HAND_OVER, &ABANDON]
 }
 
 /// The commands that make the server know every script.
-pub(super) fn loads() -> [Cmd; 4] {
+pub(super) fn loads() -> [Cmd; 6] {
     all().map(|script| {
         let mut load = cmd("SCRIPT");
         load.arg("LOAD").arg(&script.source);
@@ -84,8 +117,9 @@ pub(super) fn probes(key: &LockKey, channel: &str) -> [Cmd; 2] {
             .arg(script)
             .arg(3)
             .arg(key.stored())
-            .arg(Companion::new(key, QUEUE))
-            .arg(Companion::new(key, FENCE))
+            .arg(Companion::queue(key))
+            // The true one is in use.
+            .arg(Companion::no_counter(key))
             .arg(channel);
         probe
     })
@@ -137,7 +171,7 @@ fn with_source(call: &Cmd) -> Option<Cmd> {
 /// user of Redis 6.2 may use all channels, and is allowed none by name until that is taken away.
 pub(super) fn acl_rule(key_prefix: &str, channel_prefix: &str) -> String {
     format!(
-        "+eval +evalsha +script|load +exists +get +set +del +pexpire +pttl +time +zadd +zrange +zrem +zpopmin +publish +subscribe +ping \
+        "+eval +evalsha +script|load +exists +get +mget +set +del +pexpire +pttl +time +zadd +zrange +zrem +zscore +zpopmin +publish +subscribe +ping \
          ~{key_prefix}* ~{{{key_prefix}* resetchannels &{channel_prefix}*"
     )
 }
@@ -151,10 +185,12 @@ pub(super) fn acquire(claim: &Claim, channel: &str) -> Cmd {
 
 /// Extends a lease.
 pub(super) fn renew(renewal: &Renewal) -> Cmd {
-    let mut call = RENEW.call(&renewal.key);
-    call.arg(renewal.owner.as_str())
-        .arg(millis(renewal.ttl))
-        .arg(renewal.tokens);
+    let mut call = if renewal.tokens == 0 {
+        RENEW.call_with_lock(&renewal.key)
+    } else {
+        RESERVE.call(&renewal.key)
+    };
+    call.arg(renewal.owner.as_str()).arg(millis(renewal.ttl));
     call
 }
 
@@ -165,7 +201,9 @@ pub(super) fn release(
     next: Option<&Claim>,
     channel: &str,
 ) -> Cmd {
-    let mut call = RELEASE.call(key);
+    // Whoever has a next claim has it because others want the lock.
+    let script = next.map_or(&RELEASE, |_| &HAND_OVER);
+    let mut call = script.call(key);
     call.arg(owner.as_str());
     if let Some(next) = next {
         claim_arguments(&mut call, next, channel);
@@ -185,25 +223,29 @@ pub(super) fn abandon(claim: &Claim, channel: &str) -> Cmd {
 /// Gives back what was handed over to a claim that nobody here knows any more.
 pub(super) fn give_back(key: &LockKey, owner: &str) -> Cmd {
     let mut call = ABANDON.call(key);
-    call.arg(owner).arg(1).arg("").arg(0).arg(0);
+    call.arg(owner).arg("").arg(0).arg(0);
     call
 }
 
 fn claim_arguments(call: &mut Cmd, claim: &Claim, channel: &str) {
     call.arg(claim.owner.as_str()).arg(millis(claim.ttl));
     place(call, claim, channel);
-    call.arg(millis(claim.heartbeat.saturating_mul(2)));
+    let queue = claim.heartbeat.saturating_mul(2).saturating_add(A_SECOND);
+    call.arg(millis(queue));
 }
 
-/// What makes the claim's place in the queue: its tokens, and how to tell it, or nothing if it does not wait.
+/// The claim's place in the queue, as `place.lua` tells it; nothing if it does not wait.
 fn place(call: &mut Cmd, claim: &Claim, channel: &str) {
-    call.arg(claim.tokens.max(1));
-    if claim.queue {
-        let grace = millis(claim.grace);
-        call.arg(Text(format_args!("{channel}/{grace}")));
-    } else {
+    if !claim.queue {
         call.arg("");
+        return;
     }
+    let (tokens, prefix, width) = (claim.tokens, claim.key.prefix().len(), channel.len());
+    let grace = millis(claim.grace);
+    let digits = grace.ilog10() + 1;
+    call.arg(Text(format_args!(
+        "/{tokens:010}/{prefix:04}/{channel}/{grace}/{width:04}/{digits:02}/x"
+    )));
 }
 
 /// An argument that is written where it goes, without a string in between.
@@ -276,10 +318,15 @@ fn is_unknown_script(error: &RedisError) -> bool {
 
 /// The number of this call; none if it calls no script.
 fn number(call: &Cmd) -> Option<&[u8]> {
-    match call.args_iter().nth(CALL_AT)? {
-        Arg::Simple(number) => Some(number),
-        _ => None,
-    }
+    let mut arguments = call
+        .args_iter()
+        .skip(KEYS_AT)
+        .map_while(|argument| match argument {
+            Arg::Simple(argument) => Some(argument),
+            _ => None,
+        });
+    let keys = std::str::from_utf8(arguments.next()?).ok()?;
+    arguments.nth(keys.parse().ok()?)
 }
 
 fn is_numbered(line: &[u8], number: &[u8]) -> bool {
@@ -287,15 +334,17 @@ fn is_numbered(line: &[u8], number: &[u8]) -> bool {
         .is_some_and(|words| words.starts_with(b" "))
 }
 
-/// The answer to [`acquire`] for a claim with this `ttl`; `None` if no script answers like that.
-pub(super) fn acquired(reply: &Value, ttl: Duration) -> Option<Acquired> {
-    became_of(words(reply), ttl)
+/// The answer to [`acquire`] for this claim; `None` if no script answers like that.
+pub(super) fn acquired(reply: &Value, claim: &Claim) -> Option<Acquired> {
+    became_of(words(reply), claim)
 }
 
-/// What became of a claim with this `ttl`.
-fn became_of(mut words: Words<'_>, ttl: Duration) -> Option<Acquired> {
+fn became_of(mut words: Words<'_>, claim: &Claim) -> Option<Acquired> {
     let became = match words.next()? {
-        "granted" => Acquired::Granted(Grant::new(block(&mut words)?, ttl)),
+        "granted" => {
+            let tokens = tokens(&mut words, claim.tokens)?;
+            Acquired::Granted(Grant::new(tokens, claim.ttl))
+        }
         "queued" => Acquired::Queued(holder(&mut words)?),
         "taken" => Acquired::Taken(holder(&mut words)?),
         _ => return None,
@@ -304,11 +353,14 @@ fn became_of(mut words: Words<'_>, ttl: Duration) -> Option<Acquired> {
 }
 
 /// The answer to [`renew`].
-pub(super) fn renewed(reply: &Value) -> Option<Renewed> {
+pub(super) fn renewed(reply: &Value, renewal: &Renewal) -> Option<Renewed> {
     let mut words = words(reply);
     let renewed = match words.next()? {
         "held" => Renewed::held(),
-        "granted" => Renewed::Held(Extension::with_tokens(Some(block(&mut words)?))),
+        "granted" => {
+            let tokens = tokens(&mut words, renewal.tokens)?;
+            Renewed::Held(Extension::with_tokens(Some(tokens)))
+        }
         "lost" => Renewed::lost(),
         _ => return None,
     };
@@ -320,7 +372,7 @@ pub(super) fn released(reply: &Value, next: Option<&Claim>) -> Option<Released> 
     let mut words = words(reply);
     let released = match (words.next()?, next) {
         ("released", Some(next)) => {
-            return Some(Released::Released(Some(became_of(words, next.ttl)?)));
+            return Some(Released::Released(Some(became_of(words, next)?)));
         }
         ("released", None) => Released::Released(None),
         ("lost", _) => Released::NotHeld,
@@ -339,25 +391,34 @@ pub(super) fn abandoned(reply: &Value) -> Option<()> {
 pub(super) struct HandOver {
     /// The claim that is the owner now.
     pub(super) owner: String,
-    /// The stored name of the lock.
-    pub(super) lock: String,
+    /// Which lock.
+    pub(super) key: LockKey,
     /// The lease.
     pub(super) grant: Grant,
 }
 
-/// Reads the message `last/count/grace_ms/length of the owner/owner, lock`, which anybody can publish.
+/// Reads the message of `offer.lua`, which anybody can publish.
 pub(super) fn hand_over(message: &[u8]) -> Option<HandOver> {
     let text = std::str::from_utf8(message).ok()?;
-    let mut parts = text.splitn(5, '/');
+    // What is granted is exclusive.
+    let mut parts = text.strip_prefix("x/")?.splitn(4, '/');
+    let old = parts.next()?.parse().ok()?;
     let last = parts.next()?.parse().ok()?;
-    let count = parts.next()?.parse().ok()?;
-    let grace_ms = parts.next()?.parse().ok()?;
-    let owner_len = parts.next()?.parse().ok()?;
-    let (owner, lock) = parts.next()?.split_at_checked(owner_len)?;
+    let length = parts.next()?.parse().ok()?;
+    let (member, lock) = parts.next()?.split_at_checked(length)?;
+    // From the end, since the owner may contain slashes: mode, digits and width, which are for the
+    // script, the grace, the channel, the prefix, the tokens.
+    let mut fields = member.rsplitn(8, '/').skip(3);
+    let grace_ms = fields.next()?.parse().ok()?;
+    let prefix_len = fields.nth(1)?.parse().ok()?;
+    let wanted = fields.next()?.parse().ok()?;
+    let owner = fields.next()?.to_owned();
+    let (prefix, key) = lock.split_at_checked(prefix_len)?;
     Some(HandOver {
-        owner: owner.to_owned(),
-        lock: lock.to_owned(),
-        grant: Grant::new(fence_block(last, count)?, Duration::from_millis(grace_ms)),
+        owner,
+        // What no lock can be named by is no lock of ours.
+        key: LockKey::new(prefix, key).ok()?,
+        grant: Grant::new(drawn(old, last, wanted)?, Duration::from_millis(grace_ms)),
     })
 }
 
@@ -396,15 +457,20 @@ fn holder(words: &mut Words<'_>) -> Option<Holder> {
     }
 }
 
-fn block(words: &mut Words<'_>) -> Option<FenceBlock> {
+/// The tokens that were drawn for one who `wanted` so many.
+fn tokens(words: &mut Words<'_>, wanted: u32) -> Option<FenceBlock> {
     let last = words.next()?.parse().ok()?;
-    let count = words.next()?.parse().ok()?;
-    fence_block(last, count)
+    let old = words.next()?.parse().ok()?;
+    drawn(old, last, wanted)
 }
 
-fn fence_block(last: u64, count: u32) -> Option<FenceBlock> {
-    let first = last.checked_sub(count.checked_sub(1)?.into())?;
-    (last < 1 << 53).then_some(FenceBlock {
+/// What a counter that was raised from `old` to `last` gives: the newest of the tokens between, so
+/// that all are above what was drawn from a counter that was lost.
+fn drawn(old: u64, last: u64, wanted: u32) -> Option<FenceBlock> {
+    let first = last
+        .saturating_sub(wanted.saturating_sub(1).into())
+        .max(old.checked_add(1)?);
+    (first <= last && last < 1 << 53).then_some(FenceBlock {
         first: FencingToken::new(first),
         last: FencingToken::new(last),
     })

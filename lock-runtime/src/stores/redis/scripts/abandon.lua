@@ -1,21 +1,21 @@
 -- abandon.lua: withdraw a claim: out of the queue and, if it has been granted, on to the first waiter.
--- ARGV: [1] call, [2] owner, [3] tokens, [4] way: how to tell it, '' if it does not wait,
---       [5] gone_ms: how long to remember the withdrawal; 0: not at all,
---       [6] doubt: 1 if a question of the claim may still be on its way. Where the claim is
+-- ARGV: [1] call, [2] owner, [3] place in the queue, '' if it does not wait,
+--       [4] gone_ms: how long to remember the withdrawal; 0: not at all,
+--       [5] doubt: 1 if a question of the claim may still be on its way. Where the claim is
 --           unknown, it is in doubt, too.
 -- Returns: withdrawn | again | error BADKEY
-local redis, lock, queue, fence = redis, KEYS[1], KEYS[2], KEYS[3]
+local redis, lock, queue, counter = redis, KEYS[1], KEYS[2], KEYS[3]
 local call, owner = ARGV[1], ARGV[2]
 
 -- prelude
 
-local member = member_of(owner, ARGV[3], ARGV[4])
+local member = member_of(owner, ARGV[3])
 local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
 local waited = member ~= '' and read('queue', 'ZREM', queue, member) == 1
 if refusal then return refusal end
-local gone_ms, known = ARGV[5], waited or holder == owner
-if gone_ms ~= '0' and (ARGV[6] == '1' or not known) then
+local gone_ms, known = ARGV[4], waited or holder == owner
+if gone_ms ~= '0' and (ARGV[5] == '1' or not known) then
   -- After a write the SET passes even when the memory is full.
   redis.call('DEL', gone_of(owner))
   redis.call('SET', gone_of(owner), '', 'PX', gone_ms)
@@ -28,8 +28,6 @@ if holder ~= owner then
 end
 
 if redis.call('EXISTS', queue) == 1 then
-  read_fence()
-  if refusal then return refusal end
   local outcome, grace_ms = hand_over()
   if refusal then return refusal end
   if outcome == 'again' then return answer('again') end

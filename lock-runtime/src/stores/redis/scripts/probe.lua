@@ -3,7 +3,7 @@
 -- KEYS: as those of the scripts
 -- ARGV: [1] channel: that of the connection
 -- Returns: '' | the command that the server does not know | error: the user lacks a permission
-local lock, queue, fence = KEYS[1], KEYS[2], KEYS[3]
+local lock, queue, counter = KEYS[1], KEYS[2], KEYS[3]
 local unknown, refusal = '', nil
 
 local function try(command, ...)
@@ -20,13 +20,15 @@ end
 try('TIME')
 try('EXISTS', lock, queue)
 try('GET', lock)
-try('SET', fence, '0', 'PX', '1', 'XX')
+try('MGET', lock)
+try('SET', counter, '0', 'PX', '1', 'XX', 'GET')
 try('DEL', lock)
 try('PTTL', lock)
 try('PEXPIRE', lock, '1')
 try('ZADD', queue, 'XX', '0', 'member')
 try('ZRANGE', queue, '0', '0')
 try('ZREM', queue, 'member')
+try('ZSCORE', queue, 'member')
 try('ZPOPMIN', queue)
 try('PUBLISH', ARGV[1], '')
 return refusal or unknown

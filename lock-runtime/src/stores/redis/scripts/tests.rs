@@ -2,6 +2,13 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn claim() -> Claim {
+    let key = LockKey::new("lock:", "k").unwrap();
+    let mut claim = Claim::new(key, OwnerToken::unique("o"), Duration::from_secs(1));
+    claim.tokens = 2;
+    claim
+}
+
 /// The reply of a script to the call with this `number`.
 fn line(number: &[u8], rest: &str) -> Value {
     Value::BulkString([number, rest.as_bytes()].concat())
@@ -9,7 +16,7 @@ fn line(number: &[u8], rest: &str) -> Value {
 
 #[test]
 fn replies_that_no_script_gives_are_not_taken_for_others() {
-    let ttl = Duration::from_secs(1);
+    let claim = claim();
     let reply = |rest: &str| line(b"7", rest);
     for rest in [
         "",
@@ -17,39 +24,38 @@ fn replies_that_no_script_gives_are_not_taken_for_others() {
         " again",
         " granted",
         " granted 5",
-        " granted 5 0",
+        " granted 5 5",
         " granted 5 7",
-        " granted 5 1 ",
-        " granted 5 1 1",
+        " granted 5 4 ",
+        " granted 5 4 1",
         " granted -5 1",
-        " granted 5  1",
+        " granted 5 -1",
+        " granted 5  4",
         " granted 9223372036854775807 1",
-        " GRANTED 5 1",
+        " granted 5 18446744073709551615",
+        " GRANTED 5 4",
         " queued 10",
         " queued 10 2",
         " taken ten 1",
         " lost",
         " granted \u{ff} 1",
     ] {
-        assert_eq!(acquired(&reply(rest), ttl), None, "{rest}");
+        assert_eq!(acquired(&reply(rest), &claim), None, "{rest}");
     }
     for other in [Value::Nil, Value::Okay, Value::Int(1), Value::Array(vec![])] {
-        assert_eq!(acquired(&other, ttl), None, "{other:?}");
+        assert_eq!(acquired(&other, &claim), None, "{other:?}");
     }
-    assert_eq!(renewed(&reply(" held 1")), None);
-    let next = Claim::new(
-        LockKey::new("lock:", "k").unwrap(),
-        OwnerToken::unique("o"),
-        ttl,
-    );
+    let renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), claim.ttl);
+    assert_eq!(renewed(&reply(" held 1"), &renewal), None);
     assert_eq!(released(&reply(" released taken 1 0"), None), None);
-    assert_eq!(released(&reply(" released"), Some(&next)), None);
+    assert_eq!(released(&reply(" released"), Some(&claim)), None);
     assert_eq!(abandoned(&reply(" withdrawn 1")), None);
 }
 
 #[test]
 fn replies_are_read_as_the_scripts_write_them() {
-    let ttl = Duration::from_secs(1);
+    let claim = claim();
+    let ttl = claim.ttl;
     let reply = |rest: &str| line(b"7", rest);
     let tokens = FenceBlock {
         first: FencingToken::new(4),
@@ -57,33 +63,46 @@ fn replies_are_read_as_the_scripts_write_them() {
     };
     let granted = Acquired::Granted(Grant::new(tokens, ttl));
     for (rest, answer) in [
-        (" granted 5 2", granted),
+        (" granted 5 3", granted),
         (" queued 1000 0", Acquired::Queued(Holder::of_ours(ttl))),
         // It never ends.
         (" taken -1 1", Acquired::Taken(Holder::foreign(None))),
     ] {
-        assert_eq!(acquired(&reply(rest), ttl).as_ref(), Some(&answer));
-        let next = Claim::new(
-            LockKey::new("lock:", "k").unwrap(),
-            OwnerToken::unique("o"),
-            ttl,
-        );
+        assert_eq!(acquired(&reply(rest), &claim).as_ref(), Some(&answer));
         assert_eq!(
-            released(&reply(&format!(" released{rest}")), Some(&next)),
+            released(&reply(&format!(" released{rest}")), Some(&claim)),
             Some(Released::Released(Some(answer)))
         );
     }
-    let renewal = renewed(&reply(" granted 5 2"));
+    let mut renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), ttl);
+    assert_eq!(renewed(&reply(" held"), &renewal), Some(Renewed::held()));
+    assert_eq!(renewed(&reply(" lost"), &renewal), Some(Renewed::lost()));
+    renewal.tokens = 2;
     let further = Extension::with_tokens(Some(tokens));
-    assert_eq!(renewal, Some(Renewed::Held(further)));
-    assert_eq!(renewed(&reply(" held")), Some(Renewed::held()));
-    assert_eq!(renewed(&reply(" lost")), Some(Renewed::lost()));
+    assert_eq!(
+        renewed(&reply(" granted 5 3"), &renewal),
+        Some(Renewed::Held(further))
+    );
     assert_eq!(
         released(&reply(" released"), None),
         Some(Released::Released(None))
     );
     assert_eq!(released(&reply(" lost"), None), Some(Released::NotHeld));
     assert_eq!(abandoned(&reply(" withdrawn")), Some(()));
+}
+
+#[test]
+fn tokens_are_the_newest_that_were_drawn_and_no_more_than_wanted() {
+    let numbers = |old, last, wanted| {
+        drawn(old, last, wanted).map(|block| (block.first.as_u64(), block.last.as_u64()))
+    };
+    assert_eq!(numbers(100, 200, 3), Some((198, 200)));
+    assert_eq!(numbers(100, 200, 1), Some((200, 200)));
+    assert_eq!(numbers(100, 102, 3), Some((101, 102)));
+    assert_eq!(numbers(0, 2, u32::MAX), Some((1, 2)));
+    assert_eq!(numbers(200, 200, 3), None);
+    assert_eq!(numbers(u64::MAX, 200, 3), None);
+    assert_eq!(numbers(1, 1 << 53, 3), None);
 }
 
 #[test]
@@ -136,16 +155,42 @@ fn a_call_keeps_its_number_when_it_is_made_again() {
     }
 }
 
+/// What `offer.lua` publishes for this member of the queue of `lock:k/x`.
+fn offer(old: u64, last: u64, member: &str) -> String {
+    format!("x/{old}/{last}/{}/{member}lock:k/x", member.len())
+}
+
 #[test]
 fn a_hand_over_survives_slashes_in_owner_and_key() {
-    let message = hand_over(b"9/3/500/5/a/b/clock:k/x").unwrap();
+    let message = offer(1, 9, "a/b/c/0000000003/0005/chan/500/0004/03/x");
+    let message = hand_over(message.as_bytes()).unwrap();
+    assert_eq!(message.owner, "a/b/c");
     assert_eq!(
-        (message.owner.as_str(), message.lock.as_str()),
-        ("a/b/c", "lock:k/x")
+        (message.key.prefix(), message.key.as_str()),
+        ("lock:", "k/x")
     );
     assert_eq!(message.grant.tokens.first, FencingToken::new(7));
     assert_eq!(message.grant.tokens.last, FencingToken::new(9));
     assert_eq!(message.grant.valid_for, Duration::from_millis(500));
+}
+
+#[test]
+fn a_place_tells_a_hand_over_what_the_claim_was() {
+    let mut claim = claim().queued();
+    claim.grace = Duration::from_millis(1500);
+    let call = acquire(&claim, "lock:c:0");
+    let place = call.args_iter().nth(9).unwrap();
+    let Arg::Simple(place) = place else {
+        panic!("{place:?}");
+    };
+    let member = format!("{}{}", claim.owner, String::from_utf8_lossy(place));
+    let message = format!("x/3/5/{}/{member}lock:k", member.len());
+    let message = hand_over(message.as_bytes()).unwrap();
+    assert_eq!(message.owner, claim.owner.as_str());
+    assert_eq!(message.key, claim.key);
+    assert_eq!(message.key.prefix(), claim.key.prefix());
+    assert_eq!(message.grant.valid_for, claim.grace);
+    assert_eq!(message.grant.tokens.first, FencingToken::new(4));
 }
 
 #[test]
@@ -156,26 +201,75 @@ fn an_announcement_is_no_hand_over() {
         Some(("a/b", Duration::from_millis(500)))
     );
     assert_eq!(hand_over(message), None);
-    assert_eq!(announcement(b"9/3/500/5/a/b/clock:k/x"), None);
+    let offer = offer(1, 9, "a/0000000003/0005/chan/500/0004/03/x");
+    assert_eq!(announcement(offer.as_bytes()), None);
     assert_eq!(announcement(b"next/-1/a"), None);
 }
 
 #[test]
 fn nonsense_on_the_channel_is_no_hand_over() {
-    let nonsense: [&[u8]; 9] = [
-        b"",
-        b"hello",
-        b"1/2/3",
-        b"1/2/3/4",
-        b"1/2/3/99/short",
-        b"2/0/3/1/ab",
-        b"2/4/3/1/ab",
-        "1/2/3/1/\u{e9}".as_bytes(),
-        b"1/2/3/1/\xff\xfe",
+    let good = offer(1, 9, "a/0000000003/0005/chan/500/0004/03/x");
+    assert!(hand_over(good.as_bytes()).is_some());
+    let nonsense = [
+        String::new(),
+        "hello".into(),
+        "x/1/2/3".into(),
+        "x/1/2/3/4".into(),
+        "x/1/2/99/short".into(),
+        "x/1/2/1/\u{e9}".into(),
+        // Nothing was drawn.
+        offer(9, 9, "a/0000000003/0005/chan/500/0004/03/x"),
+        // Of another mode than was asked for.
+        good.replacen('x', "s", 1),
+        // Too few fields, a grace that is none, and a prefix longer than the name of the lock.
+        offer(1, 9, "0000000003/0005/chan/500/0004/03/x"),
+        offer(1, 9, "a/0000000003/0005/chan/-1/0004/02/x"),
+        offer(1, 9, "a/0000000003/0009/chan/500/0004/03/x"),
+        // A lock without a name.
+        offer(1, 9, "a/0000000003/0008/chan/500/0004/03/x"),
     ];
     for message in nonsense {
-        assert_eq!(hand_over(message), None, "{message:?}");
+        assert_eq!(hand_over(message.as_bytes()), None, "{message:?}");
     }
+    assert_eq!(hand_over(b"x/1/2/1/\xff\xfe"), None);
+}
+
+#[test]
+fn a_script_contains_what_its_lines_name() {
+    for script in all() {
+        for (line, _) in FRAGMENTS {
+            assert!(!script.source.contains(line), "{line} is left");
+        }
+    }
+    // Each is somewhere, and so is no line of another name.
+    for (_, fragment) in FRAGMENTS {
+        let end = fragment.lines().last().unwrap();
+        assert!(all().iter().any(|script| script.source.contains(end)));
+    }
+}
+
+#[test]
+fn a_plain_renewal_names_no_key_but_the_lock() {
+    let claim = claim();
+    let mut renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), claim.ttl);
+    let keys = |renewal: &Renewal| {
+        let call = renew(renewal);
+        let own = number(&call).unwrap().to_vec();
+        let keys = call.args_iter().nth(KEYS_AT);
+        let Some(Arg::Simple(keys)) = keys else {
+            panic!("{keys:?}");
+        };
+        // Of three arguments the call's number is the first.
+        let at = call.args_iter().count() - 3;
+        let Some(Arg::Simple(first)) = call.args_iter().nth(at) else {
+            panic!("{call:?}");
+        };
+        assert_eq!(first, own);
+        String::from_utf8(keys.to_vec()).unwrap()
+    };
+    assert_eq!(keys(&renewal), "1");
+    renewal.tokens = 1;
+    assert_eq!(keys(&renewal), "3");
 }
 
 #[test]
@@ -218,12 +312,14 @@ proptest! {
 
     #[test]
     fn no_reply_panics_and_no_grant_is_beyond_reason(reply in replies()) {
-        let claim = Claim::new(LockKey::new("lock:", "k").unwrap(), OwnerToken::unique("o"), Duration::from_secs(1));
+        let claim = claim();
+        let mut renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), claim.ttl);
+        renewal.tokens = 3;
         let sane = |tokens: FenceBlock| tokens.first <= tokens.last && tokens.last < FencingToken::new(1 << 53);
-        if let Some(Acquired::Granted(grant)) = acquired(&reply, claim.ttl) {
+        if let Some(Acquired::Granted(grant)) = acquired(&reply, &claim) {
             prop_assert!(sane(grant.tokens) && grant.valid_for == claim.ttl);
         }
-        if let Some(Renewed::Held(extension)) = renewed(&reply) {
+        if let Some(Renewed::Held(extension)) = renewed(&reply, &renewal) {
             prop_assert!(extension.tokens.is_none_or(sane));
         }
         for next in [None, Some(&claim)] {
@@ -242,19 +338,30 @@ proptest! {
     fn no_message_panics_and_a_true_one_is_read_as_it_was_written(
         noise in any::<Vec<u8>>(),
         text in "[0-9/-]{0,40}",
-        first in 0..1_u64 << 52,
-        more in 0..1000_u64,
-        grace in any::<u32>(),
+        old in 0..1_u64 << 52,
+        more in 1..1000_u64,
+        tokens in 1..100_u32,
+        grace in 1..u32::MAX,
         owner in ".{0,20}",
-        lock in ".{0,20}",
+        prefix in "[^{}]{0,10}",
+        lock in "[^{}]{1,20}",
     ) {
         let _ = (hand_over(&noise), hand_over(text.as_bytes()));
-        let last = first + more;
-        let message = format!("{last}/{}/{grace}/{}/{owner}{lock}", more + 1, owner.len());
+        let mut claim = Claim::new(LockKey::new(&prefix, &lock).unwrap(), OwnerToken::new(owner.as_str()), Duration::from_secs(1)).queued();
+        claim.grace = Duration::from_millis(grace.into());
+        claim.tokens = tokens;
+        let call = acquire(&claim, "channel");
+        let place = call.args_iter().nth(9);
+        let Some(Arg::Simple(place)) = place else {
+            panic!("{place:?}");
+        };
+        let last = old + more;
+        let member = format!("{owner}{}", String::from_utf8_lossy(place));
+        let message = format!("x/{old}/{last}/{}/{member}{prefix}{lock}", member.len());
         let read = hand_over(message.as_bytes()).expect("a true message");
-        prop_assert_eq!((read.owner, read.lock), (owner, lock));
-        prop_assert_eq!(read.grant.tokens.first, FencingToken::new(first));
+        prop_assert_eq!((read.owner, read.key), (owner, claim.key));
+        prop_assert_eq!(read.grant.tokens.first.as_u64(), last + 1 - more.min(tokens.into()));
         prop_assert_eq!(read.grant.tokens.last, FencingToken::new(last));
-        prop_assert_eq!(read.grant.valid_for, Duration::from_millis(grace.into()));
+        prop_assert_eq!(read.grant.valid_for, claim.grace);
     }
 }
