@@ -545,10 +545,10 @@ fn word(acquired: &Acquired) -> &'static str {
 }
 
 fn queue_of(name: &LockKey) -> String {
-    format!("{{{}}}:queue", name.stored())
+    format!("{{{}}}:waiters", name.stored())
 }
 
 /// The owner token in a member of the queue.
 fn owner_of(member: &str) -> &str {
-    member.splitn(4, '/').last().unwrap_or("")
+    member.rsplitn(9, '/').last().unwrap_or("")
 }

@@ -120,7 +120,7 @@ async fn calls_of_a_release(waiting: usize) -> u64 {
             .cmd("ZADD")
             .arg(QUEUE)
             .arg(TICKET + score as u64)
-            .arg(format!("{score}/0000000001/0005/c/1000/0001/04/x"))
+            .arg(format!("{score}/0000000001/0005/0006/c/1000/0001/04/x"))
             .ignore();
     }
     pipeline.exec(&mut connection).unwrap();

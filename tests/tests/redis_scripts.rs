@@ -130,7 +130,7 @@ impl Fixture {
 /// A waiter as it stands in the queue.
 fn member(owner: &str, channel: &str, grace_ms: u64) -> String {
     let (width, digits) = (channel.len(), grace_ms.to_string().len());
-    format!("{owner}/0000000001/0005/{channel}/{grace_ms}/{width:04}/{digits:02}/x")
+    format!("{owner}/0000000001/0005/0006/{channel}/{grace_ms}/{width:04}/{digits:02}/x")
 }
 
 fn ending(claim: &Claim) -> Release {

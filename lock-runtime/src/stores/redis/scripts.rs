@@ -240,11 +240,12 @@ fn place(call: &mut Cmd, claim: &Claim, channel: &str) {
         call.arg("");
         return;
     }
-    let (tokens, prefix, width) = (claim.tokens, claim.key.prefix().len(), channel.len());
+    let (tokens, key) = (claim.tokens, &claim.key);
+    let (prefix, name, width) = (key.prefix().len(), key.stored().len(), channel.len());
     let grace = millis(claim.grace);
     let digits = grace.ilog10() + 1;
     call.arg(Text(format_args!(
-        "/{tokens:010}/{prefix:04}/{channel}/{grace}/{width:04}/{digits:02}/x"
+        "/{tokens:010}/{prefix:04}/{name:04}/{channel}/{grace}/{width:04}/{digits:02}/x"
     )));
 }
 
@@ -401,21 +402,20 @@ pub(super) struct HandOver {
 pub(super) fn hand_over(message: &[u8]) -> Option<HandOver> {
     let text = std::str::from_utf8(message).ok()?;
     // What is granted is exclusive.
-    let mut parts = text.strip_prefix("x/")?.splitn(4, '/');
+    let mut parts = text.strip_prefix("x/")?.splitn(3, '/');
     let old = parts.next()?.parse().ok()?;
     let last = parts.next()?.parse().ok()?;
-    let length = parts.next()?.parse().ok()?;
-    let (member, lock) = parts.next()?.split_at_checked(length)?;
-    // From the end, since the owner may contain slashes: mode, digits and width, which are for the
-    // script, the grace, the channel, the prefix, the tokens.
-    let mut fields = member.rsplitn(8, '/').skip(3);
+    // From the end, since what comes first may contain slashes: mode, digits and width, which are
+    // for the script, the grace, the channel, and what the claim was.
+    let mut fields = parts.next()?.rsplitn(9, '/').skip(3);
     let grace_ms = fields.next()?.parse().ok()?;
-    let prefix_len = fields.nth(1)?.parse().ok()?;
+    let name_len = fields.nth(1)?.parse().ok()?;
+    let prefix_len = fields.next()?.parse().ok()?;
     let wanted = fields.next()?.parse().ok()?;
-    let owner = fields.next()?.to_owned();
-    let (prefix, key) = lock.split_at_checked(prefix_len)?;
+    let (name, owner) = fields.next()?.split_at_checked(name_len)?;
+    let (prefix, key) = name.split_at_checked(prefix_len)?;
     Some(HandOver {
-        owner,
+        owner: owner.to_owned(),
         // What no lock can be named by is no lock of ours.
         key: LockKey::new(prefix, key).ok()?,
         grant: Grant::new(drawn(old, last, wanted)?, Duration::from_millis(grace_ms)),

@@ -4,7 +4,8 @@
 -- If not `drawn`, the counter has been absent and is now the time, or is as it was; `draw` of the
 -- prelude goes on then.
 local time = redis.call('TIME')
-local last = string.format('%s%06d', time[1], time[2])
+local micros = #time[2] == 6 and time[2] or string.format('%06d', time[2])
+local last = time[1] .. micros
 -- Two days outlive every lease, so that the counter is there when the next grant comes; TIME covers
 -- what is later. To read it as it is written saves a call.
 local old = redis.pcall('SET', counter, last, 'PX', '172800000', 'GET')

@@ -1,7 +1,8 @@
--- Reads a member of the queue, `owner/tokens/prefix/channel/grace_ms/width/digits/mode`. All but the
--- owner token, which may contain slashes, is its place. Of fixed length are tokens (10) and prefix
--- (4), which the client reads, width (4) and digits (2), the lengths of channel and grace, and the
--- mode (1): `x` is exclusive.
+-- Reads a member of the queue, `owner/tokens/prefix/name/channel/grace_ms/width/digits/mode`. All but
+-- the owner token, which may contain slashes, is its place. Of fixed length are tokens (10), prefix
+-- and name (4 each, how much of the lock's name is the prefix, and how long it is), which the client
+-- reads, width (4) and digits (2), the lengths of channel and grace, and the mode (1): `x` is
+-- exclusive.
 -- Before: member. After: heir: the owner token, channel, grace_ms; channel is nil if it is no member.
 local width, digits = tonumber(string.sub(member, -9, -6)), tonumber(string.sub(member, -4, -3))
 local heir, channel, grace_ms
@@ -10,5 +11,5 @@ if width and digits then
   local channel_at = grace_at - 1 - width
   grace_ms = string.sub(member, grace_at, -11)
   channel = string.sub(member, channel_at, grace_at - 2)
-  heir = string.sub(member, 1, channel_at - 18)
+  heir = string.sub(member, 1, channel_at - 23)
 end
