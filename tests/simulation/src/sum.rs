@@ -12,9 +12,10 @@ use crate::clock::{MS, Time};
 use crate::process::{Caller, Doing, Flight, Heard, Link, Machine, Process};
 use crate::world::{Happening, Happens, ToProcess, World};
 
-/// Where instants begin, the ids of questions under way, and the numbers of the machines. Fencing
-/// tokens lie between the first two. What is smaller counts as it is.
+/// Where instants begin, fencing tokens, the ids of questions under way, and the numbers of the
+/// machines: each larger than all of the next kind. What is smaller counts as it is.
 pub(crate) const INSTANTS: u64 = 1 << 61;
+const TOKENS: u64 = 1 << 50;
 pub(crate) const FLIGHTS: u64 = 1 << 45;
 pub(crate) const NUMBERS: u64 = 1 << 40;
 
@@ -76,10 +77,12 @@ impl Hasher for Sum<'_> {
             (NUMBERS.., None) => self.gathered.push(number),
             (NUMBERS.., Some(known)) => {
                 let place = known.partition_point(|it| *it < number);
-                // How many tokens there are in a block.
-                let gap = place.checked_sub(1).map(|before| number - known[before]);
+                if number >= TOKENS {
+                    // How many there are in a block.
+                    let gap = place.checked_sub(1).map(|before| number - known[before]);
+                    self.hasher.write_u64(gap.unwrap_or(0).min(4));
+                }
                 self.hasher.write_usize(place);
-                self.hasher.write_u64(gap.unwrap_or(0).min(4));
             }
             _ => self.hasher.write_u64(number),
         }
