@@ -1,6 +1,7 @@
 //! What each script promises at its top, row by row, on a real server.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use lock_conformance::inbox::Inbox;
@@ -11,7 +12,7 @@ use lock_runtime::backend::{
 use lock_runtime::redis::RedisBackend;
 use lock_tests::causes;
 use lock_tests::redis_store::connect;
-use lock_tests::server::Server;
+use lock_tests::server::{Monitor, Server};
 
 const TTL: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(100);
@@ -554,8 +555,204 @@ async fn a_full_memory_refuses_new_locks_and_lets_the_old_ones_go_on() {
         released,
         Released::Released(Some(Acquired::Granted(_)))
     ));
-    it.backend.abandon(&next).await.unwrap();
+    // The same with one who waits: it is popped before anything else is written.
+    it.server.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    let (heir, behind) = (it.waiter(), it.waiter());
+    it.queued(&heir).await;
+    it.server.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+    let released = it.release(&next, Some(&behind)).await;
+    assert!(matches!(
+        released,
+        Released::Released(Some(Acquired::Queued(_)))
+    ));
+    assert_eq!(it.owner().as_deref(), Some(heir.owner.as_str()));
+    assert_eq!(it.waiters().len(), 1);
+    it.backend.abandon(&heir).await.unwrap();
+    it.backend.abandon(&behind).await.unwrap();
     assert_eq!(it.owner(), None);
+}
+
+/// How often scripts called each command during `work`.
+async fn calls_of(it: &Fixture, work: impl Future) -> BTreeMap<String, u64> {
+    it.server.run::<()>(&["CONFIG", "RESETSTAT"]);
+    work.await;
+    let statistics: String = it.server.run(&["INFO", "commandstats"]);
+    let calls = |line: &str| -> Option<(String, u64)> {
+        let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        // A connection that opens meanwhile is prepared, too.
+        let outside = [
+            "evalsha", "eval", "info", "hello", "config", "client", "script",
+        ];
+        let outside = outside.contains(&name.split('|').next().unwrap_or(name));
+        let calls = figures.split(',').next()?.parse().ok()?;
+        (!outside).then(|| (name.to_owned(), calls))
+    };
+    statistics.lines().filter_map(calls).collect()
+}
+
+/// A lock that is held, and two claims that wait for it.
+async fn busy(it: &Fixture) -> VecDeque<Claim> {
+    let line = VecDeque::from([it.waiter(), it.waiter(), it.waiter()]);
+    it.granted(&line[0]).await;
+    it.queued(&line[1]).await;
+    it.queued(&line[2]).await;
+    line
+}
+
+/// Hands the lock over to the second in `line`, with a next claim.
+async fn turn(it: &Fixture, line: &mut VecDeque<Claim>) {
+    let (holder, next) = (line.pop_front().unwrap(), it.waiter());
+    let released = it.release(&holder, Some(&next)).await;
+    assert!(matches!(
+        released,
+        Released::Released(Some(Acquired::Queued(_)))
+    ));
+    line.push_back(next);
+    assert_eq!(it.owner().as_deref(), Some(line[0].owner.as_str()));
+}
+
+#[tokio::test]
+async fn a_hand_over_with_a_next_claim_is_seven_calls() {
+    let it = Fixture::start().await;
+    let mut line = busy(&it).await;
+    let mut seen = Vec::new();
+    for _ in 0..9 {
+        seen.push(calls_of(&it, turn(&it, &mut line)).await);
+    }
+    // `GET` is the question of this test. The first of a second also looks after the queue.
+    let expected = [("get", 1), ("mget", 1), ("publish", 1), ("set", 2)];
+    let expected = expected
+        .into_iter()
+        .chain(["time", "zadd", "zpopmin"].map(|name| (name, 1)));
+    let expected: BTreeMap<_, _> = expected.map(|(name, n)| (name.to_owned(), n)).collect();
+    let short = seen.iter().filter(|calls| **calls == expected).count();
+    assert!(short >= 5, "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_plain_renewal_is_two_calls_and_looks_at_nothing_but_the_lock() {
+    let it = Fixture::start().await;
+    let claim = it.claim();
+    it.granted(&claim).await;
+    it.server.run::<()>(&["LPUSH", QUEUE, "something"]);
+    it.server.run::<()>(&["SET", COUNTER, "something"]);
+    it.server.forgive(QUEUE);
+    it.server.forgive(COUNTER);
+    let renewal = [Renewal::new(claim.key.clone(), claim.owner.clone(), TTL)];
+    let calls = calls_of(&it, async {
+        let renewed = it.backend.renew(&renewal).await.pop().unwrap();
+        assert_eq!(renewed.unwrap(), Renewed::held());
+    });
+    let expected = ["get", "pexpire"].map(|name| (name.to_owned(), 1));
+    assert_eq!(calls.await, BTreeMap::from(expected));
+
+    it.server.run::<()>(&["DEL", LOCK]);
+    it.server.run::<()>(&["LPUSH", LOCK, "something"]);
+    it.server.forgive(LOCK);
+    let error = it.backend.renew(&renewal).await.pop().unwrap().unwrap_err();
+    assert!(error.is_denied(), "{}", causes(&error));
+    assert!(causes(&error).contains("`lock:k`"), "{}", causes(&error));
+}
+
+#[tokio::test]
+async fn hand_overs_keep_the_queue_alive() {
+    let it = Fixture::start().await;
+    let mut line = busy(&it).await;
+    let wanted = line[1].grace + 2 * HEARTBEAT;
+    // As long as those wait who came in an earlier second, one of them looks after it.
+    tokio::time::sleep(Duration::from_millis(1001)).await;
+    it.server.run::<()>(&["PEXPIRE", QUEUE, "5000"]);
+    turn(&it, &mut line).await;
+    assert!(it.ttl(QUEUE) > wanted, "{:?}", it.ttl(QUEUE));
+    it.server.run::<()>(&["PERSIST", QUEUE]);
+    turn(&it, &mut line).await;
+    assert!(it.ttl(QUEUE) > wanted, "{:?}", it.ttl(QUEUE));
+    // It does not shorten it.
+    it.server.run::<()>(&["EXPIRE", QUEUE, "9000"]);
+    for _ in 0..9 {
+        turn(&it, &mut line).await;
+    }
+    assert!(it.ttl(QUEUE) > Duration::from_secs(8000));
+    it.server.finish();
+}
+
+#[tokio::test]
+async fn a_next_claim_waits_behind_all_others_and_the_dead_are_skipped() {
+    let it = Fixture::start().await;
+    let mut line = busy(&it).await;
+    it.plant_dead(1);
+    turn(&it, &mut line).await;
+    assert_eq!(it.waiters().len(), 2);
+    it.plant_dead(40);
+    turn(&it, &mut line).await;
+    assert_eq!(it.waiters().len(), 2);
+    for garbage in [
+        "",
+        "a",
+        "/",
+        "////////",
+        "a/0000000001/0005/0006/c/x/000x/01/x",
+    ] {
+        it.plant(garbage, 1);
+        turn(&it, &mut line).await;
+        assert_eq!(it.waiters().len(), 2);
+    }
+    // All others are dead.
+    let holder = line.pop_front().unwrap();
+    for gone in line {
+        it.backend.abandon(&gone).await.unwrap();
+    }
+    it.plant_dead(40);
+    let next = it.waiter();
+    let released = it.release(&holder, Some(&next)).await;
+    assert!(matches!(
+        released,
+        Released::Released(Some(Acquired::Granted(_)))
+    ));
+    assert_eq!(it.waiters(), Vec::<String>::new());
+}
+
+/// The words of the first script that was called since, as it was sent.
+fn sent(monitor: &Monitor, server: &Server) -> Vec<String> {
+    let commands = monitor.commands(server);
+    let call = commands.iter().find(|line| line.contains("EVALSHA"));
+    let words = call.unwrap().split('"').skip(1).step_by(2);
+    words.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn an_owner_that_took_the_lock_unseen_gives_way_to_whoever_waits() {
+    let it = Fixture::start().await;
+    let (holder, heir) = (it.waiter(), it.waiter());
+    let monitor = it.server.monitor();
+    it.granted(&holder).await;
+    let asked = sent(&monitor, &it.server);
+    it.queued(&heir).await;
+    // The same question, which gives the lock again, and one of a claim that may have taken it
+    // without a look at the queue.
+    let ask = |unseen: Option<&str>| -> String {
+        let words = asked.iter().map(String::as_str).chain(unseen);
+        it.server.run(&words.collect::<Vec<_>>())
+    };
+    assert!(ask(None).contains(" granted "));
+    assert!(ask(Some("0")).contains(" granted "));
+    assert_eq!(it.owner().as_deref(), Some(holder.owner.as_str()));
+    let answer = ask(Some("1"));
+    assert!(answer.ends_with(" queued 5000 0"), "{answer}");
+    assert_eq!(it.owner().as_deref(), Some(heir.owner.as_str()));
+    assert!(it.ttl(LOCK) <= heir.grace);
+    assert_eq!(it.waiters().len(), 1);
+
+    // Where nobody waits, there is nothing to give way to.
+    assert_eq!(it.release(&heir, None).await, Released::Released(None));
+    assert_eq!(it.owner().as_deref(), Some(holder.owner.as_str()));
+    assert!(ask(Some("1")).contains(" granted "));
+    // Nor to itself.
+    it.queued(&it.waiter()).await;
+    let channel = it.channel().await;
+    it.plant(&member(holder.owner.as_str(), &channel, 5000), 1);
+    assert!(ask(Some("1")).contains(" granted "));
+    assert_eq!(it.waiters().len(), 1);
 }
 
 /// Every verb is refused for good with a message that names `bad`, and nothing is written; only a
@@ -621,6 +818,8 @@ async fn a_counter_that_is_no_fencing_token_is_refused_for_good() {
     let it = Fixture::start().await;
     let holder = it.claim();
     it.granted(&holder).await;
+    let heir = it.waiter();
+    it.queued(&heir).await;
     for garbage in [
         "abc",
         "",
@@ -637,6 +836,17 @@ async fn a_counter_that_is_no_fencing_token_is_refused_for_good() {
         assert_refused(&it, &holder, COUNTER).await;
         assert_eq!(it.server.run::<String>(&["GET", COUNTER]), garbage);
     }
+    // The error says which command mends it.
+    let error = it.backend.acquire(&it.waiter()).await.unwrap_err();
+    let remedy = ["DEL", COUNTER];
+    assert!(
+        causes(&error).contains(&remedy.join(" ")),
+        "{}",
+        causes(&error)
+    );
+    it.server.run::<()>(&remedy);
+    assert_eq!(it.release(&holder, None).await, Released::Released(None));
+    assert_eq!(it.owner().as_deref(), Some(heir.owner.as_str()));
 }
 
 #[tokio::test]
@@ -649,8 +859,8 @@ async fn a_hand_over_that_is_refused_halfway_costs_no_waiter_its_place() {
     let waiters = it.waiters();
     it.server
         .run::<()>(&["ACL", "SETUSER", "default", "-publish"]);
-    for _ in 0..2 {
-        let refused = it.backend.release(&ending(&holder)).await;
+    for next in [None, None, Some(it.waiter())] {
+        let refused = it.backend.release(&ending(&holder).then(next)).await;
         let error = refused.unwrap_err();
         assert!(error.is_denied(), "{}", causes(&error));
         assert_eq!(it.waiters(), waiters);
