@@ -181,11 +181,12 @@ async fn tokens_are_the_newest_up_to_the_time() {
     let (first, end) = grant(u32::MAX).await;
     assert_eq!(first, next + 1);
     assert!(end > first);
-    for lower in [0, 5, last] {
+    // However old it is; but not one that was lost, and has been made by `INCRBY`.
+    for (lower, count) in [(0, 1), (5, 1), (1_000_000_000_000_000, 8), (last, 8)] {
         it.server
             .run::<()>(&["SET", COUNTER, &lower.to_string(), "EX", "100"]);
         let (first, last) = grant(8).await;
-        assert_eq!(first, last - 7);
+        assert_eq!(last - first + 1, count, "{lower}");
     }
     assert!(it.ttl(COUNTER) > Duration::from_secs(24 * 60 * 60));
 }
@@ -222,8 +223,11 @@ async fn tokens_grow_where_the_counter_is_lost_before_a_large_block() {
     large.tokens = 10_001;
     let mut last = it.granted(&large).await.last;
     it.release(&large, None).await;
-    for _ in 0..5 {
+    for by_incrby in [false, true, false, true] {
         it.server.run::<()>(&["DEL", COUNTER]);
+        if by_incrby {
+            it.server.run::<()>(&["INCRBY", COUNTER, "1"]);
+        }
         let mut next = it.claim();
         next.tokens = 10_001;
         let block = it.granted(&next).await;
@@ -692,6 +696,7 @@ async fn a_next_claim_waits_behind_all_others_and_the_dead_are_skipped() {
         "/",
         "////////",
         "a/0000000001/0005/0006/c/x/000x/01/x",
+        "a/0000000001/0005/0006/c/x/0001/0y/x",
     ] {
         it.plant(garbage, 1);
         turn(&it, &mut line).await;
@@ -831,6 +836,9 @@ async fn a_counter_that_is_no_fencing_token_is_refused_for_good() {
         "9007199254740993",
         "9223372036854775807",
         "99999999999999999999999999",
+        // As long as a token.
+        "1e15            ",
+        "1234567890.12345",
     ] {
         it.server.run::<()>(&["SET", COUNTER, garbage, "EX", "100"]);
         assert_refused(&it, &holder, COUNTER).await;

@@ -56,18 +56,20 @@ end
 local function draw()
   -- draw
   if drawn then return last, old end
-  -- Larger than all that was drawn before it was lost, and one token only: see DESIGN.md.
-  if not old then return last, integer(last - 1) end
-  if not check('counter', old) then return end
-  local number = #old <= 16 and string.find(old, '^%d+$') and tonumber(old)
-  if not number or number > LARGEST_TOKEN then
-    refuse('counter')
-    return
+  if old then
+    if not check('counter', old) then return end
+    local number = #old <= 16 and string.find(old, '^%d+$') and tonumber(old)
+    if not number or number > LARGEST_TOKEN then
+      refuse('counter')
+      return
+    end
+    if number >= tonumber(last) then last = integer(number + 1) end
+    redis.call('SET', counter, last, 'KEEPTTL')
   end
-  -- Where the counter is not behind the time it is one token, lest it outrun what has to save it.
-  if number >= tonumber(last) then last = integer(number + 1) end
-  redis.call('SET', counter, last, 'KEEPTTL')
-  return last, integer(number)
+  -- One token: the counter is not behind the time, and must not outrun what has to save it; or it
+  -- was lost, and those below may have been given before. A number of fewer digits is what INCRBY
+  -- made of one that was lost.
+  return last, integer(last - 1)
 end
 
 -- Returns: 'granted', last, old | nothing, if it is refused
