@@ -35,8 +35,8 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
         Promise::ValidLeaseIsTheStores,
     ),
     (Mistake::GraceTakenForTtl, 3, Promise::ValidLeaseIsTheStores),
-    (Mistake::PassesSpentLease, 1, Promise::PassedOnWhole),
-    (Mistake::PassesWithoutEnd, 2, Promise::PassesAreBounded),
+    (Mistake::PassesSpentLease, 3, Promise::PassedOnWhole),
+    (Mistake::PassesWithoutEnd, 1, Promise::PassesAreBounded),
     (
         Mistake::WithdrawalWaitsForAnswer,
         1,
