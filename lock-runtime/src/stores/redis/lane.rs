@@ -11,15 +11,15 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use deadpool_redis::redis::cmd;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::call::{Call, Outcome};
 use super::connection::{Connection, Connector};
 use super::fault::Fault;
-use super::message::{Answer, Call, Message, Outcome, Unheard, exchange, poll_once};
+use super::message::{Answer, Message, Unheard, exchange, poll_once};
 use super::pulse::Pulse;
 use super::wakeups::Wakeups;
 use crate::backoff::{Backoff, Retry, jittered};
@@ -91,7 +91,7 @@ impl Lane {
 
     /// Asks for a sign of life, as soon as there is a connection.
     pub(super) fn ping(&self, within: Duration) -> Answer {
-        self.send_within(vec![Call::new(cmd("PING"))], Unheard::Skip, within)
+        self.send_within(vec![Call::ping()], Unheard::Skip, within)
     }
 
     /// Resolves when the lane has ended.
@@ -249,7 +249,7 @@ impl Task {
                     }
                     if unanswered >= UNANSWERED { break Ended::Broken } else { continue }
                 }
-                () = self.pulse.suspected() => vec![Message::unheard(cmd("PING"), self.connector.command_timeout())],
+                () = self.pulse.suspected() => vec![Message::unheard(Call::ping(), self.connector.command_timeout())],
                 _ = self.closing.wait_for(|closing| *closing), if !closing => {
                     closing = true;
                     self.messages.close();

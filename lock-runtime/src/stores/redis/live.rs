@@ -12,15 +12,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{Cmd, RedisResult, Value, cmd};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::unconstrained;
 use tokio::time::Instant;
 
-use super::fault::{Fault, is_wrong_server};
-use super::message::{Answer, Call, Message, Outcome, Unheard, exchange, poll_once};
-use super::scripts::{self, Verdict};
+use super::call::{self, Call, Outcome, Reply};
+use super::fault::Fault;
+use super::message::{Answer, Message, Unheard, exchange, poll_once};
 use crate::sync::lock;
 
 /// How many commands may be in flight by themselves. Few tasks lose no time to each other, and many share what they send.
@@ -53,7 +52,7 @@ struct Crowd {
 
 /// How a command goes.
 enum Boarding<'a> {
-    Alone(Cmd, Flight<'a>),
+    Alone(Call, Flight<'a>),
     Together(Patience<'a>),
 }
 
@@ -108,7 +107,7 @@ impl Live {
     pub(super) async fn broke(&self) {
         while self.works() {
             self.bell.notified().await;
-            if self.works() && self.ask_alone(cmd("PING")).await.is_err() {
+            if self.works() && self.ask_alone(Call::ping()).await.is_err() {
                 self.give_up();
             }
         }
@@ -117,9 +116,9 @@ impl Live {
     /// The reply to `call`, which takes its place behind all that came before in the first poll.
     pub(super) async fn ask(
         self: &Arc<Live>,
-        call: Cmd,
+        call: Call,
         unheard: Unheard,
-    ) -> Result<RedisResult<Value>, Fault> {
+    ) -> Result<Reply, Fault> {
         match self.board(call, unheard) {
             // Boxed, because it is large, and most of many commands go together.
             Boarding::Alone(call, _flight) => Box::pin(self.ask_alone(call)).await,
@@ -127,13 +126,13 @@ impl Live {
         }
     }
 
-    fn board(self: &Arc<Live>, call: Cmd, unheard: Unheard) -> Boarding<'_> {
+    fn board(self: &Arc<Live>, call: Call, unheard: Unheard) -> Boarding<'_> {
         let mut crowd = lock(&self.crowd);
         if !crowd.carried && crowd.in_flight < ALONE {
             crowd.in_flight += 1;
             return Boarding::Alone(call, Flight(&self.crowd));
         }
-        let (message, answer) = Message::new(vec![Call::new(call)], unheard, self.timeout);
+        let (message, answer) = Message::new(vec![call], unheard, self.timeout);
         let deadline = message.deadline();
         crowd.waiting.push_back(message);
         if !replace(&mut crowd.carried, true) {
@@ -161,39 +160,26 @@ impl Live {
     }
 
     /// Sends `call`, again where it was not executed or not finished, and gives the reply.
-    async fn ask_alone(&self, mut call: Cmd) -> Result<RedisResult<Value>, Fault> {
+    async fn ask_alone(&self, mut call: Call) -> Result<Reply, Fault> {
+        let mut connection = self.connection.clone();
         loop {
-            let mut connection = self.connection.clone();
+            let sent_at = Instant::now();
+            let deadline = sent_at + self.timeout;
+            let mut calls = [&mut call];
             // Without tokio's cooperative budget, which could make the first poll send nothing.
-            let sending = unconstrained(connection.send_packed_command(&call));
-            let reply = match sending.await {
-                Ok(value) => value.extract_error(),
-                Err(error) => Err(error),
-            };
-            match &reply {
-                Err(error) if error.is_timeout() => {
-                    self.give_up();
-                    return Err(Fault::NoAnswer(self.timeout));
-                }
-                // It is not from the server.
-                Err(error) if error.code().is_none() => {
-                    self.give_up();
-                    return Err(Fault::Lost(reply.err()));
-                }
-                _ => {}
+            let exchange = unconstrained(call::exchange(
+                &mut connection,
+                &mut calls,
+                sent_at,
+                deadline,
+            ));
+            let exchanged = exchange.await;
+            if !matches!(exchanged, Ok(Outcome::Answered)) {
+                self.give_up();
             }
-            match scripts::judge(&call, reply) {
-                Verdict::Answer(reply) => {
-                    if reply.as_ref().is_err_and(is_wrong_server) {
-                        self.give_up();
-                    }
-                    return Ok(reply);
-                }
-                Verdict::Again(again) => call = again,
-                Verdict::Shifted(fault) => {
-                    self.give_up();
-                    return Err(fault);
-                }
+            exchanged?;
+            if let Some(reply) = call.take_reply() {
+                return Ok(reply);
             }
         }
     }

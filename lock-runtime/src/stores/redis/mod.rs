@@ -9,6 +9,7 @@
 //!                                                           wakeups ◄── pushes ◄───────────────────────────────┘
 //! ```
 
+mod call;
 mod companion;
 mod config;
 mod connection;
@@ -27,7 +28,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use deadpool_redis::redis::{Cmd, RedisResult, Value};
+use deadpool_redis::redis::Value;
 use deadpool_redis::{Config, Pool};
 use lock_protocol::{
     Acquired, AskNumber, Backend, BackendError, Claim, Executor, LockKey, News, Release, Released,
@@ -37,12 +38,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use self::call::{Call, Reply};
 pub use self::config::RedisSettings;
 use self::connection::Connector;
 use self::direct::{Direct, Ways};
 use self::fault::Fault;
 use self::lane::Lane;
-use self::message::{Call, Replies, Unheard};
+use self::message::{Replies, Unheard};
 use self::pushes::Pushes;
 use self::thread::{Running, Thread};
 use self::wakeups::Wakeups;
@@ -178,14 +180,14 @@ impl RedisBackend {
         &self,
         key: &LockKey,
         number: AskNumber,
-        call: Cmd,
+        call: Call,
         unheard: Unheard,
-    ) -> Result<RedisResult<Value>, Fault> {
+    ) -> Result<Reply, Fault> {
         let lane = self.lane(key);
         let turn = self.direct.turn(key, number, lane)?;
         let reply = match &turn.via {
             Some(live) => live.ask(call, unheard).await,
-            None => lane.send(vec![Call::new(call)], unheard).reply().await,
+            None => lane.send(vec![call], unheard).reply().await,
         };
         if reply.is_ok() {
             turn.answered();
@@ -239,7 +241,7 @@ impl Backend for RedisBackend {
                 lane.send(
                     batch
                         .iter()
-                        .map(|index| Call::new(scripts::renew(&leases[*index])))
+                        .map(|index| scripts::renew(&leases[*index]))
                         .collect(),
                     Unheard::Skip,
                 )
@@ -299,7 +301,7 @@ impl Backend for RedisBackend {
 
 /// The answer in `reply` to a script for `key`.
 fn decode<T>(
-    reply: Result<RedisResult<Value>, Fault>,
+    reply: Result<Reply, Fault>,
     key: &LockKey,
     answer: impl FnOnce(&Value) -> Option<T>,
 ) -> Result<T, Fault> {
@@ -308,7 +310,7 @@ fn decode<T>(
 }
 
 /// What each of `count` calls got, where they may all have got the same fault.
-fn every(replies: Result<Replies, Fault>, count: usize) -> Vec<Result<RedisResult<Value>, Fault>> {
+fn every(replies: Result<Replies, Fault>, count: usize) -> Vec<Result<Reply, Fault>> {
     match replies {
         Ok(replies) => replies.into_iter().map(Ok).collect(),
         Err(fault) => vec![Err(fault); count],

@@ -2,16 +2,15 @@
 
 use std::fmt::Display;
 use std::io::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_redis::redis::{
-    Arg, Cmd, ErrorKind, RedisError, RedisResult, RedisWrite, Script as Hashed, ServerErrorKind,
-    ToRedisArgs, ToSingleRedisArg, Value, cmd,
+    Cmd, RedisResult, RedisWrite, Script as Hashed, ToRedisArgs, ToSingleRedisArg, Value, cmd,
 };
 use lock_protocol::{FenceBlock, FencingToken, LockKey, OwnerToken};
 use once_cell::sync::Lazy;
 
+use super::call::Call;
 use super::companion::{Companion, FENCE, QUEUE};
 use super::fault::{Fault, is_acl, is_unknown_command};
 use crate::backend::{Acquired, Claim, Extension, Grant, Holder, Released, Renewal, Renewed};
@@ -20,10 +19,6 @@ use crate::backend::{Acquired, Claim, Extension, Grant, Holder, Released, Renewa
 /// its way: longer than a proxy or a server that stands still keeps back what comes from
 /// connections that have ended.
 const GONE: Duration = Duration::from_secs(30);
-/// The number of the next call of a script. No two calls of a process have the same, so an answer cannot be taken for that to another.
-static NEXT_CALL: AtomicU64 = AtomicU64::new(0);
-/// Where its number stands in a call: behind EVALSHA, the hash, how many keys there are, and three keys.
-const CALL_AT: usize = 6;
 
 /// A script and its hash.
 pub(super) struct Script {
@@ -38,18 +33,22 @@ impl Script {
         Script { source, hash }
     }
 
-    /// The command that runs the script by its hash: its keys, and the number of the call.
-    fn call(&self, key: &LockKey) -> Cmd {
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// A call of the script with its keys.
+    fn call(&'static self, key: &LockKey) -> Call {
         // Enough for a release with a next claim, which has the most arguments.
-        let mut call = Cmd::with_capacity(13, 320 + 3 * key.stored().len());
-        call.arg("EVALSHA")
+        let mut command = Cmd::with_capacity(13, 320 + 3 * key.stored().len());
+        command
+            .arg("EVALSHA")
             .arg(&self.hash)
             .arg(3)
             .arg(key.stored())
             .arg(Companion::new(key, QUEUE))
-            .arg(Companion::new(key, FENCE))
-            .arg(NEXT_CALL.fetch_add(1, Ordering::Relaxed));
-        call
+            .arg(Companion::new(key, FENCE));
+        Call::script(self, command)
     }
 }
 
@@ -111,28 +110,6 @@ pub(super) fn probed(replies: impl Iterator<Item = RedisResult<Value>>) -> Resul
     Ok(())
 }
 
-/// The same call with the source of the script instead of its hash, for a server that does not know it.
-fn with_source(call: &Cmd) -> Option<Cmd> {
-    let mut arguments = call.args_iter().filter_map(|argument| match argument {
-        Arg::Simple(bytes) => Some(bytes),
-        // There are no others in the calls made here.
-        _ => None,
-    });
-    if arguments.next()? != b"EVALSHA" {
-        return None;
-    }
-    let hash = arguments.next()?;
-    let script = all()
-        .into_iter()
-        .find(|script| script.hash.as_bytes() == hash)?;
-    let mut full = cmd("EVAL");
-    full.arg(&script.source);
-    for argument in arguments {
-        full.arg(argument);
-    }
-    Some(full)
-}
-
 /// What the scripts need from the server: the ACL rule for a user that may do nothing else. A new
 /// user of Redis 6.2 may use all channels, and is allowed none by name until that is taken away.
 pub(super) fn acl_rule(key_prefix: &str, channel_prefix: &str) -> String {
@@ -143,14 +120,14 @@ pub(super) fn acl_rule(key_prefix: &str, channel_prefix: &str) -> String {
 }
 
 /// Takes the lock for `claim`, which is woken through `channel`.
-pub(super) fn acquire(claim: &Claim, channel: &str) -> Cmd {
+pub(super) fn acquire(claim: &Claim, channel: &str) -> Call {
     let mut call = ACQUIRE.call(&claim.key);
     claim_arguments(&mut call, claim, channel);
     call
 }
 
 /// Extends a lease.
-pub(super) fn renew(renewal: &Renewal) -> Cmd {
+pub(super) fn renew(renewal: &Renewal) -> Call {
     let mut call = RENEW.call(&renewal.key);
     call.arg(renewal.owner.as_str())
         .arg(millis(renewal.ttl))
@@ -164,7 +141,7 @@ pub(super) fn release(
     owner: &OwnerToken,
     next: Option<&Claim>,
     channel: &str,
-) -> Cmd {
+) -> Call {
     let mut call = RELEASE.call(key);
     call.arg(owner.as_str());
     if let Some(next) = next {
@@ -174,7 +151,7 @@ pub(super) fn release(
 }
 
 /// Withdraws `claim`.
-pub(super) fn abandon(claim: &Claim, channel: &str) -> Cmd {
+pub(super) fn abandon(claim: &Claim, channel: &str) -> Call {
     let mut call = ABANDON.call(&claim.key);
     call.arg(claim.owner.as_str());
     place(&mut call, claim, channel);
@@ -183,20 +160,20 @@ pub(super) fn abandon(claim: &Claim, channel: &str) -> Cmd {
 }
 
 /// Gives back what was handed over to a claim that nobody here knows any more.
-pub(super) fn give_back(key: &LockKey, owner: &str) -> Cmd {
+pub(super) fn give_back(key: &LockKey, owner: &str) -> Call {
     let mut call = ABANDON.call(key);
     call.arg(owner).arg(1).arg("").arg(0).arg(0);
     call
 }
 
-fn claim_arguments(call: &mut Cmd, claim: &Claim, channel: &str) {
+fn claim_arguments(call: &mut Call, claim: &Claim, channel: &str) {
     call.arg(claim.owner.as_str()).arg(millis(claim.ttl));
     place(call, claim, channel);
     call.arg(millis(claim.heartbeat.saturating_mul(2)));
 }
 
 /// What makes the claim's place in the queue: its tokens, and how to tell it, or nothing if it does not wait.
-fn place(call: &mut Cmd, claim: &Claim, channel: &str) {
+fn place(call: &mut Call, claim: &Claim, channel: &str) {
     call.arg(claim.tokens.max(1));
     if claim.queue {
         let grace = millis(claim.grace);
@@ -235,56 +212,6 @@ fn millis(duration: Duration) -> u64 {
     const CENTURY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
     let rounded = duration.as_nanos().div_ceil(1_000_000);
     u64::try_from(rounded).map_or(CENTURY, |millis| millis.clamp(1, CENTURY))
-}
-
-/// What a reply is to the call that it came for.
-pub(super) enum Verdict {
-    /// The answer.
-    Answer(RedisResult<Value>),
-    /// None yet: this is to be sent in its place.
-    Again(Cmd),
-    /// Meant for another call. So may be all that come behind it: the connection is of no more use.
-    Shifted(Fault),
-}
-
-/// Looks whether `reply` belongs to `call`: they are paired by their order alone, which a broken proxy may not keep.
-pub(super) fn judge(call: &Cmd, reply: RedisResult<Value>) -> Verdict {
-    let value = match reply {
-        Ok(value) => value,
-        // Not executed, so it is safe to repeat; the source comes along this time.
-        Err(error) if is_unknown_script(&error) => {
-            return with_source(call).map_or(Verdict::Answer(Err(error)), Verdict::Again);
-        }
-        Err(error) => return Verdict::Answer(Err(error)),
-    };
-    match (number(call), &value) {
-        (Some(number), Value::BulkString(line)) if is_numbered(line, number) => {
-            if words(&value).eq(["again"]) {
-                return Verdict::Again(call.clone());
-            }
-            Verdict::Answer(Ok(value))
-        }
-        // Only scripts answer like that.
-        (Some(_), _) | (None, Value::BulkString(_)) => Verdict::Shifted(Fault::bad_reply(&value)),
-        (None, _) => Verdict::Answer(Ok(value)),
-    }
-}
-
-fn is_unknown_script(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
-}
-
-/// The number of this call; none if it calls no script.
-fn number(call: &Cmd) -> Option<&[u8]> {
-    match call.args_iter().nth(CALL_AT)? {
-        Arg::Simple(number) => Some(number),
-        _ => None,
-    }
-}
-
-fn is_numbered(line: &[u8], number: &[u8]) -> bool {
-    line.strip_prefix(number)
-        .is_some_and(|words| words.starts_with(b" "))
 }
 
 /// The answer to [`acquire`] for a claim with this `ttl`; `None` if no script answers like that.
@@ -412,4 +339,4 @@ fn fence_block(last: u64, count: u32) -> Option<FenceBlock> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests;
+pub(super) mod tests;

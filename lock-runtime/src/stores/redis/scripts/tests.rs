@@ -87,56 +87,6 @@ fn replies_are_read_as_the_scripts_write_them() {
 }
 
 #[test]
-fn a_reply_answers_the_call_whose_number_it_bears_and_no_other() {
-    let key = LockKey::new("lock:", "k").unwrap();
-    let call = give_back(&key, "owner");
-    let own = number(&call).unwrap();
-    let answer = |reply| match judge(&call, reply) {
-        Verdict::Answer(Ok(value)) => Some(value),
-        _ => None,
-    };
-    let reply = line(own, " withdrawn");
-    assert_eq!(answer(Ok(reply.clone())), Some(reply));
-
-    let other = give_back(&key, "owner");
-    for shifted in [
-        line(number(&other).unwrap(), " withdrawn"),
-        line(own, "0 withdrawn"),
-        line(b"", " withdrawn"),
-        line(own, ""),
-        Value::Nil,
-        Value::SimpleString("PONG".into()),
-    ] {
-        let verdict = judge(&call, Ok(shifted.clone()));
-        assert!(matches!(verdict, Verdict::Shifted(_)), "{shifted:?}");
-    }
-    let pong = Ok(Value::SimpleString("PONG".into()));
-    assert!(matches!(
-        judge(&cmd("PING"), pong),
-        Verdict::Answer(Ok(Value::SimpleString(_)))
-    ));
-    assert!(matches!(
-        judge(&cmd("PING"), Ok(line(own, " withdrawn"))),
-        Verdict::Shifted(_)
-    ));
-}
-
-#[test]
-fn a_call_keeps_its_number_when_it_is_made_again() {
-    let key = LockKey::new("lock:", "k").unwrap();
-    let call = give_back(&key, "owner");
-    let own = number(&call).unwrap();
-    let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
-    let unknown = Err((no_script, "no such script").into());
-    for reply in [Ok(line(own, " again")), unknown] {
-        let Verdict::Again(again) = judge(&call, reply.clone()) else {
-            panic!("{reply:?} is taken for an answer");
-        };
-        assert_eq!(number(&again), Some(own));
-    }
-}
-
-#[test]
 fn a_hand_over_survives_slashes_in_owner_and_key() {
     let message = hand_over(b"9/3/500/5/a/b/clock:k/x").unwrap();
     assert_eq!(
@@ -179,16 +129,6 @@ fn nonsense_on_the_channel_is_no_hand_over() {
 }
 
 #[test]
-fn a_call_can_carry_its_source() {
-    let key = LockKey::new("lock:", "k").unwrap();
-    let call = give_back(&key, "owner");
-    let full = with_source(&call).unwrap();
-    let arguments = |cmd: &Cmd| cmd.args_iter().count();
-    assert_eq!(arguments(&call), arguments(&full));
-    assert!(with_source(&cmd("PING")).is_none());
-}
-
-#[test]
 fn milliseconds_are_rounded_up_and_bounded() {
     assert_eq!(millis(Duration::ZERO), 1);
     assert_eq!(millis(Duration::from_nanos(1_000_001)), 2);
@@ -196,7 +136,7 @@ fn milliseconds_are_rounded_up_and_bounded() {
 }
 
 /// Any reply, most of them near to those of the scripts.
-fn replies() -> impl Strategy<Value = Value> {
+pub(in super::super) fn replies() -> impl Strategy<Value = Value> {
     let words = "7( (granted|queued|taken|released|held|lost|withdrawn|again))?( (released|taken|granted))?( -?[0-9]{1,20}){0,3}";
     let leaf = prop_oneof![
         8 => words.prop_map(|words: String| Value::BulkString(words.into())),
@@ -232,10 +172,6 @@ proptest! {
             }
         }
         let _ = abandoned(&reply);
-        let call = acquire(&claim, "c");
-        let own = number(&call).expect("a script");
-        let is_its_own = matches!(&reply, Value::BulkString(line) if is_numbered(line, own));
-        prop_assert!(is_its_own || matches!(judge(&call, Ok(reply)), Verdict::Shifted(_)));
     }
 
     #[test]

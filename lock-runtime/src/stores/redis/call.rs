@@ -1,0 +1,669 @@
+//! A call: what is asked of a server in one piece, and whose replies are judged as one.
+//!
+//! It is a script or some commands until it is written. Redis pairs replies with questions by their
+//! order alone, which a broken proxy may not keep: so each call has a number, which its replies
+//! bear, and one that bears another gives the connection away.
+
+use std::iter::once;
+use std::mem::take;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use deadpool_redis::redis::{
+    Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, ToRedisArgs, Value,
+    cmd,
+};
+use tokio::time::Instant;
+
+use super::fault::{Fault, is_wrong_server};
+use super::scripts::Script;
+
+/// What the server answered a call: what a script returned, or one element for each command, which
+/// is an error where that command alone failed.
+pub(super) type Reply = RedisResult<Value>;
+
+/// What is asked of a server in one piece.
+pub(super) struct Call {
+    /// No two calls of a process have the same, so the replies to one are not taken for those to
+    /// another.
+    number: u64,
+    run: Run,
+    reply: Option<Reply>,
+}
+
+/// What a call runs.
+enum Run {
+    /// A script, by its hash until a server has said that it does not know it. Its reply is a line
+    /// that begins with the number. The command is empty while it is in flight.
+    Script {
+        script: &'static Script,
+        command: Cmd,
+    },
+    /// Plain commands, the last of which says the number. They are gone once they are in flight.
+    Commands { commands: Vec<Cmd>, form: Form },
+}
+
+#[derive(Clone, Copy)]
+enum Form {
+    /// One after the other, as the server gets to them.
+    Pipeline,
+    /// All at once, or none.
+    Transaction,
+}
+
+/// How an exchange with the server went, as far as the connection is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Answered,
+    /// Not in time.
+    Unanswered,
+    /// The connection is of no more use.
+    Broken,
+}
+
+impl Outcome {
+    /// Of an exchange that ended with this fault.
+    pub(super) fn of(fault: &Fault) -> Outcome {
+        match fault {
+            Fault::NoAnswer(_) => Outcome::Unanswered,
+            _ => Outcome::Broken,
+        }
+    }
+}
+
+impl Call {
+    fn new(run: impl FnOnce(u64) -> Run) -> Call {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let run = run(number);
+        Call {
+            number,
+            run,
+            reply: None,
+        }
+    }
+
+    /// Runs `script`, whose first argument is the number of the call. `command` is EVALSHA, the
+    /// hash and the keys.
+    pub(super) fn script(script: &'static Script, mut command: Cmd) -> Call {
+        Call::new(|number| {
+            command.arg(number);
+            Run::Script { script, command }
+        })
+    }
+
+    /// Runs `commands` one after the other, each whether or not those before it failed.
+    pub(super) fn commands(mut commands: Vec<Cmd>) -> Call {
+        Call::new(|number| {
+            commands.push(echo(number));
+            let form = Form::Pipeline;
+            Run::Commands { commands, form }
+        })
+    }
+
+    /// Runs `commands` with nothing in between, unless the server refuses to queue one of them.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "all that is asked is a script yet")
+    )]
+    pub(super) fn transaction(commands: Vec<Cmd>) -> Call {
+        Call::new(|number| {
+            let ends = [echo(number), cmd("EXEC")];
+            let commands = once(cmd("MULTI")).chain(commands).chain(ends).collect();
+            let form = Form::Transaction;
+            Run::Commands { commands, form }
+        })
+    }
+
+    /// Asks for a sign of life.
+    pub(super) fn ping() -> Call {
+        Call::commands(Vec::new())
+    }
+
+    /// One more argument of the script.
+    pub(super) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Call {
+        if let Run::Script { command, .. } = &mut self.run {
+            command.arg(argument);
+        }
+        self
+    }
+
+    /// Whether it has no reply yet.
+    pub(super) fn is_open(&self) -> bool {
+        self.reply.is_none()
+    }
+
+    pub(super) fn take_reply(&mut self) -> Option<Reply> {
+        self.reply.take()
+    }
+
+    /// Whether another server is the one to ask.
+    fn is_of_wrong_server(&self) -> bool {
+        match &self.reply {
+            Some(Err(error)) => is_wrong_server(error),
+            Some(Ok(Value::Array(replies))) => replies.iter().any(|reply| match reply {
+                Value::ServerError(error) => is_wrong_server(&error.clone().into()),
+                _ => false,
+            }),
+            _ => false,
+        }
+    }
+
+    fn write(&mut self, pipeline: &mut Pipeline) {
+        match &mut self.run {
+            Run::Script { command, .. } => {
+                pipeline.add_command(take(command));
+            }
+            Run::Commands { commands, .. } => {
+                for command in take(commands) {
+                    pipeline.add_command(command);
+                }
+            }
+        }
+    }
+
+    /// Takes what belongs to it from the replies that `came` to what was sent. It stays open if it
+    /// is to be sent again. After an error, none of those that are left belongs to anything.
+    fn hear<'a>(&mut self, came: &mut impl Iterator<Item = (&'a Cmd, Value)>) -> Result<(), Fault> {
+        match &mut self.run {
+            Run::Script { script, command } => {
+                let (sent, reply) = came.next().ok_or(Fault::Lost(None))?;
+                match of_script(self.number, sent, script, reply.extract_error())? {
+                    Heard::Reply(reply) => self.reply = Some(reply),
+                    Heard::Again(again) => *command = again,
+                }
+            }
+            Run::Commands { form, .. } => {
+                let replies = match form {
+                    Form::Pipeline => pipelined(self.number, came)?,
+                    Form::Transaction => executed(self.number, came)?,
+                };
+                self.reply = Some(replies.map(Value::Array));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What says the number among plain commands. ECHO would need a permission of its own.
+fn echo(number: u64) -> Cmd {
+    let mut echo = cmd("PING");
+    echo.arg(number);
+    echo
+}
+
+/// What a reply is to the script that it came for.
+enum Heard {
+    Reply(Reply),
+    /// None: this is to be sent in its place.
+    Again(Cmd),
+}
+
+/// Judges the `reply` to a `script` that was `sent` like this.
+fn of_script(number: u64, sent: &Cmd, script: &Script, reply: Reply) -> Result<Heard, Fault> {
+    let value = match reply {
+        Ok(value) => value,
+        // Not executed, so it is safe to repeat; the source comes along this time.
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            let again = with_source(sent, script).map(Heard::Again);
+            return Ok(again.unwrap_or(Heard::Reply(Err(error))));
+        }
+        Err(error) => return Ok(Heard::Reply(Err(error))),
+    };
+    match &value {
+        Value::BulkString(line) => match split(line) {
+            Some((own, b"again")) if own == number => Ok(Heard::Again(sent.clone())),
+            Some((own, _)) if own == number => Ok(Heard::Reply(Ok(value))),
+            _ => Err(Fault::bad_reply(&value)),
+        },
+        _ => Err(Fault::bad_reply(&value)),
+    }
+}
+
+/// The same command with the source of the script instead of its hash.
+fn with_source(sent: &Cmd, script: &Script) -> Option<Cmd> {
+    let mut arguments = sent.args_iter().filter_map(|argument| match argument {
+        Arg::Simple(bytes) => Some(bytes),
+        // There are no others in the calls made here.
+        _ => None,
+    });
+    if arguments.next()? != b"EVALSHA" {
+        return None;
+    }
+    let mut full = cmd("EVAL");
+    full.arg(script.source());
+    for argument in arguments.skip(1) {
+        full.arg(argument);
+    }
+    Some(full)
+}
+
+/// Judges the replies to commands that end with [`echo`].
+fn pipelined<'a>(
+    number: u64,
+    came: &mut impl Iterator<Item = (&'a Cmd, Value)>,
+) -> Result<RedisResult<Vec<Value>>, Fault> {
+    let mut replies = Vec::new();
+    for (sent, reply) in came {
+        if !is_echo(sent, number) {
+            replies.push(reply);
+            continue;
+        }
+        return match reply.extract_error() {
+            Ok(reply) if says(&reply, number) => Ok(Ok(replies)),
+            Ok(reply) => Err(Fault::bad_reply(&reply)),
+            Err(error) => Ok(Err(error)),
+        };
+    }
+    Err(Fault::Lost(None))
+}
+
+/// Judges the replies to a transaction.
+fn executed<'a>(
+    number: u64,
+    came: &mut impl Iterator<Item = (&'a Cmd, Value)>,
+) -> Result<RedisResult<Vec<Value>>, Fault> {
+    let mut refusal = None;
+    for (sent, reply) in came {
+        let is_exec = sent.args_iter().next() == Some(Arg::Simple(b"EXEC"));
+        match reply {
+            Value::Array(mut replies) if is_exec => {
+                let last = replies.pop().unwrap_or(Value::Nil);
+                return match says(&last, number) {
+                    true => Ok(Ok(replies)),
+                    false => Err(Fault::bad_reply(&last)),
+                };
+            }
+            // Why it is not executed is told by the first refusal, and that it is not by the last.
+            Value::ServerError(error) => {
+                let refusal = refusal.get_or_insert_with(|| RedisError::from(error));
+                if is_exec {
+                    return Ok(Err(refusal.clone()));
+                }
+            }
+            // "OK" for the beginning, "QUEUED" for the others; but for the reply to the last one
+            // they tell nothing, and do not depend on what was asked.
+            Value::Okay | Value::SimpleString(_) if !is_exec => {}
+            // Also where the beginning was refused, and each command is executed by itself.
+            _ if !is_exec && refusal.is_some() => {}
+            other => return Err(Fault::bad_reply(&other)),
+        }
+    }
+    Err(Fault::Lost(None))
+}
+
+fn is_echo(sent: &Cmd, number: u64) -> bool {
+    let mut arguments = sent.args_iter();
+    arguments.next() == Some(Arg::Simple(b"PING"))
+        && matches!(arguments.next(), Some(Arg::Simple(own)) if parsed(own) == Some(number))
+}
+
+/// Whether this is what [`echo`] is answered.
+fn says(reply: &Value, number: u64) -> bool {
+    matches!(reply, Value::BulkString(own) if parsed(own) == Some(number))
+}
+
+/// The number with which the reply of a script begins, and the rest.
+fn split(line: &[u8]) -> Option<(u64, &[u8])> {
+    let end = line.iter().position(|byte| *byte == b' ')?;
+    let (number, rest) = line.split_at(end);
+    Some((parsed(number)?, rest.get(1..)?))
+}
+
+fn parsed(digits: &[u8]) -> Option<u64> {
+    // Else a sign would do.
+    digits.first().filter(|first| first.is_ascii_digit())?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Sends `calls` in one piece and gives each its reply; one that is to be sent again stays open.
+/// What stays open after a fault has no answer.
+///
+/// The first poll puts them into the queue of the connection. All are open, and they are at least
+/// one.
+pub(super) async fn exchange(
+    connection: &mut MultiplexedConnection,
+    calls: &mut [&mut Call],
+    sent_at: Instant,
+    deadline: Instant,
+) -> Result<Outcome, Fault> {
+    let lost = |error: RedisError| match error.is_timeout() {
+        true => Fault::NoAnswer(round(sent_at.elapsed())),
+        false => Fault::Lost(Some(error)),
+    };
+    connection.set_response_timeout(deadline.saturating_duration_since(sent_at));
+    if let [call] = calls
+        && let Run::Script { command, .. } = &mut call.run
+    {
+        let sent = take(command);
+        let reply = connection.send_packed_command(&sent).await.map_err(lost)?;
+        call.hear(&mut once((&sent, reply)))?;
+    } else {
+        let mut pipeline = Pipeline::with_capacity(calls.len());
+        for call in &mut *calls {
+            call.write(&mut pipeline);
+        }
+        let count = pipeline.len();
+        let sending = connection.send_packed_commands(&pipeline, 0, count);
+        let mut came = pipeline.cmd_iter().zip(sending.await.map_err(lost)?);
+        for call in &mut *calls {
+            call.hear(&mut came)?;
+        }
+    }
+    Ok(match calls.iter().any(|call| call.is_of_wrong_server()) {
+        true => Outcome::Broken,
+        false => Outcome::Answered,
+    })
+}
+
+fn round(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use deadpool_redis::redis::parse_redis_value;
+    use lock_protocol::LockKey;
+    use proptest::prelude::*;
+
+    use super::super::scripts::{give_back, tests::replies};
+    use super::*;
+
+    fn script() -> Call {
+        give_back(&LockKey::new("lock:", "k").unwrap(), "owner")
+    }
+
+    fn transaction() -> Call {
+        let mut set = cmd("SET");
+        set.arg("k").arg("v").arg("NX");
+        let mut incr = cmd("INCRBY");
+        incr.arg("n").arg(1);
+        Call::transaction(vec![set, incr])
+    }
+
+    /// A reply of a script to `call`.
+    fn line(call: &Call, rest: &str) -> Value {
+        Value::BulkString(format!("{}{rest}", call.number).into_bytes())
+    }
+
+    /// The replies in `resp`, where `#` is the number of `call` as the server sends it back.
+    fn from_wire(call: &Call, resp: &[&str]) -> Vec<Value> {
+        let number = call.number.to_string();
+        let number = format!("${}\r\n{number}\r\n", number.len());
+        let parsed = |resp: &&str| {
+            parse_redis_value(
+                (resp.to_string() + "\r\n")
+                    .replace("#\r\n", &number)
+                    .as_bytes(),
+            )
+        };
+        resp.iter().map(parsed).collect::<RedisResult<_>>().unwrap()
+    }
+
+    /// What `call` sends.
+    fn sent(call: &mut Call) -> Pipeline {
+        let mut pipeline = Pipeline::new();
+        call.write(&mut pipeline);
+        pipeline
+    }
+
+    /// Gives `call` these replies to what it sends.
+    fn hear(call: &mut Call, replies: Vec<Value>) -> Result<(), Fault> {
+        let pipeline = sent(call);
+        call.hear(&mut pipeline.cmd_iter().zip(replies))
+    }
+
+    fn arguments(pipeline: &Pipeline) -> Vec<Vec<u8>> {
+        let arguments = pipeline.cmd_iter().flat_map(Cmd::args_iter);
+        let bytes = arguments.map(|argument| match argument {
+            Arg::Simple(bytes) => bytes.to_vec(),
+            _ => panic!("a cursor"),
+        });
+        bytes.collect()
+    }
+
+    #[test]
+    fn a_reply_answers_the_call_whose_number_it_bears_and_no_other() {
+        let (mut call, other) = (script(), script());
+        let reply = line(&call, " withdrawn");
+        hear(&mut call, vec![reply.clone()]).unwrap();
+        assert_eq!(call.take_reply(), Some(Ok(reply)));
+
+        let mut call = script();
+        for shifted in [
+            line(&other, " withdrawn"),
+            line(&call, "0 withdrawn"),
+            Value::BulkString(format!("+{} withdrawn", call.number).into_bytes()),
+            Value::BulkString(b" withdrawn".to_vec()),
+            line(&call, ""),
+            Value::Nil,
+            Value::SimpleString("PONG".into()),
+        ] {
+            let heard = hear(&mut call, vec![shifted.clone()]);
+            assert!(matches!(heard, Err(Fault::BadReply(_))), "{shifted:?}");
+            assert!(call.is_open());
+        }
+        let mut ping = Call::ping();
+        let own = Value::BulkString(ping.number.to_string().into_bytes());
+        for shifted in [line(&other, " withdrawn"), line(&other, "")] {
+            assert!(hear(&mut Call::ping(), vec![shifted]).is_err());
+        }
+        hear(&mut ping, vec![own]).unwrap();
+        assert_eq!(ping.take_reply(), Some(Ok(Value::Array(vec![]))));
+    }
+
+    #[test]
+    fn a_script_that_is_not_known_comes_with_its_source_and_its_number() {
+        let mut call = script();
+        let unknown = from_wire(&call, &["-NOSCRIPT No matching script. Please use EVAL."]);
+        let by_hash = sent(&mut call);
+        let came = &mut by_hash.cmd_iter().zip(unknown.clone());
+        call.hear(came).unwrap();
+        assert!(call.is_open());
+
+        let whole = sent(&mut call);
+        let came = &mut whole.cmd_iter().zip(unknown);
+        let (by_hash, arguments) = (arguments(&by_hash), arguments(&whole));
+        assert_eq!(
+            (&*by_hash[0], &*arguments[0]),
+            (&b"EVALSHA"[..], &b"EVAL"[..])
+        );
+        assert_eq!(by_hash[2..], arguments[2..]);
+        assert!(arguments.contains(&call.number.to_string().into_bytes()));
+        // It cannot help to say more than all.
+        call.hear(came).unwrap();
+        assert!(matches!(call.take_reply(), Some(Err(_))));
+    }
+
+    #[test]
+    fn a_script_that_had_too_much_to_do_is_sent_again_as_it_was() {
+        let mut call = script();
+        let unfinished = line(&call, " again");
+        let first = sent(&mut call);
+        let came = &mut first.cmd_iter().zip([unfinished]);
+        call.hear(came).unwrap();
+        assert!(call.is_open());
+        assert_eq!(arguments(&first), arguments(&sent(&mut call)));
+    }
+
+    #[test]
+    fn of_several_calls_only_that_whose_script_is_not_known_is_sent_again() {
+        let mut calls = [script(), transaction(), script(), Call::ping()];
+        let replies = [
+            vec![line(&calls[0], " withdrawn")],
+            from_wire(&calls[1], &DONE),
+            from_wire(
+                &calls[2],
+                &["-NOSCRIPT No matching script. Please use EVAL."],
+            ),
+            from_wire(&calls[3], &["#"]),
+        ];
+        let mut pipeline = Pipeline::new();
+        calls.iter_mut().for_each(|call| call.write(&mut pipeline));
+        let mut came = pipeline.cmd_iter().zip(replies.concat());
+        for call in &mut calls {
+            call.hear(&mut came).unwrap();
+        }
+        assert!(came.next().is_none());
+        assert_eq!(
+            calls.each_ref().map(Call::is_open),
+            [false, false, true, false]
+        );
+    }
+
+    /// What a server answers to [`transaction`].
+    const DONE: [&str; 5] = [
+        "+OK",
+        "+QUEUED",
+        "+QUEUED",
+        "+QUEUED",
+        "*3\r\n+OK\r\n:1\r\n#",
+    ];
+
+    #[test]
+    fn a_transaction_has_one_reply_for_each_of_its_commands() {
+        let mut call = transaction();
+        let replies = from_wire(&call, &DONE);
+        let pipeline = sent(&mut call);
+        let first = |command: &Cmd| match command.args_iter().next() {
+            Some(Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
+            _ => String::new(),
+        };
+        let names: Vec<_> = pipeline.cmd_iter().map(first).collect();
+        assert_eq!(names, ["MULTI", "SET", "INCRBY", "PING", "EXEC"]);
+        call.hear(&mut pipeline.cmd_iter().zip(replies)).unwrap();
+        let replies = Value::Array(vec![Value::Okay, Value::Int(1)]);
+        assert_eq!(call.take_reply(), Some(Ok(replies)));
+    }
+
+    #[test]
+    fn an_error_within_a_transaction_is_that_of_its_command_alone() {
+        let mut call = transaction();
+        let failed = "*3\r\n+OK\r\n-ERR value is not an integer or out of range\r\n#";
+        let [begun, first, second, third, _] = DONE;
+        let replies = from_wire(&call, &[begun, first, second, third, failed]);
+        hear(&mut call, replies).unwrap();
+        let Some(Ok(Value::Array(replies))) = call.take_reply() else {
+            panic!("it was executed");
+        };
+        assert!(matches!(&*replies, [Value::Okay, Value::ServerError(_)]));
+    }
+
+    #[test]
+    fn a_transaction_that_is_not_executed_tells_the_first_reason() {
+        let aborted = "-EXECABORT Transaction discarded because of previous errors.";
+        for (code, replies) in [
+            (
+                "OOM",
+                [
+                    "+OK",
+                    "-OOM command not allowed",
+                    "+QUEUED",
+                    "+QUEUED",
+                    aborted,
+                ],
+            ),
+            (
+                "READONLY",
+                ["+OK", "-READONLY no", "-READONLY no", "+QUEUED", aborted],
+            ),
+            (
+                "EXECABORT",
+                ["+OK", "+QUEUED", "+QUEUED", "+QUEUED", aborted],
+            ),
+            // Each command was executed by itself.
+            (
+                "NOPERM",
+                [
+                    "-NOPERM no multi",
+                    "+OK",
+                    ":1",
+                    "#",
+                    "-ERR EXEC without MULTI",
+                ],
+            ),
+        ] {
+            let mut call = transaction();
+            let replies = from_wire(&call, &replies);
+            hear(&mut call, replies).unwrap();
+            assert_eq!(call.is_of_wrong_server(), code == "READONLY");
+            let Some(Err(error)) = call.take_reply() else {
+                panic!("{code}: it was not executed");
+            };
+            assert_eq!(error.code(), Some(code));
+        }
+    }
+
+    #[test]
+    fn a_transaction_whose_replies_are_those_of_another_call_gives_the_connection_away() {
+        let [begun, queued, _, _, done] = DONE;
+        let of_another = "*3\r\n+OK\r\n:1\r\n$1\r\nx";
+        for replies in [
+            [begun, queued, queued, queued, of_another],
+            // One too many at the beginning.
+            ["+OK", begun, queued, queued, queued],
+            ["-ERR one too many", begun, queued, queued, queued],
+            ["$1\r\nx", begun, queued, queued, queued],
+            [":1", begun, queued, queued, queued],
+            // One is missing, and what stands behind comes early.
+            [queued, queued, queued, done, "+OK"],
+            // Never begun to be watched, so never given up like this.
+            [begun, queued, queued, queued, "_"],
+            [begun, queued, queued, queued, "*0"],
+        ] {
+            let mut call = transaction();
+            let came = from_wire(&call, &replies);
+            let heard = hear(&mut call, came);
+            assert!(matches!(heard, Err(Fault::BadReply(_))), "{replies:?}");
+            assert!(call.is_open());
+        }
+        let mut call = transaction();
+        let early = from_wire(&call, &[begun, queued]);
+        assert!(matches!(hear(&mut call, early), Err(Fault::Lost(None))));
+    }
+
+    #[test]
+    fn commands_fail_one_by_one_and_are_known_by_the_last() {
+        let commands = || Call::commands(vec![cmd("HELLO"), cmd("GET")]);
+        let mut call = commands();
+        let replies = from_wire(&call, &["-NOPERM no", "$1\r\nx", "#"]);
+        hear(&mut call, replies).unwrap();
+        let Some(Ok(Value::Array(replies))) = call.take_reply() else {
+            panic!("they were executed");
+        };
+        assert!(matches!(
+            &*replies,
+            [Value::ServerError(_), Value::BulkString(_)]
+        ));
+
+        let mut call = commands();
+        let replies = from_wire(&call, &["-LOADING no", "-LOADING no", "-LOADING no"]);
+        hear(&mut call, replies).unwrap();
+        assert!(call.is_of_wrong_server());
+        let mut call = commands();
+        let replies = from_wire(&call, &["+OK", "+OK", "$1\r\nx"]);
+        assert!(hear(&mut call, replies).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn no_reply_panics_and_none_without_the_number_is_an_answer(
+            mut replies in prop::collection::vec(replies(), 5),
+        ) {
+            let mut call = script();
+            let own = call.number;
+            let is_its_own = |reply: &Value| match reply {
+                Value::BulkString(line) => split(line).is_some_and(|(number, _)| number == own),
+                _ => false,
+            };
+            let belongs = is_its_own(&replies[0]);
+            let heard = hear(&mut call, replies[..1].to_vec());
+            prop_assert_eq!(belongs, heard.is_ok());
+            prop_assert!(hear(&mut transaction(), replies.split_off(0)).is_err());
+        }
+    }
+}
