@@ -184,3 +184,7 @@ async fn step_back() {
     })
     .await;
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

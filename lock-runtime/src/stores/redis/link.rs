@@ -296,8 +296,9 @@ impl Link {
         let mut left = VecDeque::new();
         if !self.terms.waits {
             left = take(&mut state.waiting);
-            state.is_sending = false;
         }
+        // Else nobody would ring for the first that waits, and its time be up unnoticed.
+        state.is_sending = !state.waiting.is_empty();
         drop(state);
         self.bell.notify_one();
         // Senders are told, and the connection ends, where no mutex is held.
