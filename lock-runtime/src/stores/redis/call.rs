@@ -4,6 +4,7 @@
 //! order alone, which a broken proxy may not keep: so each call has a number, which its replies
 //! bear, and one that bears another gives the connection away.
 
+use std::cell::RefCell;
 use std::iter::once;
 use std::mem::take;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -186,6 +187,32 @@ impl Call {
     }
 }
 
+/// How many commands a thread keeps for later.
+const SPARE: usize = 8;
+
+thread_local! {
+    /// Empty commands, which have room: to make it costs more than to fill it.
+    static SPARES: RefCell<Vec<Cmd>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty command with room for so many arguments, of so many bytes in all.
+pub(super) fn empty_command(arguments: usize, bytes: usize) -> Cmd {
+    let spare = SPARES.try_with(|spares| spares.borrow_mut().pop());
+    let spare = spare.ok().flatten();
+    spare.unwrap_or_else(|| Cmd::with_capacity(arguments, bytes))
+}
+
+fn keep_for_later(mut command: Cmd) {
+    command.clear();
+    // A thread that ends keeps nothing.
+    let _ = SPARES.try_with(|spares| {
+        let mut spares = spares.borrow_mut();
+        if spares.len() < SPARE {
+            spares.push(command);
+        }
+    });
+}
+
 /// What says the number among plain commands. ECHO would need a permission of its own.
 fn echo(number: u64) -> Cmd {
     let mut echo = cmd("PING");
@@ -338,7 +365,9 @@ pub(super) async fn exchange(
     {
         let sent = take(command);
         let reply = connection.send_packed_command(&sent).await.map_err(lost)?;
-        call.hear(&mut once((&sent, reply)))?;
+        let heard = call.hear(&mut once((&sent, reply)));
+        keep_for_later(sent);
+        heard?;
     } else {
         let mut pipeline = Pipeline::with_capacity(calls.len());
         for call in &mut *calls {

@@ -10,7 +10,7 @@ use deadpool_redis::redis::{
 use lock_protocol::{FenceBlock, FencingToken, LockKey, OwnerToken};
 use once_cell::sync::Lazy;
 
-use super::call::Call;
+use super::call::{Call, empty_command};
 use super::companion::{Companion, FENCE, QUEUE};
 use super::fault::{Fault, is_acl, is_unknown_command};
 use crate::backend::{Acquired, Claim, Extension, Grant, Holder, Released, Renewal, Renewed};
@@ -40,7 +40,7 @@ impl Script {
     /// A call of the script with its keys.
     fn call(&'static self, key: &LockKey) -> Call {
         // Enough for a release with a next claim, which has the most arguments.
-        let mut command = Cmd::with_capacity(13, 320 + 3 * key.stored().len());
+        let mut command = empty_command(13, 320 + 3 * key.stored().len());
         command
             .arg("EVALSHA")
             .arg(&self.hash)
