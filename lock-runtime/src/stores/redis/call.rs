@@ -18,7 +18,6 @@ use deadpool_redis::redis::{
 use tokio::time::Instant;
 
 use super::fault::{Fault, is_wrong_server};
-use super::scripts::Script;
 
 /// What the server answered a call: what a script returned, or one element for each command, which
 /// is an error where that command alone failed.
@@ -51,6 +50,12 @@ enum Form {
     Pipeline,
     /// All at once, or none.
     Transaction,
+}
+
+/// A script and its hash.
+pub(super) struct Script {
+    pub(super) source: String,
+    pub(super) hash: String,
 }
 
 /// How an exchange with the server went, as far as the connection is concerned.
@@ -259,7 +264,7 @@ fn with_source(sent: &Cmd, script: &Script) -> Option<Cmd> {
         return None;
     }
     let mut full = cmd("EVAL");
-    full.arg(script.source());
+    full.arg(&script.source);
     for argument in arguments.skip(1) {
         full.arg(argument);
     }

@@ -10,7 +10,7 @@ use deadpool_redis::redis::{
 use lock_protocol::{FenceBlock, FencingToken, LockKey, OwnerToken};
 use once_cell::sync::Lazy;
 
-use super::call::{Call, empty_command};
+use super::call::{Call, Script, empty_command};
 use super::companion::{Companion, FENCE, QUEUE};
 use super::fault::{Fault, is_acl, is_unknown_command};
 use crate::backend::{Acquired, Claim, Extension, Grant, Holder, Released, Renewal, Renewed};
@@ -20,21 +20,11 @@ use crate::backend::{Acquired, Claim, Extension, Grant, Holder, Released, Renewa
 /// connections that have ended.
 const GONE: Duration = Duration::from_secs(30);
 
-/// A script and its hash.
-pub(super) struct Script {
-    source: String,
-    hash: String,
-}
-
 impl Script {
     fn new(body: &str) -> Script {
         let source = body.replace("-- prelude\n", include_str!("scripts/prelude.lua"));
         let hash = Hashed::new(&source).get_hash().to_owned();
         Script { source, hash }
-    }
-
-    pub(super) fn source(&self) -> &str {
-        &self.source
     }
 
     /// A call of the script with its keys.
