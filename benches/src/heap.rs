@@ -1,12 +1,13 @@
-//! An allocator that counts what is alive, in the processes that ask for it.
+//! An allocator that counts, in the processes that ask for it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 
 /// The system's allocator, which counts once [`count`](Counting::count) has been called and costs next to nothing before.
 pub struct Counting {
     on: AtomicBool,
     live: AtomicIsize,
+    made: AtomicUsize,
 }
 
 impl Counting {
@@ -14,6 +15,7 @@ impl Counting {
         Counting {
             on: AtomicBool::new(false),
             live: AtomicIsize::new(0),
+            made: AtomicUsize::new(0),
         }
     }
 
@@ -27,9 +29,21 @@ impl Counting {
         self.live.load(Ordering::Relaxed)
     }
 
+    /// How many allocations there were since the counting began; what grows counts again.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test counts them"))]
+    pub fn made(&self) -> usize {
+        self.made.load(Ordering::Relaxed)
+    }
+
     fn changed(&self, by: isize) {
         if self.on.load(Ordering::Relaxed) {
             self.live.fetch_add(by, Ordering::Relaxed);
+        }
+    }
+
+    fn counted(&self) {
+        if self.on.load(Ordering::Relaxed) {
+            self.made.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -39,6 +53,7 @@ impl Counting {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.changed(layout.size() as isize);
+        self.counted();
         // SAFETY: as the caller promises.
         unsafe { System.alloc(layout) }
     }
@@ -51,6 +66,7 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         self.changed(size as isize - layout.size() as isize);
+        self.counted();
         // SAFETY: as the caller promises.
         unsafe { System.realloc(pointer, layout, size) }
     }

@@ -385,7 +385,13 @@ pub struct Monitor {
     stream: TcpStream,
 }
 
-const GREETINGS: [&str; 3] = ["\"CLIENT\" \"SETINFO\"", "\"HELLO\"", "\"SCRIPT\" \"LOAD\""];
+/// A PING with a number ends a greeting, or looks whether a connection is alive.
+const GREETINGS: [&str; 4] = [
+    "\"CLIENT\" \"SETINFO\"",
+    "\"HELLO\"",
+    "\"SCRIPT\" \"LOAD\"",
+    "\"PING\" \"",
+];
 
 impl Monitor {
     fn start(server: &Server) -> Monitor {

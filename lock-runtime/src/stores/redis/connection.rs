@@ -1,33 +1,33 @@
-//! How a lane gets its connection: checked out of the pool, looked at, and prepared.
+//! How a link gets its connections: checked out of the pool, looked at, and prepared.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{ErrorKind, Pipeline, RedisResult, ServerErrorKind, Value, cmd};
+use deadpool_redis::redis::{ErrorKind, RedisResult, ServerErrorKind, Value, cmd};
 use deadpool_redis::{Pool, PoolError};
 use lock_protocol::LockKey;
 use tokio::time::{Instant, timeout};
 
+use super::call::{Call, exchange};
 use super::fault::Fault;
-use super::pulse::Pulse;
+use super::link::Link;
 use super::scripts;
 
 /// The oldest Redis that has all that the scripts use.
 const OLDEST: (u32, u32) = (6, 2);
 
-/// What opens connections for one lane.
+/// What links lead to: a server, as one address.
 #[derive(Clone)]
-pub(super) struct Connector {
+pub(super) struct Target {
     pub(super) pool: Pool,
     pub(super) address: Arc<str>,
-    pub(super) channel: Arc<str>,
     /// The name of no lock, to try commands on; `None` if the prefix allows no name.
     pub(super) probe: Option<LockKey>,
     pub(super) command_timeout: Duration,
 }
 
-/// The connection of a lane. It stays checked out of the pool, so that the pool knows of it.
+/// The connection of a link. It stays checked out of the pool, so that the pool knows of it.
 pub(super) struct Connection(deadpool_redis::Connection);
 
 impl Connection {
@@ -42,69 +42,54 @@ impl Connection {
     }
 }
 
-impl Connector {
-    pub(super) fn channel(&self) -> &str {
-        &self.channel
-    }
-
-    pub(super) fn command_timeout(&self) -> Duration {
-        self.command_timeout
-    }
-
-    /// Opens a connection that knows the scripts and, for the `pulse` of a lane, listens to the channel of the lane.
-    pub(super) async fn open(self, pulse: Option<Arc<Pulse>>) -> Result<Connection, Fault> {
+impl Target {
+    /// Opens a connection for `link` that knows the scripts and, if the link has a channel, listens
+    /// to it.
+    pub(super) async fn open(self, link: Arc<Link>) -> Result<Connection, Fault> {
         let connection = Connection(self.pool.get().await.map_err(|error| self.fault(error))?);
-        match timeout(
-            self.command_timeout,
-            self.prepare(&connection, pulse.as_deref()),
-        )
-        .await
-        {
-            Ok(Ok(())) => Ok(connection),
-            Ok(Err(fault)) => {
+        let prepared = timeout(self.command_timeout, self.prepare(&connection, &link)).await;
+        match prepared.unwrap_or(Err(Fault::NoAnswer(self.command_timeout))) {
+            Ok(()) => Ok(connection),
+            Err(fault) => {
                 connection.discard();
                 Err(fault)
             }
-            Err(_) => {
-                connection.discard();
-                Err(Fault::NoAnswer(self.command_timeout))
-            }
         }
     }
 
-    async fn prepare(&self, connection: &Connection, pulse: Option<&Pulse>) -> Result<(), Fault> {
-        let mut commands = connection.commands();
-        let mut pipeline = Pipeline::new();
+    async fn prepare(&self, connection: &Connection, link: &Link) -> Result<(), Fault> {
+        let mut connection = connection.commands();
         // Without arguments it changes nothing, tells what the server is, and is allowed to every user.
-        pipeline.add_command(cmd("HELLO"));
+        let mut greeting = vec![cmd("HELLO")];
         let loads = scripts::loads();
-        for load in &loads {
-            pipeline.add_command(load.clone());
+        let count = loads.len();
+        greeting.extend(loads);
+        if let (Some(key), Some(channel)) = (&self.probe, link.channel()) {
+            greeting.extend(scripts::probes(key, channel));
         }
-        if let Some(key) = self.probe.as_ref().filter(|_| pulse.is_some()) {
-            for probe in scripts::probes(key, &self.channel) {
-                pipeline.add_command(probe);
-            }
-        }
-        let replies = commands
-            .send_packed_commands(&pipeline, 0, pipeline.len())
-            .await
-            .map_err(|error| Fault::Lost(Some(error)))?;
+        let mut call = Call::commands(greeting);
+        let sent_at = Instant::now();
+        let deadline = sent_at + self.command_timeout;
+        exchange(&mut connection, &mut [&mut call], sent_at, deadline).await?;
+        let replies = match call.take_reply() {
+            Some(Ok(Value::Array(replies))) => replies,
+            Some(Err(error)) => return Err(Fault::Refused(error)),
+            _ => return Err(Fault::Lost(None)),
+        };
         let mut replies = replies.into_iter().map(Value::extract_error);
         check_server(&replies.next().unwrap_or(Ok(Value::Nil)))?;
-        let mut loaded = replies.by_ref().take(loads.len());
+        let mut loaded = replies.by_ref().take(count);
         loaded
             .try_for_each(|loaded| loaded.map(drop))
             .map_err(Fault::Refused)?;
         scripts::probed(replies)?;
 
-        let Some(pulse) = pulse else { return Ok(()) };
+        let Some(channel) = link.channel() else {
+            return Ok(());
+        };
         // No message can have been published to this connection before now.
-        pulse.answered(Instant::now());
-        commands
-            .subscribe(&*self.channel)
-            .await
-            .map_err(Fault::Refused)
+        link.answered(Instant::now());
+        connection.subscribe(channel).await.map_err(Fault::Refused)
     }
 
     fn fault(&self, error: PoolError) -> Fault {

@@ -4,20 +4,26 @@
 //! the first of them and tells its process by pub/sub, in one script. What a script promises is said at its top (`scripts/*.lua`).
 //!
 //! ```text
-//! verbs (here) ── scripts: typed questions and answers ──┬─ lanes: renewals, repair ───────┬── messages ── connections ── pool
-//!                                                        └─ direct, live: the short way ────┘                   │
-//!                                                           wakeups ◄── pushes ◄───────────────────────────────┘
+//!                        ┌─ call: typed until it is written; judges the replies
+//!                        ▼
+//! verbs (here) ── scripts ──► node: which link ──► link: sends, gives up ──► connection ── pool
+//!                                                   ▲        │ keeper: opens, repairs       │
+//!                              wakeups ◄── pushes ──┴────────┴──────────────────────────────┘
 //! ```
+//!
+//! There is one type of link. A lane is one that listens, on the thread of the backend; each tokio
+//! runtime of callers has one that does not. What a link leads to is a parameter as well, its
+//! target.
 
+mod call;
 mod companion;
 mod config;
 mod connection;
-mod direct;
 mod fault;
-mod lane;
-mod live;
+mod keeper;
+mod link;
 mod message;
-mod pulse;
+mod node;
 mod pushes;
 mod scripts;
 mod thread;
@@ -27,22 +33,22 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use deadpool_redis::redis::{Cmd, RedisResult, Value};
+use deadpool_redis::redis::Value;
 use deadpool_redis::{Config, Pool};
 use lock_protocol::{
-    Acquired, AskNumber, Backend, BackendError, Claim, Executor, LockKey, News, Release, Released,
-    Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, Executor, LockKey, News, Release, Released, Renewal,
+    Renewed,
 };
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use uuid::Uuid;
 
+use self::call::Reply;
 pub use self::config::RedisSettings;
-use self::connection::Connector;
-use self::direct::{Direct, Ways};
+use self::connection::Target;
 use self::fault::Fault;
-use self::lane::Lane;
-use self::message::{Call, Replies, Unheard};
+use self::keeper::Keeper;
+use self::message::{Replies, Unheard};
+use self::node::{Node, ShortWays};
 use self::pushes::Pushes;
 use self::thread::{Running, Thread};
 use self::wakeups::Wakeups;
@@ -59,13 +65,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The connections, the commands and the repairs run on a thread of their own: the verbs may be awaited on any executor. Dropping
 /// the backend ends the thread, without waiting for it.
 pub struct RedisBackend {
-    lanes: Vec<Lane>,
-    direct: Direct,
+    node: Node,
     wakeups: Arc<Wakeups>,
     pool: Pool,
     acl_rule: String,
     executor: Arc<OnTokio>,
-    closing: watch::Sender<bool>,
     _thread: Running,
 }
 
@@ -86,7 +90,8 @@ impl RedisBackend {
                 .saturating_add(settings.connect_timeout),
         );
         let backend = RedisBackend::connect_lazily(config, settings)?;
-        let pings: Vec<_> = backend.lanes.iter().map(|lane| lane.ping(within)).collect();
+        let lanes = backend.node.lanes().iter();
+        let pings: Vec<_> = lanes.map(|lane| lane.ping(within)).collect();
         for mut ping in pings {
             let pong = ping
                 .reply()
@@ -107,12 +112,8 @@ impl RedisBackend {
         settings: RedisSettings,
     ) -> Result<RedisBackend, LockError> {
         let wakeups = Arc::new(Wakeups::default());
-        let ways = Ways::default();
-        let pushes = Arc::new(Pushes::new(
-            Arc::clone(&wakeups),
-            Arc::clone(&ways),
-            settings.command_timeout,
-        ));
+        let short_ways = ShortWays::default();
+        let pushes = Arc::new(Pushes::new(Arc::clone(&wakeups), Arc::clone(&short_ways)));
         let receiver = Arc::clone(&pushes);
         let (pool, address) = config::pool(&config, &settings, move |push| {
             receiver.receive(&push);
@@ -120,33 +121,26 @@ impl RedisBackend {
         })?;
 
         let thread = Thread::start().map_err(BackendError::unavailable)?;
-        let (closing, closed) = watch::channel(false);
         let channel_prefix = settings.channel_prefix();
-        let (address, backend) = (Arc::<str>::from(address), Uuid::new_v4().simple());
-        let probe = LockKey::new(&settings.key_prefix, &format!("probe:{backend}")).ok();
-        let connector = |index| Connector {
-            probe: probe.clone(),
+        let backend = Uuid::new_v4().simple();
+        let target = Target {
+            probe: LockKey::new(&settings.key_prefix, &format!("probe:{backend}")).ok(),
             pool: pool.clone(),
-            address: Arc::clone(&address),
-            channel: format!("{channel_prefix}{backend}:{index}").into(),
+            address: address.into(),
             command_timeout: settings.command_timeout,
         };
-        let (lanes, tasks): (Vec<_>, Vec<_>) = (0..settings.lanes)
-            .map(|index| Lane::new(connector(index), Arc::clone(&wakeups), closed.clone()))
-            .unzip();
-        pushes.connect(&lanes);
+        let channels =
+            (0..settings.lanes).map(|lane| format!("{channel_prefix}{backend}:{lane}").into());
         let executor = thread.handle().clone();
-        let room = pool.status().max_size - settings.lanes;
-        let direct = Direct::new(&executor, connector(0), room, ways, closed);
+        let (node, keepers) = Node::new(&executor, target, channels, &wakeups, short_ways);
+        pushes.connect(node.lanes());
         Ok(RedisBackend {
-            lanes,
-            direct,
+            node,
             wakeups,
             pool,
             acl_rule: scripts::acl_rule(&settings.key_prefix, &channel_prefix),
             executor: Arc::new(OnTokio(executor)),
-            closing,
-            _thread: thread.run(tasks.into_iter().map(lane::Task::run)),
+            _thread: thread.run(keepers.into_iter().map(Keeper::run)),
         })
     }
 
@@ -161,36 +155,6 @@ impl RedisBackend {
     /// stop when callers block their threads.
     pub fn handle(&self) -> &Handle {
         &self.executor.0
-    }
-
-    /// The lane of the keys with this `hash`: always the same, so that whatever concerns one key stays in order.
-    fn lane_of(&self, hash: u32) -> usize {
-        hash as usize % self.lanes.len()
-    }
-
-    /// The lane of `key`.
-    fn lane(&self, key: &LockKey) -> &Lane {
-        &self.lanes[self.lane_of(key.hash_value())]
-    }
-
-    /// The reply to a script for `key`, which is the question of its caller with this `number`.
-    async fn ask(
-        &self,
-        key: &LockKey,
-        number: AskNumber,
-        call: Cmd,
-        unheard: Unheard,
-    ) -> Result<RedisResult<Value>, Fault> {
-        let lane = self.lane(key);
-        let turn = self.direct.turn(key, number, lane)?;
-        let reply = match &turn.via {
-            Some(live) => live.ask(call, unheard).await,
-            None => lane.send(vec![Call::new(call)], unheard).reply().await,
-        };
-        if reply.is_ok() {
-            turn.answered();
-        }
-        reply
     }
 
     /// Takes in where the claim stands.
@@ -214,30 +178,31 @@ impl Backend for RedisBackend {
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        let call = scripts::acquire(claim, self.lane(&claim.key).channel());
-        let reply = self
-            .ask(&claim.key, claim.number, call, Unheard::Skip)
-            .await;
-        let answer = decode(reply, &claim.key, |reply| scripts::acquired(reply, claim));
+        let call = scripts::acquire(claim, self.node.channel(&claim.key));
+        let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Skip);
+        let answer = decode(asked.await, &claim.key, |reply| {
+            scripts::acquired(reply, claim)
+        });
         let answer = answer.map_err(|fault| self.error(fault))?;
         self.heard(claim, &answer);
         Ok(answer)
     }
 
     async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
-        let mut batches = vec![Vec::new(); self.lanes.len()];
+        let lanes = self.node.lanes();
+        let mut batches = vec![Vec::new(); lanes.len()];
         for (index, lease) in leases.iter().enumerate() {
-            batches[self.lane_of(lease.key.hash_value())].push(index);
+            batches[self.node.lane_of(&lease.key)].push(index);
         }
         // All are on their way before the first answer is waited for.
         let sent: Vec<_> = batches
             .iter()
-            .zip(&self.lanes)
+            .zip(lanes.iter())
             .map(|(batch, lane)| {
                 lane.send(
                     batch
                         .iter()
-                        .map(|index| Call::new(scripts::renew(&leases[*index])))
+                        .map(|index| scripts::renew(&leases[*index]))
                         .collect(),
                     Unheard::Skip,
                 )
@@ -245,7 +210,7 @@ impl Backend for RedisBackend {
             .collect();
 
         let mut answers = Vec::with_capacity(leases.len());
-        for (batch, sent) in batches.iter().zip(sent) {
+        for (batch, mut sent) in batches.iter().zip(sent) {
             let replies = sent.replies().await;
             let replies = every(replies, batch.len());
             answers.extend(batch.iter().zip(replies).map(|(index, reply)| {
@@ -264,8 +229,8 @@ impl Backend for RedisBackend {
         } = release;
         self.wakeups.left(owner.as_str());
         let next = next.as_ref();
-        let call = scripts::release(key, owner, next, self.lane(key).channel());
-        let reply = self.ask(key, release.number, call, Unheard::Run).await;
+        let call = scripts::release(key, owner, next, self.node.channel(key));
+        let reply = self.node.ask(key, release.number, call, Unheard::Run).await;
         let answer = decode(reply, key, |reply| scripts::released(reply, next));
         let answer = answer.map_err(|fault| self.error(fault))?;
         if let (Some(next), Released::Released(Some(claimed))) = (next, &answer) {
@@ -276,8 +241,9 @@ impl Backend for RedisBackend {
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         self.wakeups.left(claim.owner.as_str());
-        let call = scripts::abandon(claim, self.lane(&claim.key).channel());
-        let reply = self.ask(&claim.key, claim.number, call, Unheard::Run).await;
+        let call = scripts::abandon(claim, self.node.channel(&claim.key));
+        let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Run);
+        let reply = asked.await;
         // Once more: an acquire that went ahead may have been answered since.
         self.wakeups.left(claim.owner.as_str());
         decode(reply, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))
@@ -288,17 +254,13 @@ impl Backend for RedisBackend {
     }
 
     async fn close(&self) {
-        self.closing.send_replace(true);
-        for lane in &self.lanes {
-            lane.closed().await;
-        }
-        self.pool.close();
+        self.node.close().await;
     }
 }
 
 /// The answer in `reply` to a script for `key`.
 fn decode<T>(
-    reply: Result<RedisResult<Value>, Fault>,
+    reply: Result<Reply, Fault>,
     key: &LockKey,
     answer: impl FnOnce(&Value) -> Option<T>,
 ) -> Result<T, Fault> {
@@ -307,7 +269,7 @@ fn decode<T>(
 }
 
 /// What each of `count` calls got, where they may all have got the same fault.
-fn every(replies: Result<Replies, Fault>, count: usize) -> Vec<Result<RedisResult<Value>, Fault>> {
+fn every(replies: Result<Replies, Fault>, count: usize) -> Vec<Result<Reply, Fault>> {
     match replies {
         Ok(replies) => replies.into_iter().map(Ok).collect(),
         Err(fault) => vec![Err(fault); count],
@@ -317,7 +279,7 @@ fn every(replies: Result<Replies, Fault>, count: usize) -> Vec<Result<RedisResul
 impl fmt::Debug for RedisBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBackend")
-            .field("lanes", &self.lanes.len())
+            .field("lanes", &self.node.lanes().len())
             .field("queued", &self.wakeups.count())
             .field("pool", &self.pool.status())
             .finish_non_exhaustive()

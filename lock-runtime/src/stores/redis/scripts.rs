@@ -2,16 +2,15 @@
 
 use std::fmt::Display;
 use std::io::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_redis::redis::{
-    Arg, Cmd, ErrorKind, RedisError, RedisResult, RedisWrite, Script as Hashed, ServerErrorKind,
-    ToRedisArgs, ToSingleRedisArg, Value, cmd,
+    Cmd, RedisResult, RedisWrite, Script as Hashed, ToRedisArgs, ToSingleRedisArg, Value, cmd,
 };
 use lock_protocol::{FenceBlock, FencingToken, LockKey, OwnerToken};
 use once_cell::sync::Lazy;
 
+use super::call::{Call, Script, empty_command};
 use super::companion::Companion;
 use super::fault::{Fault, is_acl, is_unknown_command};
 use crate::backend::{Acquired, Claim, Extension, Grant, Holder, Released, Renewal, Renewed};
@@ -22,11 +21,6 @@ use crate::backend::{Acquired, Claim, Extension, Grant, Holder, Released, Renewa
 const GONE: Duration = Duration::from_secs(30);
 /// How long a hand-over may leave it to an earlier one to keep the queue alive.
 const A_SECOND: Duration = Duration::from_secs(1);
-/// The number of the next call of a script. No two calls of a process have the same, so an answer cannot be taken for that to another.
-static NEXT_CALL: AtomicU64 = AtomicU64::new(0);
-/// Where a call of a script says how many keys it has, and where the first of them stands, behind
-/// EVALSHA and the hash. The number of the call comes behind them.
-const KEYS_AT: usize = 2;
 /// What the scripts share, by the line in whose place it is put; what contains others comes first.
 const FRAGMENTS: [(&str, &str); 5] = [
     ("-- prelude\n", include_str!("scripts/prelude.lua")),
@@ -35,12 +29,6 @@ const FRAGMENTS: [(&str, &str); 5] = [
     ("-- draw\n", include_str!("scripts/draw.lua")),
     ("-- outlive\n", include_str!("scripts/outlive.lua")),
 ];
-
-/// A script and its hash.
-pub(super) struct Script {
-    source: String,
-    hash: String,
-}
 
 impl Script {
     fn new(body: &str) -> Script {
@@ -53,35 +41,30 @@ impl Script {
         Script { source, hash }
     }
 
-    /// The command that runs the script by its hash: its keys, and the number of the call.
-    fn call(&self, key: &LockKey) -> Cmd {
-        let mut call = self.with_keys(3, key);
-        call.arg(Companion::queue(key))
-            .arg(Companion::counter(key))
-            .arg(next_call());
-        call
+    /// A call of the script with its keys.
+    fn call(&'static self, key: &LockKey) -> Call {
+        let mut command = self.with_keys(3, key);
+        command
+            .arg(Companion::queue(key))
+            .arg(Companion::counter(key));
+        Call::script(self, command)
     }
 
     /// The same for a script that has no other key than the lock itself.
-    fn call_with_lock(&self, key: &LockKey) -> Cmd {
-        let mut call = self.with_keys(1, key);
-        call.arg(next_call());
-        call
+    fn call_with_lock(&'static self, key: &LockKey) -> Call {
+        Call::script(self, self.with_keys(1, key))
     }
 
     fn with_keys(&self, keys: usize, key: &LockKey) -> Cmd {
         // Enough for a release with a next claim, which has the most arguments.
-        let mut call = Cmd::with_capacity(12, 320 + 3 * key.stored().len());
-        call.arg("EVALSHA")
+        let mut command = empty_command(12, 320 + 3 * key.stored().len());
+        command
+            .arg("EVALSHA")
             .arg(&self.hash)
             .arg(keys)
             .arg(key.stored());
-        call
+        command
     }
-}
-
-fn next_call() -> u64 {
-    NEXT_CALL.fetch_add(1, Ordering::Relaxed)
 }
 
 static ACQUIRE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/acquire.lua")));
@@ -145,28 +128,6 @@ pub(super) fn probed(replies: impl Iterator<Item = RedisResult<Value>>) -> Resul
     Ok(())
 }
 
-/// The same call with the source of the script instead of its hash, for a server that does not know it.
-fn with_source(call: &Cmd) -> Option<Cmd> {
-    let mut arguments = call.args_iter().filter_map(|argument| match argument {
-        Arg::Simple(bytes) => Some(bytes),
-        // There are no others in the calls made here.
-        _ => None,
-    });
-    if arguments.next()? != b"EVALSHA" {
-        return None;
-    }
-    let hash = arguments.next()?;
-    let script = all()
-        .into_iter()
-        .find(|script| script.hash.as_bytes() == hash)?;
-    let mut full = cmd("EVAL");
-    full.arg(&script.source);
-    for argument in arguments {
-        full.arg(argument);
-    }
-    Some(full)
-}
-
 /// What the scripts need from the server: the ACL rule for a user that may do nothing else. A new
 /// user of Redis 6.2 may use all channels, and is allowed none by name until that is taken away.
 pub(super) fn acl_rule(key_prefix: &str, channel_prefix: &str) -> String {
@@ -177,14 +138,14 @@ pub(super) fn acl_rule(key_prefix: &str, channel_prefix: &str) -> String {
 }
 
 /// Takes the lock for `claim`, which is woken through `channel`.
-pub(super) fn acquire(claim: &Claim, channel: &str) -> Cmd {
+pub(super) fn acquire(claim: &Claim, channel: &str) -> Call {
     let mut call = ACQUIRE.call(&claim.key);
     claim_arguments(&mut call, claim, channel);
     call
 }
 
 /// Extends a lease.
-pub(super) fn renew(renewal: &Renewal) -> Cmd {
+pub(super) fn renew(renewal: &Renewal) -> Call {
     let mut call = if renewal.tokens == 0 {
         RENEW.call_with_lock(&renewal.key)
     } else {
@@ -200,7 +161,7 @@ pub(super) fn release(
     owner: &OwnerToken,
     next: Option<&Claim>,
     channel: &str,
-) -> Cmd {
+) -> Call {
     // Whoever has a next claim has it because others want the lock.
     let script = next.map_or(&RELEASE, |_| &HAND_OVER);
     let mut call = script.call(key);
@@ -212,7 +173,7 @@ pub(super) fn release(
 }
 
 /// Withdraws `claim`.
-pub(super) fn abandon(claim: &Claim, channel: &str) -> Cmd {
+pub(super) fn abandon(claim: &Claim, channel: &str) -> Call {
     let mut call = ABANDON.call(&claim.key);
     call.arg(claim.owner.as_str());
     place(&mut call, claim, channel);
@@ -221,13 +182,13 @@ pub(super) fn abandon(claim: &Claim, channel: &str) -> Cmd {
 }
 
 /// Gives back what was handed over to a claim that nobody here knows any more.
-pub(super) fn give_back(key: &LockKey, owner: &str) -> Cmd {
+pub(super) fn give_back(key: &LockKey, owner: &str) -> Call {
     let mut call = ABANDON.call(key);
     call.arg(owner).arg("").arg(0).arg(0);
     call
 }
 
-fn claim_arguments(call: &mut Cmd, claim: &Claim, channel: &str) {
+fn claim_arguments(call: &mut Call, claim: &Claim, channel: &str) {
     call.arg(claim.owner.as_str()).arg(millis(claim.ttl));
     place(call, claim, channel);
     let queue = claim.heartbeat.saturating_mul(2).saturating_add(A_SECOND);
@@ -235,7 +196,7 @@ fn claim_arguments(call: &mut Cmd, claim: &Claim, channel: &str) {
 }
 
 /// The claim's place in the queue, as `place.lua` tells it; nothing if it does not wait.
-fn place(call: &mut Cmd, claim: &Claim, channel: &str) {
+fn place(call: &mut Call, claim: &Claim, channel: &str) {
     if !claim.queue {
         call.arg("");
         return;
@@ -278,61 +239,6 @@ fn millis(duration: Duration) -> u64 {
     const CENTURY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
     let rounded = duration.as_nanos().div_ceil(1_000_000);
     u64::try_from(rounded).map_or(CENTURY, |millis| millis.clamp(1, CENTURY))
-}
-
-/// What a reply is to the call that it came for.
-pub(super) enum Verdict {
-    /// The answer.
-    Answer(RedisResult<Value>),
-    /// None yet: this is to be sent in its place.
-    Again(Cmd),
-    /// Meant for another call. So may be all that come behind it: the connection is of no more use.
-    Shifted(Fault),
-}
-
-/// Looks whether `reply` belongs to `call`: they are paired by their order alone, which a broken proxy may not keep.
-pub(super) fn judge(call: &Cmd, reply: RedisResult<Value>) -> Verdict {
-    let value = match reply {
-        Ok(value) => value,
-        // Not executed, so it is safe to repeat; the source comes along this time.
-        Err(error) if is_unknown_script(&error) => {
-            return with_source(call).map_or(Verdict::Answer(Err(error)), Verdict::Again);
-        }
-        Err(error) => return Verdict::Answer(Err(error)),
-    };
-    match (number(call), &value) {
-        (Some(number), Value::BulkString(line)) if is_numbered(line, number) => {
-            if words(&value).eq(["again"]) {
-                return Verdict::Again(call.clone());
-            }
-            Verdict::Answer(Ok(value))
-        }
-        // Only scripts answer like that.
-        (Some(_), _) | (None, Value::BulkString(_)) => Verdict::Shifted(Fault::bad_reply(&value)),
-        (None, _) => Verdict::Answer(Ok(value)),
-    }
-}
-
-fn is_unknown_script(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
-}
-
-/// The number of this call; none if it calls no script.
-fn number(call: &Cmd) -> Option<&[u8]> {
-    let mut arguments = call
-        .args_iter()
-        .skip(KEYS_AT)
-        .map_while(|argument| match argument {
-            Arg::Simple(argument) => Some(argument),
-            _ => None,
-        });
-    let keys = std::str::from_utf8(arguments.next()?).ok()?;
-    arguments.nth(keys.parse().ok()?)
-}
-
-fn is_numbered(line: &[u8], number: &[u8]) -> bool {
-    line.strip_prefix(number)
-        .is_some_and(|words| words.starts_with(b" "))
 }
 
 /// The answer to [`acquire`] for this claim; `None` if no script answers like that.
@@ -478,4 +384,4 @@ fn drawn(old: u64, last: u64, wanted: u32) -> Option<FenceBlock> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests;
+pub(super) mod tests;

@@ -105,56 +105,6 @@ fn tokens_are_the_newest_that_were_drawn_and_no_more_than_wanted() {
     assert_eq!(numbers(1, 1 << 53, 3), None);
 }
 
-#[test]
-fn a_reply_answers_the_call_whose_number_it_bears_and_no_other() {
-    let key = LockKey::new("lock:", "k").unwrap();
-    let call = give_back(&key, "owner");
-    let own = number(&call).unwrap();
-    let answer = |reply| match judge(&call, reply) {
-        Verdict::Answer(Ok(value)) => Some(value),
-        _ => None,
-    };
-    let reply = line(own, " withdrawn");
-    assert_eq!(answer(Ok(reply.clone())), Some(reply));
-
-    let other = give_back(&key, "owner");
-    for shifted in [
-        line(number(&other).unwrap(), " withdrawn"),
-        line(own, "0 withdrawn"),
-        line(b"", " withdrawn"),
-        line(own, ""),
-        Value::Nil,
-        Value::SimpleString("PONG".into()),
-    ] {
-        let verdict = judge(&call, Ok(shifted.clone()));
-        assert!(matches!(verdict, Verdict::Shifted(_)), "{shifted:?}");
-    }
-    let pong = Ok(Value::SimpleString("PONG".into()));
-    assert!(matches!(
-        judge(&cmd("PING"), pong),
-        Verdict::Answer(Ok(Value::SimpleString(_)))
-    ));
-    assert!(matches!(
-        judge(&cmd("PING"), Ok(line(own, " withdrawn"))),
-        Verdict::Shifted(_)
-    ));
-}
-
-#[test]
-fn a_call_keeps_its_number_when_it_is_made_again() {
-    let key = LockKey::new("lock:", "k").unwrap();
-    let call = give_back(&key, "owner");
-    let own = number(&call).unwrap();
-    let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
-    let unknown = Err((no_script, "no such script").into());
-    for reply in [Ok(line(own, " again")), unknown] {
-        let Verdict::Again(again) = judge(&call, reply.clone()) else {
-            panic!("{reply:?} is taken for an answer");
-        };
-        assert_eq!(number(&again), Some(own));
-    }
-}
-
 /// What `offer.lua` publishes for this member of the queue of `lock:k/x`.
 fn offer(old: u64, last: u64, member: &str) -> String {
     format!("x/{old}/{last}/lock:k/x{member}")
@@ -179,11 +129,8 @@ fn a_place_tells_a_hand_over_what_the_claim_was() {
     let mut claim = claim().queued();
     claim.grace = Duration::from_millis(1500);
     let call = acquire(&claim, "lock:c:0");
-    let place = call.args_iter().nth(9).unwrap();
-    let Arg::Simple(place) = place else {
-        panic!("{place:?}");
-    };
-    let member = format!("{}{}", claim.owner, String::from_utf8_lossy(place));
+    let place = String::from_utf8(call.words()[9].clone()).unwrap();
+    let member = format!("{}{place}", claim.owner);
     let message = format!("x/3/5/lock:k{member}");
     let message = hand_over(message.as_bytes()).unwrap();
     assert_eq!(message.owner, claim.owner.as_str());
@@ -253,34 +200,11 @@ fn a_script_contains_what_its_lines_name() {
 fn a_plain_renewal_names_no_key_but_the_lock() {
     let claim = claim();
     let mut renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), claim.ttl);
-    let keys = |renewal: &Renewal| {
-        let call = renew(renewal);
-        let own = number(&call).unwrap().to_vec();
-        let keys = call.args_iter().nth(KEYS_AT);
-        let Some(Arg::Simple(keys)) = keys else {
-            panic!("{keys:?}");
-        };
-        // Of three arguments the call's number is the first.
-        let at = call.args_iter().count() - 3;
-        let Some(Arg::Simple(first)) = call.args_iter().nth(at) else {
-            panic!("{call:?}");
-        };
-        assert_eq!(first, own);
-        String::from_utf8(keys.to_vec()).unwrap()
-    };
+    // Behind EVALSHA and the hash.
+    let keys = |renewal: &Renewal| String::from_utf8(renew(renewal).words()[2].clone()).unwrap();
     assert_eq!(keys(&renewal), "1");
     renewal.tokens = 1;
     assert_eq!(keys(&renewal), "3");
-}
-
-#[test]
-fn a_call_can_carry_its_source() {
-    let key = LockKey::new("lock:", "k").unwrap();
-    let call = give_back(&key, "owner");
-    let full = with_source(&call).unwrap();
-    let arguments = |cmd: &Cmd| cmd.args_iter().count();
-    assert_eq!(arguments(&call), arguments(&full));
-    assert!(with_source(&cmd("PING")).is_none());
 }
 
 #[test]
@@ -291,7 +215,7 @@ fn milliseconds_are_rounded_up_and_bounded() {
 }
 
 /// Any reply, most of them near to those of the scripts.
-fn replies() -> impl Strategy<Value = Value> {
+pub(in super::super) fn replies() -> impl Strategy<Value = Value> {
     let words = "7( (granted|queued|taken|released|held|lost|withdrawn|again))?( (released|taken|granted))?( -?[0-9]{1,20}){0,3}";
     let leaf = prop_oneof![
         8 => words.prop_map(|words: String| Value::BulkString(words.into())),
@@ -329,10 +253,6 @@ proptest! {
             }
         }
         let _ = abandoned(&reply);
-        let call = acquire(&claim, "c");
-        let own = number(&call).expect("a script");
-        let is_its_own = matches!(&reply, Value::BulkString(line) if is_numbered(line, own));
-        prop_assert!(is_its_own || matches!(judge(&call, Ok(reply)), Verdict::Shifted(_)));
     }
 
     #[test]
@@ -352,12 +272,9 @@ proptest! {
         claim.grace = Duration::from_millis(grace.into());
         claim.tokens = tokens;
         let call = acquire(&claim, "channel");
-        let place = call.args_iter().nth(9);
-        let Some(Arg::Simple(place)) = place else {
-            panic!("{place:?}");
-        };
+        let place = String::from_utf8_lossy(&call.words()[9]).into_owned();
         let last = old + more;
-        let member = format!("{owner}{}", String::from_utf8_lossy(place));
+        let member = format!("{owner}{place}");
         let message = format!("x/{old}/{last}/{prefix}{lock}{member}");
         let read = hand_over(message.as_bytes()).expect("a true message");
         prop_assert_eq!((read.owner, read.key), (owner, claim.key));

@@ -1,0 +1,490 @@
+//! A link: one connection to a server at a time, shared by many tasks, and the next one when that
+//! is given up.
+//!
+//! Where few others are in flight, a call goes out from its caller's own future. Others wait until
+//! the tasks that are ready to speak have spoken, and go out as one pipeline, which costs far less
+//! than to send each by itself. What differs between links is in their [`Terms`]; the task that
+//! opens connections and sends pipelines is a [`Keeper`](super::keeper::Keeper).
+
+use std::collections::VecDeque;
+use std::mem::{replace, take};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use deadpool_redis::redis::aio::MultiplexedConnection;
+use smallvec::smallvec;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::unconstrained;
+use tokio::time::Instant;
+
+use super::call::{Call, Outcome, Reply, exchange};
+use super::fault::Fault;
+use super::message::{Answer, Calls, Message, Unheard};
+use crate::sync::lock;
+
+/// What sets a link apart from others.
+pub(super) struct Terms {
+    /// How many calls may be in flight by themselves. Few tasks lose no time to each other, and many
+    /// share what they send.
+    alone: usize,
+    /// How many calls go out in one pipeline, so that the server works on some while the next are
+    /// being made.
+    pipeline: usize,
+    /// After so many exchanges in a row without an answer the connection is taken for dead.
+    unanswered: u32,
+    /// Whether calls wait for the next connection when there is none.
+    waits: bool,
+}
+
+/// A link on the thread of the backend. Callers are on other threads, and nothing else does what
+/// it does.
+pub(super) const LANE: Terms = Terms {
+    alone: 0,
+    pipeline: 256,
+    unanswered: 2,
+    waits: true,
+};
+
+/// A link on the tokio runtime of its callers. One timeout is enough: the lane is there, and the
+/// next connection soon.
+pub(super) const SHORT: Terms = Terms {
+    alone: 4,
+    pipeline: 64,
+    unanswered: 1,
+    waits: false,
+};
+
+/// A link to one server.
+pub(super) struct Link {
+    terms: Terms,
+    /// What its connections listen to, if they do.
+    channel: Option<Arc<str>>,
+    /// How long the answer to a call may take.
+    timeout: Duration,
+    epoch: Instant,
+    /// When the last exchange began that has been answered, in nanoseconds since `epoch`.
+    answered: AtomicU64,
+    /// Whether there is a connection, as far as is known; a copy of what the state says.
+    works: AtomicBool,
+    state: Mutex<State>,
+    /// Rung when the keeper has to look at the state.
+    pub(super) bell: Notify,
+    /// Closed when the keeper has ended.
+    kept: mpsc::Sender<()>,
+}
+
+#[derive(Default)]
+struct State {
+    connection: Option<MultiplexedConnection>,
+    /// How many connections have been given up.
+    given_up: u64,
+    /// How many exchanges in a row had no answer.
+    unanswered: u32,
+    /// Why there is no connection.
+    trouble: Option<Fault>,
+    /// How many calls and pipelines are in flight.
+    in_flight: usize,
+    /// What the next pipelines take, oldest first.
+    waiting: VecDeque<Message>,
+    /// Whether the keeper is at work that sends what waits. Nothing goes by itself meanwhile, so
+    /// that nothing overtakes another.
+    is_sending: bool,
+    is_closed: bool,
+}
+
+/// How a call goes.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart where it is made"
+)]
+enum Boarding<'a> {
+    Alone(Call, Flight<'a>),
+    Together(Patience<'a>),
+}
+
+/// Something in flight on one connection, until it is dropped.
+struct Flight<'a> {
+    link: &'a Link,
+    connection: MultiplexedConnection,
+    /// Which connection it is.
+    given_up: u64,
+    deadline: Instant,
+    outcome: Option<Outcome>,
+}
+
+/// The wait for an answer, which its message brings by the deadline, unless the keeper is a task of
+/// a thread that is blocked. A timer for this would cost too much: the callers have one that is a
+/// little longer, and whoever gives up while there is no answer tells.
+struct Patience<'a> {
+    link: &'a Link,
+    given_up: u64,
+    answer: Answer,
+    deadline: Instant,
+}
+
+/// What the keeper has to do while there is a connection.
+pub(super) enum Next {
+    /// Send this.
+    Send(Batch),
+    /// Wait for the bell.
+    Wait,
+    /// Open another connection: this one is given up.
+    Reopen,
+}
+
+/// Messages that go out together.
+pub(super) struct Batch {
+    messages: Vec<Message>,
+    connection: MultiplexedConnection,
+    given_up: u64,
+}
+
+impl Link {
+    /// A link without a connection yet, and what is there as long as its keeper is.
+    pub(super) fn new(
+        terms: Terms,
+        channel: Option<Arc<str>>,
+        timeout: Duration,
+    ) -> (Arc<Link>, mpsc::Receiver<()>) {
+        let (kept, keeps) = mpsc::channel(1);
+        let link = Link {
+            terms,
+            channel,
+            timeout,
+            epoch: Instant::now(),
+            answered: AtomicU64::new(0),
+            works: AtomicBool::new(false),
+            state: Mutex::default(),
+            bell: Notify::new(),
+            kept,
+        };
+        (Arc::new(link), keeps)
+    }
+
+    /// The channel that it listens to, if it does.
+    pub(super) fn channel(&self) -> Option<&str> {
+        self.channel.as_deref()
+    }
+
+    /// Whether there is a connection, and so a subscription, as far as is known.
+    pub(super) fn works(&self) -> bool {
+        self.works.load(Ordering::Acquire)
+    }
+
+    /// An instant before everything that the server has not yet sent an answer past: what comes by
+    /// the connection without being asked for is younger.
+    pub(super) fn last_answered(&self) -> Instant {
+        self.epoch + Duration::from_nanos(self.answered.load(Ordering::Acquire))
+    }
+
+    /// What was sent at this instant has been answered.
+    pub(super) fn answered(&self, sent_at: Instant) {
+        let nanos = sent_at.saturating_duration_since(self.epoch).as_nanos();
+        self.answered
+            .fetch_max(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::AcqRel);
+    }
+
+    /// The reply to `call`, which takes its place behind all that came before in the first poll.
+    pub(super) async fn ask(&self, call: Call, unheard: Unheard) -> Result<Reply, Fault> {
+        match self.board(call, unheard) {
+            Boarding::Alone(call, flight) => flight.ask(call).await,
+            Boarding::Together(mut patience) => patience.answer.reply().await,
+        }
+    }
+
+    /// Lets `calls` take their place behind all that came before.
+    pub(super) fn send(&self, calls: Vec<Call>, unheard: Unheard) -> Answer {
+        self.send_within(calls.into(), unheard, self.timeout)
+    }
+
+    /// Asks for a sign of life, as soon as there is a connection.
+    pub(super) fn ping(&self, within: Duration) -> Answer {
+        self.send_within(smallvec![Call::ping()], Unheard::Skip, within)
+    }
+
+    /// Looks whether the connection is alive, if there is one.
+    pub(super) fn suspect(&self) {
+        if self.works() {
+            let _ = self.send(vec![Call::ping()], Unheard::Run);
+        }
+    }
+
+    /// Resolves when the keeper has ended.
+    pub(super) async fn ended(&self) {
+        self.kept.closed().await;
+    }
+
+    fn send_within(&self, calls: Calls, unheard: Unheard, within: Duration) -> Answer {
+        let (message, answer) = Message::new(calls, unheard, Instant::now() + within);
+        self.queue(lock(&self.state), message);
+        answer
+    }
+
+    fn board(&self, call: Call, unheard: Unheard) -> Boarding<'_> {
+        let deadline = Instant::now() + self.timeout;
+        let mut state = lock(&self.state);
+        let given_up = state.given_up;
+        if !state.is_sending
+            && state.in_flight < self.terms.alone
+            && let Some(connection) = state.connection.clone()
+        {
+            state.in_flight += 1;
+            let flight = Flight {
+                link: self,
+                connection,
+                given_up,
+                deadline,
+                outcome: None,
+            };
+            return Boarding::Alone(call, flight);
+        }
+        let (message, answer) = Message::new(smallvec![call], unheard, deadline);
+        self.queue(state, message);
+        Boarding::Together(Patience {
+            link: self,
+            given_up,
+            answer,
+            deadline,
+        })
+    }
+
+    fn queue(&self, mut state: MutexGuard<'_, State>, message: Message) {
+        let refusal = match (&state.connection, &state.trouble) {
+            _ if state.is_closed => Some(Fault::Closed),
+            (Some(_), _) => None,
+            (None, Some(trouble)) if trouble.is_for_good() => Some(trouble.clone()),
+            (None, _) if self.terms.waits => None,
+            (None, trouble) => Some(trouble.clone().unwrap_or(Fault::Lost(None))),
+        };
+        if let Some(refusal) = refusal {
+            // Whoever waits is told where no mutex is held.
+            drop(state);
+            return message.fail(refusal);
+        }
+        state.waiting.push_back(message);
+        let was_sending = replace(&mut state.is_sending, true);
+        drop(state);
+        if !was_sending {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Takes in how an exchange ended on the connection before which so many had been `given_up`.
+    fn note(&self, mut state: MutexGuard<'_, State>, given_up: u64, outcome: Option<Outcome>) {
+        if state.given_up != given_up {
+            return;
+        }
+        match outcome {
+            Some(Outcome::Answered) => state.unanswered = 0,
+            Some(Outcome::Unanswered) => state.unanswered += 1,
+            Some(Outcome::Broken) => state.unanswered = self.terms.unanswered,
+            None => {}
+        }
+        if state.unanswered >= self.terms.unanswered {
+            self.give_up(state);
+        }
+    }
+
+    fn give_up(&self, mut state: MutexGuard<'_, State>) {
+        // Before the connection is gone for the server: nobody is to queue by another way and be
+        // taken for dead.
+        self.works.store(false, Ordering::Release);
+        let connection = state.connection.take();
+        state.given_up += 1;
+        state.unanswered = 0;
+        let mut left = VecDeque::new();
+        if !self.terms.waits {
+            left = take(&mut state.waiting);
+        }
+        // Else nobody would ring for the first that waits, and its time be up unnoticed.
+        state.is_sending = !state.waiting.is_empty();
+        drop(state);
+        self.bell.notify_one();
+        // Senders are told, and the connection ends, where no mutex is held.
+        drop((left, connection));
+    }
+}
+
+impl Flight<'_> {
+    /// Sends `call`, again where it was not executed or not finished, and gives the reply.
+    async fn ask(mut self, mut call: Call) -> Result<Reply, Fault> {
+        loop {
+            // Without tokio's cooperative budget, which could make the first poll send nothing.
+            unconstrained(self.exchange(&mut [&mut call])).await?;
+            if let Some(reply) = call.take_reply() {
+                return Ok(reply);
+            }
+        }
+    }
+
+    async fn exchange(&mut self, calls: &mut [&mut Call]) -> Result<(), Fault> {
+        let sent_at = Instant::now();
+        let exchanged = exchange(&mut self.connection, calls, sent_at, self.deadline).await;
+        let outcome = match &exchanged {
+            Ok(outcome) => *outcome,
+            Err(fault) => Outcome::of(fault),
+        };
+        if outcome == Outcome::Answered {
+            self.link.answered(sent_at);
+        }
+        // What is of no more use stays so, however the rest goes.
+        if self.outcome != Some(Outcome::Broken) {
+            self.outcome = Some(outcome);
+        }
+        exchanged.map(drop)
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.link.state);
+        state.in_flight -= 1;
+        let outcome = self.outcome.or_else(|| unanswered_by(self.deadline));
+        self.link.note(state, self.given_up, outcome);
+    }
+}
+
+impl Drop for Patience<'_> {
+    fn drop(&mut self) {
+        if self.answer.is_to_come()
+            && let outcome @ Some(_) = unanswered_by(self.deadline)
+        {
+            self.link
+                .note(lock(&self.link.state), self.given_up, outcome);
+        }
+    }
+}
+
+/// How an exchange went that somebody gives up who has not heard of its end.
+fn unanswered_by(deadline: Instant) -> Option<Outcome> {
+    (deadline <= Instant::now()).then_some(Outcome::Unanswered)
+}
+
+/// For the keeper.
+impl Link {
+    pub(super) fn opened(&self, connection: MultiplexedConnection) {
+        let mut state = lock(&self.state);
+        state.trouble = None;
+        state.connection = Some(connection);
+        self.works.store(true, Ordering::Release);
+    }
+
+    /// There is no connection, and this is why.
+    pub(super) fn cannot_open(&self, fault: Fault) {
+        let mut state = lock(&self.state);
+        let mut left = VecDeque::new();
+        if fault.is_for_good() {
+            left = take(&mut state.waiting);
+            state.is_sending = false;
+        }
+        state.trouble = Some(fault.clone());
+        drop(state);
+        for message in left {
+            message.fail(fault.clone());
+        }
+    }
+
+    /// Whether the server has refused for good.
+    pub(super) fn is_refused(&self) -> bool {
+        let state = lock(&self.state);
+        state.trouble.as_ref().is_some_and(Fault::is_for_good)
+    }
+
+    /// When the time of what has waited longest is up.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        lock(&self.state).waiting.front().map(Message::deadline)
+    }
+
+    /// Gives up what has waited longest for a connection.
+    pub(super) fn give_up_oldest(&self) {
+        let mut state = lock(&self.state);
+        let oldest = state.waiting.pop_front();
+        state.is_sending = !state.waiting.is_empty();
+        let trouble = state.trouble.clone();
+        drop(state);
+        if let Some(message) = oldest {
+            message.fail(trouble.unwrap_or(Fault::NoAnswer(self.timeout)));
+        }
+    }
+
+    /// What there is to do. What it gives to send is in flight from now on.
+    pub(super) fn next(&self) -> Next {
+        let mut state = lock(&self.state);
+        let Some(connection) = state.connection.clone() else {
+            return Next::Reopen;
+        };
+        let mut messages = Vec::new();
+        let mut calls = 0;
+        while calls < self.terms.pipeline
+            && let Some(message) = state.waiting.pop_front()
+        {
+            calls += message.len();
+            messages.push(message);
+        }
+        state.is_sending = !messages.is_empty();
+        if messages.is_empty() {
+            return Next::Wait;
+        }
+        state.in_flight += 1;
+        Next::Send(Batch {
+            messages,
+            connection,
+            given_up: state.given_up,
+        })
+    }
+
+    /// Sends `batch` in one piece and gives out the answers; what has to be asked again is sent
+    /// again. The first poll puts it into the queue of the connection: batches leave in the order of
+    /// these polls, whatever the scheduler does with the rest.
+    pub(super) async fn carry(self: Arc<Link>, batch: Batch) {
+        let mut messages = batch.messages;
+        let mut flight = Flight {
+            link: &self,
+            connection: batch.connection,
+            given_up: batch.given_up,
+            deadline: Instant::now(),
+            outcome: None,
+        };
+        loop {
+            messages.retain(|message| !message.is_pointless());
+            let deadlines = messages.iter().map(Message::deadline);
+            flight.deadline = deadlines.max().unwrap_or(flight.deadline);
+            let mut calls: Vec<_> = messages.iter_mut().flat_map(Message::open).collect();
+            let exchanged = match calls.is_empty() {
+                // The client refuses to send nothing.
+                true => Ok(()),
+                false => flight.exchange(&mut calls).await,
+            };
+            drop(calls);
+            let mut left = Vec::new();
+            for message in messages {
+                match &exchanged {
+                    _ if message.is_done() => message.finish(),
+                    Ok(()) => left.push(message),
+                    Err(fault) => message.fail(fault.clone()),
+                }
+            }
+            if left.is_empty() {
+                return;
+            }
+            messages = left;
+        }
+    }
+
+    /// Takes nothing more.
+    pub(super) fn close(&self) {
+        lock(&self.state).is_closed = true;
+    }
+
+    /// Nobody keeps it any more.
+    pub(super) fn abandoned(&self) {
+        let mut state = lock(&self.state);
+        state.is_closed = true;
+        let left = take(&mut state.waiting);
+        self.give_up(state);
+        for message in left {
+            message.fail(Fault::Closed);
+        }
+    }
+}

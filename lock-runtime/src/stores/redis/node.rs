@@ -1,0 +1,220 @@
+//! A server and the links to it: which of them a call takes.
+//!
+//! A lane lives on the thread of the backend, so a call that takes it wakes two threads, which costs
+//! as much as the round trip itself on a fast network. So each tokio runtime that uses the backend
+//! gets a link of its own, as far as the pool has room, and what is asked there takes this short
+//! way. It listens to nothing: renewals, repairs and the news of hand-overs are left to the lanes,
+//! which go on while callers block their threads. Whenever it is not there, or not well, the lane
+//! does the same.
+//!
+//! The calls about one key keep to one link as long as one of them may be unanswered, so that none
+//! overtakes another.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use lock_protocol::{AskNumber, LockKey};
+use tokio::runtime::{Handle, Id};
+use tokio::sync::watch;
+
+use super::call::{Call, Reply};
+use super::connection::Target;
+use super::fault::Fault;
+use super::keeper::Keeper;
+use super::link::{LANE, Link, SHORT};
+use super::message::Unheard;
+use super::wakeups::Wakeups;
+use crate::backend::numbers::{Numbers, Overtaken};
+use crate::sync::lock;
+
+/// Enough that keys that are asked for at the same moment seldom share one.
+const ROUTES: usize = 1024;
+
+/// A server and the links to it.
+pub(super) struct Node {
+    lanes: Arc<[Arc<Link>]>,
+    /// The tokio runtime of the lanes, on which they are the short way.
+    home: Id,
+    target: Target,
+    /// How many more links the pool has room for.
+    room: Arc<AtomicUsize>,
+    short_ways: ShortWays,
+    /// By a part of the key's hash.
+    routes: Vec<Mutex<Route>>,
+    closing: watch::Sender<bool>,
+}
+
+/// The links of the tokio runtimes that have one.
+pub(super) type ShortWays = Arc<Mutex<Vec<(Id, Arc<Link>)>>>;
+
+/// How the calls about some keys go.
+#[derive(Default)]
+struct Route {
+    /// The link of the last one.
+    via: Weak<Link>,
+    /// How many have been sent.
+    sent: u64,
+    /// The last of them of which it is known that the server is through with it, and so with those before.
+    answered: u64,
+    /// The numbers that their callers gave them.
+    numbers: Numbers,
+}
+
+/// The place of one call among those about its key.
+struct Turn<'a> {
+    route: &'a Mutex<Route>,
+    number: u64,
+    via: Arc<Link>,
+}
+
+impl Node {
+    /// The server at `target`, with a lane for each of `channels`. The keepers of the lanes are
+    /// still to be run, by `home`.
+    pub(super) fn new(
+        home: &Handle,
+        target: Target,
+        channels: impl Iterator<Item = Arc<str>>,
+        wakeups: &Arc<Wakeups>,
+        short_ways: ShortWays,
+    ) -> (Node, Vec<Keeper>) {
+        let closing = watch::Sender::new(false);
+        let lane = |channel| {
+            let listening = Some((channel, Arc::clone(wakeups)));
+            Keeper::new(LANE, target.clone(), listening, closing.subscribe())
+        };
+        let (lanes, keepers): (Vec<_>, Vec<_>) = channels.map(lane).unzip();
+        let room = target.pool.status().max_size - lanes.len();
+        let node = Node {
+            lanes: lanes.into(),
+            home: home.id(),
+            target,
+            room: Arc::new(AtomicUsize::new(room)),
+            short_ways,
+            routes: (0..ROUTES).map(|_| Mutex::default()).collect(),
+            closing,
+        };
+        (node, keepers)
+    }
+
+    pub(super) fn lanes(&self) -> &Arc<[Arc<Link>]> {
+        &self.lanes
+    }
+
+    /// Which lane is that of `key`: always the same, so that whatever concerns one key stays in
+    /// order.
+    pub(super) fn lane_of(&self, key: &LockKey) -> usize {
+        key.hash_value() as usize % self.lanes.len()
+    }
+
+    /// The channel through which claims on `key` are woken.
+    pub(super) fn channel(&self, key: &LockKey) -> &str {
+        self.lanes[self.lane_of(key)].channel().unwrap_or_default()
+    }
+
+    /// The reply to a call about `key`, which is the question of its caller with this `number`.
+    pub(super) async fn ask(
+        &self,
+        key: &LockKey,
+        number: AskNumber,
+        call: Call,
+        unheard: Unheard,
+    ) -> Result<Reply, Fault> {
+        let turn = self.turn(key, number)?;
+        let reply = turn.via.ask(call, unheard).await;
+        if reply.is_ok() {
+            turn.answered();
+        }
+        reply
+    }
+
+    /// Closes the links; resolves when the lanes have ended.
+    pub(super) async fn close(&self) {
+        self.closing.send_replace(true);
+        for lane in &*self.lanes {
+            lane.ended().await;
+        }
+        self.target.pool.close();
+    }
+
+    /// Gives a call about `key` its turn, unless one with a larger number went ahead. Called where
+    /// the call is first polled.
+    ///
+    /// The short way is for while the lane is well: a claim that queues by it would be taken for
+    /// dead if nobody heard of its turn.
+    fn turn(&self, key: &LockKey, number: AskNumber) -> Result<Turn<'_>, Overtaken> {
+        let lane = &self.lanes[self.lane_of(key)];
+        let short = self.short_way().filter(|_| lane.works());
+        let route = &self.routes[key.hash_value() as usize % ROUTES];
+        let mut state = lock(route);
+        state.numbers.admit(key, number)?;
+        let mut via = None;
+        if state.answered < state.sent {
+            // A connection that is gone binds nobody.
+            let is_bound = |link: &Arc<Link>| link.works() || Arc::ptr_eq(link, lane);
+            via = state.via.upgrade().filter(is_bound);
+        }
+        let via = via.or(short).unwrap_or_else(|| Arc::clone(lane));
+        if state.via.as_ptr() != Arc::as_ptr(&via) {
+            state.via = Arc::downgrade(&via);
+        }
+        state.sent += 1;
+        Ok(Turn {
+            route,
+            number: state.sent,
+            via,
+        })
+    }
+
+    /// The link of the tokio runtime that this is called on; one that has none yet is given one.
+    fn short_way(&self) -> Option<Arc<Link>> {
+        let handle = Handle::try_current().ok()?;
+        let runtime = handle.id();
+        if runtime == self.home {
+            return None;
+        }
+        let mut ways = lock(&self.short_ways);
+        if let Some((_, link)) = ways.iter().find(|(owner, _)| *owner == runtime) {
+            return link.works().then(|| Arc::clone(link));
+        }
+        let has_room = |room: usize| room.checked_sub(1);
+        self.room
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, has_room)
+            .ok()?;
+        let (link, keeper) =
+            Keeper::new(SHORT, self.target.clone(), None, self.closing.subscribe());
+        ways.push((runtime, link));
+        drop(ways);
+        let place = Place {
+            runtime,
+            ways: Arc::clone(&self.short_ways),
+            room: Arc::clone(&self.room),
+        };
+        handle.spawn(async move {
+            let _place = place;
+            keeper.run().await;
+        });
+        None
+    }
+}
+
+impl Turn<'_> {
+    /// The server has answered.
+    fn answered(&self) {
+        let mut route = lock(self.route);
+        route.answered = route.answered.max(self.number);
+    }
+}
+
+/// The place of a tokio runtime among those that have a link.
+struct Place {
+    runtime: Id,
+    ways: ShortWays,
+    room: Arc<AtomicUsize>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.ways).retain(|(owner, _)| *owner != self.runtime);
+        self.room.fetch_add(1, Ordering::AcqRel);
+    }
+}
