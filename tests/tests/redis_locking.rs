@@ -1,6 +1,7 @@
 //! What the front promises, on a real Redis server.
 #![allow(clippy::unwrap_used)]
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -117,6 +118,24 @@ async fn a_waiter_that_dies_as_it_is_handed_the_lock_costs_the_grace() {
     queued(&server, "k", 2).await;
     let waited = costs(&server, held, &dead, waiting).await;
     assert!(waited < Duration::from_secs(3), "{waited:?}");
+}
+
+/// News go by another connection than answers, so they may be there first.
+#[tokio::test]
+async fn news_that_come_before_the_answer_are_heard() {
+    let server = Server::start();
+    let (first, last) = (remote(&server).await, remote(&server).await);
+    let held = first.lock("k").acquire().await.unwrap();
+    let (_subscribed, dead) = dead(&server, Duration::from_millis(300)).await;
+    let mut waiting = pin!(last.lock("k").wait(Duration::from_secs(5)).acquire());
+    // It asks, and is not polled when the answer comes.
+    assert!(poll_once(waiting.as_mut()).is_pending());
+    queued(&server, "k", 2).await;
+    held.release().await.unwrap();
+    assert_eq!(owner(&server, "k").unwrap(), dead.owner.as_str());
+    // The news are there: whoever they were for would have been told.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    waiting.await.unwrap().release().await.unwrap();
 }
 
 /// W7: who releases and waits again looks after the one that was served, and the next is told nothing.

@@ -1,8 +1,9 @@
 //! What can go wrong between the verbs and Redis, and whether asking again can help.
 
+use std::fmt;
 use std::time::Duration;
 
-use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
 use lock_protocol::LockKey;
 
 use super::companion::Companion;
@@ -69,7 +70,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// A reply that cannot be understood, or that was meant for another question.
-    pub(super) fn bad_reply(reply: &Value) -> Fault {
+    pub(super) fn bad_reply(reply: &impl fmt::Debug) -> Fault {
         // Enough to recognise it; a reply may be of any size.
         Fault::BadReply(format!("{reply:?}").chars().take(200).collect())
     }

@@ -13,14 +13,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
+use lock_protocol::FencingToken;
+use lock_protocol::draws::Draws;
 use smallvec::smallvec;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::unconstrained;
 use tokio::time::Instant;
 
-use super::call::{Call, Outcome, Reply, exchange};
+use super::call::{Call, Heard, Outcome, Way, exchange};
 use super::fault::Fault;
 use super::message::{Answer, Calls, Message, Unheard};
+use crate::clock::to_seam;
 use crate::sync::lock;
 
 /// What sets a link apart from others.
@@ -55,6 +58,10 @@ pub(super) const SHORT: Terms = Terms {
     waits: false,
 };
 
+/// How long before the time is up until which a token is believed it is drawn at the latest, so that
+/// few are drawn in vain.
+const DRAW_WITHIN: Duration = Duration::from_millis(30);
+
 /// A link to one server.
 pub(super) struct Link {
     terms: Terms,
@@ -68,6 +75,8 @@ pub(super) struct Link {
     /// Whether there is a connection, as far as is known; a copy of what the state says.
     works: AtomicBool,
     state: Mutex<State>,
+    /// What is known of the counters of the server, and by which connection.
+    draws: Mutex<(u64, Draws)>,
     /// Rung when the keeper has to look at the state.
     pub(super) bell: Notify,
     /// Closed when the keeper has ended.
@@ -156,6 +165,7 @@ impl Link {
             answered: AtomicU64::new(0),
             works: AtomicBool::new(false),
             state: Mutex::default(),
+            draws: Mutex::default(),
             bell: Notify::new(),
             kept,
         };
@@ -186,7 +196,7 @@ impl Link {
     }
 
     /// The reply to `call`, which takes its place behind all that came before in the first poll.
-    pub(super) async fn ask(&self, call: Call, unheard: Unheard) -> Result<Reply, Fault> {
+    pub(super) async fn ask(&self, call: Call, unheard: Unheard) -> Result<Heard, Fault> {
         match self.board(call, unheard) {
             Boarding::Alone(call, flight) => flight.ask(call).await,
             Boarding::Together(mut patience) => patience.answer.reply().await,
@@ -208,6 +218,29 @@ impl Link {
         if self.works() {
             let _ = self.send(vec![Call::ping()], Unheard::Run);
         }
+    }
+
+    /// Takes in that a script drew from the counter, whose reply came like this, and left it there.
+    pub(super) fn looked(&self, counter: u32, way: Way, left: FencingToken) {
+        let mut draws = lock(&self.draws);
+        if draws.0 != way.connection {
+            *draws = (way.connection, Draws::default());
+        }
+        draws.1.looked(counter, to_seam(way.sent_at), left);
+    }
+
+    /// Whether a token that is drawn now without a script is likely to be believed.
+    pub(super) fn may_draw(&self, counter: u32) -> bool {
+        lock(&self.draws)
+            .1
+            .is_worth_it(counter, to_seam(Instant::now()), DRAW_WITHIN)
+    }
+
+    /// Whether the token may be believed that was drawn without a script.
+    pub(super) fn believes(&self, counter: u32, way: Way, token: FencingToken) -> bool {
+        let draws = lock(&self.draws);
+        let now = to_seam(Instant::now());
+        draws.0 == way.connection && draws.1.believes(counter, now, token)
     }
 
     /// Resolves when the keeper has ended.
@@ -308,11 +341,11 @@ impl Link {
 
 impl Flight<'_> {
     /// Sends `call`, again where it was not executed or not finished, and gives the reply.
-    async fn ask(mut self, mut call: Call) -> Result<Reply, Fault> {
+    async fn ask(mut self, mut call: Call) -> Result<Heard, Fault> {
         loop {
             // Without tokio's cooperative budget, which could make the first poll send nothing.
             unconstrained(self.exchange(&mut [&mut call])).await?;
-            if let Some(reply) = call.take_reply() {
+            if let Some(reply) = call.take_heard() {
                 return Ok(reply);
             }
         }
@@ -320,6 +353,12 @@ impl Flight<'_> {
 
     async fn exchange(&mut self, calls: &mut [&mut Call]) -> Result<(), Fault> {
         let sent_at = Instant::now();
+        for call in &mut *calls {
+            call.is_sent(Way {
+                sent_at,
+                connection: self.given_up,
+            });
+        }
         let exchanged = exchange(&mut self.connection, calls, sent_at, self.deadline).await;
         let outcome = match &exchanged {
             Ok(outcome) => *outcome,
@@ -327,6 +366,10 @@ impl Flight<'_> {
         };
         if outcome == Outcome::Answered {
             self.link.answered(sent_at);
+        }
+        if outcome != Outcome::Answered || calls.iter().any(|call| call.is_error()) {
+            // It may be another server by now.
+            lock(&self.link.draws).1.doubt();
         }
         // What is of no more use stays so, however the rest goes.
         if self.outcome != Some(Outcome::Broken) {

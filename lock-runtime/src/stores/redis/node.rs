@@ -17,7 +17,7 @@ use lock_protocol::{AskNumber, LockKey};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::watch;
 
-use super::call::{Call, Reply};
+use super::call::{Call, Heard};
 use super::connection::Target;
 use super::fault::Fault;
 use super::keeper::Keeper;
@@ -111,20 +111,20 @@ impl Node {
         self.lanes[self.lane_of(key)].channel().unwrap_or_default()
     }
 
-    /// The reply to a call about `key`, which is the question of its caller with this `number`.
+    /// The reply to a call about `key`, which is the question of its caller with this `number`, and
+    /// the link by which it came. The call is made when it is known by which link it goes.
     pub(super) async fn ask(
         &self,
         key: &LockKey,
         number: AskNumber,
-        call: Call,
+        call: impl FnOnce(&Link) -> Call,
         unheard: Unheard,
-    ) -> Result<Reply, Fault> {
+    ) -> Result<(Heard, Arc<Link>), Fault> {
         let turn = self.turn(key, number)?;
-        let reply = turn.via.ask(call, unheard).await;
-        if reply.is_ok() {
-            turn.answered();
-        }
-        reply
+        let call = call(&turn.via);
+        let heard = turn.via.ask(call, unheard).await?;
+        turn.answered();
+        Ok((heard, turn.via))
     }
 
     /// Closes the links; resolves when the lanes have ended.
