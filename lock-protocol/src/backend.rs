@@ -38,7 +38,8 @@ pub type BoxError = Box<dyn core::error::Error + Send + Sync + 'static>;
 ///    [`Renewed::Lost`] or [`Released::NotHeld`].
 /// 6. Claims that wait are served in the order in which the store first heard of them, where
 ///    [`limits`](Backend::limits) say so. When a lease ends without a release, whoever asks next is
-///    served only after those who wait already.
+///    served only after those who wait already. A store that orders them by tickets which follow its
+///    clock may let newcomers pass after it has lost its data and its clock was set back.
 /// 7. The numbers of claims and releases order the acquires, releases and abandons of one key, as
 ///    far as the connection lives: one that is first polled after another with a larger number was
 ///    is answered "not known", at once, and takes no effect. Those without a number take effect in

@@ -47,8 +47,9 @@ pub(super) enum Fault {
     BadKey { key: String, meaning: &'static str },
 
     #[error(
-        "`{counter}` holds something that is not the last fencing token: until `DEL {counter}` \
-         every 64th lock of this prefix is granted to nobody; the tokens go on from the server's time"
+        "`{counter}` holds something that is no fencing token; every 64th lock of this prefix draws \
+         from it, and none of them can be had until `DEL {counter}`, after which the tokens go on \
+         from the server's time"
     )]
     BadCounter { counter: String },
 

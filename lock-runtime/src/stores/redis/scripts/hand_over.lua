@@ -4,7 +4,8 @@
 -- Returns: released, and what acquire.lua returns for the next claim | lost: not held | again
 --          | error BADKEY
 local redis, lock, queue, counter = redis, KEYS[1], KEYS[2], KEYS[3]
-local call, owner, next_owner, ttl_ms, place, queue_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local call, owner, next_owner = ARGV[1], ARGV[2], ARGV[3]
+local ttl_ms, place, queue_ms = ARGV[4], ARGV[5], ARGV[6]
 
 -- The next claim waits. The second name is that of `gone_of`.
 local here = redis.call('MGET', lock, queue .. ':gone:' .. next_owner)

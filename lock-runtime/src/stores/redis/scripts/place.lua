@@ -1,9 +1,9 @@
--- Reads a member of the queue, `owner/tokens/prefix/name/channel/grace_ms/width/digits/mode`. All but
--- the owner token, which may contain slashes, is its place. Of fixed length are tokens (10), prefix
--- and name (4 each, how much of the lock's name is the prefix, and how long it is), which the client
--- reads, width (4) and digits (2), the lengths of channel and grace, and the mode (1): `x` is
--- exclusive.
--- Before: member. After: heir: the owner token, channel, grace_ms; channel is nil if it is no member.
+-- Reads a member of the queue,
+-- `owner/tokens/prefix/name/channel/grace_ms/width/digits/mode`: the owner token, which may contain
+-- slashes, and its place. Of fixed length are tokens (10), prefix and name (4 each: how much of the
+-- lock's name is the prefix, and how long it is), which the client reads, width (4) and digits (2),
+-- the lengths of channel and grace, and the mode (1): `x` is exclusive.
+-- Before: member. After: heir: the owner token, channel, grace_ms; channel is nil if it is none.
 local width, digits = tonumber(string.sub(member, -9, -6)), tonumber(string.sub(member, -4, -3))
 local heir, channel, grace_ms
 if width and digits then
