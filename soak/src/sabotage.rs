@@ -62,7 +62,7 @@ impl Saboteur {
         let newest: Vec<String> = newest.query_async(&mut connection).await.ok()?;
         let own = newest
             .first()
-            .filter(|it| it.ends_with(claim.owner.as_str()))?;
+            .filter(|it| it.starts_with(&format!("{}/", claim.owner)))?;
         let mut put = redis::cmd("ZADD");
         put.arg(&[&queue, "XX", "0", own.as_str()]);
         put.query_async(&mut connection).await.ok()
