@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::call::{Call, Heard, Outcome, Way, exchange};
 use super::fault::Fault;
 use super::message::{Answer, Calls, Message, Unheard};
+use crate::backend::BoxFuture;
 use crate::clock::to_seam;
 use crate::sync::lock;
 
@@ -102,19 +103,18 @@ struct State {
     is_closed: bool,
 }
 
-/// How a call goes.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is taken apart where it is made"
-)]
-enum Boarding<'a> {
-    Alone(Call, Flight<'a>),
-    Together(Patience<'a>),
+/// The reply to a call that has taken its place, to come.
+#[must_use]
+pub(super) enum Asking {
+    /// It goes out when this is first polled. Boxed, because it is large, and most of many calls go
+    /// together.
+    Alone(BoxFuture<'static, Result<Heard, Fault>>),
+    Together(Patience),
 }
 
 /// Something in flight on one connection, until it is dropped.
-struct Flight<'a> {
-    link: &'a Link,
+struct Flight {
+    link: Arc<Link>,
     connection: MultiplexedConnection,
     /// Which connection it is.
     given_up: u64,
@@ -125,8 +125,8 @@ struct Flight<'a> {
 /// The wait for an answer, which its message brings by the deadline, unless the keeper is a task of
 /// a thread that is blocked. A timer for this would cost too much: the callers have one that is a
 /// little longer, and whoever gives up while there is no answer tells.
-struct Patience<'a> {
-    link: &'a Link,
+pub(super) struct Patience {
+    link: Arc<Link>,
     given_up: u64,
     answer: Answer,
     deadline: Instant,
@@ -195,12 +195,34 @@ impl Link {
             .fetch_max(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::AcqRel);
     }
 
-    /// The reply to `call`, which takes its place behind all that came before in the first poll.
-    pub(super) async fn ask(&self, call: Call, unheard: Unheard) -> Result<Heard, Fault> {
-        match self.board(call, unheard) {
-            Boarding::Alone(call, flight) => flight.ask(call).await,
-            Boarding::Together(mut patience) => patience.answer.reply().await,
+    /// Lets `call` take its place behind all that came before, and gives the reply.
+    pub(super) fn ask(self: &Arc<Link>, call: Call, unheard: Unheard) -> Asking {
+        let deadline = Instant::now() + self.timeout;
+        let mut state = lock(&self.state);
+        let given_up = state.given_up;
+        if !state.is_sending
+            && state.in_flight < self.terms.alone
+            && let Some(connection) = state.connection.clone()
+        {
+            state.in_flight += 1;
+            drop(state);
+            let flight = Flight {
+                link: Arc::clone(self),
+                connection,
+                given_up,
+                deadline,
+                outcome: None,
+            };
+            return Asking::Alone(Box::pin(flight.ask(call)));
         }
+        let (message, answer) = Message::new(smallvec![call], unheard, deadline);
+        self.queue(state, message);
+        Asking::Together(Patience {
+            link: Arc::clone(self),
+            given_up,
+            answer,
+            deadline,
+        })
     }
 
     /// Lets `calls` take their place behind all that came before.
@@ -252,34 +274,6 @@ impl Link {
         let (message, answer) = Message::new(calls, unheard, Instant::now() + within);
         self.queue(lock(&self.state), message);
         answer
-    }
-
-    fn board(&self, call: Call, unheard: Unheard) -> Boarding<'_> {
-        let deadline = Instant::now() + self.timeout;
-        let mut state = lock(&self.state);
-        let given_up = state.given_up;
-        if !state.is_sending
-            && state.in_flight < self.terms.alone
-            && let Some(connection) = state.connection.clone()
-        {
-            state.in_flight += 1;
-            let flight = Flight {
-                link: self,
-                connection,
-                given_up,
-                deadline,
-                outcome: None,
-            };
-            return Boarding::Alone(call, flight);
-        }
-        let (message, answer) = Message::new(smallvec![call], unheard, deadline);
-        self.queue(state, message);
-        Boarding::Together(Patience {
-            link: self,
-            given_up,
-            answer,
-            deadline,
-        })
     }
 
     fn queue(&self, mut state: MutexGuard<'_, State>, message: Message) {
@@ -339,7 +333,16 @@ impl Link {
     }
 }
 
-impl Flight<'_> {
+impl Asking {
+    pub(super) async fn reply(self) -> Result<Heard, Fault> {
+        match self {
+            Asking::Alone(reply) => reply.await,
+            Asking::Together(mut patience) => patience.answer.reply().await,
+        }
+    }
+}
+
+impl Flight {
     /// Sends `call`, again where it was not executed or not finished, and gives the reply.
     async fn ask(mut self, mut call: Call) -> Result<Heard, Fault> {
         loop {
@@ -379,7 +382,7 @@ impl Flight<'_> {
     }
 }
 
-impl Drop for Flight<'_> {
+impl Drop for Flight {
     fn drop(&mut self) {
         let mut state = lock(&self.link.state);
         state.in_flight -= 1;
@@ -388,7 +391,7 @@ impl Drop for Flight<'_> {
     }
 }
 
-impl Drop for Patience<'_> {
+impl Drop for Patience {
     fn drop(&mut self) {
         if self.answer.is_to_come()
             && let outcome @ Some(_) = unanswered_by(self.deadline)
@@ -483,7 +486,7 @@ impl Link {
     pub(super) async fn carry(self: Arc<Link>, batch: Batch) {
         let mut messages = batch.messages;
         let mut flight = Flight {
-            link: &self,
+            link: self,
             connection: batch.connection,
             given_up: batch.given_up,
             deadline: Instant::now(),

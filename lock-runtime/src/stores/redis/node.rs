@@ -64,7 +64,6 @@ struct Route {
 struct Turn<'a> {
     route: &'a Mutex<Route>,
     number: u64,
-    via: Arc<Link>,
 }
 
 impl Node {
@@ -112,19 +111,26 @@ impl Node {
     }
 
     /// The reply to a call about `key`, which is the question of its caller with this `number`, and
-    /// the link by which it came. The call is made when it is known by which link it goes.
-    pub(super) async fn ask(
+    /// the link by which it came. The call is made when it is known by which link it goes. It takes
+    /// its turn as this is called, and goes out at the first poll, at the latest.
+    pub(super) fn ask(
         &self,
         key: &LockKey,
         number: AskNumber,
         call: impl FnOnce(&Link) -> Call,
         unheard: Unheard,
-    ) -> Result<(Heard, Arc<Link>), Fault> {
-        let turn = self.turn(key, number)?;
-        let call = call(&turn.via);
-        let heard = turn.via.ask(call, unheard).await?;
-        turn.answered();
-        Ok((heard, turn.via))
+    ) -> impl Future<Output = Result<(Heard, Arc<Link>), Fault>> {
+        // Not in the future, which is a small one like this.
+        let asked = self.turn(key, number).map(|(turn, via)| {
+            let asked = via.ask(call(&via), unheard);
+            (turn, via, asked)
+        });
+        async move {
+            let (turn, via, asked) = asked?;
+            let heard = asked.reply().await?;
+            turn.answered();
+            Ok((heard, via))
+        }
     }
 
     /// Closes the links; resolves when the lanes have ended.
@@ -136,12 +142,11 @@ impl Node {
         self.target.pool.close();
     }
 
-    /// Gives a call about `key` its turn, unless one with a larger number went ahead. Called where
-    /// the call is first polled.
+    /// Gives a call about `key` its turn and its link, unless one with a larger number went ahead.
     ///
     /// The short way is for while the lane is well: a claim that queues by it would be taken for
     /// dead if nobody heard of its turn.
-    fn turn(&self, key: &LockKey, number: AskNumber) -> Result<Turn<'_>, Overtaken> {
+    fn turn(&self, key: &LockKey, number: AskNumber) -> Result<(Turn<'_>, Arc<Link>), Overtaken> {
         let lane = &self.lanes[self.lane_of(key)];
         let short = self.short_way().filter(|_| lane.works());
         let route = &self.routes[key.hash_value() as usize % ROUTES];
@@ -158,11 +163,8 @@ impl Node {
             state.via = Arc::downgrade(&via);
         }
         state.sent += 1;
-        Ok(Turn {
-            route,
-            number: state.sent,
-            via,
-        })
+        let number = state.sent;
+        Ok((Turn { route, number }, via))
     }
 
     /// The link of the tokio runtime that this is called on; one that has none yet is given one.

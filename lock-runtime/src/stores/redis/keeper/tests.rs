@@ -168,7 +168,7 @@ fn transaction() -> Call {
 fn ask(link: &Arc<Link>, call: Call) -> JoinHandle<Result<Reply, Fault>> {
     let link = Arc::clone(link);
     tokio::spawn(async move {
-        let heard = link.ask(call, Unheard::Skip).await;
+        let heard = link.ask(call, Unheard::Skip).reply().await;
         heard.map(|heard| heard.reply)
     })
 }
@@ -179,7 +179,7 @@ async fn a_lane_is_given_up_after_two_exchanges_in_a_row_without_an_answer() {
     let served = serve(keeper);
     for _ in 0..3 {
         let started = Instant::now();
-        let unanswered = link.ask(script(), Unheard::Skip).await;
+        let unanswered = link.ask(script(), Unheard::Skip).reply().await;
         let no_answer = matches!(unanswered, Err(Fault::NoAnswer(TIMEOUT)));
         assert!(no_answer, "{unanswered:?}");
         assert!(started.elapsed() < TIMEOUT * 2);
@@ -190,8 +190,8 @@ async fn a_lane_is_given_up_after_two_exchanges_in_a_row_without_an_answer() {
         peer.answer_next().await;
         asking.await.unwrap().unwrap().unwrap();
     }
-    link.ask(script(), Unheard::Skip).await.unwrap_err();
-    link.ask(script(), Unheard::Skip).await.unwrap_err();
+    link.ask(script(), Unheard::Skip).reply().await.unwrap_err();
+    link.ask(script(), Unheard::Skip).reply().await.unwrap_err();
     assert!(!link.works());
     served.await.unwrap();
 }
@@ -224,7 +224,7 @@ async fn one_exchange_without_an_answer_ends_a_short_way_and_keeps_nobody_waitin
 async fn whoever_gives_up_a_call_that_is_overdue_gives_up_the_connection() {
     for overdue in [false, true] {
         let (link, _keeper, mut peer) = linked(SHORT).await;
-        let asking = || Box::pin(link.ask(script(), Unheard::Skip));
+        let asking = || Box::pin(link.ask(script(), Unheard::Skip).reply());
         let mut asked: Vec<_> = (0..5).map(|_| asking()).collect();
         let mut context = Context::from_waker(Waker::noop());
         for asked in &mut asked {
