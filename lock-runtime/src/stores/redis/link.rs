@@ -251,6 +251,12 @@ impl Link {
         draws.1.looked(counter, to_seam(way.sent_at), left);
     }
 
+    /// Whether what is asked now would go out together with others.
+    pub(super) fn is_shared(&self) -> bool {
+        let state = lock(&self.state);
+        state.is_sending || state.in_flight >= self.terms.alone
+    }
+
     /// Whether a token that is drawn now without a script is likely to be believed.
     pub(super) fn may_draw(&self, counter: u32) -> bool {
         lock(&self.draws)

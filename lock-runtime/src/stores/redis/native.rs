@@ -64,6 +64,9 @@ impl Natively {
             && !claim.in_doubt
             && !self.is_refused.load(Ordering::Relaxed)
             && !self.is_busy(claim)
+            // Where many ask at once the client is the slower of the two, and ten replies to a
+            // transaction cost it more than the server saves.
+            && !link.is_shared()
             && link.may_draw(companion::counter_of(&claim.key))
     }
 
