@@ -329,6 +329,8 @@ async fn b2_a_fence_that_is_no_number_is_denied_and_untouched() {
             garbage
         );
         assert_eq!(owner(&server, "k"), None, "{garbage:?}");
+        let ttl: i64 = server.run(&["PTTL", "{lock:}:26:counter"]);
+        assert!((1..=60_000).contains(&ttl), "{garbage:?}: {ttl}");
     }
     for (number, least) in [
         ("0", 1),

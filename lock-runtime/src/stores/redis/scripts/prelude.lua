@@ -64,7 +64,7 @@ local function draw()
       return
     end
     if number >= tonumber(last) then last = integer(number + 1) end
-    redis.call('SET', counter, last, 'KEEPTTL')
+    redis.call('SET', counter, last, 'PX', counter_ms)
   end
   -- One token: the counter is not behind the time, and must not outrun what has to save it; or it
   -- was lost, and those below may have been given before. A number of fewer digits is what INCRBY
