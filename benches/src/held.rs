@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::HEAP;
 use crate::board::{Phase, Shared};
-use crate::job::{Job, Section, Tally, Timed, cpu_s, reached};
+use crate::job::{Job, Section, Tally, Timed, reached, spending};
 use crate::load::{Worker, wait_until};
 use crate::report::median;
 use crate::server::Target;
@@ -80,11 +80,17 @@ fn measure(
         url: target.url().to_owned(),
         board: path,
         process: 0,
+        processes: 1,
         tasks: leases,
+        tasks_before: 0,
         key: format!("held:{round}"),
         shared: false,
         section: Section::Free,
         timed: Timed::Held,
+        threads: 2,
+        waiters: 0,
+        count_allocations: true,
+        no_loop: false,
     };
     let mut worker = [Worker::start(&job)?];
     wait_until(&mut worker, || board.ready.load(Ordering::SeqCst) == 1)?;
@@ -96,12 +102,12 @@ fn measure(
     let [worker] = worker;
     let tally = worker.finish()?;
 
-    let (renewals, _) = counts.sent(Side::Ours.called_by_scripts());
+    let renewals = counts.calls("evalsha");
     Ok(Line {
         bytes_per_lease: tally.bytes_per_lease,
         renewals_per_s: renewals as f64 / seconds,
         renewals_per_read: renewals as f64 / counts.reads as f64,
-        cpu_us_per_renewal: tally.cpu_s * 1e6 / renewals as f64,
+        cpu_us_per_renewal: tally.spent.cpu_s * 1e6 / renewals as f64,
         lost: tally.lost,
     })
 }
@@ -120,10 +126,8 @@ pub async fn hold(job: Job) -> Result<Tally, Failure> {
 
     board.ready.fetch_add(1, Ordering::SeqCst);
     reached(&board, Phase::Measure).await;
-    let before_s = cpu_s();
     let blocked = tokio::spawn(async { thread::sleep(2 * TTL) });
-    reached(&board, Phase::Stop).await;
-    let cpu_s = cpu_s() - before_s;
+    let spent = spending(&board).await?;
     let lost = guards.iter().filter(|guard| !guard.is_held()).count() as u64;
     blocked.await?;
     drop(guards);
@@ -131,7 +135,7 @@ pub async fn hold(job: Job) -> Result<Tally, Failure> {
     Ok(Tally {
         bytes_per_lease,
         lost,
-        cpu_s,
+        spent,
         ..Tally::default()
     })
 }
@@ -142,7 +146,7 @@ async fn acquire(
     count: usize,
     kind: &str,
 ) -> Result<Vec<LockGuard>, Failure> {
-    let Client::Ours(locks) = client else {
+    let Client::Ours(locks, _) = client else {
         return Err("only our locks are renewed here".into());
     };
     let mut guards = Vec::with_capacity(count);

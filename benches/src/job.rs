@@ -8,8 +8,9 @@ use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use crate::HEAP;
 use crate::board::{Phase, Shared};
-use crate::side::Side;
+use crate::side::{Failure, Side};
 
 /// What the section writes to in Redis.
 pub const SECTION_KEY: &str = "bench:section";
@@ -20,15 +21,26 @@ pub struct Job {
     pub side: Side,
     pub url: String,
     pub board: PathBuf,
-    /// The number of this process.
+    /// The number of this process, and how many there are.
     pub process: usize,
+    pub processes: usize,
     pub tasks: usize,
+    /// How many tasks the processes before this one have.
+    pub tasks_before: usize,
     /// The name of the lock, or what the names of the locks start with.
     pub key: String,
     /// Whether all tasks want the same lock.
     pub shared: bool,
     pub section: Section,
     pub timed: Timed,
+    /// How many worker threads the tokio runtime has.
+    pub threads: usize,
+    /// How many claims wait in each queue, where the queues are made by hand.
+    pub waiters: usize,
+    /// Whether allocations are counted.
+    pub count_allocations: bool,
+    /// For rueidislock: whether it tracks its keys with NOLOOP.
+    pub no_loop: bool,
 }
 
 /// What a task does while it holds the lock.
@@ -45,12 +57,13 @@ pub enum Section {
 
 /// What the times are of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Timed {
     /// From the call of acquire to the answer of the release, less the section.
     Pair,
     /// From the call of acquire to its return.
     Wait,
-    /// From the call of a release to the return of another task's acquire.
+    /// From the first release of one task's turn to the return of another task's acquire.
     HandOff,
     /// Nothing: the lock is held by somebody else all the time.
     Nothing,
@@ -70,8 +83,9 @@ pub struct Tally {
     pub bytes_per_lease: f64,
     /// Leases that were lost.
     pub lost: u64,
-    /// Seconds on a processor, while it counted.
-    pub cpu_s: f64,
+    /// What was spent while it counted.
+    #[serde(flatten)]
+    pub spent: Spent,
 }
 
 impl Tally {
@@ -79,6 +93,47 @@ impl Tally {
         self.served.push(served);
         for time in times.iter_recorded() {
             *self.times.entry(time.value_iterated_to()).or_default() += time.count_at_value();
+        }
+    }
+}
+
+/// What a process has spent.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Spent {
+    /// Seconds on a processor.
+    pub cpu_s: f64,
+    /// How often a thread went to sleep.
+    pub switches: u64,
+    /// Allocations; zero where they are not counted.
+    pub allocations: u64,
+}
+
+impl Spent {
+    /// What this process has spent so far.
+    pub fn so_far() -> Result<Spent, Failure> {
+        let time = clock_gettime(ClockId::ProcessCPUTime);
+        // The sum over the threads is what `getrusage` tells, but for threads that have ended.
+        let mut switches = 0;
+        for thread in std::fs::read_dir("/proc/self/task")? {
+            let status = std::fs::read_to_string(thread?.path().join("status"))?;
+            let voluntary = status
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            switches += voluntary.map_or(Ok(0), |count| count.trim().parse::<u64>())?;
+        }
+        Ok(Spent {
+            cpu_s: time.tv_sec as f64 + time.tv_nsec as f64 / 1e9,
+            switches,
+            allocations: HEAP.allocations(),
+        })
+    }
+
+    pub fn since(self, earlier: Spent) -> Spent {
+        Spent {
+            cpu_s: self.cpu_s - earlier.cpu_s,
+            switches: self.switches.saturating_sub(earlier.switches),
+            allocations: self.allocations - earlier.allocations,
         }
     }
 }
@@ -95,8 +150,10 @@ pub async fn reached(board: &Shared, phase: Phase) {
     }
 }
 
-/// The seconds that this process has been on a processor.
-pub fn cpu_s() -> f64 {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+/// Tells what this process spends from `Measure` to `Stop`.
+pub async fn spending(board: &Shared) -> Result<Spent, Failure> {
+    reached(board, Phase::Measure).await;
+    let before = Spent::so_far()?;
+    reached(board, Phase::Stop).await;
+    Ok(Spent::so_far()?.since(before))
 }

@@ -1,4 +1,4 @@
-//! Runs of load: several processes, side after side, round after round.
+//! Runs of load: several processes under one side.
 
 use std::io::Read;
 use std::path::Path;
@@ -7,13 +7,16 @@ use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use lock_runtime::backend::OwnerToken;
 
 use crate::board::{Phase, Shared};
 use crate::job::{Job, SECTION_KEY, Section, Tally, Timed, histogram};
+use crate::peer;
 use crate::report::Figures;
-use crate::server::Target;
+use crate::server::{Senders, Target};
 use crate::side::{Failure, Side, TTL};
+use crate::trace::Trace;
 
 /// Until the connections are warm and the queues are full.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -21,22 +24,57 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// By when processes have started or ended.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// What is counted beside commands, and costs time where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Counted {
+    /// Allocations of the clients written in Rust, by the allocator.
+    Allocations,
+    /// System calls of the clients, by `strace`.
+    SystemCalls,
+}
+
 /// What is run on every side.
 #[derive(Clone, Debug)]
 pub struct Load {
     pub name: &'static str,
-    pub processes: usize,
-    pub tasks: usize,
+    /// How many tasks each process has.
+    pub tasks: Vec<usize>,
     pub seconds: f64,
     /// Whether all tasks want the same lock.
     pub shared: bool,
     pub section: Section,
     pub timed: Timed,
+    /// The worker threads of each process.
+    pub threads: usize,
+    /// How many claims wait in each queue that is made by hand.
+    pub waiters: usize,
+    pub counted: Option<Counted>,
+    /// Whether rueidislock tracks with NOLOOP.
+    pub no_loop: bool,
 }
 
 impl Load {
+    /// A short run under a watch: who sends which command.
+    pub fn senders(&self, side: Side, target: &mut Target) -> Result<Senders, Failure> {
+        let short = Load {
+            seconds: self.seconds.min(0.25),
+            counted: None,
+            ..self.clone()
+        };
+        let watch = target.watch()?;
+        let run = short.run(side, "watched", &Senders::default(), target);
+        let senders = target.watched(watch)?;
+        run.and(Ok(senders))
+    }
+
     /// One run of one side.
-    pub fn run(&self, side: Side, round: usize, target: &mut Target) -> Result<Figures, Failure> {
+    pub fn run(
+        &self,
+        side: Side,
+        round: &str,
+        senders: &Senders,
+        target: &mut Target,
+    ) -> Result<Figures, Failure> {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("board");
         let board = Shared::map(&path)?;
@@ -53,17 +91,22 @@ impl Load {
             Timed::Nothing => Some(Holder::start(self.key(side, round), target)?),
             _ => None,
         };
+        let processes = self.tasks.len();
         let mut workers = Vec::new();
-        for process in 0..self.processes {
+        for process in 0..processes {
             let job = self.job(side, round, process, target.url(), &path);
             workers.push(Worker::start(&job)?);
         }
         wait_until(&mut workers, || {
-            board.ready.load(Ordering::SeqCst) as usize == self.processes
+            board.ready.load(Ordering::SeqCst) as usize == processes
         })?;
 
         board.enter_phase(Phase::WarmUp);
         sleep(WARM_UP);
+        let trace = match self.counted {
+            Some(Counted::SystemCalls) => Some(Trace::start(&workers, directory.path())?),
+            _ => None,
+        };
         let (before, hand_offs, started) = (
             target.counts()?,
             board.handoffs.load(Ordering::Relaxed),
@@ -78,44 +121,82 @@ impl Load {
         let elapsed = started.elapsed().as_secs_f64();
         let hand_offs = board.handoffs.load(Ordering::Relaxed) - hand_offs;
         let counts = target.counts()?.since(&before);
+        let calls = trace.map(Trace::finish).transpose()?;
 
-        let tally = workers
+        let tallies = workers
             .into_iter()
             .map(Worker::finish)
             .collect::<Result<Vec<_>, _>>()?;
-        let (commands, micros) = counts.sent(side.called_by_scripts());
-        let mut figures = figures(&tally, elapsed);
+        let mut figures = figures(&tallies, elapsed);
         let operations = if self.shared {
+            figures.set("handoffs_per_s", hand_offs as f64 / elapsed);
             hand_offs as f64
         } else {
-            figures.per_s * elapsed
+            figures.get("per_s") * elapsed
         };
-        figures.commands_per_s = commands as f64 / elapsed / self.processes as f64;
-        figures.commands_per_op = commands as f64 / operations;
-        figures.server_us_per_op = micros as f64 / operations;
-        figures.server_cpu_us_per_op = counts.cpu_s * 1e6 / operations;
-        figures.client_cpu_us_per_op =
-            tally.iter().map(|tally| tally.cpu_s).sum::<f64>() * 1e6 / operations;
-        figures.handoffs_per_s = hand_offs as f64 / elapsed;
-        figures.violations = board.violations.load(Ordering::Relaxed) as f64;
+        figures.set("operations", operations);
+        let (commands, micros) = counts.sent(senders);
+        figures.set("commands_per_s", commands / elapsed / processes as f64);
+        let spent = |of: fn(&Tally) -> f64| tallies.iter().map(of).sum::<f64>();
+        let mut per_op =
+            |name: &str, sum: f64| figures.set(&format!("{name}_per_op"), sum / operations);
+        per_op("commands", commands);
+        per_op("messages", counts.reads as f64);
+        per_op("server_us", micros);
+        per_op("server_cpu_us", counts.cpu_s * 1e6);
+        per_op("client_cpu_us", spent(|tally| tally.spent.cpu_s) * 1e6);
+        if self.counted.is_none() {
+            per_op("switches", spent(|tally| tally.spent.switches as f64));
+        }
+        if self.counted == Some(Counted::Allocations) && side != Side::Rueidislock {
+            per_op("allocations", spent(|tally| tally.spent.allocations as f64));
+        }
+        for (name, count) in calls.iter().flatten() {
+            per_op(name, *count as f64);
+        }
+        figures.set(
+            "violations",
+            board.violations.load(Ordering::Relaxed) as f64,
+        );
+        if self.tasks.iter().any(|tasks| *tasks != self.tasks[0]) {
+            self.processes(&tallies, elapsed, &mut figures);
+        }
         Ok(figures)
     }
 
-    fn key(&self, side: Side, round: usize) -> String {
-        format!("{}:{}:{round}", self.name, side.name())
+    /// What each process had.
+    fn processes(&self, tallies: &[Tally], elapsed: f64, all: &mut Figures) {
+        for (process, tally) in tallies.iter().enumerate() {
+            let own = figures(std::slice::from_ref(tally), elapsed);
+            let mut set = |name: &str, value| all.set(&format!("process_{process}_{name}"), value);
+            set("tasks", self.tasks[process] as f64);
+            for name in ["per_s", "mean_us", "p99_by_mean", "jain"] {
+                set(name, own.get(name));
+            }
+        }
     }
 
-    fn job(&self, side: Side, round: usize, process: usize, url: &str, board: &Path) -> Job {
+    fn key(&self, side: Side, round: &str) -> String {
+        format!("{}:{}:{}:{round}", self.name, side.name(), self.waiters)
+    }
+
+    fn job(&self, side: Side, round: &str, process: usize, url: &str, board: &Path) -> Job {
         Job {
             side,
             url: url.to_owned(),
             board: board.to_owned(),
             process,
-            tasks: self.tasks,
+            processes: self.tasks.len(),
+            tasks: self.tasks[process],
+            tasks_before: self.tasks[..process].iter().sum(),
             key: self.key(side, round),
             shared: self.shared,
             section: self.section,
             timed: self.timed,
+            threads: self.threads,
+            waiters: self.waiters,
+            count_allocations: self.counted == Some(Counted::Allocations),
+            no_loop: self.no_loop,
         }
     }
 }
@@ -127,20 +208,27 @@ fn figures(tallies: &[Tally], elapsed: f64) -> Figures {
         .flat_map(|tally| &tally.served)
         .map(|served| *served as f64)
         .collect();
-    let mut times = histogram();
+    let mut times: Histogram<u64> = histogram();
     for (value, count) in tallies.iter().flat_map(|tally| &tally.times) {
         times.saturating_record_n(*value, *count);
     }
     let micros = |nanos: u64| nanos as f64 / 1e3;
-    Figures {
-        per_s: served.iter().sum::<f64>() / elapsed,
-        p50_us: micros(times.value_at_quantile(0.5)),
-        p99_us: micros(times.value_at_quantile(0.99)),
-        max_us: micros(times.max()),
-        mean_us: times.mean() / 1e3,
-        jain: jain(&served),
-        ..Figures::default()
+    let mut figures = Figures::default();
+    for (name, value) in [
+        ("per_s", served.iter().sum::<f64>() / elapsed),
+        ("p50_us", micros(times.value_at_quantile(0.5))),
+        ("p99_us", micros(times.value_at_quantile(0.99))),
+        ("max_us", micros(times.max())),
+        ("mean_us", times.mean() / 1e3),
+        (
+            "p99_by_mean",
+            times.value_at_quantile(0.99) as f64 / times.mean(),
+        ),
+        ("jain", jain(&served)),
+    ] {
+        figures.set(name, value);
     }
+    figures
 }
 
 /// Jain's index of fairness: 1 if all shares are equal, 1/n if one has all.
@@ -172,12 +260,14 @@ impl Holder {
         Ok(Holder { keys })
     }
 
+    /// Renews by GETEX, which no side sends.
     fn keep(&mut self, time: Duration, target: &mut Target) -> Result<(), Failure> {
         let until = Instant::now() + time;
         while Instant::now() < until {
             for key in &self.keys {
-                redis::cmd("PEXPIRE")
+                redis::cmd("GETEX")
                     .arg(key)
+                    .arg("PX")
                     .arg(TTL.as_millis() as u64)
                     .exec(target.connection())?;
             }
@@ -192,12 +282,20 @@ pub struct Worker(Child);
 
 impl Worker {
     pub fn start(job: &Job) -> Result<Worker, Failure> {
-        let child = Command::new(std::env::current_exe()?)
+        let program = match job.side {
+            Side::Rueidislock => peer::program()?,
+            _ => std::env::current_exe()?,
+        };
+        let child = Command::new(program)
             .arg("worker")
             .arg(serde_json::to_string(job)?)
             .stdout(Stdio::piped())
             .spawn()?;
         Ok(Worker(child))
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id()
     }
 
     pub fn finish(mut self) -> Result<Tally, Failure> {
@@ -234,26 +332,4 @@ pub fn wait_until(workers: &mut [Worker], condition: impl Fn() -> bool) -> Resul
         sleep(Duration::from_millis(1));
     }
     Ok(())
-}
-
-/// Runs `load` on all `sides` in turn, `rounds` times. The figures of each round, by side.
-pub fn interleaved(
-    load: &Load,
-    sides: &[Side],
-    rounds: usize,
-    target: &mut Target,
-) -> Result<Vec<(Side, Vec<Figures>)>, Failure> {
-    let mut all: Vec<(Side, Vec<Figures>)> = sides.iter().map(|side| (*side, Vec::new())).collect();
-    for round in 0..rounds {
-        for (side, figures) in &mut all {
-            eprintln!(
-                "{} round {} of {rounds}: {}",
-                load.name,
-                round + 1,
-                side.name()
-            );
-            figures.push(load.run(*side, round, target)?);
-        }
-    }
-    Ok(all)
 }

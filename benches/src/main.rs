@@ -5,24 +5,31 @@ mod heap;
 mod held;
 mod job;
 mod load;
+mod peer;
 mod plot;
+mod proxy;
 mod report;
 mod server;
 mod side;
+mod trace;
+mod turns;
 mod waiters;
 mod wake;
 mod worker;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::heap::Counting;
 use crate::job::{Job, Section, Timed};
-use crate::load::{Load, interleaved};
+use crate::load::{Counted, Load};
 use crate::plot::Series;
+use crate::report::Outcome;
 use crate::server::Target;
 use crate::side::{Failure, Side};
+use crate::turns::{Row, interleaved};
 
 #[global_allocator]
 static HEAP: Counting = Counting::new();
@@ -59,6 +66,8 @@ enum Workload {
     Held,
     /// One lock handed from claim to claim, with 10 to 10,000 of them in the queue.
     Waiters,
+    /// What a pair and a hand-over cost the server, with 64 in flight.
+    Server,
     /// One process of a run; started by the others.
     #[command(hide = true)]
     Worker { job: String },
@@ -69,21 +78,36 @@ struct Options {
     /// How many processes want the locks.
     #[arg(long, global = true)]
     processes: Option<usize>,
-    /// How many tasks each process has.
-    #[arg(long, global = true)]
-    tasks: Option<usize>,
+    /// How many tasks each process has; several numbers: one for each process.
+    #[arg(long, global = true, value_delimiter = ',')]
+    tasks: Option<Vec<usize>>,
+    /// How many worker threads each process has.
+    #[arg(long, global = true, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
+    threads: u8,
     /// For how long a side is measured in one round.
     #[arg(long, global = true)]
     seconds: Option<f64>,
     /// How often each side is measured.
     #[arg(long, global = true, default_value_t = 5)]
     rounds: usize,
+    /// Measures in so many turns of a quarter of a second at most, in random order, and prints ratios with intervals.
+    #[arg(long, global = true, conflicts_with = "rounds")]
+    turns: Option<usize>,
+    /// With --turns: what the ratios are to, another build of this program.
+    #[arg(long, global = true, requires = "turns")]
+    against: Option<PathBuf>,
     /// The sides, in the order in which they are run; all that fit the workload if not given.
     #[arg(long, global = true, value_delimiter = ',')]
     sides: Option<Vec<Side>>,
     /// The server; one is started if not given.
     #[arg(long, global = true)]
     url: Option<String>,
+    /// Adds so much each way between clients and server, as in `100us`.
+    #[arg(long, global = true, value_parser = humantime::parse_duration)]
+    delay: Option<Duration>,
+    /// Counts this as well.
+    #[arg(long, global = true, value_enum)]
+    count: Option<Counted>,
     /// Runs the clients and the server on one core.
     #[arg(long, global = true)]
     pin: bool,
@@ -95,71 +119,91 @@ struct Options {
 fn main() -> Result<(), Failure> {
     let Command { workload, options } = Command::parse();
     if let Workload::Worker { job } = &workload {
-        let job: Job = serde_json::from_str(job)?;
-        if job.timed == Timed::Held {
-            HEAP.count();
-        }
-        let tally = on_tokio(worker::run(job))?;
-        println!("{}", serde_json::to_string(&tally)?);
-        return Ok(());
+        return work(serde_json::from_str(job)?);
     }
     if options.pin {
         pin()?;
     }
-    let mut target = Target::open(options.url.as_deref())?;
+    if let Some(other) = &options.against {
+        return options.against(other);
+    }
+    let mut target = Target::open(options.url.as_deref(), options.delay)?;
+    let (free, pair) = (Section::Free, Timed::Pair);
     match workload {
         Workload::Worker { .. } => Ok(()),
         Workload::Uncontended => {
-            let load = options.load("uncontended", (1, 1), false, Section::Free, Timed::Pair);
+            let load = options.load("uncontended", (1, 1), false, free, pair)?;
             let sides = [&ALL[..], &[Side::Backend]].concat();
-            options.compare(&load, &sides, &mut target)
+            options.compare(load, &sides, &mut target)
         }
         Workload::ManyKeys => {
-            let load = options.load("many-keys", (1, 256), false, Section::Free, Timed::Pair);
+            let load = options.load("many-keys", (1, 256), false, free, pair)?;
             let sides = [&ALL[..], &[Side::Backend, Side::Pool]].concat();
-            options.compare(&load, &sides, &mut target)
+            options.compare(load, &sides, &mut target)
         }
         Workload::HotKey { section, plot } => {
-            let load = options.load("hot-key", (4, 64), true, section, Timed::Wait);
+            let load = options.load("hot-key", (4, 64), true, section, Timed::Wait)?;
+            let sides = [&ALL[..], &[Side::Ring]].concat();
             match plot {
                 Some(file) => options.draw(&load, &file, &mut target),
-                None => options.compare(&load, &ALL, &mut target),
+                None => options.compare(load, &sides, &mut target),
             }
         }
         Workload::PingPong => {
-            let load = options.load("ping-pong", (2, 1), true, Section::Pause, Timed::HandOff);
+            let load = options.load("ping-pong", (2, 1), true, Section::Pause, Timed::HandOff)?;
             let sides = [
                 Side::Ours,
                 Side::Publish,
+                Side::Ring,
                 Side::Raw,
                 Side::Rslock,
                 Side::Rlock,
+                Side::Rueidislock,
             ];
-            options.compare(&load, &sides, &mut target)
+            options.compare(load, &sides, &mut target)
         }
         Workload::Idle => {
-            let mut load = options.load("idle", (4, 64), true, Section::Free, Timed::Nothing);
+            let mut load = options.load("idle", (4, 64), true, free, Timed::Nothing)?;
             load.seconds = options.seconds.unwrap_or(20.0);
             let sides = [Side::Ours, Side::Raw, Side::Rslock, Side::Rlock];
-            options.compare(&load, &sides, &mut target)
+            options.compare(load, &sides, &mut target)
         }
         Workload::Held => held::run(
-            options.tasks.unwrap_or(10_000),
+            options.tasks.as_ref().map_or(10_000, |tasks| tasks[0]),
             options.seconds.unwrap_or(60.0),
             options.rounds,
             options.json,
             &mut target,
         ),
-        Workload::Waiters => options.waiters(target),
+        Workload::Waiters => {
+            let load = options.load("waiters", (1, 1), false, free, pair)?;
+            let row = |waiters| Row {
+                name: format!("{waiters} waiters"),
+                side: Side::HandOver,
+                load: Load {
+                    waiters,
+                    ..load.clone()
+                },
+            };
+            options
+                .measure(&[10, 100, 1_000, 10_000].map(row), &mut target)
+                .map(drop)
+        }
+        Workload::Server => {
+            let load = options.load("server", (1, 64), false, free, pair)?;
+            let sides = [Side::Pipeline, Side::Backend, Side::HandOver];
+            options.compare(load, &sides, &mut target)
+        }
     }
 }
 
-const ALL: [Side; 6] = [
+const ALL: [Side; 7] = [
     Side::Ours,
     Side::OursRemote,
     Side::Raw,
     Side::Rslock,
     Side::Rlock,
+    Side::Rueidislock,
     Side::None,
 ];
 
@@ -171,16 +215,31 @@ impl Options {
         shared: bool,
         section: Section,
         timed: Timed,
-    ) -> Load {
-        Load {
+    ) -> Result<Load, Failure> {
+        let tasks = match self.tasks.as_deref() {
+            None => vec![tasks; self.processes.unwrap_or(processes)],
+            Some([tasks]) => vec![*tasks; self.processes.unwrap_or(processes)],
+            Some(tasks) if self.processes.is_none_or(|number| number == tasks.len()) => {
+                tasks.to_vec()
+            }
+            Some(_) => return Err("--tasks names one number, or one for each process".into()),
+        };
+        let seconds = self.seconds.unwrap_or(2.0);
+        Ok(Load {
             name,
-            processes: self.processes.unwrap_or(processes),
-            tasks: self.tasks.unwrap_or(tasks),
-            seconds: self.seconds.unwrap_or(2.0),
+            tasks,
+            seconds: match self.turns {
+                Some(_) => seconds.min(turns::LONGEST),
+                None => seconds,
+            },
             shared,
             section,
             timed,
-        }
+            threads: self.threads.into(),
+            waiters: 16,
+            counted: self.count,
+            no_loop: false,
+        })
     }
 
     fn draw(&self, load: &Load, file: &Path, target: &mut Target) -> Result<(), Failure> {
@@ -188,67 +247,100 @@ impl Options {
         let mut series: Vec<Series> = sides.iter().map(|side| (*side, Vec::new())).collect();
         for tasks in [1, 4, 16, 64, 256] {
             let load = Load {
-                tasks,
+                tasks: vec![tasks; load.tasks.len()],
                 ..load.clone()
             };
-            let outcome = interleaved(&load, sides, self.rounds, target)?;
+            let waiters = load.tasks.iter().sum::<usize>() as f64;
+            let outcome = interleaved(&rows(&load, sides), self.rounds, false, target)?;
             for ((_, points), (_, rounds)) in series.iter_mut().zip(outcome) {
-                points.push(((load.processes * tasks) as f64, report::medians(&rounds)));
+                points.push((waiters, report::medians(&rounds)));
             }
         }
         plot::draw(file, &series)
     }
 
-    fn waiters(&self, mut target: Target) -> Result<(), Failure> {
-        let (rounds, seconds, json) = (self.rounds, self.seconds.unwrap_or(1.0), self.json);
-        let mut outcome = waiters::NUMBERS.map(|number| (format!("{number} waiters"), Vec::new()));
-        on_tokio(async move {
-            for round in 0..rounds {
-                let figures = waiters::measure(&mut target, seconds, round).await?;
-                for ((_, rounds), figures) in outcome.iter_mut().zip(figures) {
-                    rounds.push(figures);
+    fn compare(&self, mut load: Load, sides: &[Side], target: &mut Target) -> Result<(), Failure> {
+        let asked = self.sides.as_deref();
+        let mut sides = asked.unwrap_or(sides).to_vec();
+        if sides.contains(&Side::Rueidislock) {
+            match peer::program() {
+                Err(error) if asked.is_none() => {
+                    eprintln!("rueidislock is left out: {error}");
+                    sides.retain(|side| *side != Side::Rueidislock);
+                }
+                program => {
+                    program?;
+                    load.no_loop = peer::better_mode(&load, target)?;
                 }
             }
-            let outcome: Vec<_> = outcome
-                .iter()
-                .map(|(name, rounds)| (name.as_str(), rounds.clone()))
-                .collect();
-            if json {
-                report::json("waiters", &outcome);
-            } else {
-                println!("waiters: {seconds} s a round, medians of {rounds} rounds\n");
-                report::table(&outcome);
-            }
-            Ok(())
-        })
+        }
+        let outcome = self.measure(&rows(&load, &sides), target)?;
+        let is_hot = load.name == "hot-key" && load.section == Section::Free;
+        match is_hot && load.tasks.iter().all(|tasks| *tasks >= 64) {
+            true => peer::check(&outcome),
+            false => Ok(()),
+        }
     }
 
-    fn compare(&self, load: &Load, sides: &[Side], target: &mut Target) -> Result<(), Failure> {
-        let sides = self.sides.as_deref().unwrap_or(sides);
-        let outcome = interleaved(load, sides, self.rounds, target)?;
-        let outcome: Vec<_> = outcome
-            .into_iter()
-            .map(|(side, rounds)| (side.name(), rounds))
-            .collect();
+    /// Measures `rows` and prints what came of it.
+    fn measure(&self, rows: &[Row], target: &mut Target) -> Result<Outcome, Failure> {
+        let rounds = self.turns.unwrap_or(self.rounds);
+        let outcome = interleaved(rows, rounds, self.turns.is_some(), target)?;
+        let Some(Row { load, .. }) = rows.first() else {
+            return Ok(outcome);
+        };
         if self.json {
             report::json(load.name, &outcome);
         } else {
             println!(
-                "{}: {} × {} tasks, {} s a round, medians of {} rounds, Redis {}{}\n",
+                "{}: tasks by process {:?}, {} s a round, medians of {rounds} rounds, {} worker threads, {}{}\n",
                 load.name,
-                load.processes,
                 load.tasks,
                 load.seconds,
-                self.rounds,
+                load.threads,
                 target.version()?,
                 if self.pin { ", all on one core" } else { "" },
             );
-            for side in sides {
-                println!("- {}: {}", side.name(), side.settings());
+            for Row { name, side, load } in rows {
+                println!("- {name}: {}", side.settings(load));
             }
             println!();
             report::table(&outcome);
         }
+        if self.turns.is_some() {
+            let (base, others) = report::base(&outcome).unwrap_or(&outcome[0]);
+            let sides = outcome.iter().filter(|(name, _)| name != base);
+            let pairs = sides
+                .map(|(name, rounds)| (name.as_str(), &rounds[..], base.as_str(), &others[..]));
+            report::compared(load.name, pairs, self.json);
+        }
+        if let Some(reached) = target.reached()? {
+            eprintln!("{reached}");
+        }
+        Ok(outcome)
+    }
+
+    /// Compares this build with another.
+    fn against(&self, other: &Path) -> Result<(), Failure> {
+        let mut command = Vec::new();
+        let mut given = std::env::args().skip(1);
+        while let Some(argument) = given.next() {
+            let name = argument.split('=').next().unwrap_or_default();
+            match name {
+                "--turns" | "--against" | "--seconds" if name == argument => drop(given.next()),
+                "--turns" | "--against" | "--seconds" | "--json" => {}
+                _ => command.push(argument),
+            }
+        }
+        let seconds = self.seconds.unwrap_or(turns::LONGEST).min(turns::LONGEST);
+        command.extend(["--seconds".to_owned(), seconds.to_string()]);
+        let [this, that] = turns::against(other, &command, self.turns.unwrap_or(self.rounds))?;
+        let theirs = other.display().to_string();
+        let pairs = this.iter().filter_map(|(name, rounds)| {
+            let (_, others) = that.iter().find(|(side, _)| side == name)?;
+            Some((name.as_str(), &rounds[..], theirs.as_str(), &others[..]))
+        });
+        report::compared(&command[0], pairs, self.json);
         Ok(())
     }
 }
@@ -262,15 +354,32 @@ const CONTENDERS: [Side; 5] = [
     Side::Rlock,
 ];
 
-/// Runs `future` on a tokio runtime of two threads, the same on every side, as a task like any other.
-fn on_tokio<T: Send + 'static>(
-    future: impl Future<Output = Result<T, Failure>> + Send + 'static,
-) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    runtime.block_on(async { tokio::spawn(future).await? })
+/// The same load on all of `sides`.
+fn rows(load: &Load, sides: &[Side]) -> Vec<Row> {
+    let row = |side: &Side| Row {
+        name: side.name().to_owned(),
+        side: *side,
+        load: load.clone(),
+    };
+    sides.iter().map(row).collect()
+}
+
+/// Does one process's part of a run.
+fn work(job: Job) -> Result<(), Failure> {
+    if job.count_allocations {
+        HEAP.count();
+    }
+    let tally = match job.side {
+        Side::Ring => wake::ring(&job)?,
+        // As a task like any other, on a runtime that is the same on every side.
+        _ => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(job.threads)
+            .enable_all()
+            .build()?
+            .block_on(async { tokio::spawn(worker::run(job)).await? })?,
+    };
+    println!("{}", serde_json::to_string(&tally)?);
+    Ok(())
 }
 
 /// Keeps this process, and those it starts, on one core.

@@ -17,10 +17,10 @@ pub fn draw(file: &Path, series: &[Series]) -> Result<(), Failure> {
     area.fill(&WHITE)?;
     let (left, right) = area.split_horizontally(500);
     chart(&left, "hand-offs a second", series, |figures| {
-        figures.handoffs_per_s
+        figures.get("handoffs_per_s")
     })?;
     chart(&right, "p99 wait in milliseconds", series, |figures| {
-        figures.p99_us / 1e3
+        figures.get("p99_us") / 1e3
     })?;
     area.present()?;
     Ok(())

@@ -1,16 +1,29 @@
 //! The server under load, and what it counts.
 
 use std::collections::BTreeMap;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use lock_tests::server::Server;
-use redis::{Connection, cmd};
+use redis::{Connection, ConnectionAddr, IntoConnectionInfo, Value, cmd};
 
+use crate::proxy::Proxy;
 use crate::side::Failure;
+
+/// What the benchmark itself sends while it counts.
+const OUR_OWN: [&str; 4] = ["info", "incr", "decr", "getex"];
+
+/// What ends a [`Watch`].
+const END: &str = "bench:end";
 
 /// A server: one of our own, or that of `--url`.
 pub struct Target {
+    /// Where the clients find it.
     url: String,
+    /// Where it is.
+    direct: String,
     connection: Connection,
+    proxy: Option<Proxy>,
     /// Ends when it is dropped.
     _own: Option<Server>,
 }
@@ -20,23 +33,44 @@ pub struct Target {
 pub struct Counts {
     /// By command: how often it was called, and the microseconds it took.
     commands: BTreeMap<String, (u64, u64)>,
-    /// How often it read from a connection.
+    /// How often it read from a connection: messages, where each waits for the answer to the one before.
     pub reads: u64,
     /// Seconds on a processor.
     pub cpu_s: f64,
 }
 
 impl Target {
-    pub fn open(url: Option<&str>) -> Result<Target, Failure> {
+    /// With `delay`, the clients reach it through a proxy that adds so much each way.
+    pub fn open(url: Option<&str>, delay: Option<Duration>) -> Result<Target, Failure> {
         let own = url.is_none().then(Server::start);
-        let url = match (url, &own) {
+        let direct = match (url, &own) {
             (Some(url), _) => url.to_owned(),
             (None, Some(server)) => server.url(),
             (None, None) => return Err("no server".into()),
         };
+        let (mut url, mut proxy) = (direct.clone(), None);
+        if let Some(delay) = delay {
+            let ConnectionAddr::Tcp(host, port) =
+                direct.as_str().into_connection_info()?.addr().clone()
+            else {
+                return Err("a delay needs plain TCP".into());
+            };
+            let between = Proxy::start((host.as_str(), port), delay)?;
+            url = direct.replace(
+                &format!("{host}:{port}"),
+                &format!("127.0.0.1:{}", between.port()),
+            );
+            if url == direct {
+                return Err("a delay needs an URL with a port".into());
+            }
+            between.calibrate(&direct)?;
+            proxy = Some(between);
+        }
         Ok(Target {
-            connection: redis::Client::open(url.as_str())?.get_connection()?,
+            connection: redis::Client::open(direct.as_str())?.get_connection()?,
             url,
+            direct,
+            proxy,
             _own: own,
         })
     }
@@ -49,22 +83,29 @@ impl Target {
         &mut self.connection
     }
 
+    /// What the delay came to, if there is one.
+    pub fn reached(&self) -> Result<Option<String>, Failure> {
+        let reached = |proxy: &Proxy| proxy.reached(&self.direct);
+        self.proxy.as_ref().map(reached).transpose()
+    }
+
     pub fn version(&mut self) -> Result<String, Failure> {
         let info: String = cmd("INFO").arg("server").query(&mut self.connection)?;
-        let version = info
-            .lines()
-            .find_map(|line| line.strip_prefix("redis_version:"));
-        Ok(version.unwrap_or("unknown").to_owned())
+        let field = |name| info.lines().find_map(|line| line.strip_prefix(name));
+        let redis = || Some(format!("Redis {}", field("redis_version:")?));
+        let valkey = field("valkey_version:").map(|version| format!("Valkey {version}"));
+        Ok(valkey
+            .or_else(redis)
+            .unwrap_or_else(|| "unknown".to_owned()))
     }
 
     pub fn counts(&mut self) -> Result<Counts, Failure> {
-        let mut info: String = cmd("INFO").arg("stats").query(&mut self.connection)?;
-        info += &cmd("INFO")
-            .arg("commandstats")
-            .query::<String>(&mut self.connection)?;
-        info += &cmd("INFO")
-            .arg("cpu")
-            .query::<String>(&mut self.connection)?;
+        let mut info = String::new();
+        for section in ["stats", "commandstats", "cpu"] {
+            info += &cmd("INFO")
+                .arg(section)
+                .query::<String>(&mut self.connection)?;
+        }
         let mut counts = Counts::default();
         for line in info.lines() {
             if let Some(reads) = line.strip_prefix("total_reads_processed:") {
@@ -90,6 +131,63 @@ impl Target {
         }
         Ok(counts)
     }
+
+    /// Watches every command from now on.
+    pub fn watch(&mut self) -> Result<Watch, Failure> {
+        let mut monitor = redis::Client::open(self.direct.as_str())?.get_connection()?;
+        monitor.send_packed_command(&cmd("MONITOR").get_packed_command())?;
+        monitor.recv_response()?;
+        Ok(Watch(thread::spawn(move || {
+            let mut senders = Senders::default();
+            loop {
+                match monitor.recv_response()? {
+                    Value::SimpleString(line) if line.ends_with(&format!("\"{END}\"")) => {
+                        return Ok(senders);
+                    }
+                    Value::SimpleString(line) => senders.note(&line),
+                    other => return Err(format!("no line of MONITOR: {other:?}").into()),
+                }
+            }
+        })))
+    }
+
+    /// Who has sent the commands since [`watch`](Target::watch).
+    pub fn watched(&mut self, watch: Watch) -> Result<Senders, Failure> {
+        cmd("ECHO").arg(END).exec(&mut self.connection)?;
+        watch.0.join().map_err(|_| "the watch has panicked")?
+    }
+}
+
+/// A thread that reads what MONITOR shows.
+pub struct Watch(JoinHandle<Result<Senders, Failure>>);
+
+/// By command: how often clients have sent it, and how often scripts have called it.
+#[derive(Clone, Debug, Default)]
+pub struct Senders(BTreeMap<String, (u64, u64)>);
+
+impl Senders {
+    /// Counts a line such as `1339518083.107412 [0 127.0.0.1:60866] "get" "key"`; a script is called `lua` there.
+    fn note(&mut self, line: &str) {
+        let Some((source, command)) = line.split_once("] \"") else {
+            return;
+        };
+        let name = command.split('"').next().unwrap_or_default();
+        let (clients, scripts) = self.0.entry(name.to_ascii_lowercase()).or_default();
+        *(if source.ends_with(" lua") {
+            scripts
+        } else {
+            clients
+        }) += 1;
+    }
+
+    /// Which share of the calls of `command` clients have sent. A command that did not come up is one of theirs.
+    fn share(&self, command: &str) -> f64 {
+        let name = command.split('|').next().unwrap_or_default();
+        match self.0.get(name) {
+            Some((clients, scripts)) => *clients as f64 / (clients + scripts) as f64,
+            None => 1.0,
+        }
+    }
 }
 
 impl Counts {
@@ -101,22 +199,85 @@ impl Counts {
         });
         Counts {
             commands: commands.collect(),
-            reads: self.reads - earlier.reads,
+            // Less the three of the benchmark that lie between.
+            reads: (self.reads - earlier.reads).saturating_sub(3),
             cpu_s: self.cpu_s - earlier.cpu_s,
         }
     }
 
-    /// The calls that clients sent, where scripts make the calls named in `called_by_scripts`, and the microseconds these took,
-    /// scripts included. What the benchmark itself sends does not count.
-    pub fn sent(&self, called_by_scripts: &[&str]) -> (u64, u64) {
-        const OURS: [&str; 4] = ["info", "incr", "decr", "pexpire"];
-        self.commands
+    /// How often `command` was called.
+    pub fn calls(&self, command: &str) -> u64 {
+        self.commands.get(command).map_or(0, |(calls, _)| *calls)
+    }
+
+    /// The calls that clients sent, and the microseconds these took, what they called included. What the benchmark itself sends does
+    /// not count.
+    pub fn sent(&self, senders: &Senders) -> (f64, f64) {
+        let theirs = self
+            .commands
             .iter()
-            .filter(|(name, _)| {
-                !OURS.contains(&name.as_str()) && !called_by_scripts.contains(&name.as_str())
-            })
-            .fold((0, 0), |(calls, micros), (_, (c, m))| {
-                (calls + c, micros + m)
-            })
+            .filter(|(name, _)| !OUR_OWN.contains(&name.as_str()));
+        theirs.fold((0.0, 0.0), |(calls, micros), (name, (c, m))| {
+            let share = senders.share(name);
+            // EXEC takes the time of the commands that it runs, which count by themselves.
+            let time = if name == "exec" {
+                0.0
+            } else {
+                *m as f64 * share
+            };
+            (calls + *c as f64 * share, micros + time)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_clients_and_scripts_call_is_told_apart_by_count() {
+        let mut senders = Senders::default();
+        for line in [
+            r#"1.2 [0 127.0.0.1:6] "SET" "a] \"b" "1""#,
+            r#"1.2 [0 127.0.0.1:6] "evalsha" "f" "0""#,
+            r#"1.2 [0 lua] "set" "a" "1""#,
+            r#"1.2 [0 lua] "set" "a" "1""#,
+            r#"1.2 [0 lua] "set" "a" "1""#,
+            r#"1.2 [0 lua] "get" "a""#,
+        ] {
+            senders.note(line);
+        }
+        let commands = [
+            ("set", 400, 800),
+            ("get", 100, 50),
+            ("evalsha", 100, 900),
+            ("info", 3, 500),
+            ("exec", 7, 70),
+        ];
+        let counts = Counts {
+            commands: commands
+                .map(|(name, calls, micros)| (name.to_owned(), (calls, micros)))
+                .into(),
+            ..Counts::default()
+        };
+        assert_eq!(counts.sent(&senders), (100.0 + 100.0 + 7.0, 200.0 + 900.0));
+    }
+
+    #[test]
+    fn what_a_script_calls_is_no_command_of_a_client() {
+        let mut target = Target::open(None, None).unwrap();
+        let watch = target.watch().unwrap();
+        let before = target.counts().unwrap();
+        let own = &mut target.connection;
+        for _ in 0..10 {
+            cmd("SET").arg("key").arg(1).exec(own).unwrap();
+            let script = "redis.call('SET', KEYS[1], 2) return redis.call('DEL', KEYS[1])";
+            cmd("EVAL").arg(script).arg(1).arg("key").exec(own).unwrap();
+        }
+        let counts = target.counts().unwrap().since(&before);
+        let senders = target.watched(watch).unwrap();
+        assert_eq!((counts.calls("set"), counts.calls("del")), (20, 10));
+        assert_eq!(counts.sent(&senders).0, 20.0);
+        assert_eq!(counts.reads, 20);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use deadpool_redis::{Config, Pool, Runtime};
 use lock_runtime::backend::{
-    Acquired, Backend, Claim, Grant, LockKey, OwnerToken, Release, Released,
+    Acquired, Backend, Claim, Executor, Grant, LockKey, OwnerToken, Release, Released,
 };
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_runtime::{LockGuard, LockRuntime};
@@ -18,6 +18,8 @@ use rlock::async_lock::{RLock, RLockGuard};
 use rlock::{AcquireOptions, RenewalMode};
 use rslock::LockManager;
 use serde::{Deserialize, Serialize};
+
+use crate::load::Load;
 
 /// Whatever goes wrong ends the run.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -39,20 +41,32 @@ pub enum Side {
     Ours,
     /// This crate with local passing off: every hand-over goes through Redis.
     OursRemote,
+    /// `ours`, with the tasks of the benchmark on the backend's own thread: no hand-over changes threads.
+    OursInside,
+    /// `ours-remote`, with the tasks of the benchmark on the backend's own thread.
+    OursRemoteInside,
     /// The verbs of our backend, for locks that are free: what guard, local queue and watchdog cost is the difference.
     Backend,
     /// `SET NX PX` and a compare-and-delete by EVALSHA on one multiplexed connection.
     Raw,
+    /// The raw commands, as many of them in one pipeline as there are tasks elsewhere: what they cost the server at the least.
+    Pipeline,
     /// The raw commands, each on a connection from `pool.get()`.
     Pool,
     /// The crate rslock.
     Rslock,
     /// The crate rlock.
     Rlock,
+    /// rueidislock, in a program of its own in Go.
+    Rueidislock,
     /// No lock at all.
     None,
     /// No lock either: the bare wake-up of a task by PUBLISH and a push.
     Publish,
+    /// The same round a ring of processes, each one thread that blocks: no executor and no client library.
+    Ring,
+    /// Our backend: a release with a next claim, which hands a lock of its own to the first of a queue, 16 long by default.
+    HandOver,
 }
 
 impl Side {
@@ -60,8 +74,14 @@ impl Side {
         match self {
             Side::Ours => "ours",
             Side::OursRemote => "ours-remote",
+            Side::OursInside => "ours-inside",
+            Side::OursRemoteInside => "ours-remote-inside",
+            Side::Rueidislock => "rueidislock",
+            Side::Ring => "ring",
+            Side::HandOver => "hand-over",
             Side::Backend => "backend",
             Side::Raw => "raw",
+            Side::Pipeline => "pipeline",
             Side::Pool => "pool",
             Side::Rslock => "rslock",
             Side::Rlock => "rlock",
@@ -71,12 +91,28 @@ impl Side {
     }
 
     /// How it is configured, where that matters.
-    pub fn settings(self) -> String {
+    pub fn settings(self, load: &Load) -> String {
         match self {
             Side::Ours => "the defaults".to_owned(),
             Side::OursRemote => "the defaults, but local_passes 0".to_owned(),
+            Side::OursInside => "`ours`, called on the backend's own thread".to_owned(),
+            Side::OursRemoteInside => {
+                "`ours-remote`, called on the backend's own thread".to_owned()
+            }
+            Side::Rueidislock => format!(
+                "KeyMajority 1, KeyValidity {TTL:?}, NoLoopTracking {} (the better for this load), GOMAXPROCS {}",
+                load.no_loop, load.threads
+            ),
+            Side::Ring => "one socket (RESP3) and one thread a process, which blocks".to_owned(),
+            Side::HandOver => format!(
+                "`release` of `RedisBackend` with a next claim, {} claims in each queue",
+                load.waiters
+            ),
             Side::Backend => "`acquire` and `release` of `RedisBackend`; does not wait".to_owned(),
             Side::Raw => format!("one MultiplexedConnection; polls every {POLL:?}"),
+            Side::Pipeline => {
+                format!("one task and connection, pipelines of {}", load.tasks[0])
+            }
             Side::Pool => {
                 format!("a deadpool-redis pool of the default size; polls every {POLL:?}")
             }
@@ -91,27 +127,24 @@ impl Side {
         }
     }
 
-    /// The commands that the scripts of this side call, and its clients never send by themselves.
-    pub fn called_by_scripts(self) -> &'static [&'static str] {
-        match self {
-            Side::Ours | Side::OursRemote | Side::Backend => &[
-                "exists", "get", "set", "del", "pexpire", "pttl", "time", "zadd", "zrange", "zrem",
-                "zpopmin", "publish",
-            ],
-            Side::Raw | Side::Pool | Side::Rslock => &["get", "del"],
-            Side::Rlock => &["exists", "type", "get", "del", "pexpire"],
-            Side::None | Side::Publish => &[],
-        }
-    }
-
     pub async fn connect(self, url: &str) -> Result<Client, Failure> {
         Ok(match self {
-            Side::Ours => Client::Ours(LockRuntime::redis(url).build().await?),
+            Side::Ours => Client::Ours(LockRuntime::redis(url).build().await?, None),
             Side::OursRemote => {
-                Client::Ours(LockRuntime::redis(url).local_passes(0).build().await?)
+                let locks = LockRuntime::redis(url).local_passes(0);
+                Client::Ours(locks.build().await?, None)
+            }
+            Side::OursInside | Side::OursRemoteInside => {
+                let backend = backend(url).await?;
+                let executor = backend.executor();
+                let mut locks = LockRuntime::backend(backend);
+                if self == Side::OursRemoteInside {
+                    locks = locks.local_passes(0);
+                }
+                Client::Ours(locks.build().await?, executor)
             }
             Side::Backend => Client::Backend(Arc::new(backend(url).await?)),
-            Side::Raw => {
+            Side::Raw | Side::Pipeline => {
                 let mut connection = multiplexed(url).await?;
                 let commands = Commands::load(&mut connection).await?;
                 Client::Raw(connection, Arc::new(commands))
@@ -135,7 +168,10 @@ impl Side {
                     .build()?;
                 Client::Rlock(RLock::new(url).await?, options)
             }
-            Side::None | Side::Publish => Client::None,
+            Side::None => Client::None,
+            Side::Rueidislock | Side::Publish | Side::Ring | Side::HandOver => {
+                return Err("no client of this process".into());
+            }
         })
     }
 }
@@ -147,7 +183,12 @@ pub async fn backend(url: &str) -> Result<RedisBackend, Failure> {
 
 /// A claim for our backend, ready to wait.
 pub fn claim(key: &LockKey) -> Claim {
-    Claim::new(key.clone(), OwnerToken::unique("bench"), TTL).queued()
+    Claim::new(key.clone(), owner(), TTL).queued()
+}
+
+/// An owner token as long as those that ours makes by default.
+fn owner() -> OwnerToken {
+    OwnerToken::unique("00000000-0000-4000-8000-000000000000")
 }
 
 /// One multiplexed connection, with TCP_NODELAY as ours has it.
@@ -162,7 +203,8 @@ pub async fn multiplexed(url: &str) -> Result<MultiplexedConnection, Failure> {
 /// The client of one process.
 #[derive(Clone)]
 pub enum Client {
-    Ours(LockRuntime),
+    /// And where its tasks are to run, if not on the caller's runtime.
+    Ours(LockRuntime, Option<Arc<dyn Executor>>),
     Backend(Arc<RedisBackend>),
     Raw(MultiplexedConnection, Arc<Commands>),
     Pool(Pool, Arc<Commands>),
@@ -186,7 +228,7 @@ impl Client {
     /// Waits for the lock on `key`, for as long as it takes.
     pub async fn acquire(&self, key: &str) -> Result<Held, Failure> {
         Ok(match self {
-            Client::Ours(locks) => Held::Ours(locks.lock(key).wait(WAIT).acquire().await?),
+            Client::Ours(locks, _) => Held::Ours(locks.lock(key).wait(WAIT).acquire().await?),
             Client::Backend(backend) => {
                 let claim = claim(&LockKey::new("lock:", key)?);
                 match backend.acquire(&claim).await? {
@@ -227,10 +269,18 @@ impl Client {
         })
     }
 
+    /// Where the tasks are to run, if not on the caller's runtime.
+    pub fn executor(&self) -> Option<Arc<dyn Executor>> {
+        match self {
+            Client::Ours(_, executor) => executor.clone(),
+            _ => None,
+        }
+    }
+
     /// Ends what runs in the background.
     pub async fn close(self) -> Result<(), Failure> {
         match self {
-            Client::Ours(locks) => locks.shutdown().await?,
+            Client::Ours(locks, _) => locks.shutdown().await?,
             Client::Backend(backend) => backend.close().await,
             Client::Rlock(locks, _) => locks.shutdown().await,
             _ => {}
@@ -279,7 +329,8 @@ const WAIT: Duration = Duration::from_secs(120);
 /// The two commands of the raw lock.
 pub struct Commands {
     release: String,
-    process: u32,
+    /// How a token begins, and how long it is: as long as those of ours, and made without what theirs cost.
+    token: (String, usize),
     next: AtomicU64,
 }
 
@@ -293,18 +344,16 @@ impl Commands {
             .await?;
         Ok(Commands {
             release: Script::new(RELEASE).get_hash().to_owned(),
-            process: std::process::id(),
+            token: (format!("{}-", std::process::id()), owner().as_str().len()),
             next: AtomicU64::new(0),
         })
     }
 
     /// The commands that take and give back the lock under a token of their own.
-    fn of_claim(&self, key: &str) -> (Cmd, Cmd) {
-        let token = format!(
-            "{}-{}",
-            self.process,
-            self.next.fetch_add(1, Ordering::Relaxed)
-        );
+    pub fn of_claim(&self, key: &str) -> (Cmd, Cmd) {
+        let (start, length) = &self.token;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let token = format!("{start}{number:0>0$}", length - start.len());
         let (mut take, mut give) = (cmd("SET"), cmd("EVALSHA"));
         take.arg(key)
             .arg(&token)

@@ -1,105 +1,150 @@
-//! What a hand-off costs the server, and how long it takes, with few and with many claims in its queue.
+//! One process that hands locks from claim to claim through `Backend`: what a hand-over costs the server, and how long it takes.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use lock_conformance::inbox::{Inbox, Told};
-use lock_runtime::backend::{Acquired, Backend, Claim, LockKey, Release, Released};
+use hdrhistogram::Histogram;
+use lock_runtime::backend::{
+    self, Acquired, Backend, Claim, Grant, LockKey, News, OwnerToken, Release, Released,
+};
 use lock_runtime::redis::RedisBackend;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::job::histogram;
-use crate::report::Figures;
-use crate::server::Target;
-use crate::side::{self, Failure, Side};
+use crate::board::{Phase, Shared};
+use crate::job::{Job, Tally, histogram, reached, spending};
+use crate::side::{self, Failure};
 
-/// How many claims wait.
-pub const NUMBERS: [usize; 4] = [10, 100, 1_000, 10_000];
+/// The claims that wait, each with who is to be told. Others are not expected.
+#[derive(Default)]
+struct Expected(Mutex<HashMap<String, oneshot::Sender<()>>>);
 
-/// One round with each number of waiters.
-pub async fn measure(
-    target: &mut Target,
-    seconds: f64,
-    round: usize,
-) -> Result<Vec<Figures>, Failure> {
-    let backend = side::backend(target.url()).await?;
-    let mut all = Vec::new();
-    for number in NUMBERS {
-        eprintln!("waiters round {}: {number}", round + 1);
-        let key = LockKey::new("lock:", &format!("waiters:{number}:{round}"))?;
-        all.push(hand_offs(&backend, &key, number, seconds, target).await?);
+impl Expected {
+    fn expect(&self, claim: &Claim) -> oneshot::Receiver<()> {
+        let (sender, told) = oneshot::channel();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(claim.owner.as_str().to_owned(), sender);
+        told
     }
-    backend.close().await;
-    Ok(all)
 }
 
-async fn hand_offs(
-    backend: &RedisBackend,
-    key: &LockKey,
-    number: usize,
-    seconds: f64,
-    target: &mut Target,
-) -> Result<Figures, Failure> {
-    let inbox = Inbox::of(backend);
-    let mut holder = claim(key);
-    let Acquired::Granted(_) = backend.acquire(&holder).await? else {
-        return Err("the lock is not free at first".into());
+impl News for Expected {
+    fn granted(&self, _: &LockKey, owner: &str, _: Grant, _: backend::Instant) -> bool {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(owner).is_some_and(|told| told.send(()).is_ok())
+    }
+
+    // Whoever is not told within the timeout below ends the run.
+    fn ask_at(&self, _: &LockKey, _: &OwnerToken, _: backend::Instant) {}
+
+    fn ask_all(&self) {}
+}
+
+/// Each task hands a lock of its own round a queue of so many waiters as the job says.
+pub async fn run(job: Job) -> Result<Tally, Failure> {
+    let board = Arc::new(Shared::map(&job.board)?);
+    let backend = Arc::new(side::backend(&job.url).await?);
+    let expected = Arc::<Expected>::default();
+    let news: Arc<dyn News> = expected.clone();
+    backend.attach(Arc::downgrade(&news));
+    let mut queues = Vec::new();
+    for task in 0..job.tasks {
+        let key = LockKey::new("lock:", &format!("{}:{task}", job.key))?;
+        queues.push(Queue::of(key, job.waiters, backend.clone(), expected.clone()).await?);
+    }
+    let mut tasks = JoinSet::new();
+    for queue in queues {
+        let board = board.clone();
+        tasks.spawn(async move { queue.go_round(&board).await });
+    }
+    board.ready.fetch_add(1, Ordering::SeqCst);
+    let mut tally = Tally {
+        spent: spending(&board).await?,
+        ..Tally::default()
     };
-    let mut queue = VecDeque::new();
-    for _ in 0..number {
-        let waiter = claim(key);
-        let Acquired::Queued(_) = backend.acquire(&waiter).await? else {
-            return Err("a claim was not queued".into());
+    while let Some(task) = tasks.join_next().await {
+        let (served, times) = task??;
+        tally.add(served, &times);
+    }
+    backend.close().await;
+    Ok(tally)
+}
+
+/// A lock with its holder, and those who wait for it.
+struct Queue {
+    key: LockKey,
+    holder: Claim,
+    waiting: VecDeque<(Claim, oneshot::Receiver<()>)>,
+    backend: Arc<RedisBackend>,
+    expected: Arc<Expected>,
+}
+
+impl Queue {
+    async fn of(
+        key: LockKey,
+        waiters: usize,
+        backend: Arc<RedisBackend>,
+        expected: Arc<Expected>,
+    ) -> Result<Queue, Failure> {
+        let holder = claim(&key);
+        let Acquired::Granted(_) = backend.acquire(&holder).await? else {
+            return Err("the lock is not free at first".into());
         };
-        queue.push_back(waiter);
+        let mut waiting = VecDeque::new();
+        for _ in 0..waiters {
+            let waiter = claim(&key);
+            let told = expected.expect(&waiter);
+            let Acquired::Queued(_) = backend.acquire(&waiter).await? else {
+                return Err("a claim was not queued".into());
+            };
+            waiting.push_back((waiter, told));
+        }
+        Ok(Queue {
+            key,
+            holder,
+            waiting,
+            backend,
+            expected,
+        })
     }
 
-    let (mut hand_offs, mut times) = (0_u32, histogram());
-    let before = target.counts()?;
-    let started = Instant::now();
-    while started.elapsed().as_secs_f64() < seconds {
-        let next = claim(key);
-        let release = Release::new(key.clone(), holder.owner.clone());
-        let releasing = Instant::now();
-        let Released::Released(Some(Acquired::Queued(_))) =
-            backend.release(&release.then(Some(next.clone()))).await?
-        else {
-            return Err("a release did not hand over".into());
-        };
-        queue.push_back(next);
-        holder = queue.pop_front().ok_or("nobody waits")?;
-        let Told::Granted { .. } = timeout(Duration::from_secs(5), inbox.changed(&holder)).await?
-        else {
-            return Err("the first of the queue was not the next".into());
-        };
-        times.saturating_record(releasing.elapsed().as_nanos() as u64);
-        hand_offs += 1;
+    /// Hands the lock on until the board says stop, and then takes everybody out. What is timed is until the next one is told.
+    async fn go_round(mut self, board: &Shared) -> Result<(u64, Histogram<u64>), Failure> {
+        let (mut served, mut times) = (0, histogram());
+        reached(board, Phase::WarmUp).await;
+        while board.phase() != Phase::Stop {
+            let next = claim(&self.key);
+            let told = self.expected.expect(&next);
+            let release = Release::new(self.key.clone(), self.holder.owner.clone());
+            let releasing = Instant::now();
+            let Released::Released(Some(Acquired::Queued(_))) = self
+                .backend
+                .release(&release.then(Some(next.clone())))
+                .await?
+            else {
+                return Err("a release did not hand over".into());
+            };
+            self.waiting.push_back((next, told));
+            let (first, told) = self.waiting.pop_front().ok_or("nobody waits")?;
+            if timeout(Duration::from_secs(5), told).await?.is_err() {
+                return Err("the first of the queue was not the next".into());
+            }
+            self.holder = first;
+            if board.phase() == Phase::Measure {
+                served += 1;
+                times.saturating_record(releasing.elapsed().as_nanos() as u64);
+            }
+        }
+        while let Some((waiter, _)) = self.waiting.pop_front() {
+            self.backend.abandon(&waiter).await?;
+        }
+        let release = Release::new(self.key.clone(), self.holder.owner.clone());
+        self.backend.release(&release).await?;
+        Ok((served, times))
     }
-    let elapsed = started.elapsed().as_secs_f64();
-    let counts = target.counts()?.since(&before);
-    for key in [
-        key.stored().to_owned(),
-        format!("{{{}}}:waiters", key.stored()),
-    ] {
-        redis::cmd("DEL").arg(key).exec(target.connection())?;
-    }
-
-    let (commands, micros) = counts.sent(Side::Ours.called_by_scripts());
-    let per_s = f64::from(hand_offs) / elapsed;
-    Ok(Figures {
-        per_s,
-        handoffs_per_s: per_s,
-        p50_us: times.value_at_quantile(0.5) as f64 / 1e3,
-        p99_us: times.value_at_quantile(0.99) as f64 / 1e3,
-        max_us: times.max() as f64 / 1e3,
-        mean_us: times.mean() / 1e3,
-        commands_per_op: commands as f64 / f64::from(hand_offs),
-        server_us_per_op: micros as f64 / f64::from(hand_offs),
-        server_cpu_us_per_op: counts.cpu_s * 1e6 / f64::from(hand_offs),
-        jain: 1.0,
-        commands_per_s: commands as f64 / elapsed,
-        ..Figures::default()
-    })
 }
 
 fn claim(key: &LockKey) -> Claim {

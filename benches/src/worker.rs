@@ -5,22 +5,25 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use lock_runtime::backend::Executor;
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::board::{Phase, Shared, now};
-use crate::job::{Job, SECTION_KEY, Section, Tally, Timed, cpu_s, histogram, reached};
+use crate::job::{Job, SECTION_KEY, Section, Tally, Timed, histogram, reached, spending};
 use crate::side::{Client, Failure, Side, multiplexed};
-use crate::{held, wake};
+use crate::{held, waiters, wake};
 
 /// Does `job` until the board says stop.
 pub async fn run(job: Job) -> Result<Tally, Failure> {
-    if job.side == Side::Publish {
-        return wake::run(job).await;
-    }
-    if job.timed == Timed::Held {
-        return held::hold(job).await;
+    match job.side {
+        Side::Publish => return wake::publish(job).await,
+        Side::HandOver => return waiters::run(job).await,
+        Side::Pipeline => return pipeline(job).await,
+        _ if job.timed == Timed::Held => return held::hold(job).await,
+        _ => {}
     }
     let board = Arc::new(Shared::map(&job.board)?);
     let client = job.side.connect(&job.url).await?;
@@ -31,7 +34,7 @@ pub async fn run(job: Job) -> Result<Tally, Failure> {
     let mut tasks = JoinSet::new();
     for number in 0..job.tasks {
         let task = Task {
-            id: (job.process * job.tasks + number) as u64 + 1,
+            id: (job.tasks_before + number) as u64 + 1,
             key: if job.shared {
                 job.key.clone()
             } else {
@@ -46,14 +49,14 @@ pub async fn run(job: Job) -> Result<Tally, Failure> {
             served: 0,
             times: histogram(),
         };
-        tasks.spawn(task.run());
+        match client.executor() {
+            Some(executor) => tasks.spawn(elsewhere(executor, task)),
+            None => tasks.spawn(task.run()),
+        };
     }
     board.ready.fetch_add(1, Ordering::SeqCst);
-    reached(&board, Phase::Measure).await;
-    let before = cpu_s();
-    reached(&board, Phase::Stop).await;
     let mut tally = Tally {
-        cpu_s: cpu_s() - before,
+        spent: spending(&board).await?,
         ..Tally::default()
     };
     if job.timed == Timed::Nothing {
@@ -71,6 +74,58 @@ pub async fn run(job: Job) -> Result<Tally, Failure> {
     }
     client.close().await?;
     Ok(tally)
+}
+
+/// Takes as many locks as there are tasks elsewhere, and gives them back, each in one pipeline.
+async fn pipeline(job: Job) -> Result<Tally, Failure> {
+    let board = Shared::map(&job.board)?;
+    let Client::Raw(mut connection, commands) = job.side.connect(&job.url).await? else {
+        return Err("pipelines are of the raw commands".into());
+    };
+    board.ready.fetch_add(1, Ordering::SeqCst);
+    let pairs = async {
+        let (mut served, mut times) = (0, histogram());
+        reached(&board, Phase::WarmUp).await;
+        while board.phase() != Phase::Stop {
+            let (mut take, mut give) = (redis::pipe(), redis::pipe());
+            for number in 0..job.tasks {
+                let (taking, giving) = commands.of_claim(&format!("{}:{number}", job.key));
+                take.add_command(taking);
+                give.add_command(giving);
+            }
+            let started = Instant::now();
+            let taken: Vec<Option<String>> = take.query_async(&mut connection).await?;
+            let given: Vec<u64> = give.query_async(&mut connection).await?;
+            if !taken.iter().all(Option::is_some) || given.iter().sum::<u64>() != job.tasks as u64 {
+                return Err("the locks were not free".into());
+            }
+            if board.phase() == Phase::Measure {
+                served += job.tasks as u64;
+                times.saturating_record_n(started.elapsed().as_nanos() as u64, job.tasks as u64);
+            }
+        }
+        Ok((served, times))
+    };
+    let ((served, times), spent) = tokio::try_join!(pairs, spending(&board))?;
+    let mut tally = Tally {
+        spent,
+        ..Tally::default()
+    };
+    tally.add(served, &times);
+    Ok(tally)
+}
+
+/// Runs `task` on `executor`.
+async fn elsewhere(
+    executor: Arc<dyn Executor>,
+    task: Task,
+) -> Result<(u64, Histogram<u64>), Failure> {
+    let (sender, outcome) = oneshot::channel();
+    executor.spawn(Box::pin(async {
+        // Nobody listens any more when the run has failed.
+        let _ = sender.send(task.run().await);
+    }));
+    outcome.await?
 }
 
 struct Task {
@@ -108,7 +163,8 @@ impl Task {
             self.board.leave();
         }
 
-        if self.timed == Timed::HandOff {
+        // A turn that stays on its side goes on: the other has waited since the first release of it.
+        if self.timed == Timed::HandOff && handed_over {
             self.board.released_at.store(now(), Ordering::SeqCst);
         }
         let releasing = Instant::now();
@@ -121,11 +177,10 @@ impl Task {
                 return Err("the lock was not held by somebody else".into());
             }
         };
-        if self.board.phase() == Phase::Measure {
+        let counts = self.timed != Timed::HandOff || handed_over;
+        if counts && self.board.phase() == Phase::Measure {
             self.served += 1;
-            if self.timed != Timed::HandOff || handed_over {
-                self.times.saturating_record(time.as_nanos() as u64);
-            }
+            self.times.saturating_record(time.as_nanos() as u64);
         }
         Ok(())
     }

@@ -25,11 +25,11 @@ async fn allocations(mut pair: impl AsyncFnMut()) -> f64 {
         pair().await;
     }
     HEAP.count();
-    let before = HEAP.made();
+    let before = HEAP.allocations();
     for _ in 0..PAIRS {
         pair().await;
     }
-    (HEAP.made() - before) as f64 / PAIRS as f64
+    (HEAP.allocations() - before) as f64 / PAIRS as f64
 }
 
 /// All in one process, so in one test: an allocator counts what every thread does.

@@ -1,0 +1,99 @@
+//! The peer that is not written in Rust: `benches/rueidislock`, a program that takes the same jobs as the processes of the other sides.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::load::Load;
+use crate::report::{Outcome, median, ratios};
+use crate::server::{Senders, Target};
+use crate::side::{Failure, Side};
+
+/// Which part of the hand-offs of rslock says that it is set up wrongly.
+const LEAST: f64 = 1.5;
+
+/// The program, built from its sources when it is first asked for.
+pub fn program() -> Result<PathBuf, Failure> {
+    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    PROGRAM.get_or_init(build).clone().map_err(Failure::from)
+}
+
+fn build() -> Result<PathBuf, String> {
+    let program = std::env::current_exe()
+        .map_err(|error| error.to_string())?
+        .with_file_name("rueidislock");
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("rueidislock");
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/local/go/bin");
+    let status = Command::new("go")
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg(".")
+        .current_dir(sources)
+        .env("PATH", path)
+        .status();
+    match status {
+        Ok(status) if status.success() => Ok(program),
+        Ok(_) => Err("benches/rueidislock does not build".to_owned()),
+        Err(error) => Err(format!("Go is not here: {error}")),
+    }
+}
+
+/// Whether the better of its modes of tracking for `load` is that with NOLOOP: each is run in turns.
+pub fn better_mode(load: &Load, target: &mut Target) -> Result<bool, Failure> {
+    let mut rounds = [Vec::new(), Vec::new()];
+    for round in 0..3 {
+        for (no_loop, rounds) in [false, true].into_iter().zip(&mut rounds) {
+            let load = Load {
+                no_loop,
+                seconds: load.seconds.min(0.5),
+                counted: None,
+                ..load.clone()
+            };
+            let round = format!("{no_loop}:{round}");
+            rounds.push(load.run(Side::Rueidislock, &round, &Senders::default(), target)?);
+        }
+    }
+    let [without, with] = rounds;
+    let ratio = median(ratios(&with, &without, "per_s").into_iter());
+    eprintln!("rueidislock with NoLoopTracking: {ratio:.2} × without");
+    Ok(ratio >= 1.0)
+}
+
+/// A peer that is set up wrongly flatters us: on a hot key it is ahead of a peer that polls.
+pub fn check(outcome: &Outcome) -> Result<(), Failure> {
+    let find = |side: Side| outcome.iter().find(|(name, _)| name == side.name());
+    let (Some((_, one)), Some((_, other))) = (find(Side::Rueidislock), find(Side::Rslock)) else {
+        return Ok(());
+    };
+    let ratio = median(ratios(one, other, "handoffs_per_s").into_iter());
+    match ratio >= LEAST {
+        true => Ok(()),
+        false => Err(format!(
+            "rueidislock is set up wrongly: {ratio:.2} × rslock, and not {LEAST}"
+        )
+        .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Figures;
+
+    #[test]
+    fn a_peer_that_is_set_up_wrongly_fails_the_run() {
+        let outcome = |rueidislock: f64| -> Outcome {
+            [("rueidislock", rueidislock), ("rslock", 1_000.0)]
+                .map(|(side, hand_offs)| {
+                    let mut figures = Figures::default();
+                    figures.set("handoffs_per_s", hand_offs);
+                    (side.to_owned(), vec![figures])
+                })
+                .into()
+        };
+        assert!(check(&outcome(1_501.0)).is_ok());
+        assert!(check(&outcome(1_499.0)).is_err());
+        assert!(check(&outcome(f64::NAN)).is_err());
+    }
+}
