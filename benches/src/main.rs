@@ -99,6 +99,9 @@ struct Options {
     /// The sides, in the order in which they are run; all that fit the workload if not given.
     #[arg(long, global = true, value_delimiter = ',')]
     sides: Option<Vec<Side>>,
+    /// What ratios are to, if not the raw commands and rueidislock; with --turns, the first side where neither is measured.
+    #[arg(long, global = true, value_delimiter = ',')]
+    to: Option<Vec<Side>>,
     /// The server; one is started if not given.
     #[arg(long, global = true)]
     url: Option<String>,
@@ -289,6 +292,13 @@ impl Options {
         let Some(Row { load, .. }) = rows.first() else {
             return Ok(outcome);
         };
+        let asked = self.to.as_deref();
+        let bases = asked.unwrap_or(&[Side::Raw, Side::Pipeline, Side::Rueidislock]);
+        let is_base = |name: &str| bases.iter().any(|base| base.name() == name);
+        let mut bases: Vec<_> = outcome.iter().filter(|(name, _)| is_base(name)).collect();
+        if bases.is_empty() && self.turns.is_some() {
+            bases.push(&outcome[0]);
+        }
         if self.json {
             report::json(load.name, &outcome);
         } else {
@@ -305,13 +315,15 @@ impl Options {
                 println!("- {name}: {}", side.settings(load));
             }
             println!();
-            report::table(&outcome);
+            report::table(&outcome, &bases);
         }
         if self.turns.is_some() {
-            let (base, others) = report::base(&outcome).unwrap_or(&outcome[0]);
-            let sides = outcome.iter().filter(|(name, _)| name != base);
-            let pairs = sides
-                .map(|(name, rounds)| (name.as_str(), &rounds[..], base.as_str(), &others[..]));
+            let pairs = bases.iter().flat_map(|(base, others)| {
+                let sides = outcome.iter().filter(move |(name, _)| name != base);
+                sides.map(move |(name, rounds)| {
+                    (name.as_str(), &rounds[..], base.as_str(), &others[..])
+                })
+            });
             report::compared(load.name, pairs, self.json);
         }
         if let Some(reached) = target.reached()? {

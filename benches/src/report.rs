@@ -132,16 +132,8 @@ pub fn json(workload: &str, outcome: &Outcome) {
     }
 }
 
-/// The raw commands, to which the others are compared, if they are there.
-pub fn base(outcome: &Outcome) -> Option<&(String, Vec<Figures>)> {
-    let is_raw = |side: &str| ["raw", "pipeline"].contains(&side);
-    outcome.iter().find(|(side, _)| is_raw(side))
-}
-
-/// A table in Markdown; ratios to the raw commands and to `rueidislock`, round by round, where they are there. Columns without a figure are left out.
-pub fn table(outcome: &Outcome) {
-    let peer = outcome.iter().find(|(side, _)| side == "rueidislock");
-    let bases: Vec<_> = base(outcome).into_iter().chain(peer).collect();
+/// A table in Markdown; ratios to `bases`, round by round. Columns without a figure are left out.
+pub fn table(outcome: &Outcome, bases: &[&(String, Vec<Figures>)]) {
     let sides: Vec<_> = outcome
         .iter()
         .map(|(side, rounds)| (side, rounds, medians(rounds)))
