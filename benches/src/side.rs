@@ -1,6 +1,7 @@
 //! The sides of a comparison: ours, and what else one would use.
 
 use std::error::Error;
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -353,7 +354,9 @@ impl Commands {
     pub fn of_claim(&self, key: &str) -> (Cmd, Cmd) {
         let (start, length) = &self.token;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let token = format!("{start}{number:0>0$}", length - start.len());
+        let mut token = String::with_capacity(*length);
+        // Writing to a string does not fail.
+        let _ = write!(token, "{start}{number:0>0$}", length - start.len());
         let (mut take, mut give) = (cmd("SET"), cmd("EVALSHA"));
         take.arg(key)
             .arg(&token)
