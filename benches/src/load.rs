@@ -212,14 +212,18 @@ fn figures(tallies: &[Tally], elapsed: f64) -> Figures {
     for (value, count) in tallies.iter().flat_map(|tally| &tally.times) {
         times.saturating_record_n(*value, *count);
     }
-    let micros = |nanos: u64| nanos as f64 / 1e3;
+    // Without a time there is no median: it must not look like a quick one.
+    let micros = |nanos: u64| match times.is_empty() {
+        true => f64::NAN,
+        false => nanos as f64 / 1e3,
+    };
     let mut figures = Figures::default();
     for (name, value) in [
         ("per_s", served.iter().sum::<f64>() / elapsed),
         ("p50_us", micros(times.value_at_quantile(0.5))),
         ("p99_us", micros(times.value_at_quantile(0.99))),
         ("max_us", micros(times.max())),
-        ("mean_us", times.mean() / 1e3),
+        ("mean_us", times.mean() * micros(1)),
         (
             "p99_by_mean",
             times.value_at_quantile(0.99) as f64 / times.mean(),
@@ -332,4 +336,30 @@ pub fn wait_until(workers: &mut [Worker], condition: impl Fn() -> bool) -> Resul
         sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_without_a_hand_off_has_no_median() {
+        let mut tally = Tally::default();
+        tally.add(0, &histogram());
+        let none = figures(&[tally], 1.0);
+        assert!(none.get("p50_us").is_nan() && none.get("mean_us").is_nan());
+        assert_eq!(none.get("per_s"), 0.0);
+
+        let (mut tally, mut times) = (Tally::default(), histogram());
+        times.saturating_record(5_000);
+        tally.add(1, &times);
+        let one = figures(&[tally], 1.0);
+        assert!((one.get("p50_us") - 5.0).abs() < 0.1 && (one.get("mean_us") - 5.0).abs() < 0.1);
+    }
+
+    #[test]
+    fn equal_shares_are_fair_and_all_for_one_is_not() {
+        assert_eq!(jain(&[3.0; 7]), 1.0);
+        assert!((jain(&[1.0, 0.0, 0.0, 0.0]) - 0.25).abs() < 1e-9);
+    }
 }
