@@ -132,10 +132,14 @@ impl Call {
     /// Runs `commands` with nothing in between, unless the server refuses to queue one of them.
     pub(super) fn transaction(commands: Vec<Cmd>) -> Call {
         Call::new(|number| {
-            let ends = [echo(number), cmd("EXEC")];
-            let commands = once(cmd("MULTI")).chain(commands).chain(ends).collect();
-            let form = Form::Transaction;
-            Run::Commands { commands, form }
+            let mut all = Vec::with_capacity(commands.len() + 3);
+            all.push(word("MULTI"));
+            all.extend(commands);
+            all.extend([echo(number), word("EXEC")]);
+            Run::Commands {
+                commands: all,
+                form: Form::Transaction,
+            }
         })
     }
 
@@ -270,9 +274,17 @@ fn keep_for_later(mut command: Cmd) {
 
 /// What says the number among plain commands. ECHO would need a permission of its own.
 fn echo(number: u64) -> Cmd {
-    let mut echo = cmd("PING");
-    echo.arg(number);
+    // Room for the largest number.
+    let mut echo = empty_command(2, 24);
+    echo.arg("PING").arg(number);
     echo
+}
+
+/// A command without arguments.
+fn word(name: &str) -> Cmd {
+    let mut command = empty_command(1, name.len());
+    command.arg(name);
+    command
 }
 
 /// What a reply is to the script that it came for.

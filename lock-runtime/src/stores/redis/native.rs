@@ -8,11 +8,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use deadpool_redis::redis::{Value, cmd};
+use deadpool_redis::redis::Value;
 use lock_protocol::{Claim, Contended, FenceBlock, FencingToken, Grant};
 use tokio::time::{Duration, Instant};
 
-use super::call::{Call, Heard};
+use super::call::{Call, Heard, empty_command};
 use super::companion::{self, Companion};
 use super::fault::{is_acl, is_unknown_command};
 use super::link::Link;
@@ -131,16 +131,19 @@ const UNTIL: u64 = (1 << 40) - 1;
 /// Takes the lock for `claim` if it is free.
 pub(super) fn acquire(claim: &Claim) -> Call {
     let (key, owner) = (claim.key.stored(), claim.owner.as_str());
-    let mut set = cmd("SET");
-    set.arg(key)
+    let mut set = empty_command(6, 40 + key.len() + owner.len());
+    set.arg("SET")
+        .arg(key)
         .arg(owner)
         .arg("NX")
         .arg("PX")
         .arg(millis(claim.ttl));
-    let mut draw = cmd("INCRBY");
-    draw.arg(Companion::counter(&claim.key)).arg(1);
-    let mut look = cmd("EXISTS");
-    look.arg(Companion::queue(&claim.key));
+    let mut draw = empty_command(3, 40 + key.len());
+    draw.arg("INCRBY")
+        .arg(Companion::counter(&claim.key))
+        .arg(1);
+    let mut look = empty_command(2, 20 + key.len());
+    look.arg("EXISTS").arg(Companion::queue(&claim.key));
     Call::transaction(vec![set, draw, look])
 }
 
