@@ -164,7 +164,8 @@ impl RedisBackend {
     }
 
     /// Asks for the lock: without a script where that may do, else by the script.
-    async fn take(&self, claim: &Claim) -> Result<Acquired, Fault> {
+    /// `is_new`: whether it may be queued since.
+    async fn take(&self, claim: &Claim, is_new: &mut bool) -> Result<Acquired, Fault> {
         let (key, node) = (&claim.key, &self.node);
         let script = |unseen| scripts::acquire(claim, node.channel(key), unseen);
         let mut is_native = false;
@@ -173,7 +174,7 @@ impl RedisBackend {
             if is_native {
                 return native::acquire(claim);
             }
-            self.asks(claim);
+            *is_new = self.asks(claim);
             script(claim.in_doubt)
         };
         let (mut heard, mut link) = node.ask(key, claim.number, call, Unheard::Skip).await?;
@@ -188,7 +189,7 @@ impl RedisBackend {
                     false
                 }
             };
-            self.asks(claim);
+            *is_new = self.asks(claim);
             let call = |_: &Link| script(unseen);
             (heard, link) = node.ask(key, claim.number, call, Unheard::Skip).await?;
         }
@@ -203,11 +204,9 @@ impl RedisBackend {
     }
 
     /// Takes in that the claim may be queued: news of it may come before the answer, by another
-    /// connection.
-    fn asks(&self, claim: &Claim) {
-        if claim.queue {
-            self.wakeups.queued(&claim.owner, &claim.key);
-        }
+    /// connection. Whether it was not known to be.
+    fn asks(&self, claim: &Claim) -> bool {
+        claim.queue && self.wakeups.queued(&claim.owner, &claim.key)
     }
 
     /// Takes in where the claim stands, which may have been queued.
@@ -228,7 +227,15 @@ impl Backend for RedisBackend {
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        self.take(claim).await.map_err(|fault| self.error(fault))
+        let mut is_new = false;
+        let answer = self.take(claim, &mut is_new).await;
+        answer.map_err(|fault| {
+            // Whoever asks again says so again, and others do not.
+            if is_new {
+                self.wakeups.left(claim.owner.as_str());
+            }
+            self.error(fault)
+        })
     }
 
     async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
@@ -276,12 +283,13 @@ impl Backend for RedisBackend {
         } = release;
         self.wakeups.left(owner.as_str());
         let next = next.as_ref();
-        if let Some(next) = next {
-            self.asks(next);
-        }
+        let is_new = next.is_some_and(|next| self.asks(next));
         let call = |_: &Link| scripts::release(key, owner, next, self.node.channel(key));
         let asked = self.node.ask(key, release.number, call, Unheard::Run);
         let answer = answered(asked.await, key, |reply| scripts::released(reply, next));
+        if let (true, Err(_) | Ok(Released::NotHeld), Some(next)) = (is_new, &answer, next) {
+            self.wakeups.left(next.owner.as_str());
+        }
         let answer = answer.map_err(|fault| self.error(fault))?;
         if let (Some(next), Released::Released(Some(claimed))) = (next, &answer) {
             self.heard(next, claimed);

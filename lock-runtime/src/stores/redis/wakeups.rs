@@ -33,12 +33,14 @@ impl Wakeups {
         self.sinks.attach(news);
     }
 
-    /// The claim stands in the queue of `key`.
-    pub(super) fn queued(&self, owner: &OwnerToken, key: &LockKey) {
+    /// The claim may stand in the queue of `key`. Whether that is new.
+    pub(super) fn queued(&self, owner: &OwnerToken, key: &LockKey) -> bool {
         let mut queued = self.claims();
-        if !queued.contains_key(owner) {
+        let is_new = !queued.contains_key(owner);
+        if is_new {
             queued.insert(owner.clone(), key.clone());
         }
+        is_new
     }
 
     /// The claim stands in no queue any more.
