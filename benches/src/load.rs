@@ -13,9 +13,9 @@ use lock_runtime::backend::OwnerToken;
 use crate::board::{Phase, Shared};
 use crate::job::{Job, SECTION_KEY, Section, Tally, Timed, histogram};
 use crate::peer;
-use crate::report::Figures;
+use crate::report::{Figures, median, ratios};
 use crate::server::{Senders, Target};
-use crate::side::{Failure, Side, TTL};
+use crate::side::{Failure, POLL, RSLOCK_DELAY, Side, TTL};
 use crate::trace::Trace;
 
 /// Until the connections are warm and the queues are full.
@@ -54,6 +54,64 @@ pub struct Load {
 }
 
 impl Load {
+    /// How `side` is configured for this, where that matters.
+    pub fn settings(&self, side: Side) -> String {
+        match side {
+            Side::Ours => "the defaults".to_owned(),
+            Side::OursRemote => "the defaults, but local_passes 0".to_owned(),
+            Side::OursInside => "`ours`, called on the backend's own thread".to_owned(),
+            Side::OursRemoteInside => {
+                "`ours-remote`, called on the backend's own thread".to_owned()
+            }
+            Side::Rueidislock => format!(
+                "KeyMajority 1, KeyValidity {TTL:?}, NoLoopTracking {} (the better for this load), GOMAXPROCS {}",
+                self.no_loop, self.threads
+            ),
+            Side::Ring => "one socket (RESP3) and one thread a process, which blocks".to_owned(),
+            Side::HandOver => format!(
+                "`release` of `RedisBackend` with a next claim, {} claims in each queue",
+                self.waiters
+            ),
+            Side::Backend => "`acquire` and `release` of `RedisBackend`; does not wait".to_owned(),
+            Side::Raw => format!("one MultiplexedConnection; polls every {POLL:?}"),
+            Side::Pipeline => {
+                format!("one task and connection, pipelines of {}", self.tasks[0])
+            }
+            Side::Pool => {
+                format!("a deadpool-redis pool of the default size; polls every {POLL:?}")
+            }
+            Side::Rslock => {
+                format!("acquire, release; retries for ever, after up to {RSLOCK_DELAY:?}")
+            }
+            Side::Rlock => format!("RenewalMode::Auto, retry_interval {POLL:?}"),
+            Side::None => "no lock".to_owned(),
+            Side::Publish => {
+                "one MultiplexedConnection (RESP3) for the commands and the pushes".to_owned()
+            }
+        }
+    }
+
+    /// Whether the better of rueidislock's modes of tracking for this is that with NOLOOP: each is run in turns.
+    pub fn tracks_better_without_loop(&self, target: &mut Target) -> Result<bool, Failure> {
+        let mut rounds = [Vec::new(), Vec::new()];
+        for round in 0..3 {
+            for (no_loop, rounds) in [false, true].into_iter().zip(&mut rounds) {
+                let load = Load {
+                    no_loop,
+                    seconds: self.seconds.min(0.5),
+                    counted: None,
+                    ..self.clone()
+                };
+                let round = format!("{no_loop}:{round}");
+                rounds.push(load.run(Side::Rueidislock, &round, &Senders::default(), target)?);
+            }
+        }
+        let [without, with] = rounds;
+        let ratio = median(ratios(&with, &without, "per_s").into_iter());
+        eprintln!("rueidislock with NoLoopTracking: {ratio:.2} × without");
+        Ok(ratio >= 1.0)
+    }
+
     /// A short run under a watch: who sends which command.
     pub fn senders(&self, side: Side, target: &mut Target) -> Result<Senders, Failure> {
         let short = Load {
@@ -104,7 +162,10 @@ impl Load {
         board.enter_phase(Phase::WarmUp);
         sleep(WARM_UP);
         let trace = match self.counted {
-            Some(Counted::SystemCalls) => Some(Trace::start(&workers, directory.path())?),
+            Some(Counted::SystemCalls) => {
+                let ids: Vec<u32> = workers.iter().map(Worker::id).collect();
+                Some(Trace::start(&ids, directory.path())?)
+            }
             _ => None,
         };
         let (before, hand_offs, started) = (

@@ -273,7 +273,7 @@ impl Options {
                 }
                 program => {
                     program?;
-                    load.no_loop = peer::better_mode(&load, target)?;
+                    load.no_loop = load.tracks_better_without_loop(target)?;
                 }
             }
         }
@@ -312,7 +312,7 @@ impl Options {
                 if self.pin { ", all on one core" } else { "" },
             );
             for Row { name, side, load } in rows {
-                println!("- {name}: {}", side.settings(load));
+                println!("- {name}: {}", load.settings(*side));
             }
             println!();
             report::table(&outcome, &bases);

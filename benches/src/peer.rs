@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::load::Load;
 use crate::report::{Outcome, median, ratios};
-use crate::server::{Senders, Target};
 use crate::side::{Failure, Side};
 
 /// Which part of the hand-offs of rslock says that it is set up wrongly.
@@ -37,27 +35,6 @@ fn build() -> Result<PathBuf, String> {
         Ok(_) => Err("benches/rueidislock does not build".to_owned()),
         Err(error) => Err(format!("Go is not here: {error}")),
     }
-}
-
-/// Whether the better of its modes of tracking for `load` is that with NOLOOP: each is run in turns.
-pub fn better_mode(load: &Load, target: &mut Target) -> Result<bool, Failure> {
-    let mut rounds = [Vec::new(), Vec::new()];
-    for round in 0..3 {
-        for (no_loop, rounds) in [false, true].into_iter().zip(&mut rounds) {
-            let load = Load {
-                no_loop,
-                seconds: load.seconds.min(0.5),
-                counted: None,
-                ..load.clone()
-            };
-            let round = format!("{no_loop}:{round}");
-            rounds.push(load.run(Side::Rueidislock, &round, &Senders::default(), target)?);
-        }
-    }
-    let [without, with] = rounds;
-    let ratio = median(ratios(&with, &without, "per_s").into_iter());
-    eprintln!("rueidislock with NoLoopTracking: {ratio:.2} × without");
-    Ok(ratio >= 1.0)
 }
 
 /// A peer that is set up wrongly flatters us: on a hot key it is ahead of a peer that polls.

@@ -20,8 +20,6 @@ use rlock::{AcquireOptions, RenewalMode};
 use rslock::LockManager;
 use serde::{Deserialize, Serialize};
 
-use crate::load::Load;
-
 /// Whatever goes wrong ends the run.
 pub type Failure = Box<dyn Error + Send + Sync>;
 
@@ -29,10 +27,10 @@ pub type Failure = Box<dyn Error + Send + Sync>;
 pub const TTL: Duration = Duration::from_secs(30);
 
 /// How often the raw lock and rlock ask for a lock that is taken.
-const POLL: Duration = Duration::from_millis(1);
+pub const POLL: Duration = Duration::from_millis(1);
 
 /// rslock sleeps at random up to this between two tries; its own default is 200 ms, and 1 ms would make it spin.
-const RSLOCK_DELAY: Duration = Duration::from_millis(10);
+pub const RSLOCK_DELAY: Duration = Duration::from_millis(10);
 
 /// A way to lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
@@ -88,43 +86,6 @@ impl Side {
             Side::Rlock => "rlock",
             Side::None => "none",
             Side::Publish => "publish",
-        }
-    }
-
-    /// How it is configured, where that matters.
-    pub fn settings(self, load: &Load) -> String {
-        match self {
-            Side::Ours => "the defaults".to_owned(),
-            Side::OursRemote => "the defaults, but local_passes 0".to_owned(),
-            Side::OursInside => "`ours`, called on the backend's own thread".to_owned(),
-            Side::OursRemoteInside => {
-                "`ours-remote`, called on the backend's own thread".to_owned()
-            }
-            Side::Rueidislock => format!(
-                "KeyMajority 1, KeyValidity {TTL:?}, NoLoopTracking {} (the better for this load), GOMAXPROCS {}",
-                load.no_loop, load.threads
-            ),
-            Side::Ring => "one socket (RESP3) and one thread a process, which blocks".to_owned(),
-            Side::HandOver => format!(
-                "`release` of `RedisBackend` with a next claim, {} claims in each queue",
-                load.waiters
-            ),
-            Side::Backend => "`acquire` and `release` of `RedisBackend`; does not wait".to_owned(),
-            Side::Raw => format!("one MultiplexedConnection; polls every {POLL:?}"),
-            Side::Pipeline => {
-                format!("one task and connection, pipelines of {}", load.tasks[0])
-            }
-            Side::Pool => {
-                format!("a deadpool-redis pool of the default size; polls every {POLL:?}")
-            }
-            Side::Rslock => {
-                format!("acquire, release; retries for ever, after up to {RSLOCK_DELAY:?}")
-            }
-            Side::Rlock => format!("RenewalMode::Auto, retry_interval {POLL:?}"),
-            Side::None => "no lock".to_owned(),
-            Side::Publish => {
-                "one MultiplexedConnection (RESP3) for the commands and the pushes".to_owned()
-            }
         }
     }
 

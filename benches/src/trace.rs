@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::load::Worker;
 use crate::side::Failure;
 
 /// A running `strace`.
@@ -19,20 +18,20 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Returns when every thread of `workers` is traced.
-    pub fn start(workers: &[Worker], directory: &Path) -> Result<Trace, Failure> {
+    /// Returns when every thread of the processes `workers` is traced.
+    pub fn start(workers: &[u32], directory: &Path) -> Result<Trace, Failure> {
         let output = directory.join("calls");
         let mut command = Command::new("strace");
         command.args(["-f", "-c", "-qq", "-o"]).arg(&output);
         for worker in workers {
-            command.arg("-p").arg(worker.id().to_string());
+            command.arg("-p").arg(worker.to_string());
         }
         let strace = command
             .spawn()
             .map_err(|error| format!("system calls are counted by strace: {error}"))?;
         let mut trace = Trace { strace, output };
         let deadline = Instant::now() + Duration::from_secs(10);
-        while !workers.iter().all(|worker| is_traced(worker.id())) {
+        while !workers.iter().all(|worker| is_traced(*worker)) {
             if trace.strace.try_wait()?.is_some() || Instant::now() > deadline {
                 return Err("strace may not trace the processes under load".into());
             }
