@@ -53,6 +53,16 @@ mistakes! {
     ForgetsWithdrawals,
     /// An acquire that comes late gives the owner the ttl that it asks for, though it has more.
     LateAcquireShortens,
+    /// A lock that a claim took after its withdrawal is not free.
+    GoneHolderIsKept,
+    /// A claim that took the lock without a look at the queue does not give way to it.
+    UnseenOvertakes,
+    /// A claim gives way whenever a question says so, though it was granted since.
+    LateUnseenGivesWay,
+    /// A repeated acquire gives the last token of the counter instead of new ones.
+    RepeatGivesLastToken,
+    /// What increments made of a lost counter is taken for one.
+    IncrementsMakeCounter,
 
     // Of the front.
 

@@ -55,10 +55,17 @@ impl<W: Clone> Turn<'_, W> {
         self.hand_over();
     }
 
-    pub(super) fn acquire(&mut self, claim: &Claim, way: &W, is_gone: bool) -> Acquired {
+    pub(super) fn acquire(
+        &mut self,
+        claim: &Claim,
+        way: &W,
+        is_gone: bool,
+        is_unseen: bool,
+    ) -> Acquired {
         let answer = if is_gone {
             withdrawn()
         } else {
+            self.give_way(claim, is_unseen);
             self.take_or_queue(claim, way)
         };
         if let Acquired::Queued(_) = answer {
@@ -72,6 +79,26 @@ impl<W: Clone> Turn<'_, W> {
             self.announce();
         }
         answer
+    }
+
+    /// If the claim owns the lock without a look at the queue, those that stood there before it
+    /// come first.
+    fn give_way(&mut self, claim: &Claim, is_unseen: bool) {
+        let owns = |lease: &Lease| lease.owner == claim.owner;
+        let was_handed = self.messages.iter().any(|it| it.owner == claim.owner);
+        if !self.lock.lease.as_ref().is_some_and(owns) || was_handed {
+            return;
+        }
+        let first = self.lock.queue.front();
+        let is_first = first.is_none_or(|first| first.claim.owner == claim.owner);
+        // Whoever is handed the lock leaves the queue. So one that stands there took it late.
+        let is_unseen = is_unseen || self.lock.waiter(&claim.owner).is_some();
+        if is_unseen && !is_first && !made(Mistake::UnseenOvertakes) {
+            self.lock.lease = None;
+            self.hand_over();
+        } else {
+            self.lock.leave_queue(&claim.owner);
+        }
     }
 
     fn take_or_queue(&mut self, claim: &Claim, way: &W) -> Acquired {
@@ -88,8 +115,13 @@ impl<W: Clone> Turn<'_, W> {
             if made(Mistake::LateAcquireShortens) {
                 lease.ends = Some(now + claim.ttl);
             }
-            // New ones, since nobody kept which it had.
-            let tokens = self.fence.draw(claim.tokens, self.at.micros);
+            // New ones, since nobody kept which it had, and an increment may have drawn them.
+            let last = self.fence.last();
+            let tokens = if made(Mistake::RepeatGivesLastToken) {
+                FenceBlock { first: last, last }
+            } else {
+                self.fence.draw(claim.tokens, self.at.micros)
+            };
             return Acquired::Granted(Grant::new(tokens, claim.ttl));
         }
         let holder = lease.seen_by_others(now);
@@ -143,7 +175,10 @@ impl<W: Clone> Turn<'_, W> {
             self.hand_over();
         }
         match &release.next {
-            Some(next) => Released::Released(Some(self.acquire(next, way, next_is_gone))),
+            Some(next) => {
+                let acquired = self.acquire(next, way, next_is_gone, false);
+                Released::Released(Some(acquired))
+            }
             None => {
                 self.announce_if_told();
                 Released::Released(None)
@@ -153,11 +188,7 @@ impl<W: Clone> Turn<'_, W> {
 
     /// Whether there was anything of the claim.
     pub(super) fn abandon(&mut self, owner: &OwnerToken) -> bool {
-        let waiters = self.lock.queue.len();
-        self.lock
-            .queue
-            .retain(|waiter| waiter.claim.owner != *owner);
-        let was_waiting = self.lock.queue.len() < waiters;
+        let was_waiting = self.lock.leave_queue(owner);
         let was_owner = !made(Mistake::AbandonOnlyLeavesQueue) && self.lock.end_lease_of(owner);
         // It is not told any more what it was just handed.
         self.messages.retain(|message| message.owner != *owner);
@@ -256,6 +287,26 @@ impl<W> Lock<W> {
     /// Whether there was a lease of `owner` to end.
     fn end_lease_of(&mut self, owner: &OwnerToken) -> bool {
         self.lease.take_if(|lease| lease.owner == *owner).is_some()
+    }
+
+    /// Whether `owner` stood there.
+    fn leave_queue(&mut self, owner: &OwnerToken) -> bool {
+        let waiters = self.queue.len();
+        self.queue.retain(|waiter| waiter.claim.owner != *owner);
+        self.queue.len() < waiters
+    }
+
+    /// Makes `owner` the owner of a lock that is free. Whether it was.
+    pub(super) fn take_if_free(&mut self, owner: &OwnerToken, ends: Instant) -> bool {
+        let is_free = self.lease.is_none();
+        if is_free {
+            self.lease = Some(Lease {
+                owner: owner.clone(),
+                ends: Some(ends),
+                is_foreign: false,
+            });
+        }
+        is_free
     }
 
     fn waiter(&mut self, owner: &OwnerToken) -> Option<&mut Waiter<W>> {

@@ -344,3 +344,131 @@ fn locks_and_withdrawals_that_ran_out_unnoticed_do_not_pile_up() {
     assert!(most <= 400, "{most} locks in memory");
     assert!(most_gone <= 12_000, "{most_gone} withdrawals in memory");
 }
+
+fn take_natively(store: &mut Store<u8>, owner: &str, after: Duration) -> Native {
+    store.acquire_natively(&claim(owner), at(after))
+}
+
+#[test]
+fn a_native_acquire_takes_a_free_lock_alone() {
+    let mut store: Store<u8> = Store::new();
+    let native = take_natively(&mut store, "a", ms(5));
+    assert!(native.is_set && !native.is_contended);
+    assert_eq!(owner(&store, ms(5)), Some("a"));
+    assert_eq!(store.remaining("k", at(ms(5)).now), Some(TTL));
+    let other = take_natively(&mut store, "b", ms(6));
+    assert!(!other.is_set && !other.is_contended);
+    assert_eq!(owner(&store, ms(6)), Some("a"));
+    // What has run out is free.
+    assert!(take_natively(&mut store, "b", ms(5) + TTL).is_set);
+
+    store.steal("k", OwnerToken::new("thief"));
+    assert!(!take_natively(&mut store, "c", ms(7)).is_set);
+}
+
+#[test]
+fn a_native_acquire_counts_and_looks_at_no_clock() {
+    let mut store = Store::new();
+    // Nothing was counted before.
+    let native = take_natively(&mut store, "a", ms(5));
+    assert_eq!(native.token, FencingToken::new(1));
+    store.release(&release("a"), &1, at(ms(5)));
+    // A number that increments made says nothing of those that were given before.
+    assert_eq!(take(&mut store, ms(7)), (MICROS + 7_000, MICROS + 7_000));
+    let native = take_natively(&mut store, "a", ms(9));
+    assert_eq!(native.token, FencingToken::new(MICROS + 7_001));
+    // One that does not take the lock counts as well.
+    let native = take_natively(&mut store, "b", ms(9));
+    assert_eq!(native.token, FencingToken::new(MICROS + 7_002));
+}
+
+/// A store in which the lease of `a` ran out while `b` and `c` waited, and `d` took the lock
+/// natively; and when that was.
+fn overtaken() -> (Store<u8>, Duration) {
+    let mut store = busy();
+    let later = TTL + ms(1);
+    let native = take_natively(&mut store, "d", later);
+    assert!(native.is_set && native.is_contended);
+    assert_eq!(owner(&store, later), Some("d"));
+    (store, later)
+}
+
+#[test]
+fn a_claim_that_took_the_lock_unseen_gives_way_to_those_who_wait() {
+    let (mut store, later) = overtaken();
+    let (answer, messages) = store.acquire_unseen(&claim("d"), &4, at(later));
+    assert!(matches!(answer, Acquired::Queued(_)));
+    assert_eq!(told(&messages), [("b", 2, "granted")]);
+    assert_eq!(owner(&store, later), Some("b"));
+    assert_eq!(queue(&store, later), ["c", "d"]);
+
+    // The control: it owns the lock, if it is not said how it came by it.
+    let (mut store, later) = overtaken();
+    granted(store.acquire(&claim("d"), &4, at(later)));
+}
+
+#[test]
+fn a_claim_that_took_the_lock_unseen_is_granted_where_nobody_waits() {
+    let mut store = Store::new();
+    let native = take_natively(&mut store, "a", ms(5));
+    let grant = granted(store.acquire_unseen(&claim("a"), &1, at(ms(6))));
+    // New tokens, larger than that which was not believed.
+    assert!(grant.tokens.first > native.token);
+    assert_eq!(tokens(grant), (MICROS + 6_000, MICROS + 6_000));
+}
+
+#[test]
+fn an_unseen_question_that_comes_late_ends_no_lease() {
+    let mut store = Store::new();
+    take_natively(&mut store, "a", ms(5));
+    granted(store.acquire_unseen(&claim("a"), &1, at(ms(6))));
+    store.acquire(&claim("b"), &2, at(ms(7)));
+    granted(store.acquire_unseen(&claim("a"), &1, at(ms(8))));
+    assert_eq!(owner(&store, ms(8)), Some("a"));
+
+    // Nor one that it was handed since.
+    let (mut store, later) = overtaken();
+    store.acquire_unseen(&claim("d"), &4, at(later));
+    store.release(&release("b"), &2, at(later));
+    store.release(&release("c"), &3, at(later));
+    store.acquire(&claim("e"), &5, at(later));
+    granted(store.acquire_unseen(&claim("d"), &4, at(later)));
+    assert_eq!(owner(&store, later), Some("d"));
+}
+
+#[test]
+fn a_claim_that_waits_and_takes_the_lock_late_keeps_its_place() {
+    let mut store = busy();
+    let later = TTL + ms(1);
+    assert!(take_natively(&mut store, "c", later).is_set);
+    let (_, messages) = store.acquire_unseen(&claim("c"), &3, at(later));
+    assert_eq!(told(&messages), [("b", 2, "granted")]);
+    assert_eq!(queue(&store, later), ["c"]);
+
+    let mut store = busy();
+    assert!(take_natively(&mut store, "b", later).is_set);
+    granted(store.acquire_unseen(&claim("b"), &2, at(later)));
+    assert_eq!(queue(&store, later), ["c"]);
+}
+
+#[test]
+fn a_lock_that_a_withdrawn_claim_took_late_is_free() {
+    let mut store = busy();
+    let d = claim("d");
+    store.abandon(&d.key, &d.owner, true, at(ms(7)));
+    let later = TTL + ms(1);
+    assert!(take_natively(&mut store, "d", later).is_set);
+    // Those that wait come first.
+    let (answer, messages) = store.acquire(&claim("e"), &5, at(later));
+    assert!(matches!(answer, Acquired::Queued(_)));
+    assert_eq!(told(&messages), [("b", 2, "granted")]);
+    assert_eq!(queue(&store, later), ["c", "e"]);
+
+    let mut store = Store::new();
+    store.abandon(&d.key, &d.owner, true, at(ms(7)));
+    take_natively(&mut store, "d", ms(8));
+    // Its own question does nothing, however late.
+    let (answer, _) = store.acquire_unseen(&d, &4, at(ms(9)));
+    assert_eq!(answer, Acquired::Taken(Holder::of_ours(ms(0))));
+    granted(store.acquire(&claim("e"), &5, at(ms(9))));
+}
