@@ -1,13 +1,14 @@
 //! What an engine does around a machine: it feeds events, performs actions and gives the time.
 
+use lock_protocol::Claim;
 use lock_protocol::machine::{Action, Ask, Event, Key, LeaseId, Look, Verb, WaiterId};
 
-use crate::clock::{MS, nanos};
+use crate::clock::{MS, ms, nanos};
 use crate::fault::Fault;
 use crate::process::{Doing, Machine, What};
 use crate::promise::Promise;
 use crate::rows::Step;
-use crate::server::Body;
+use crate::server::{Body, COUNTER};
 use crate::words;
 use crate::world::{ToProcess, World};
 
@@ -125,7 +126,10 @@ impl World {
                     self.send_ask(process, key, *ask, pump);
                 }
             }
-            Action::Renew(lease, renewal, patience) => {
+            Action::Renew(lease, mut renewal, patience) => {
+                if renewal.tokens > 0 {
+                    renewal.tokens = renewal.tokens.max(self.reserved);
+                }
                 let body = Body::Renew(*renewal);
                 self.check_renewal(process, key, lease);
                 self.send(
@@ -147,12 +151,45 @@ impl World {
 
     pub(crate) fn send_ask(&mut self, process: usize, key: usize, ask: Ask, pump: Option<usize>) {
         let body = match &ask.verb {
-            Verb::Acquire(claim) => Body::Acquire(claim.clone()),
-            Verb::Release(release) => Body::Release(release.clone()),
+            Verb::Acquire(claim) => self.way_to_ask(process, claim.clone()),
+            Verb::Release(release) => {
+                let mut release = release.clone();
+                if let Some(next) = &mut release.next {
+                    next.tokens = next.tokens.max(self.reserved);
+                    let asked = &mut self.processes[process].asked;
+                    asked.entry(next.owner.clone()).or_insert(false);
+                }
+                Body::Release(release)
+            }
             Verb::Abandon(claim) => Body::Abandon(claim.owner.clone(), claim.in_doubt),
         };
         let patience = nanos(self.rules.command_timeout);
         self.send(process, key, What::Ask(ask), body, pump, patience);
+    }
+
+    /// How a claim is asked for. Of one that was asked for without a script every other question is
+    /// unseen, whatever became of that one: it may still be on its way.
+    fn way_to_ask(&mut self, process: usize, mut claim: Claim) -> Body {
+        let round_trip = ms(4);
+        let is_for_one = claim.tokens <= self.rules.tokens(1);
+        claim.tokens = claim.tokens.max(self.reserved);
+        let is_native = !self.plan.scripts_only && is_for_one && !claim.in_doubt;
+        let it = &mut self.processes[process];
+        let local = it.clock.read(self.now);
+        let draws = &it.link.draws;
+        let is_native = is_native && draws.is_worth_it(COUNTER, local, round_trip);
+        match it.asked.get(&claim.owner) {
+            Some(true) => Body::AcquireUnseen(claim),
+            Some(false) => Body::Acquire(claim),
+            None => {
+                it.asked.insert(claim.owner.clone(), is_native);
+                if is_native {
+                    Body::AcquireNatively(claim)
+                } else {
+                    Body::Acquire(claim)
+                }
+            }
+        }
     }
 
     fn tell_released(&mut self, process: usize, key: usize, lease: LeaseId) {

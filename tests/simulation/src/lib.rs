@@ -57,6 +57,9 @@ pub struct Plan {
     pub callers: usize,
     /// How many keys they want.
     pub keys: usize,
+    /// Whether the store is asked by scripts alone, and neither its data nor its clock go back: a
+    /// replay on a real server can do no more.
+    pub scripts_only: bool,
 }
 
 impl Plan {
@@ -68,6 +71,7 @@ impl Plan {
             processes: 3,
             callers: 3,
             keys: 2,
+            scripts_only: false,
         }
     }
 }
@@ -87,6 +91,8 @@ pub struct Report {
     pub faults: Vec<u64>,
     /// How often a caller was granted a lock.
     pub grants: u64,
+    /// How many of these were of a lock that was acquired without a script.
+    pub native_grants: u64,
     /// How many writes of holders that had lost their lock were refused.
     pub stale_writes: u64,
     /// The promise that was broken, if one was.
@@ -98,8 +104,12 @@ pub fn run(plan: &Plan, trace: Option<&mut dyn FnMut(&str)>) -> Report {
     World::new(plan, Chance::seeded(plan.seed)).run(trace)
 }
 
-/// Lets a history happen, and says what happened to the store.
+/// Lets a history of scripts happen, and says what happened to the store.
 pub fn transcribe(plan: &Plan) -> (Report, Vec<Entry>) {
+    let plan = &Plan {
+        scripts_only: true,
+        ..plan.clone()
+    };
     let mut world = World::new(plan, Chance::seeded(plan.seed));
     world.transcript = Some(Vec::new());
     let report = world.run(None);

@@ -7,7 +7,7 @@ use lock_protocol::machine::{
     Action, Actions, Answer, Ask, Event, Granted, LeaseId, Look, Outcome, Pursued, ReleaseOutcome,
     Verb, WaiterId,
 };
-use lock_protocol::{FencingToken, Instant, OwnerToken, Renewed, Terms};
+use lock_protocol::{FenceBlock, FencingToken, Instant, OwnerToken, Renewed, Terms};
 
 use crate::clock::{MS, nanos};
 use crate::process::{Condition, Doing, Process};
@@ -52,10 +52,13 @@ pub(crate) struct Onlooker {
     excused: HashSet<OwnerToken>,
     /// The claims that there were when the store lost its data.
     flushed: HashSet<OwnerToken>,
+    /// What the store granted to such claims since.
+    given: HashMap<OwnerToken, Vec<FenceBlock>>,
     holds: Vec<Hold>,
     last_token: Vec<u64>,
     resource: Vec<(u64, u64)>,
     pub(crate) grants: u64,
+    pub(crate) native_grants: u64,
     pub(crate) stale_writes: u64,
 }
 
@@ -68,10 +71,12 @@ impl Onlooker {
             mentions: HashMap::new(),
             excused: HashSet::new(),
             flushed: HashSet::new(),
+            given: HashMap::new(),
             holds: Vec::new(),
             last_token: vec![0; keys],
             resource: vec![(0, 0); keys],
             grants: 0,
+            native_grants: 0,
             stale_writes: 0,
         }
     }
@@ -102,6 +107,26 @@ impl Onlooker {
         let known = machines.flat_map(|machine| machine.key.owners());
         self.flushed.extend(known.cloned());
         self.flushed.extend(self.mentions.keys().cloned());
+        self.given.clear();
+    }
+
+    /// These claims were about when the data was copied that the store has got back.
+    pub(crate) fn comes_back(&mut self, owners: impl IntoIterator<Item = OwnerToken>) {
+        self.flushed.extend(owners);
+    }
+
+    /// The store gave these tokens to a claim.
+    pub(crate) fn gave(&mut self, owner: &OwnerToken, tokens: FenceBlock) {
+        if self.is_flushed(owner) {
+            self.given.entry(owner.clone()).or_default().push(tokens);
+        }
+    }
+
+    /// Whether the store gave this token to a claim before it lost its data.
+    fn is_old(&self, owner: &OwnerToken, token: FencingToken) -> bool {
+        let given = self.given.get(owner).into_iter().flatten();
+        let is_one = |block: &FenceBlock| (block.first..=block.last).contains(&token);
+        self.is_flushed(owner) && !given.into_iter().any(is_one)
     }
 
     /// Whether the store lost its data while the claim was about.
@@ -180,7 +205,7 @@ impl World {
         let last = self.onlooker.last_token[key];
         if token.as_u64() > last {
             self.onlooker.last_token[key] = token.as_u64();
-        } else if self.onlooker.flushed.contains(owner) {
+        } else if self.onlooker.is_old(owner, *token) {
             // The store granted it before it lost its data, and others have been told since: the
             // resource sees that by the token.
             place = 0;
@@ -504,6 +529,7 @@ impl World {
                 || self.onlooker.mentions.contains_key(owner)
                 || self.onlooker.excused.contains(owner)
                 || self.onlooker.flushed.contains(owner)
+                || self.server.is_taken_late(key, owner)
             {
                 continue;
             }

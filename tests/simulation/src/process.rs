@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use lock_protocol::draws::Draws;
 use lock_protocol::machine::{Answer, Ask, Key, LeaseId, Outcome, WaiterId};
+use lock_protocol::store::Native;
 use lock_protocol::{FencingToken, Instant, OwnerToken, Renewed, Terms};
 
 use crate::clock::{Clock, Time};
@@ -22,6 +24,8 @@ pub(crate) struct Process {
     pub(crate) numbers: Vec<u64>,
     pub(crate) callers: Vec<Caller>,
     pub(crate) flights: BTreeMap<FlightId, Flight>,
+    /// The claims that it has asked for, and whether without a script at first.
+    pub(crate) asked: BTreeMap<OwnerToken, bool>,
     pub(crate) link: Link,
     /// What happened to it while it stood still.
     pub(crate) missed: VecDeque<Happening>,
@@ -56,6 +60,8 @@ pub(crate) struct Link {
     pub(crate) down: Time,
     /// Which connection the server takes for open.
     pub(crate) seen: Option<(u32, u32)>,
+    /// What it knows of the counter of the server.
+    pub(crate) draws: Draws,
 }
 
 #[derive(Clone)]
@@ -79,6 +85,10 @@ pub(crate) struct Flight {
     pub(crate) what: What,
     pub(crate) owners: Vec<OwnerToken>,
     pub(crate) sent_at: Instant,
+    /// When what it sent last was sent.
+    pub(crate) drawn_at: Instant,
+    /// Whether it is asked without a script.
+    pub(crate) is_native: bool,
     pub(crate) epoch: u32,
     /// The caller whose future asks; else it is asked in the background.
     pub(crate) pump: Option<usize>,
@@ -98,6 +108,8 @@ pub(crate) enum What {
 pub(crate) enum Heard {
     Answer(Answer),
     Renewed(Option<Renewed>),
+    /// The question goes on.
+    Native(Native),
 }
 
 #[derive(Clone)]
@@ -153,6 +165,7 @@ impl Process {
             numbers: vec![0; keys],
             callers: (0..callers).map(caller).collect(),
             flights: BTreeMap::new(),
+            asked: BTreeMap::new(),
             link: Link {
                 largest: vec![0; keys],
                 ..Link::default()

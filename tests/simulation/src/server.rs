@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::hash::Hash;
 
-use lock_protocol::store::{Messages, Moment, Store};
+use lock_protocol::store::{Messages, Moment, Native, Store};
 use lock_protocol::{
-    Acquired, Claim, Instant, LockKey, OwnerToken, Release, Released, Renewal, Renewed,
+    Acquired, Claim, FenceBlock, Instant, LockKey, OwnerToken, Release, Released, Renewal, Renewed,
 };
 
 use crate::clock::{MS, Time, nanos};
@@ -15,6 +15,9 @@ use crate::sum::Sum;
 /// A process, and which of its lives.
 pub type Way = (usize, u32);
 
+/// The number of the counter: there is one for all keys.
+pub(crate) const COUNTER: u32 = 0;
+
 /// The owner that is none of ours.
 pub const THIEF: &str = "another program";
 
@@ -23,6 +26,10 @@ pub const THIEF: &str = "another program";
 pub enum Body {
     /// A claim asks for the lock.
     Acquire(Claim),
+    /// A claim asks for the lock without a script.
+    AcquireNatively(Claim),
+    /// A claim asks that may own the lock by a question without a script.
+    AcquireUnseen(Claim),
     /// A lease is ended.
     Release(Release),
     /// A claim is withdrawn, and whether it is in doubt.
@@ -40,6 +47,8 @@ pub enum Body {
 pub enum Reply {
     /// What became of a claim.
     Acquired(Acquired),
+    /// What a question without a script found.
+    Native(Native),
     /// What became of a release.
     Released(Released),
     /// A claim was withdrawn.
@@ -48,11 +57,31 @@ pub enum Reply {
     Renewed(Renewed),
 }
 
+impl Reply {
+    /// The tokens that it gives.
+    pub(crate) fn tokens(&self) -> Option<FenceBlock> {
+        match self {
+            Reply::Acquired(Acquired::Granted(grant))
+            | Reply::Released(Released::Released(Some(Acquired::Granted(grant)))) => {
+                Some(grant.tokens)
+            }
+            Reply::Native(native) => native.is_set.then_some(FenceBlock {
+                first: native.token,
+                last: native.token,
+            }),
+            Reply::Renewed(Renewed::Held(extension)) => extension.tokens,
+            _ => None,
+        }
+    }
+}
+
 impl Body {
     /// The claims that it is about.
     pub(crate) fn owners(&self) -> impl Iterator<Item = &OwnerToken> {
         let (first, second) = match self {
-            Body::Acquire(claim) => (&claim.owner, None),
+            Body::Acquire(claim) | Body::AcquireNatively(claim) | Body::AcquireUnseen(claim) => {
+                (&claim.owner, None)
+            }
             Body::Release(release) => (
                 &release.owner,
                 release.next.as_ref().map(|next| &next.owner),
@@ -63,10 +92,20 @@ impl Body {
         [Some(first), second].into_iter().flatten()
     }
 
+    /// The claim that a script is asked to acquire for.
+    fn acquires(&self) -> Option<&Claim> {
+        match self {
+            Body::Acquire(claim) | Body::AcquireUnseen(claim) => Some(claim),
+            _ => None,
+        }
+    }
+
     /// The claim that may be granted by it.
     pub(crate) fn claim(&self) -> Option<&Claim> {
         match self {
-            Body::Acquire(claim) => Some(claim),
+            Body::Acquire(claim) | Body::AcquireNatively(claim) | Body::AcquireUnseen(claim) => {
+                Some(claim)
+            }
             Body::Release(release) => release.next.as_ref(),
             _ => None,
         }
@@ -79,6 +118,10 @@ struct Ledger {
     /// Who waits, in which order, when it asked last, and for how long it is remembered.
     waiting: Vec<(OwnerToken, Time, Time)>,
     withdrawn: HashSet<OwnerToken>,
+    /// The claims of which the store is to remember that they were withdrawn.
+    gone: HashSet<OwnerToken>,
+    /// Who owns the lock by a question without a script, and has not asked by one since.
+    unseen: Option<OwnerToken>,
 }
 
 #[derive(Clone)]
@@ -86,6 +129,13 @@ pub(crate) struct Server {
     pub(crate) keys: Vec<LockKey>,
     store: Store<Way>,
     ledgers: Vec<Ledger>,
+    /// The data as it was some time ago.
+    older: Option<Box<(Store<Way>, Vec<Ledger>)>>,
+    /// By how many microseconds its clock is behind, and the latest that it has shown.
+    micros_behind: u64,
+    latest_micros: u64,
+    /// Whether no script has raised the counter to the time since data was lost.
+    is_behind: bool,
 }
 
 impl Server {
@@ -95,22 +145,80 @@ impl Server {
             keys: (0..keys).map(key).collect(),
             store: Store::new(),
             ledgers: (0..keys).map(|_| Ledger::default()).collect(),
+            older: None,
+            micros_behind: 0,
+            latest_micros: 0,
+            is_behind: false,
         }
     }
 
     pub(crate) fn add_to(&self, sum: &mut Sum<'_>) {
         self.store.hash(sum);
-        for Ledger { waiting, withdrawn } in &self.ledgers {
+        for Ledger {
+            waiting,
+            withdrawn,
+            gone: _,
+            unseen: _,
+        } in &self.ledgers
+        {
             waiting.hash(sum);
             sum.add_unordered(withdrawn);
         }
     }
 
     pub(crate) fn lose_data(&mut self) {
+        self.is_behind = true;
         self.store = Store::new();
         for ledger in &mut self.ledgers {
             *ledger = Ledger::default();
         }
+    }
+
+    /// Copies what there is to a replica.
+    pub(crate) fn copy(&mut self) {
+        let copy = (self.store.clone(), self.ledgers.clone());
+        self.older = Some(Box::new(copy));
+    }
+
+    /// The replica takes over, with what it has. Whether there is one.
+    pub(crate) fn roll_back(&mut self) -> bool {
+        let older = self.older.take();
+        let is_there = older.is_some();
+        if let Some(older) = older {
+            (self.store, self.ledgers) = *older;
+            self.is_behind = true;
+        }
+        is_there
+    }
+
+    /// Whether tokens need the clock to be right: data was lost, and no script has raised the
+    /// counter to the time since.
+    pub(crate) fn needs_clock(&self) -> bool {
+        self.is_behind
+    }
+
+    /// Sets the clock back.
+    pub(crate) fn set_back(&mut self, by: Time, now: Time) {
+        self.latest_micros = self.moment(now).micros;
+        self.micros_behind += by / (MS / 1_000);
+    }
+
+    /// Whether the clock has shown later times than now.
+    pub(crate) fn is_set_back(&self, now: Time) -> bool {
+        self.moment(now).micros <= self.latest_micros
+    }
+
+    fn moment(&self, now: Time) -> Moment {
+        let mut moment = moment(now);
+        moment.micros -= self.micros_behind;
+        moment
+    }
+
+    /// Whether the lock is held by a claim that was withdrawn before it took it. The next claim
+    /// that asks finds it free.
+    pub(crate) fn is_taken_late(&self, key: usize, owner: &OwnerToken) -> bool {
+        let ledger = &self.ledgers[key];
+        ledger.unseen.as_ref() == Some(owner) && ledger.gone.contains(owner)
     }
 
     pub(crate) fn owner(&self, key: usize, now: Time) -> Option<&OwnerToken> {
@@ -166,10 +274,18 @@ impl Server {
         now: Time,
     ) -> (Reply, Messages<Way>, Option<Violation>) {
         let before = self.owner(key, now).cloned();
-        let at = moment(now);
+        let at = self.moment(now);
         let (reply, messages) = match body {
             Body::Acquire(claim) => {
                 let (answer, messages) = self.store.acquire(claim, &way, at);
+                (Reply::Acquired(answer), messages)
+            }
+            Body::AcquireNatively(claim) => {
+                let native = self.store.acquire_natively(claim, at);
+                (Reply::Native(native), Messages::new())
+            }
+            Body::AcquireUnseen(claim) => {
+                let (answer, messages) = self.store.acquire_unseen(claim, &way, at);
                 (Reply::Acquired(answer), messages)
             }
             Body::Release(release) => {
@@ -192,8 +308,44 @@ impl Server {
                 (Reply::Renewed(answer), messages)
             }
         };
+        self.is_behind &= matches!(reply, Reply::Native(_)) || reply.tokens().is_none();
         let violation = self.check(key, body, &reply, before, now).err();
         (reply, messages, violation)
+    }
+
+    /// Whoever takes a lock without a script is looked at when it asks by one, and must be told that
+    /// it has to.
+    fn check_native(
+        &mut self,
+        key: usize,
+        body: &Body,
+        native: Native,
+        queue: &[OwnerToken],
+        now: Time,
+    ) -> Result<(), Violation> {
+        let Some(claim) = body.claim().filter(|_| native.is_set) else {
+            return Ok(());
+        };
+        let is_owner = self.owner(key, now) == Some(&claim.owner);
+        let ledger = &mut self.ledgers[key];
+        ledger
+            .waiting
+            .retain(|(_, heard, remembered)| now - heard <= *remembered);
+        ledger.unseen = Some(claim.owner.clone());
+        if !is_owner {
+            let text = format!("{} took it, and does not have it", claim.owner);
+            return Err(Violation {
+                promise: Promise::ValidLeaseIsTheStores,
+                text,
+            });
+        }
+        match ledger.waiting.first() {
+            Some((first, ..)) if !native.is_contended => Err(Violation {
+                promise: Promise::NobodyOvertaken,
+                text: format!("{first}, by {} of {queue:?}", claim.owner),
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn check(
@@ -207,9 +359,25 @@ impl Server {
         let broken = |promise, text: String| Err(Violation { promise, text });
         let owner = self.owner(key, now).cloned();
         let queue: Vec<OwnerToken> = self.queue(key, now).into_iter().cloned().collect();
+        if let Reply::Native(native) = reply {
+            return self.check_native(key, body, *native, &queue, now);
+        }
+        let ledger = &mut self.ledgers[key];
+        let (claim, gone) = (body.acquires(), &ledger.gone);
+        let asks = |unseen: &mut OwnerToken| {
+            // The store does nothing for a claim that is gone.
+            claim.is_some_and(|claim| claim.owner == *unseen && !gone.contains(unseen))
+        };
+        // By this answer it is known how it came by the lock.
+        let asks_unseen = ledger.unseen.take_if(asks).is_some();
+        ledger
+            .unseen
+            .take_if(|unseen| owner.as_ref() != Some(unseen));
+        let unseen = ledger.unseen.clone();
 
         for (place, claim) in queue.iter().enumerate() {
-            if owner.as_ref() == Some(claim) || queue[..place].contains(claim) {
+            let is_owner = owner.as_ref() == Some(claim) && unseen.as_ref() != Some(claim);
+            if is_owner || queue[..place].contains(claim) {
                 return broken(Promise::ClaimStandsOnce, format!("{claim} of {queue:?}"));
             }
         }
@@ -224,6 +392,8 @@ impl Server {
             && !matches!(body, Body::Release(release) if release.owner == *before)
             && !matches!(body, Body::Abandon(gone, _) | Body::GiveBack(gone) | Body::Skip(gone)
                 if gone == before)
+            && !(asks_unseen && body.claim().is_some_and(|claim| claim.owner == *before))
+            && !(body.acquires().is_some() && self.ledgers[key].gone.contains(before))
         {
             return broken(Promise::NoEviction, format!("{before}, by {body:?}"));
         }
@@ -236,6 +406,11 @@ impl Server {
             .waiting
             .retain(|(_, heard, remembered)| now - heard <= *remembered);
         if let Body::Abandon(gone, _) | Body::GiveBack(gone) | Body::Skip(gone) = body {
+            let is_known = before.as_ref() == Some(gone)
+                || ledger.waiting.iter().any(|(waiter, ..)| waiter == gone);
+            if !is_known || matches!(body, Body::Abandon(_, true)) {
+                ledger.gone.insert(gone.clone());
+            }
             ledger.waiting.retain(|(waiter, ..)| waiter != gone);
         }
         if let Body::Release(release) = body
@@ -246,8 +421,9 @@ impl Server {
                 .waiting
                 .retain(|(waiter, ..)| *waiter != release.owner);
         }
+        let is_granted = matches!(reply, Reply::Acquired(Acquired::Granted(_)));
         if let Some(owner) = &owner
-            && before.as_ref() != Some(owner)
+            && (before.as_ref() != Some(owner) || asks_unseen && is_granted)
             && owner.as_str() != THIEF
         {
             if let Some((first, ..)) = ledger.waiting.first()
@@ -278,6 +454,8 @@ impl Server {
             return broken(Promise::WithdrawnIsGone, format!("{gone} is still there"));
         }
         let is_withdrawn = |claim: &&OwnerToken| ledger.withdrawn.contains(*claim);
+        let asks = body.acquires().filter(|claim| !is_withdrawn(&&claim.owner));
+        let owner = owner.filter(|owner| asks.is_some() || unseen.as_ref() != Some(owner));
         match owner.iter().chain(&queue).find(is_withdrawn) {
             Some(claim) => broken(Promise::WithdrawnIsGone, format!("{claim}, by {body:?}")),
             None => Ok(()),

@@ -1,11 +1,13 @@
 //! What goes wrong, and when.
 
+use lock_protocol::draws::BELIEVED_FOR;
 use lock_protocol::machine;
 
 use crate::clock::{MS, nanos};
 use crate::fault::Fault;
 use crate::process::{Condition, Doing, Link};
 use crate::promise::Promise;
+use crate::server::THIEF;
 use crate::transcript::Event;
 use crate::world::{Happens, World};
 
@@ -27,6 +29,17 @@ impl World {
             return;
         }
         let process = self.chance.index(self.processes.len());
+        if !self.plan.scripts_only {
+            if self.one_in(4) {
+                self.server.copy();
+            }
+            if self.one_in(25) {
+                self.set_back();
+            }
+            if self.one_in(15) {
+                self.roll_back();
+            }
+        }
         match self.chance.small(0..20) {
             0..=3 => self.cut(process),
             4..=7 => self.pause(process),
@@ -82,6 +95,7 @@ impl World {
         it.condition = Condition::IsDead;
         it.machines.clear();
         it.flights.clear();
+        it.asked.clear();
         it.missed.clear();
         it.numbers.fill(it.first_number);
         it.closing_since = None;
@@ -151,6 +165,9 @@ impl World {
 
     /// It takes longer than a block has microseconds.
     pub(crate) fn lose_data(&mut self) {
+        if self.server.is_set_back(self.now) {
+            return;
+        }
         self.fault(Fault::DataLost);
         self.trace(|_| "the server loses its data".to_string());
         let before = self.kept(0);
@@ -162,6 +179,48 @@ impl World {
             for process in 0..self.processes.len() {
                 self.cut(process);
             }
+        }
+    }
+
+    /// The clock of the server is set back. Until it shows what it has shown before, no data is
+    /// lost: tokens need one of the two.
+    fn set_back(&mut self) {
+        if self.server.is_set_back(self.now) || self.server.needs_clock() {
+            return;
+        }
+        self.fault(Fault::ClockSetBack);
+        let by = self.some_ms(1, 200);
+        self.trace(|_| format!("the clock of the server is set back by {} ms", by / MS));
+        self.server.set_back(by, self.now);
+    }
+
+    /// A replica takes over that has not got the latest data, and the connections stay. It takes
+    /// its time, or tells that it is another.
+    fn roll_back(&mut self) {
+        if self.server.is_set_back(self.now) || !self.server.roll_back() {
+            return;
+        }
+        self.fault(Fault::RolledBack);
+        self.trace(|_| "the server gets older data back".to_string());
+        self.onlooker.lose_data(&self.processes);
+        for key in 0..self.plan.keys {
+            let owner = self.server.owner(key, self.now).cloned();
+            let queue = self.server.queue(key, self.now).into_iter().cloned();
+            let owners: Vec<_> = owner.into_iter().chain(queue).collect();
+            if owners.iter().any(|owner| owner.as_str() == THIEF) {
+                let until = self.now + self.some_ms(1, 400);
+                self.plan(until, Happens::TheftEnds(key));
+            }
+            self.onlooker.comes_back(owners);
+        }
+        if self.chance.coin() {
+            let until = self.served_at.max(self.stalled_until) + nanos(BELIEVED_FOR);
+            self.stalled_until = until + self.some_ms(2, 200);
+            return;
+        }
+        self.stalled_until = self.stalled_until.max(self.now) + self.some_ms(40, 90);
+        for (process, it) in self.processes.iter().enumerate() {
+            self.untold.insert((process, it.life, it.link.epoch));
         }
     }
 

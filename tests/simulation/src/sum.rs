@@ -155,6 +155,8 @@ fn add_process(now: Time, process: &Process, sum: &mut Sum<'_>) {
             what,
             owners: _,
             sent_at,
+            drawn_at: _,
+            is_native: _,
             epoch,
             pump,
             heard,
@@ -169,6 +171,7 @@ fn add_process(now: Time, process: &Process, sum: &mut Sum<'_>) {
         up,
         down,
         seen,
+        draws: _,
     } = &process.link;
     (epoch, is_up, seen).hash(sum);
     // News are by so much older than their arrival at the most.
@@ -203,6 +206,7 @@ impl Hash for ToProcess {
                 (epoch, key, owner, word, since).hash(state);
             }
             ToProcess::Fails(flight, failure) => (flight, failure).hash(state),
+            ToProcess::Changed(epoch, flight) => (epoch, flight).hash(state),
             ToProcess::Time(it, _) | ToProcess::Turn(it, _) => it.hash(state),
             ToProcess::Sends(key, ask) => (key, ask).hash(state),
             ToProcess::Connects => {}
@@ -221,6 +225,7 @@ impl Hash for Heard {
             }
             Heard::Answer(other) => discriminant(other).hash(state),
             Heard::Renewed(renewed) => renewed.hash(state),
+            Heard::Native(native) => native.hash(state),
         }
     }
 }

@@ -49,6 +49,8 @@ pub(crate) enum ToProcess {
     News(u32, usize, OwnerToken, Word, Time),
     /// A question failed.
     Fails(FlightId, Failure),
+    /// By the connection with this number, a question was answered that the server is another.
+    Changed(u32, FlightId),
     /// The machine of a key wants to know the time.
     Time(usize, u64),
     /// A caller goes on.
@@ -64,6 +66,7 @@ pub(crate) enum Failure {
     Connection,
     Behind,
     Refused,
+    Changed,
 }
 
 /// A request on its way.
@@ -91,6 +94,12 @@ pub(crate) struct World {
     pub(crate) server: Server,
     /// The server does nothing until then.
     pub(crate) stalled_until: Time,
+    /// When the server did something last.
+    pub(crate) served_at: Time,
+    /// The connections that are to be told that the server is another.
+    pub(crate) untold: HashSet<(usize, u32, u32)>,
+    /// How many tokens a claim reserves, as if so many waited.
+    pub(crate) reserved: u32,
     /// What becomes of what is under way in connections that have ended: `None`, it is lost; else
     /// it is so much late.
     pub(crate) fates: HashMap<(usize, u32, u32), Option<Time>>,
@@ -116,6 +125,12 @@ impl World {
         rules.heartbeat = ms(1_000);
         rules.local_passes = chance.one_of(&[0, 3, 32, 30_000]);
         rules.local_share = chance.one_of(&[0.1, 0.5, 1.0]);
+        // Fewer than there are microseconds in the shortest time in which a server is replaced.
+        let reserved = if plan.scripts_only {
+            0
+        } else {
+            chance.one_of(&[0, 0, 30_000])
+        };
         let processes = (0..plan.processes)
             .map(|_| Process::new(Clock::new(&mut chance), plan.keys, plan.callers))
             .collect();
@@ -129,6 +144,9 @@ impl World {
             processes,
             server: Server::new(plan.keys),
             stalled_until: 0,
+            served_at: 0,
+            untold: HashSet::new(),
+            reserved,
             fates: HashMap::new(),
             is_stormy: false,
             is_ending: false,
@@ -162,6 +180,7 @@ impl World {
             rows: self.rows.clone(),
             faults: self.faults.clone(),
             grants: self.onlooker.grants,
+            native_grants: self.onlooker.native_grants,
             stale_writes: self.onlooker.stale_writes,
             violation: self.onlooker.violation.clone(),
         }
@@ -317,6 +336,7 @@ impl World {
                 self.news(process, epoch, key, &owner, word, since);
             }
             ToProcess::Fails(flight, failure) => self.fails(process, flight, failure),
+            ToProcess::Changed(epoch, flight) => self.changed(process, epoch, flight),
             ToProcess::Time(key, timer) => self.time(process, key, timer),
             ToProcess::Turn(caller, turn) => self.turn(process, caller, turn),
             ToProcess::Sends(key, ask) => {
@@ -425,7 +445,9 @@ impl Happening {
             Happens::To(
                 process,
                 life,
-                ToProcess::Answer(epoch, ..) | ToProcess::News(epoch, ..),
+                ToProcess::Answer(epoch, ..)
+                | ToProcess::News(epoch, ..)
+                | ToProcess::Changed(epoch, _),
             ) => Some((*process, *life, *epoch, false)),
             _ => None,
         }
