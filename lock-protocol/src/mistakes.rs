@@ -141,6 +141,15 @@ mistakes! {
     /// A withdrawal that is cut off during a shutdown is not repeated.
     ShutDownForgetsCutOff,
 
+    // Of a client that acquires without a script.
+
+    /// The lock is believed in though a younger question of its claim was sent.
+    #[cfg(lock_mistakes)]
+    BelievesOvertaken,
+    /// The script that follows is sent by the next connection, if the first has ended.
+    #[cfg(lock_mistakes)]
+    GoesOnElsewhere,
+
     // Of what the lock protects.
 
     /// The resource does not look at the fencing token.

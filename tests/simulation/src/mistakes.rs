@@ -1,14 +1,30 @@
-//! Mistakes of the simulation itself.
+//! Mistakes of the simulation itself: of the resource, and of the client of the store.
 
-/// Whether the resource forgets to compare fencing tokens.
-#[cfg(not(lock_mistakes))]
-pub(crate) const fn resource_ignores_token() -> bool {
-    false
+macro_rules! mistakes {
+    ($($(#[$doc:meta])* $name:ident: $mistake:ident,)*) => {
+        $(
+            $(#[$doc])*
+            #[cfg(not(lock_mistakes))]
+            pub(crate) const fn $name() -> bool {
+                false
+            }
+
+            $(#[$doc])*
+            #[cfg(lock_mistakes)]
+            pub(crate) fn $name() -> bool {
+                use lock_protocol::mistakes::{Mistake, made};
+                made(Mistake::$mistake)
+            }
+        )*
+    };
 }
 
-/// Whether the resource forgets to compare fencing tokens.
-#[cfg(lock_mistakes)]
-pub(crate) fn resource_ignores_token() -> bool {
-    use lock_protocol::mistakes::{Mistake, made};
-    made(Mistake::ResourceIgnoresToken)
+mistakes! {
+    /// Whether the resource forgets to compare fencing tokens.
+    resource_ignores_token: ResourceIgnoresToken,
+    /// Whether a lock that was acquired without a script is believed in though a younger question
+    /// of its claim was sent.
+    believes_overtaken: BelievesOvertaken,
+    /// Whether the script that follows is sent by the next connection, if the first has ended.
+    goes_on_elsewhere: GoesOnElsewhere,
 }

@@ -120,6 +120,9 @@ struct Ledger {
     withdrawn: HashSet<OwnerToken>,
     /// The claims of which the store is to remember that they were withdrawn.
     gone: HashSet<OwnerToken>,
+    /// The claims that may have taken the lock without a script, and that a script has granted or
+    /// queued since: they have their place.
+    seen: HashSet<OwnerToken>,
     /// Who owns the lock by a question without a script, and has not asked by one since.
     unseen: Option<OwnerToken>,
 }
@@ -158,6 +161,7 @@ impl Server {
             waiting,
             withdrawn,
             gone: _,
+            seen: _,
             unseen: _,
         } in &self.ledgers
         {
@@ -422,8 +426,20 @@ impl Server {
                 .retain(|(waiter, ..)| *waiter != release.owner);
         }
         let is_granted = matches!(reply, Reply::Acquired(Acquired::Granted(_)));
+        let is_seen = owner
+            .as_ref()
+            .is_some_and(|owner| ledger.seen.contains(owner))
+            && !ledger
+                .waiting
+                .iter()
+                .any(|(it, ..)| Some(it) == owner.as_ref());
+        if let Body::AcquireUnseen(claim) = body
+            && !matches!(reply, Reply::Acquired(Acquired::Taken(_)))
+        {
+            ledger.seen.insert(claim.owner.clone());
+        }
         if let Some(owner) = &owner
-            && (before.as_ref() != Some(owner) || asks_unseen && is_granted)
+            && (before.as_ref() != Some(owner) || asks_unseen && is_granted && !is_seen)
             && owner.as_str() != THIEF
         {
             if let Some((first, ..)) = ledger.waiting.first()

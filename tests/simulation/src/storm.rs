@@ -163,7 +163,6 @@ impl World {
         self.trace(|world| format!("the server stands still until {}", world.stalled_until / MS));
     }
 
-    /// It takes longer than a block has microseconds.
     pub(crate) fn lose_data(&mut self) {
         if self.server.is_set_back(self.now) {
             return;
@@ -173,7 +172,9 @@ impl World {
         let before = self.kept(0);
         self.server.lose_data();
         self.note(0, before, || Event::DataLost);
-        self.stalled_until = self.now + self.some_ms(40, 90);
+        // A counter that is new gives one token. A replay takes longer than a block has microseconds.
+        let shortest = if self.plan.scripts_only { 40 } else { 2 };
+        self.stalled_until = self.now + self.some_ms(shortest, 90);
         self.onlooker.lose_data(&self.processes);
         if self.chance.coin() {
             for process in 0..self.processes.len() {
@@ -218,7 +219,8 @@ impl World {
             self.stalled_until = until + self.some_ms(2, 200);
             return;
         }
-        self.stalled_until = self.stalled_until.max(self.now) + self.some_ms(40, 90);
+        // Longer than a block has microseconds.
+        self.stalled_until = self.stalled_until.max(self.now) + self.some_ms(31, 50);
         for (process, it) in self.processes.iter().enumerate() {
             self.untold.insert((process, it.life, it.link.epoch));
         }

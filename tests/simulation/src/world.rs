@@ -122,6 +122,9 @@ impl World {
         let mut rules = Rules::default();
         rules.command_timeout = ms(200);
         rules.grace = ms(200);
+        if !plan.scripts_only {
+            rules.grace = ms(chance.one_of(&[60, 200, 200]));
+        }
         rules.heartbeat = ms(1_000);
         rules.local_passes = chance.one_of(&[0, 3, 32, 30_000]);
         rules.local_share = chance.one_of(&[0.1, 0.5, 1.0]);
