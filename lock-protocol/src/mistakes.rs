@@ -144,7 +144,6 @@ mistakes! {
     // Of a client that acquires without a script.
 
     /// The lock is believed in though a younger question of its claim was sent.
-    #[cfg(lock_mistakes)]
     BelievesOvertaken,
     /// The script that follows is sent by the next connection, if the first has ended.
     #[cfg(lock_mistakes)]

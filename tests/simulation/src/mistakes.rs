@@ -22,9 +22,6 @@ macro_rules! mistakes {
 mistakes! {
     /// Whether the resource forgets to compare fencing tokens.
     resource_ignores_token: ResourceIgnoresToken,
-    /// Whether a lock that was acquired without a script is believed in though a younger question
-    /// of its claim was sent.
-    believes_overtaken: BelievesOvertaken,
     /// Whether the script that follows is sent by the next connection, if the first has ended.
     goes_on_elsewhere: GoesOnElsewhere,
 }

@@ -429,8 +429,7 @@ impl World {
     }
 
     /// What a question without a script found is at whoever asks. It is granted the lock if all is
-    /// well by the clock of now, and if no younger question was sent: by that the claim may have
-    /// given way.
+    /// well by the clock of now, provisionally: by a younger question the claim may have given way.
     fn hears_natively(
         &mut self,
         process: usize,
@@ -446,18 +445,17 @@ impl World {
         let local = it.clock.read(self.now);
         let is_same = it.link.is_up && it.link.epoch == flight.epoch;
         let is_believed = is_same && it.link.draws.believes(COUNTER, local, native.token);
-        let is_youngest = it.link.largest[flight.key] <= ask.number;
-        let is_youngest = is_youngest || crate::mistakes::believes_overtaken();
         if native.is_set && !is_believed {
             self.fault(Fault::NotBelieved);
         }
-        if native.is_set && !native.is_contended && is_believed && is_youngest {
+        if native.is_set && !native.is_contended && is_believed {
             let tokens = FenceBlock {
                 first: native.token,
                 last: native.token,
             };
             let mut grant = Grant::new(tokens, claim.ttl);
             grant.contended = Contended::No;
+            grant.provisional = true;
             self.onlooker.native_grants += 1;
             let event = Event::Answered {
                 ask,

@@ -154,5 +154,7 @@ fn granted(claim: &Claim, token: FencingToken) -> Grant {
     };
     let mut grant = Grant::new(tokens, claim.ttl);
     grant.contended = Contended::No;
+    // Asked again, the claim gives way to whoever waits.
+    grant.provisional = true;
     grant
 }
