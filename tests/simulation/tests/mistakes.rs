@@ -14,7 +14,7 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
     (Mistake::AbandonForgetsQueue, 1, Promise::PromptHandOver),
     (Mistake::FreeForAnyone, 1, Promise::NobodyOvertaken),
     (Mistake::TokensWithoutTime, 1, Promise::TokensGrow),
-    (Mistake::BlocksOutrunTime, 7, Promise::TokensGrow),
+    (Mistake::BlocksOutrunTime, 1, Promise::TokensGrow),
     (Mistake::HandOffKeepsToken, 1, Promise::TokensGrow),
     (Mistake::RepeatQueuesAgain, 1, Promise::ClaimStandsOnce),
     (Mistake::OwnerNotRecognised, 1, Promise::ClaimStandsOnce),
@@ -22,24 +22,24 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
     (Mistake::ForgetsWithdrawals, 1, Promise::WithdrawnIsGone),
     (
         Mistake::LateAcquireShortens,
-        377,
+        1084,
         Promise::ValidLeaseIsTheStores,
     ),
-    (Mistake::GoneHolderIsKept, 32, Promise::WithdrawnIsGone),
+    (Mistake::GoneHolderIsKept, 9, Promise::WithdrawnIsGone),
     (Mistake::UnseenOvertakes, 1, Promise::NobodyOvertaken),
     (Mistake::LateUnseenGivesWay, 1, Promise::NoEviction),
-    (Mistake::RepeatGivesLastToken, 1, Promise::TokensGrow),
-    (Mistake::IncrementsMakeCounter, 2, Promise::TokensGrow),
+    (Mistake::RepeatGivesLastToken, 2, Promise::TokensGrow),
+    (Mistake::IncrementsMakeCounter, 6, Promise::TokensGrow),
     (Mistake::WaiterNeverAsks, 1, Promise::AskedInTime),
     (Mistake::WaiterAsksOnlyForOwner, 1, Promise::InQueue),
-    (Mistake::PassesBeyondBlock, 11, Promise::TokensGrow),
-    (Mistake::AsksForWithdrawnClaim, 1, Promise::WithdrawnIsGone),
+    (Mistake::PassesBeyondBlock, 1, Promise::TokensGrow),
+    (Mistake::AsksForWithdrawnClaim, 2, Promise::WithdrawnIsGone),
     (
         Mistake::LeaseCountedFromArrival,
-        2,
+        3,
         Promise::ValidLeaseIsTheStores,
     ),
-    (Mistake::GraceTakenForTtl, 9, Promise::ValidLeaseIsTheStores),
+    (Mistake::GraceTakenForTtl, 1, Promise::ValidLeaseIsTheStores),
     (Mistake::PassesSpentLease, 1, Promise::PassedOnWhole),
     (Mistake::PassesWithoutEnd, 2, Promise::PassesAreBounded),
     (
@@ -48,7 +48,7 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
         Promise::WithdrawnAtOnce,
     ),
     (Mistake::PauseIgnoresHandOver, 1, Promise::HandOverIsTaken),
-    (Mistake::RefusalIsKept, 1, Promise::NoOldNews),
+    (Mistake::RefusalIsKept, 2, Promise::NoOldNews),
     (Mistake::RenewsWithoutPause, 1, Promise::FewQuestions),
     (Mistake::KnownIsKept, 1, Promise::NoOldNews),
     (Mistake::ForgetsWhenToLook, 1, Promise::LooksWhenTold),
@@ -60,20 +60,20 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
     (Mistake::LossNoticedLate, 1, Promise::LossIsTold),
     (Mistake::NewsDoNotEndRelease, 1, Promise::HandOverIsTaken),
     (Mistake::BelievesEveryCounter, 1, Promise::TokensGrow),
-    (Mistake::BelievesForEver, 77, Promise::TokensGrow),
+    (Mistake::BelievesForEver, 351, Promise::TokensGrow),
     (Mistake::BelievesLowerToken, 1, Promise::TokensGrow),
-    (Mistake::BelievesAfterError, 345, Promise::TokensGrow),
+    (Mistake::BelievesAfterError, 116, Promise::TokensGrow),
     (
         Mistake::BelievesOvertaken,
-        1,
+        1641,
         Promise::ValidLeaseIsTheStores,
     ),
-    (Mistake::GoesOnElsewhere, 1, Promise::KeptByNobody),
+    (Mistake::GoesOnElsewhere, 3, Promise::KeptByNobody),
     (Mistake::NoSecondQuestion, 1, Promise::AskedInTime),
     (Mistake::UntakenIsKept, 1, Promise::UntakenIsTakenBack),
-    (Mistake::ShutDownWaitsForStore, 376, Promise::ShutDownEnds),
+    (Mistake::ShutDownWaitsForStore, 19, Promise::ShutDownEnds),
     (Mistake::LosesNextInLine, 1, Promise::EveryoneIsTold),
-    (Mistake::TakenEndsDoubt, 138, Promise::KeptByNobody),
+    (Mistake::TakenEndsDoubt, 177, Promise::KeptByNobody),
     (Mistake::ReleaseEndsDoubt, 7, Promise::KeptByNobody),
     (
         Mistake::ForgetsWhenToLookWhileAsking,
@@ -81,8 +81,8 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
         Promise::LooksWhenTold,
     ),
     (Mistake::UntakenLossIsKept, 1, Promise::UntakenIsTakenBack),
-    (Mistake::OldAnswersAreIgnored, 1, Promise::ReleaseIsTold),
-    (Mistake::ShutDownForgetsCutOff, 10, Promise::KeptByNobody),
+    (Mistake::OldAnswersAreIgnored, 2, Promise::ReleaseIsTold),
+    (Mistake::ShutDownForgetsCutOff, 7, Promise::KeptByNobody),
     (Mistake::ResourceIgnoresToken, 1, Promise::NoStaleWrite),
 ];
 
@@ -104,6 +104,20 @@ fn each_mistake_is_found_by_the_promise_that_it_breaks() {
         }
     }
     assert!(missed.is_empty(), "{missed:?}");
+}
+
+/// Prints the first history that finds each mistake whose own does not: `cargo test -- --ignored`,
+/// after a change of the state machine or of the simulation, which changes the histories.
+#[test]
+#[ignore = "it looks for other seeds, and promises nothing"]
+fn the_first_history_that_finds_each_mistake() {
+    for (mistake, seed, promise) in MISTAKES {
+        let finds = |seed: &u64| broken(Some(*mistake), *seed) == Some(*promise);
+        if !finds(seed) {
+            let first = (1..5_000).find(finds);
+            println!("{mistake:?}: {first:?} instead of {seed}");
+        }
+    }
 }
 
 #[test]
