@@ -470,7 +470,9 @@ impl Server {
             return broken(Promise::WithdrawnIsGone, format!("{gone} is still there"));
         }
         let is_withdrawn = |claim: &&OwnerToken| ledger.withdrawn.contains(*claim);
-        let asks = body.acquires().filter(|claim| !is_withdrawn(&&claim.owner));
+        let asks = body
+            .acquires()
+            .filter(|claim| !ledger.gone.contains(&claim.owner));
         let owner = owner.filter(|owner| asks.is_some() || unseen.as_ref() != Some(owner));
         match owner.iter().chain(&queue).find(is_withdrawn) {
             Some(claim) => broken(Promise::WithdrawnIsGone, format!("{claim}, by {body:?}")),

@@ -22,13 +22,13 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
     (Mistake::ForgetsWithdrawals, 1, Promise::WithdrawnIsGone),
     (
         Mistake::LateAcquireShortens,
-        1084,
+        362,
         Promise::ValidLeaseIsTheStores,
     ),
-    (Mistake::GoneHolderIsKept, 9, Promise::WithdrawnIsGone),
+    (Mistake::GoneHolderIsKept, 3, Promise::WithdrawnIsGone),
     (Mistake::UnseenOvertakes, 1, Promise::NobodyOvertaken),
     (Mistake::LateUnseenGivesWay, 1, Promise::NoEviction),
-    (Mistake::RepeatGivesLastToken, 2, Promise::TokensGrow),
+    (Mistake::RepeatGivesLastToken, 1, Promise::TokensGrow),
     (Mistake::IncrementsMakeCounter, 6, Promise::TokensGrow),
     (Mistake::WaiterNeverAsks, 1, Promise::AskedInTime),
     (Mistake::WaiterAsksOnlyForOwner, 1, Promise::InQueue),
@@ -48,7 +48,7 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
         Promise::WithdrawnAtOnce,
     ),
     (Mistake::PauseIgnoresHandOver, 1, Promise::HandOverIsTaken),
-    (Mistake::RefusalIsKept, 2, Promise::NoOldNews),
+    (Mistake::RefusalIsKept, 1, Promise::NoOldNews),
     (Mistake::RenewsWithoutPause, 1, Promise::FewQuestions),
     (Mistake::KnownIsKept, 1, Promise::NoOldNews),
     (Mistake::ForgetsWhenToLook, 1, Promise::LooksWhenTold),
@@ -62,7 +62,7 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
     (Mistake::BelievesEveryCounter, 1, Promise::TokensGrow),
     (Mistake::BelievesForEver, 351, Promise::TokensGrow),
     (Mistake::BelievesLowerToken, 1, Promise::TokensGrow),
-    (Mistake::BelievesAfterError, 116, Promise::TokensGrow),
+    (Mistake::BelievesAfterError, 103, Promise::TokensGrow),
     (
         Mistake::BelievesOvertaken,
         1641,
@@ -73,7 +73,7 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
     (Mistake::UntakenIsKept, 1, Promise::UntakenIsTakenBack),
     (Mistake::ShutDownWaitsForStore, 19, Promise::ShutDownEnds),
     (Mistake::LosesNextInLine, 1, Promise::EveryoneIsTold),
-    (Mistake::TakenEndsDoubt, 177, Promise::KeptByNobody),
+    (Mistake::TakenEndsDoubt, 152, Promise::KeptByNobody),
     (Mistake::ReleaseEndsDoubt, 7, Promise::KeptByNobody),
     (
         Mistake::ForgetsWhenToLookWhileAsking,
@@ -104,20 +104,6 @@ fn each_mistake_is_found_by_the_promise_that_it_breaks() {
         }
     }
     assert!(missed.is_empty(), "{missed:?}");
-}
-
-/// Prints the first history that finds each mistake whose own does not: `cargo test -- --ignored`,
-/// after a change of the state machine or of the simulation, which changes the histories.
-#[test]
-#[ignore = "it looks for other seeds, and promises nothing"]
-fn the_first_history_that_finds_each_mistake() {
-    for (mistake, seed, promise) in MISTAKES {
-        let finds = |seed: &u64| broken(Some(*mistake), *seed) == Some(*promise);
-        if !finds(seed) {
-            let first = (1..5_000).find(finds);
-            println!("{mistake:?}: {first:?} instead of {seed}");
-        }
-    }
 }
 
 #[test]
