@@ -82,6 +82,10 @@ impl World {
     }
 
     fn note_ask(&mut self, process: usize, key: usize, ask: &Ask, after: &Look) {
+        if let Verb::Acquire(claim) = &ask.verb {
+            let first = &mut self.processes[process].first;
+            first.entry(claim.owner.clone()).or_insert(ask.number);
+        }
         let now = self.now;
         let Some(machine) = self.processes[process].machines.get_mut(&key) else {
             return;
@@ -151,7 +155,7 @@ impl World {
 
     pub(crate) fn send_ask(&mut self, process: usize, key: usize, ask: Ask, pump: Option<usize>) {
         let body = match &ask.verb {
-            Verb::Acquire(claim) => self.way_to_ask(process, claim.clone()),
+            Verb::Acquire(claim) => self.way_to_ask(process, ask.number, claim.clone()),
             Verb::Release(release) => {
                 let mut release = release.clone();
                 if let Some(next) = &mut release.next {
@@ -169,12 +173,16 @@ impl World {
 
     /// How a claim is asked for. Of one that was asked for without a script every other question is
     /// unseen, whatever became of that one: it may still be on its way.
-    fn way_to_ask(&mut self, process: usize, mut claim: Claim) -> Body {
+    ///
+    /// Only the first is asked without one, though a younger one may be sent before it: else that
+    /// is granted, and the first makes the claim give way when it is sent.
+    fn way_to_ask(&mut self, process: usize, number: u64, mut claim: Claim) -> Body {
         let round_trip = ms(4);
         let is_for_one = claim.tokens <= self.rules.tokens(1);
         claim.tokens = claim.tokens.max(self.reserved);
         let is_native = !self.plan.scripts_only && is_for_one && !claim.in_doubt;
         let it = &mut self.processes[process];
+        let is_native = is_native && it.first.get(&claim.owner) == Some(&number);
         let local = it.clock.read(self.now);
         let draws = &it.link.draws;
         let is_native = is_native && draws.is_worth_it(COUNTER, local, round_trip);

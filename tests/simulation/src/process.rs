@@ -26,6 +26,8 @@ pub(crate) struct Process {
     pub(crate) flights: BTreeMap<FlightId, Flight>,
     /// The claims that it has asked for, and whether without a script at first.
     pub(crate) asked: BTreeMap<OwnerToken, bool>,
+    /// The number of the first question that its machine wanted asked for each claim.
+    pub(crate) first: BTreeMap<OwnerToken, u64>,
     pub(crate) link: Link,
     /// What happened to it while it stood still.
     pub(crate) missed: VecDeque<Happening>,
@@ -166,6 +168,7 @@ impl Process {
             callers: (0..callers).map(caller).collect(),
             flights: BTreeMap::new(),
             asked: BTreeMap::new(),
+            first: BTreeMap::new(),
             link: Link {
                 largest: vec![0; keys],
                 ..Link::default()

@@ -96,6 +96,7 @@ impl World {
         it.machines.clear();
         it.flights.clear();
         it.asked.clear();
+        it.first.clear();
         it.missed.clear();
         it.numbers.fill(it.first_number);
         it.closing_since = None;
