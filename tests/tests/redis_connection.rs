@@ -264,9 +264,7 @@ async fn a_script_that_the_server_forgot_is_sent_again_once() {
     let backend = by_the_lanes(&server).await;
     server.run::<()>(&["SCRIPT", "FLUSH", "SYNC"]);
     let monitor = server.monitor();
-    let mut claim = claim("k");
-    // So many only a script gives.
-    claim.tokens = 100;
+    let claim = claim("k");
     assert!(acquire(&backend, &claim).await.unwrap());
     assert!(acquire(&backend, &claim).await.unwrap());
     let commands = monitor.commands(&server);
@@ -712,12 +710,6 @@ async fn the_rule_that_an_error_names_is_enough_and_all_of_it_is_needed() {
         set_user(&less);
         // What channels a new user has is up to the server.
         if missing == "resetchannels" {
-            continue;
-        }
-        // Without these every lock is taken by a script.
-        if ["+multi", "+exec", "+incrby"].contains(&missing.as_str()) {
-            use_everything(&connect().await.unwrap()).await.unwrap();
-            server.run::<()>(&["FLUSHALL"]);
             continue;
         }
         let error = connect().await.expect_err(missing);

@@ -23,21 +23,6 @@ use super::fault::{Fault, is_wrong_server};
 /// is an error where that command alone failed.
 pub(super) type Reply = RedisResult<Value>;
 
-/// A reply, and how it came.
-#[derive(Clone, Debug)]
-pub(super) struct Heard {
-    pub(super) reply: Reply,
-    pub(super) way: Way,
-}
-
-/// How a call went that has been answered.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Way {
-    pub(super) sent_at: Instant,
-    /// By which connection of its link.
-    pub(super) connection: u64,
-}
-
 /// What is asked of a server in one piece.
 pub(super) struct Call {
     /// No two calls of a process have the same, so the replies to one are not taken for those to
@@ -45,8 +30,6 @@ pub(super) struct Call {
     number: u64,
     run: Run,
     reply: Option<Reply>,
-    /// When it was sent last, and by which connection of its link.
-    way: Way,
 }
 
 /// What a call runs.
@@ -104,10 +87,6 @@ impl Call {
             number,
             run,
             reply: None,
-            way: Way {
-                sent_at: Instant::now(),
-                connection: 0,
-            },
         }
     }
 
@@ -130,16 +109,16 @@ impl Call {
     }
 
     /// Runs `commands` with nothing in between, unless the server refuses to queue one of them.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "all that is asked is a script yet")
+    )]
     pub(super) fn transaction(commands: Vec<Cmd>) -> Call {
         Call::new(|number| {
-            let mut all = Vec::with_capacity(commands.len() + 3);
-            all.push(word("MULTI"));
-            all.extend(commands);
-            all.extend([echo(number), word("EXEC")]);
-            Run::Commands {
-                commands: all,
-                form: Form::Transaction,
-            }
+            let ends = [echo(number), cmd("EXEC")];
+            let commands = once(cmd("MULTI")).chain(commands).chain(ends).collect();
+            let form = Form::Transaction;
+            Run::Commands { commands, form }
         })
     }
 
@@ -178,26 +157,6 @@ impl Call {
         self.reply.take()
     }
 
-    pub(super) fn take_heard(&mut self) -> Option<Heard> {
-        let way = self.way;
-        self.take_reply().map(|reply| Heard { reply, way })
-    }
-
-    pub(super) fn is_sent(&mut self, way: Way) {
-        self.way = way;
-    }
-
-    /// Whether the server has answered that something is wrong.
-    pub(super) fn is_error(&self) -> bool {
-        match &self.reply {
-            Some(Err(_)) => true,
-            Some(Ok(Value::Array(replies))) => replies
-                .iter()
-                .any(|reply| matches!(reply, Value::ServerError(_))),
-            _ => false,
-        }
-    }
-
     /// Whether another server is the one to ask.
     fn is_of_wrong_server(&self) -> bool {
         match &self.reply {
@@ -230,8 +189,8 @@ impl Call {
             Run::Script { script, command } => {
                 let (sent, reply) = came.next().ok_or(Fault::Lost(None))?;
                 match of_script(self.number, sent, script, reply.extract_error())? {
-                    Judged::Reply(reply) => self.reply = Some(reply),
-                    Judged::Again(again) => *command = again,
+                    Heard::Reply(reply) => self.reply = Some(reply),
+                    Heard::Again(again) => *command = again,
                 }
             }
             Run::Commands { form, .. } => {
@@ -274,41 +233,33 @@ fn keep_for_later(mut command: Cmd) {
 
 /// What says the number among plain commands. ECHO would need a permission of its own.
 fn echo(number: u64) -> Cmd {
-    // Room for the largest number.
-    let mut echo = empty_command(2, 24);
-    echo.arg("PING").arg(number);
+    let mut echo = cmd("PING");
+    echo.arg(number);
     echo
 }
 
-/// A command without arguments.
-fn word(name: &str) -> Cmd {
-    let mut command = empty_command(1, name.len());
-    command.arg(name);
-    command
-}
-
 /// What a reply is to the script that it came for.
-enum Judged {
+enum Heard {
     Reply(Reply),
     /// None: this is to be sent in its place.
     Again(Cmd),
 }
 
 /// Judges the `reply` to a `script` that was `sent` like this.
-fn of_script(number: u64, sent: &Cmd, script: &Script, reply: Reply) -> Result<Judged, Fault> {
+fn of_script(number: u64, sent: &Cmd, script: &Script, reply: Reply) -> Result<Heard, Fault> {
     let value = match reply {
         Ok(value) => value,
         // Not executed, so it is safe to repeat; the source comes along this time.
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            let again = with_source(sent, script).map(Judged::Again);
-            return Ok(again.unwrap_or(Judged::Reply(Err(error))));
+            let again = with_source(sent, script).map(Heard::Again);
+            return Ok(again.unwrap_or(Heard::Reply(Err(error))));
         }
-        Err(error) => return Ok(Judged::Reply(Err(error))),
+        Err(error) => return Ok(Heard::Reply(Err(error))),
     };
     match &value {
         Value::BulkString(line) => match split(line) {
-            Some((own, b"again")) if own == number => Ok(Judged::Again(sent.clone())),
-            Some((own, _)) if own == number => Ok(Judged::Reply(Ok(value))),
+            Some((own, b"again")) if own == number => Ok(Heard::Again(sent.clone())),
+            Some((own, _)) if own == number => Ok(Heard::Reply(Ok(value))),
             _ => Err(Fault::bad_reply(&value)),
         },
         _ => Err(Fault::bad_reply(&value)),

@@ -29,7 +29,7 @@ impl<'a> Companion<'a> {
     /// which it is. Every process and every version has to choose the same, since the tokens of two
     /// counters do not compare.
     pub(super) fn counter(key: &'a LockKey) -> Companion<'a> {
-        let at = 2 * counter_of(key) as usize;
+        let at = 2 * (hash(key.stored()) as usize % (COUNTERS.len() / 2));
         // `LockKey` refuses whatever could be called like this.
         Companion {
             parts: ["{", key.prefix(), "}:", &COUNTERS[at..at + 2], COUNTER],
@@ -65,11 +65,6 @@ impl fmt::Display for Companion<'_> {
             .into_iter()
             .try_for_each(|part| f.write_str(part))
     }
-}
-
-/// The number of the counter of `key`.
-pub(super) fn counter_of(key: &LockKey) -> u32 {
-    hash(key.stored()) % (COUNTERS.len() / 2) as u32
 }
 
 /// FNV-1a, folded: the same on every machine, for ever.

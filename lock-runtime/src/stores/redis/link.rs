@@ -13,18 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use lock_protocol::FencingToken;
-use lock_protocol::draws::Draws;
 use smallvec::smallvec;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::unconstrained;
 use tokio::time::Instant;
 
-use super::call::{Call, Heard, Outcome, Way, exchange};
+use super::call::{Call, Outcome, Reply, exchange};
 use super::fault::Fault;
 use super::message::{Answer, Calls, Message, Unheard};
 use crate::backend::BoxFuture;
-use crate::clock::to_seam;
 use crate::sync::lock;
 
 /// What sets a link apart from others.
@@ -59,10 +56,6 @@ pub(super) const SHORT: Terms = Terms {
     waits: false,
 };
 
-/// How long before the time is up until which a token is believed it is drawn at the latest, so that
-/// few are drawn in vain.
-const DRAW_WITHIN: Duration = Duration::from_millis(30);
-
 /// A link to one server.
 pub(super) struct Link {
     terms: Terms,
@@ -76,8 +69,6 @@ pub(super) struct Link {
     /// Whether there is a connection, as far as is known; a copy of what the state says.
     works: AtomicBool,
     state: Mutex<State>,
-    /// What is known of the counters of the server, and by which connection.
-    draws: Mutex<(u64, Draws)>,
     /// Rung when the keeper has to look at the state.
     pub(super) bell: Notify,
     /// Closed when the keeper has ended.
@@ -108,7 +99,7 @@ struct State {
 pub(super) enum Asking {
     /// It goes out when this is first polled. Boxed, because it is large, and most of many calls go
     /// together.
-    Alone(BoxFuture<'static, Result<Heard, Fault>>),
+    Alone(BoxFuture<'static, Result<Reply, Fault>>),
     Together(Patience),
 }
 
@@ -165,7 +156,6 @@ impl Link {
             answered: AtomicU64::new(0),
             works: AtomicBool::new(false),
             state: Mutex::default(),
-            draws: Mutex::default(),
             bell: Notify::new(),
             kept,
         };
@@ -242,35 +232,6 @@ impl Link {
         }
     }
 
-    /// Takes in that a script drew from the counter, whose reply came like this, and left it there.
-    pub(super) fn looked(&self, counter: u32, way: Way, left: FencingToken) {
-        let mut draws = lock(&self.draws);
-        if draws.0 != way.connection {
-            *draws = (way.connection, Draws::default());
-        }
-        draws.1.looked(counter, to_seam(way.sent_at), left);
-    }
-
-    /// Whether what is asked now would go out together with others.
-    pub(super) fn is_shared(&self) -> bool {
-        let state = lock(&self.state);
-        state.is_sending || state.in_flight >= self.terms.alone
-    }
-
-    /// Whether a token that is drawn now without a script is likely to be believed.
-    pub(super) fn may_draw(&self, counter: u32) -> bool {
-        lock(&self.draws)
-            .1
-            .is_worth_it(counter, to_seam(Instant::now()), DRAW_WITHIN)
-    }
-
-    /// Whether the token may be believed that was drawn without a script.
-    pub(super) fn believes(&self, counter: u32, way: Way, token: FencingToken) -> bool {
-        let draws = lock(&self.draws);
-        let now = to_seam(Instant::now());
-        draws.0 == way.connection && draws.1.believes(counter, now, token)
-    }
-
     /// Resolves when the keeper has ended.
     pub(super) async fn ended(&self) {
         self.kept.closed().await;
@@ -340,7 +301,7 @@ impl Link {
 }
 
 impl Asking {
-    pub(super) async fn reply(self) -> Result<Heard, Fault> {
+    pub(super) async fn reply(self) -> Result<Reply, Fault> {
         match self {
             Asking::Alone(reply) => reply.await,
             Asking::Together(mut patience) => patience.answer.reply().await,
@@ -350,11 +311,11 @@ impl Asking {
 
 impl Flight {
     /// Sends `call`, again where it was not executed or not finished, and gives the reply.
-    async fn ask(mut self, mut call: Call) -> Result<Heard, Fault> {
+    async fn ask(mut self, mut call: Call) -> Result<Reply, Fault> {
         loop {
             // Without tokio's cooperative budget, which could make the first poll send nothing.
             unconstrained(self.exchange(&mut [&mut call])).await?;
-            if let Some(reply) = call.take_heard() {
+            if let Some(reply) = call.take_reply() {
                 return Ok(reply);
             }
         }
@@ -362,12 +323,6 @@ impl Flight {
 
     async fn exchange(&mut self, calls: &mut [&mut Call]) -> Result<(), Fault> {
         let sent_at = Instant::now();
-        for call in &mut *calls {
-            call.is_sent(Way {
-                sent_at,
-                connection: self.given_up,
-            });
-        }
         let exchanged = exchange(&mut self.connection, calls, sent_at, self.deadline).await;
         let outcome = match &exchanged {
             Ok(outcome) => *outcome,
@@ -375,10 +330,6 @@ impl Flight {
         };
         if outcome == Outcome::Answered {
             self.link.answered(sent_at);
-        }
-        if outcome != Outcome::Answered || calls.iter().any(|call| call.is_error()) {
-            // It may be another server by now.
-            lock(&self.link.draws).1.doubt();
         }
         // What is of no more use stays so, however the rest goes.
         if self.outcome != Some(Outcome::Broken) {

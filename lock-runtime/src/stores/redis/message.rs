@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::Instant;
 
-use super::call::{Call, Heard};
+use super::call::{Call, Reply};
 use super::fault::Fault;
 
 /// Calls that go out together, and where their replies go.
@@ -20,7 +20,7 @@ pub(super) struct Message {
 pub(super) type Calls = SmallVec<[Call; 1]>;
 
 /// One reply for each call of a message.
-pub(super) type Replies = SmallVec<[Heard; 1]>;
+pub(super) type Replies = SmallVec<[Reply; 1]>;
 
 /// What becomes of a message for whose answer nobody waits any more.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Answer {
     }
 
     /// The reply to the only call; to be asked for once.
-    pub(super) async fn reply(&mut self) -> Result<Heard, Fault> {
+    pub(super) async fn reply(&mut self) -> Result<Reply, Fault> {
         self.replies().await?.pop().ok_or(Fault::Lost(None))
     }
 
@@ -88,7 +88,7 @@ impl Message {
     }
 
     pub(super) fn finish(mut self) {
-        let replies = self.calls.iter_mut().filter_map(Call::take_heard);
+        let replies = self.calls.iter_mut().filter_map(Call::take_reply);
         // Nobody may be waiting any more.
         let _ = self.replies.send(Ok(replies.collect()));
     }

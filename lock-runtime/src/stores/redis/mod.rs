@@ -23,7 +23,6 @@ mod fault;
 mod keeper;
 mod link;
 mod message;
-mod native;
 mod node;
 mod pushes;
 mod scripts;
@@ -43,15 +42,12 @@ use lock_protocol::{
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use self::call::{Heard, Reply};
-use self::companion::counter_of;
+use self::call::Reply;
 pub use self::config::RedisSettings;
 use self::connection::Target;
 use self::fault::Fault;
 use self::keeper::Keeper;
-use self::link::Link;
 use self::message::{Replies, Unheard};
-use self::native::{Drawn, Natively};
 use self::node::{Node, ShortWays};
 use self::pushes::Pushes;
 use self::thread::{Running, Thread};
@@ -70,7 +66,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// the backend ends the thread, without waiting for it.
 pub struct RedisBackend {
     node: Node,
-    natively: Natively,
     wakeups: Arc<Wakeups>,
     pool: Pool,
     acl_rule: String,
@@ -101,7 +96,7 @@ impl RedisBackend {
             let pong = ping
                 .reply()
                 .await
-                .and_then(|heard| heard.reply.map_err(Fault::Refused));
+                .and_then(|reply| reply.map_err(Fault::Refused));
             pong.map_err(|fault| backend.error(fault))?;
         }
         Ok(backend)
@@ -141,7 +136,6 @@ impl RedisBackend {
         pushes.connect(node.lanes());
         Ok(RedisBackend {
             node,
-            natively: Natively::new(),
             wakeups,
             pool,
             acl_rule: scripts::acl_rule(&settings.key_prefix, &channel_prefix),
@@ -161,46 +155,6 @@ impl RedisBackend {
     /// stop when callers block their threads.
     pub fn handle(&self) -> &Handle {
         &self.executor.0
-    }
-
-    /// Asks for the lock: without a script where that may do, else by the script.
-    /// `is_new`: whether it may be queued since.
-    async fn take(&self, claim: &Claim, is_new: &mut bool) -> Result<Acquired, Fault> {
-        let (key, node) = (&claim.key, &self.node);
-        let script = |unseen| scripts::acquire(claim, node.channel(key), unseen);
-        let mut is_native = false;
-        let call = |link: &Link| {
-            is_native = self.natively.suits(claim, link);
-            if is_native {
-                return native::acquire(claim);
-            }
-            *is_new = self.asks(claim);
-            script(claim.in_doubt)
-        };
-        let (mut heard, mut link) = node.ask(key, claim.number, call, Unheard::Skip).await?;
-        if is_native {
-            let drawn = self.natively.drawn(claim, &link, &heard);
-            let unseen = match drawn.ok_or_else(|| Fault::bad_reply(&heard.reply))? {
-                Drawn::Granted(grant) => return Ok(Acquired::Granted(grant)),
-                Drawn::Ask { unseen } => unseen,
-                Drawn::Withdraw => {
-                    let withdraw = |_: &Link| scripts::abandon(claim, node.channel(key));
-                    node.ask(key, claim.number, withdraw, Unheard::Run).await?;
-                    false
-                }
-            };
-            *is_new = self.asks(claim);
-            let call = |_: &Link| script(unseen);
-            (heard, link) = node.ask(key, claim.number, call, Unheard::Skip).await?;
-        }
-        let Heard { reply, way } = heard;
-        let answer = decode(reply, key, |reply| scripts::acquired(reply, claim))?;
-        self.heard(claim, &answer);
-        match &answer {
-            Acquired::Granted(grant) => link.looked(counter_of(key), way, grant.tokens.last),
-            _ => self.natively.is_taken(claim),
-        }
-        Ok(answer)
     }
 
     /// Takes in that the claim may be queued: news of it may come before the answer, by another
@@ -227,15 +181,25 @@ impl Backend for RedisBackend {
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        let mut is_new = false;
-        let answer = self.take(claim, &mut is_new).await;
-        answer.map_err(|fault| {
-            // Whoever asks again says so again, and others do not.
-            if is_new {
-                self.wakeups.left(claim.owner.as_str());
+        let is_new = self.asks(claim);
+        let call = scripts::acquire(claim, self.node.channel(&claim.key));
+        let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Skip);
+        let answer = decode(asked.await, &claim.key, |reply| {
+            scripts::acquired(reply, claim)
+        });
+        match answer {
+            Ok(answer) => {
+                self.heard(claim, &answer);
+                Ok(answer)
             }
-            self.error(fault)
-        })
+            Err(fault) => {
+                // Whoever asks again says so again, and others do not.
+                if is_new {
+                    self.wakeups.left(claim.owner.as_str());
+                }
+                Err(self.error(fault))
+            }
+        }
     }
 
     async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
@@ -265,11 +229,7 @@ impl Backend for RedisBackend {
             let replies = every(replies, batch.len());
             answers.extend(batch.iter().zip(replies).map(|(index, reply)| {
                 let lease = &leases[*index];
-                let answer = reply.and_then(|heard| {
-                    decode(heard.reply, &lease.key, |reply| {
-                        scripts::renewed(reply, lease)
-                    })
-                });
+                let answer = decode(reply, &lease.key, |reply| scripts::renewed(reply, lease));
                 (*index, answer.map_err(|fault| self.error(fault)))
             }));
         }
@@ -284,9 +244,9 @@ impl Backend for RedisBackend {
         self.wakeups.left(owner.as_str());
         let next = next.as_ref();
         let is_new = next.is_some_and(|next| self.asks(next));
-        let call = |_: &Link| scripts::release(key, owner, next, self.node.channel(key));
+        let call = scripts::release(key, owner, next, self.node.channel(key));
         let asked = self.node.ask(key, release.number, call, Unheard::Run);
-        let answer = answered(asked.await, key, |reply| scripts::released(reply, next));
+        let answer = decode(asked.await, key, |reply| scripts::released(reply, next));
         if let (true, Err(_) | Ok(Released::NotHeld), Some(next)) = (is_new, &answer, next) {
             self.wakeups.left(next.owner.as_str());
         }
@@ -299,12 +259,12 @@ impl Backend for RedisBackend {
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         self.wakeups.left(claim.owner.as_str());
-        let call = |_: &Link| scripts::abandon(claim, self.node.channel(&claim.key));
+        let call = scripts::abandon(claim, self.node.channel(&claim.key));
         let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Run);
-        let heard = asked.await;
+        let reply = asked.await;
         // Once more: an acquire that went ahead may have been answered since.
         self.wakeups.left(claim.owner.as_str());
-        answered(heard, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))
+        decode(reply, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))
     }
 
     fn executor(&self) -> Option<Arc<dyn Executor>> {
@@ -316,27 +276,18 @@ impl Backend for RedisBackend {
     }
 }
 
-/// The answer to a script for `key` that came by any link.
-fn answered<T>(
-    heard: Result<(Heard, Arc<Link>), Fault>,
-    key: &LockKey,
-    answer: impl FnOnce(&Value) -> Option<T>,
-) -> Result<T, Fault> {
-    decode(heard?.0.reply, key, answer)
-}
-
 /// The answer in `reply` to a script for `key`.
 fn decode<T>(
-    reply: Reply,
+    reply: Result<Reply, Fault>,
     key: &LockKey,
     answer: impl FnOnce(&Value) -> Option<T>,
 ) -> Result<T, Fault> {
-    let reply = reply.map_err(|error| Fault::of_reply(error, key))?;
+    let reply = reply?.map_err(|error| Fault::of_reply(error, key))?;
     answer(&reply).ok_or_else(|| Fault::bad_reply(&reply))
 }
 
 /// What each of `count` calls got, where they may all have got the same fault.
-fn every(replies: Result<Replies, Fault>, count: usize) -> Vec<Result<Heard, Fault>> {
+fn every(replies: Result<Replies, Fault>, count: usize) -> Vec<Result<Reply, Fault>> {
     match replies {
         Ok(replies) => replies.into_iter().map(Ok).collect(),
         Err(fault) => vec![Err(fault); count],

@@ -17,7 +17,7 @@ use lock_protocol::{AskNumber, LockKey};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::watch;
 
-use super::call::{Call, Heard};
+use super::call::{Call, Reply};
 use super::connection::Target;
 use super::fault::Fault;
 use super::keeper::Keeper;
@@ -110,26 +110,25 @@ impl Node {
         self.lanes[self.lane_of(key)].channel().unwrap_or_default()
     }
 
-    /// The reply to a call about `key`, which is the question of its caller with this `number`, and
-    /// the link by which it came. The call is made when it is known by which link it goes. It takes
-    /// its turn as this is called, and goes out at the first poll, at the latest.
+    /// The reply to a call about `key`, which is the question of its caller with this `number`. It
+    /// takes its turn as this is called, and goes out at the first poll, at the latest.
     pub(super) fn ask(
         &self,
         key: &LockKey,
         number: AskNumber,
-        call: impl FnOnce(&Link) -> Call,
+        call: Call,
         unheard: Unheard,
-    ) -> impl Future<Output = Result<(Heard, Arc<Link>), Fault>> {
+    ) -> impl Future<Output = Result<Reply, Fault>> {
+        let turn = self.turn(key, number);
         // Not in the future, which is a small one like this.
-        let asked = self.turn(key, number).map(|(turn, via)| {
-            let asked = via.ask(call(&via), unheard);
-            (turn, via, asked)
-        });
+        let asked = turn.map(|(turn, via)| (turn, via.ask(call, unheard)));
         async move {
-            let (turn, via, asked) = asked?;
-            let heard = asked.reply().await?;
-            turn.answered();
-            Ok((heard, via))
+            let (turn, asked) = asked?;
+            let reply = asked.reply().await;
+            if reply.is_ok() {
+                turn.answered();
+            }
+            reply
         }
     }
 

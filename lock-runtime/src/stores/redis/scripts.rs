@@ -132,17 +132,15 @@ pub(super) fn probed(replies: impl Iterator<Item = RedisResult<Value>>) -> Resul
 /// user of Redis 6.2 may use all channels, and is allowed none by name until that is taken away.
 pub(super) fn acl_rule(key_prefix: &str, channel_prefix: &str) -> String {
     format!(
-        "+eval +evalsha +script|load +exists +get +mget +set +del +pexpire +pttl +time +zadd +zrange +zrem +zscore +zpopmin +publish +subscribe +ping +multi +exec +incrby \
+        "+eval +evalsha +script|load +exists +get +mget +set +del +pexpire +pttl +time +zadd +zrange +zrem +zscore +zpopmin +publish +subscribe +ping \
          ~{key_prefix}* ~{{{key_prefix}* resetchannels &{channel_prefix}*"
     )
 }
 
-/// Takes the lock for `claim`, which is woken through `channel`. `unseen`: it may have the lock
-/// without a look at the queue.
-pub(super) fn acquire(claim: &Claim, channel: &str, unseen: bool) -> Call {
+/// Takes the lock for `claim`, which is woken through `channel`.
+pub(super) fn acquire(claim: &Claim, channel: &str) -> Call {
     let mut call = ACQUIRE.call(&claim.key);
     claim_arguments(&mut call, claim, channel);
-    call.arg(u8::from(unseen));
     call
 }
 
@@ -237,7 +235,7 @@ impl ToRedisArgs for Companion<'_> {
 impl ToSingleRedisArg for Companion<'_> {}
 
 /// Whole milliseconds, at least one (zero deletes), and few enough that the server can add them to its clock.
-pub(super) fn millis(duration: Duration) -> u64 {
+fn millis(duration: Duration) -> u64 {
     const CENTURY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
     let rounded = duration.as_nanos().div_ceil(1_000_000);
     u64::try_from(rounded).map_or(CENTURY, |millis| millis.clamp(1, CENTURY))

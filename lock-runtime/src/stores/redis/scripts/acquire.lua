@@ -29,12 +29,6 @@ local member, queue_ms = member_of(owner, ARGV[4]), ARGV[5]
 local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
 
--- Of a claim that was withdrawn: its transaction came late, and nobody knows that it has the lock.
-if holder and holder ~= owner and redis.call('EXISTS', gone_of(holder)) == 1 then
-  redis.call('DEL', lock)
-  holder = nil
-end
-
 if holder and holder ~= owner then
   local ours = string.match(holder, '/lr%-(%x+)%-%x+%-%x+$')
   local foreign = (ours and #ours == 16) and 0 or 1
