@@ -45,6 +45,16 @@ async fn one_process() -> (MemoryBackend, LockRuntime) {
     (store, one)
 }
 
+/// Nobody wakes a future that has been told as it joined the line.
+#[tokio::test(start_paused = true)]
+async fn what_is_known_at_once_is_told_at_once() {
+    let (_store, locks) = one_process().await;
+    let guard = locks.lock("k").acquire().await.unwrap();
+    let refused = poll_once(pin!(locks.lock("k").try_acquire()));
+    assert!(matches!(refused, Poll::Ready(Ok(None))));
+    guard.release().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lock_excludes_others_until_it_is_released() {
     let (store, one, two) = two_processes().await;

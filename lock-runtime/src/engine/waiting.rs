@@ -74,9 +74,16 @@ pub(super) async fn acquire(
         id,
         at: joined_at,
         question,
+        told,
     } = waiting.join(joining).await?;
     let deadline = joined_at + patience;
-    let outcome = waiting.outcome(id, question, joined_at, deadline).await;
+    let outcome = match told {
+        Some(told) => {
+            waiting.seat = None;
+            told
+        }
+        None => waiting.outcome(id, question, joined_at, deadline).await,
+    };
     match outcome {
         Outcome::Granted(granted) => Ok(Hold::new(engine, key, granted)),
         Outcome::Taken(remaining) => Err(LockError::Taken {
@@ -133,6 +140,8 @@ struct Joined {
     at: Instant,
     /// What is to be asked for it, if anything.
     question: Option<Box<Ask>>,
+    /// What it has been told at once; nobody wakes it then.
+    told: Option<Outcome>,
 }
 
 impl Waiting<'_> {
@@ -156,10 +165,19 @@ impl Waiting<'_> {
                 entry.seat_waiter(turn, id, context.waker());
                 turn.looker = Some(Seated::Waiter(id));
                 turn.feed(entry, Event::Joined(joining(id, turn.now)));
+                let told = entry.waiter_told(id);
+                took(entry, turn, id, told.as_ref());
+                // Whoever has been told asks nothing more.
+                let question = match told {
+                    None => turn.take_question(),
+                    Some(_) => None,
+                };
+                let at = turn.now;
                 Some(Joined {
                     id,
-                    at: turn.now,
-                    question: turn.take_question(),
+                    at,
+                    question,
+                    told,
                 })
             });
             Poll::Ready(joined.ok_or(LockError::ShutDown))
