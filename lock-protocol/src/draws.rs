@@ -6,6 +6,9 @@
 //! costs the server a third. So an increment is believed for a moment after a script has looked, on
 //! the same connection.
 //!
+//! The store of the simulation is acquired from like this. No backend of this project is yet:
+//! DESIGN.md says why, under what was rejected.
+//!
 //! Why tokens still grow: no counter is ahead of the clock by more than what one script reserves, so
 //! every token that was handed out before a script looked is below what that script left in the
 //! counter. An increment that is larger, and whose answer came within [`BELIEVED_FOR`] of the sending
