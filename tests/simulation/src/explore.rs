@@ -232,14 +232,6 @@ impl Model for Bound {
 
     fn next_state(&self, last: &State, step: Step) -> Option<State> {
         self.make_mistake();
-        if let Ok(only) = std::env::var("ONLY")
-            && (step.choice != Choice::default() || !matches!(step.what, What::Planned(_)))
-        {
-            let n = format!("{step:?}");
-            if !n.contains(&only) {
-                return None;
-            }
-        }
         let State {
             mut world,
             mut faults,
