@@ -143,8 +143,16 @@ async fn calls_of_a_release(waiting: usize) -> u64 {
 
 #[tokio::test]
 async fn a_hand_over_does_not_cost_more_the_more_wait() {
-    let few = calls_of_a_release(2).await;
-    let many = calls_of_a_release(5000).await;
+    // The least of three: a connection that opens meanwhile is prepared by calls of its own.
+    let least = async |waiting| {
+        let mut least = u64::MAX;
+        for _ in 0..3 {
+            least = least.min(calls_of_a_release(waiting).await);
+        }
+        least
+    };
+    let few = least(2).await;
+    let many = least(5000).await;
     assert!(
         few > 3 && many <= few,
         "{few} calls with 2 waiters, {many} with 5000"

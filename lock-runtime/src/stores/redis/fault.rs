@@ -153,11 +153,18 @@ impl From<Fault> for LockError {
     }
 }
 
-/// Whether a permission is missing: to the client directly, or to a script of its (before Redis 7.2 by the text alone).
+/// Whether a permission is missing: to the client directly, or to a script of its, of which servers
+/// tell in their own words.
 pub(super) fn is_acl(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
         || error.detail().is_some_and(|detail| {
-            detail.contains("The user executing the script can't") || detail.contains("NOPERM")
+            [
+                "The user executing the script can't",
+                "ACL failure in script",
+                "NOPERM",
+            ]
+            .iter()
+            .any(|text| detail.contains(text))
         })
 }
 

@@ -12,8 +12,9 @@ local function try(command, ...)
   if not text then return end
   -- What else may be wrong is wrong for now: a full memory, a replica.
   if string.find(text, 'nknown.*command') then unknown = command end
-  if string.find(text, 'The user executing the script', 1, true) or string.find(text, 'NOPERM', 1, true) then
-    refusal = refusal or reply
+  -- Servers tell in their own words.
+  for _, missing in ipairs({'The user executing the script', 'ACL failure in script', 'NOPERM'}) do
+    if string.find(text, missing, 1, true) then refusal = refusal or reply end
   end
 end
 
