@@ -372,36 +372,26 @@ impl World {
         let Some(found) = it.flights.remove(&id) else {
             return;
         };
+        let is_refusal = self.refusals.remove(&id);
+        if is_refusal {
+            self.onlooker.excuse(&found.owners);
+        }
+        if let (What::Ask(ask), Heard::Native(native)) = (&found.what, &heard) {
+            let ask = ask.clone();
+            let flight = Flight {
+                heard: None,
+                ..found
+            };
+            return self.hears_natively(process, id, flight, &ask, *native);
+        }
         let Flight {
             key,
             what,
             owners,
             sent_at,
-            drawn_at,
-            is_native,
-            epoch,
             pump,
-            heard: _,
+            ..
         } = found;
-        let is_refusal = self.refusals.remove(&id);
-        if is_refusal {
-            self.onlooker.excuse(&owners);
-        }
-        if let (What::Ask(ask), Heard::Native(native)) = (&what, &heard) {
-            let (ask, native) = (ask.clone(), *native);
-            let flight = Flight {
-                key,
-                what,
-                owners,
-                sent_at,
-                drawn_at,
-                is_native,
-                epoch,
-                pump,
-                heard: None,
-            };
-            return self.hears_natively(process, id, flight, &ask, native);
-        }
         let chance = self.chance.spread();
         match (what, heard) {
             (What::Ask(ask), Heard::Answer(answer)) => {
