@@ -29,6 +29,10 @@ const SPARE_SEATS: usize = 16;
 /// backend.
 static NEXT_ASK: AtomicU64 = AtomicU64::new(1);
 
+/// Keeps the room of a set of keys that want the time, which would else be given back and taken
+/// anew with each lock of a shard that has no other.
+const NEVER: (Instant, u32) = (Instant::from_nanos(u64::MAX), 0);
+
 /// Every key with something to remember, in shards.
 #[derive(Default)]
 pub(super) struct Table {
@@ -36,12 +40,11 @@ pub(super) struct Table {
     next_waiter: AtomicU64,
 }
 
-#[derive(Default)]
 struct Shard {
     /// By their keys, which machines know.
     entries: HashTable<Box<Entry>>,
-    /// The hashes of the keys that want the time, by when they do. No two are filed under one
-    /// instant with one hash.
+    /// The hashes of the keys that want the time, by when they do, and [`NEVER`]. No two are filed
+    /// under one instant with one hash.
     due: BTreeSet<(Instant, u32)>,
     /// The largest number that a machine gave which is not here any more.
     last_number: u64,
@@ -160,8 +163,8 @@ impl Table {
                 shard.turn(&key, rules, &mut effects, time);
                 all.push(effects);
             }
-            let due = shard.due.first().map(|(at, _)| *at);
-            next = next.into_iter().chain(due).min();
+            let due = shard.due.first().filter(|due| **due != NEVER);
+            next = next.into_iter().chain(due.map(|(at, _)| *at)).min();
         }
         (all, next)
     }
@@ -200,6 +203,18 @@ impl Table {
 
     fn shard(&self, key: &LockKey) -> &Mutex<Shard> {
         &self.shards[key.hash_value() as usize % SHARDS]
+    }
+}
+
+impl Default for Shard {
+    fn default() -> Shard {
+        Shard {
+            entries: HashTable::default(),
+            due: BTreeSet::from([NEVER]),
+            last_number: 0,
+            actions: Actions::default(),
+            empty: Vec::new(),
+        }
     }
 }
 
