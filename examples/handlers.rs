@@ -67,14 +67,11 @@ pub(crate) enum Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status = match &self {
-            Refusal::Reserved => StatusCode::CONFLICT,
-            // Somebody is paying for it.
-            Refusal::Lock(error) if error.is_taken() || error.is_timeout() => StatusCode::CONFLICT,
-            Refusal::Lock(error) if error.is_retryable() => StatusCode::SERVICE_UNAVAILABLE,
-            Refusal::Lock(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        (status, self.to_string()).into_response()
+        match self {
+            Refusal::Reserved => (StatusCode::CONFLICT, "the seat is reserved").into_response(),
+            // 409 while somebody pays for it, 503 where the store is away.
+            Refusal::Lock(error) => error.into_response(),
+        }
     }
 }
 

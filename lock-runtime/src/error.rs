@@ -133,6 +133,53 @@ impl LockError {
     pub fn is_retryable(&self) -> bool {
         self.is_taken() || self.is_timeout() || self.is_unavailable() || self.is_lost()
     }
+
+    /// The status code of HTTP for a request that ended so.
+    ///
+    /// `409 Conflict` where another holds the lock, `503 Service Unavailable` where the same request
+    /// may succeed later or at another server, and `500 Internal Server Error` where somebody has to
+    /// mend the program or its configuration first.
+    pub fn http_status(&self) -> u16 {
+        if self.is_taken() || self.is_timeout() {
+            409
+        } else if self.is_retryable() || self.is_shut_down() {
+            503
+        } else {
+            500
+        }
+    }
+
+    /// After which time another try makes sense at the latest, if that is known: what was left of
+    /// the lease of whoever holds the lock.
+    ///
+    /// A holder that lives renews its lease, and one that is done releases the lock before its end.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            LockError::Taken { remaining, .. } => *remaining,
+            _ => None,
+        }
+    }
+}
+
+#[cfg(feature = "axum")]
+impl axum_core::response::IntoResponse for LockError {
+    /// The [status](LockError::http_status) with a few words of it, which name no key, and the
+    /// header `retry-after` in whole seconds where [`retry_after`](LockError::retry_after) is known.
+    fn into_response(self) -> axum_core::response::Response {
+        let status = self.http_status();
+        let words = match status {
+            409 => "another holds the lock",
+            503 => "the lock is unavailable",
+            _ => "the lock failed",
+        };
+        let status =
+            http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+        let after = self.retry_after().map(|after| {
+            let seconds = after.as_millis().div_ceil(1_000).max(1);
+            [(http::header::RETRY_AFTER, seconds.to_string())]
+        });
+        (status, after, words).into_response()
+    }
 }
 
 /// An error that several callers are told of.
@@ -166,4 +213,100 @@ fn were(locks: usize) -> String {
 /// Milliseconds are what a reader of a message wants.
 fn round(duration: Duration) -> Duration {
     Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> LockKey {
+        LockKey::new("lock:", "customer:42").expect("a key")
+    }
+
+    fn taken(remaining: Option<Duration>) -> LockError {
+        let key = key();
+        LockError::Taken { key, remaining }
+    }
+
+    fn timeout() -> LockError {
+        LockError::Timeout {
+            key: key(),
+            waited: Duration::from_secs(2),
+        }
+    }
+
+    fn of_the_store(error: BackendError) -> LockError {
+        LockError::from(error)
+    }
+
+    /// Every status, with the errors that have it.
+    fn by_status() -> [(u16, Vec<LockError>); 3] {
+        let lost = LockError::Lost {
+            key: key(),
+            reason: LostReason::Expired,
+            held: Duration::from_secs(1),
+        };
+        let max_hold = LockError::MaxHold {
+            key: key(),
+            limit: Duration::from_secs(1),
+        };
+        [
+            (409, vec![taken(None), timeout()]),
+            (
+                503,
+                vec![
+                    lost,
+                    of_the_store(BackendError::unavailable("away")),
+                    LockError::ShutDown,
+                ],
+            ),
+            (
+                500,
+                vec![
+                    max_hold,
+                    of_the_store(BackendError::denied("no")),
+                    LockError::Config("no".to_owned()),
+                    LockError::NotInstalled,
+                    LockError::AlreadyInstalled,
+                    LockError::StillHeld { locks: 1 },
+                ],
+            ),
+        ]
+    }
+
+    #[test]
+    fn held_by_another_is_never_the_status_of_a_store_that_is_down() {
+        for (status, errors) in by_status() {
+            for error in errors {
+                assert_eq!(error.http_status(), status, "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_try_makes_sense_when_the_lease_of_the_holder_is_over() {
+        let left = Duration::from_millis(1_200);
+        assert_eq!(taken(Some(left)).retry_after(), Some(left));
+        assert_eq!(taken(None).retry_after(), None);
+        assert_eq!(timeout().retry_after(), None);
+    }
+
+    #[cfg(feature = "axum")]
+    #[test]
+    fn a_response_has_the_status_and_no_key() {
+        use axum_core::response::IntoResponse;
+
+        for (status, errors) in by_status() {
+            for error in errors {
+                let response = error.into_response();
+                assert_eq!(response.status().as_u16(), status);
+                assert!(!format!("{response:?}").contains("customer"));
+                assert_eq!(response.headers().get("retry-after"), None);
+            }
+        }
+        let response = taken(Some(Duration::from_millis(1_200))).into_response();
+        assert_eq!(response.headers()["retry-after"], "2");
+        let response = taken(Some(Duration::ZERO)).into_response();
+        assert_eq!(response.headers()["retry-after"], "1");
+    }
 }

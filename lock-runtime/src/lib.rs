@@ -62,7 +62,7 @@
 //! | `macros` | yes | the attribute |
 //! | `redis` | yes | locks on Redis 6.2 or newer, or Valkey |
 //! | `tls` | no | `rediss://` URLs, by rustls |
-//! | `axum` | no | the headers of [`fencing::http`] as an axum 0.8 extractor |
+//! | `axum` | no | for axum 0.8: [`LockError`] as a response, the headers of [`fencing::http`] as an extractor |
 //! | `uuid` | no | `uuid::Uuid` as a part of keys |
 //! | `time`, `chrono`, `jiff` | no | the dates and times of that crate as parts of keys |
 

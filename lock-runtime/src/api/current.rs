@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use once_cell::sync::OnceCell;
+use tokio::task::JoinHandle;
 
 use crate::api::body::Frame;
 use crate::api::runtime::LockRuntime;
@@ -74,10 +75,10 @@ impl LockRuntime {
 
     /// Runs `future` with `runtime` in the place of the installed one, so that tests run side by side.
     ///
-    /// The scope is that of the task. It does not reach what is given to `tokio::spawn`, so neither
-    /// the handlers of a running web server, which take a runtime by the attribute's `runtime =
-    /// expression`. A test that calls a router by itself, as `Router::oneshot` does, runs the
-    /// handler in the scope.
+    /// The scope is that of the task. [`LockRuntime::spawn`] carries it to another; `tokio::spawn`
+    /// does not, so neither do the handlers of a running web server, which take a runtime by the
+    /// attribute's `runtime = expression`. A test that calls a router by itself, as
+    /// `Router::oneshot` does, runs the handler in the scope.
     ///
     /// # Examples
     ///
@@ -99,5 +100,50 @@ impl LockRuntime {
     pub async fn scope<F: Future>(runtime: LockRuntime, future: F) -> F::Output {
         let within = Frame::current();
         SCOPED.scope(Scope { runtime, within }, future).await
+    }
+
+    /// Spawns `future` on the tokio runtime of the caller, in the [scope](LockRuntime::scope) that
+    /// the caller is in: annotated functions that it calls use the same runtime.
+    ///
+    /// The locks of the caller are not carried: the task holds none of them, and takes its own as any
+    /// other task does. A body that waits for the task while that wants the body's lock waits for
+    /// itself.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, as `tokio::spawn` does.
+    ///
+    /// # Cancel safety
+    ///
+    /// The task goes on if the handle is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use lock_runtime::{LockError, LockRuntime, distributed_lock};
+    ///
+    /// #[distributed_lock(key = "greeting")]
+    /// async fn greet() -> Result<&'static str, LockError> {
+    ///     Ok("hello")
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let locks = LockRuntime::in_memory().build().await?;
+    /// let greeting = LockRuntime::scope(locks, async { LockRuntime::spawn(greet()).await });
+    /// assert_eq!(greeting.await??, "hello");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        match LockRuntime::current() {
+            Ok(runtime) => tokio::spawn(LockRuntime::scope(runtime, future)),
+            // Whoever installs one meanwhile is found.
+            Err(_) => tokio::spawn(future),
+        }
     }
 }

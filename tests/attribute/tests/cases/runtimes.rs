@@ -142,3 +142,35 @@ async fn a_handler_with_a_runtime_calls_methods_that_need_none() {
     let scoped = LockRuntime::scope(app.locks.clone(), get_status(&app, "/without"));
     assert_eq!(scoped.await, held);
 }
+
+/// Spawns what asks whether its lock is in `store`, once by the lock's own way and once by tokio's.
+#[distributed_lock(key = "outer", runtime = locks)]
+async fn spawns(locks: &LockRuntime, store: &MemoryBackend) -> Res<[Res<bool>; 2]> {
+    let is_in = |store: MemoryBackend| async move { is_in(&store).await };
+    let carried = LockRuntime::spawn(is_in(store.clone())).await.unwrap();
+    let alone = tokio::spawn(is_in(store.clone())).await.unwrap();
+    Ok([carried, alone])
+}
+
+#[tokio::test]
+async fn a_spawned_task_uses_the_runtime_of_its_spawner_and_holds_none_of_its_locks() {
+    let (store, locks) = runtime().await;
+    let [carried, alone] = spawns(&locks, &store).await.unwrap();
+    assert!(carried.unwrap());
+    assert!(alone.unwrap_err().is_not_installed());
+
+    let takes_it_again = async |locks: LockRuntime| {
+        let again = async move { locks.lock("outer").try_acquire().await };
+        LockRuntime::spawn(again).await.unwrap()
+    };
+    let body = locks
+        .lock("outer")
+        .run(async |_| takes_it_again(locks.clone()).await);
+    assert!(
+        body.await.unwrap().unwrap().is_none(),
+        "the lock was carried"
+    );
+    // Where nothing is installed, and no scope is open.
+    let alone = LockRuntime::spawn(async { LockRuntime::current() });
+    assert!(alone.await.unwrap().unwrap_err().is_not_installed());
+}
