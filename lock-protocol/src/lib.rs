@@ -15,6 +15,7 @@
 //! |---|---|---|
 //! | `std` | no | [`OwnerToken::unique`], and [`Instant`] from the clock of the standard library |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(any(feature = "std", test, lock_mistakes)), no_std)]
 
 extern crate alloc;

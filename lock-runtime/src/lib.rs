@@ -66,6 +66,8 @@
 //! | `uuid` | no | `uuid::Uuid` as a part of keys |
 //! | `time`, `chrono`, `jiff` | no | the dates and times of that crate as parts of keys |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 // So that the attribute can be used within this crate: generated code names `::lock_runtime`.
 #[allow(unused_extern_crates)]
 extern crate self as lock_runtime;
