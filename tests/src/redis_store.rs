@@ -1,5 +1,7 @@
 //! The Redis backend on a real server as a store under test.
 
+use std::time::Duration;
+
 use lock_conformance::Store;
 use lock_runtime::backend::LockKey;
 use lock_runtime::redis::deadpool_redis::Config;
@@ -25,6 +27,9 @@ impl RedisStore {
 
 impl Store for RedisStore {
     type Backend = RedisBackend;
+
+    /// A paused server costs several of its timeouts.
+    const DEADLINE: Duration = Duration::from_secs(30);
 
     async fn connect(&self) -> RedisBackend {
         connect(&*self.server.lock().await).await
@@ -53,12 +58,13 @@ impl Store for RedisStore {
     }
 }
 
-/// A backend on `server`, with the default settings.
+/// A backend on `server`, with the default settings but for its patience with a busy machine.
 pub async fn connect(server: &Server) -> RedisBackend {
+    let mut settings = RedisSettings::default();
+    settings.command_timeout = Duration::from_secs(4);
+    settings.connect_timeout = Duration::from_secs(4);
     let config = Config::from_url(server.url());
-    RedisBackend::connect(config, RedisSettings::default())
-        .await
-        .unwrap()
+    RedisBackend::connect(config, settings).await.unwrap()
 }
 
 /// The counter that a lock called `lock:…` has its fencing tokens from, as the layout says.

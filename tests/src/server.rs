@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// By when a server has done what it was told.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How to start a server: `redis-server`, or what the variable `LOCK_TEST_SERVER` names.
 #[derive(Clone, Debug)]

@@ -13,10 +13,10 @@ use lock_runtime::redis::deadpool_redis::{Config, PoolConfig};
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder};
 use lock_tests::causes;
-use lock_tests::faults::{builder, eventually, locks, ms, nothing_left, owner};
+use lock_tests::faults::{DEADLINE, SLACK, builder, eventually, locks, ms, nothing_left, owner};
 use lock_tests::server::Server;
 use proptest::prelude::*;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 /// Makes a test of each case.
 macro_rules! cases {
@@ -364,7 +364,7 @@ async fn b2_a_foreign_value_is_taken_for_as_long_as_it_is_there() {
         &huge,
     ] {
         let name: String = value.chars().take(30).collect();
-        server.run::<()>(&["SET", "lock:k", value, "PX", "700"]);
+        server.run::<()>(&["SET", "lock:k", value, "PX", "60000"]);
         let error = locks
             .lock("k")
             .wait(Duration::ZERO)
@@ -374,7 +374,8 @@ async fn b2_a_foreign_value_is_taken_for_as_long_as_it_is_there() {
         let LockError::Taken { remaining, .. } = error else {
             panic!("{name}: {error}");
         };
-        assert!(remaining.unwrap() <= ms(700));
+        assert!(remaining.unwrap() <= ms(60_000));
+        server.run::<()>(&["PEXPIRE", "lock:k", "300"]);
         // It is waited for like any other, and freed without a word.
         let guard = locks.lock("k").acquire().await.unwrap();
         guard.release().await.unwrap();
@@ -546,8 +547,7 @@ cases! { accepted_settings:
 }
 
 async fn refused_url(url: &str) {
-    let started = Instant::now();
-    let error = timeout(Duration::from_secs(8), builder(url).build())
+    let error = timeout(Duration::from_secs(5) + SLACK, builder(url).build())
         .await
         .expect("it hangs")
         .unwrap_err();
@@ -555,7 +555,6 @@ async fn refused_url(url: &str) {
         error.is_denied() || error.is_unavailable() || matches!(error, LockError::Config(_)),
         "{error}"
     );
-    assert!(started.elapsed() < Duration::from_secs(6));
     assert!(
         !causes(&error).contains("secret"),
         "it shows the password: {}",
@@ -680,7 +679,7 @@ proptest! {
             settings.command_timeout = ms(50);
             settings.connect_timeout = ms(50);
             let connecting = RedisBackend::connect(Config::from_url(url), settings);
-            let outcome = timeout(Duration::from_secs(8), connecting).await;
+            let outcome = timeout(DEADLINE, connecting).await;
             prop_assert!(outcome.expect("it hangs").is_err());
             Ok(())
         })?;

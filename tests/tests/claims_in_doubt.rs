@@ -1,7 +1,7 @@
 //! Claims of which a question had no answer, and may still be on its way.
 #![allow(clippy::unwrap_used)]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lock_runtime::backend::{Acquired, Backend, Claim, LockKey, OwnerToken, Release};
 use lock_tests::faults::proxy::{Fault, Proxy};
@@ -10,7 +10,7 @@ use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
 use tokio::time::{sleep, timeout};
 
-const TTL: Duration = Duration::from_secs(20);
+const TTL: Duration = Duration::from_secs(60);
 
 fn claim(name: &str) -> Claim {
     let key = LockKey::new("lock:", "k").unwrap();
@@ -22,16 +22,15 @@ fn claim(name: &str) -> Claim {
 async fn a_question_that_comes_late_gives_no_held_lock_away() {
     let (server, proxy, slow) = start().await;
     let other = locks(server.url()).await;
-    proxy.fault("acquire", Fault::Delay(ms(2500)));
-    let begun = Instant::now();
+    proxy.fault("acquire", Fault::Hold);
     let held = slow.lock("k").ttl(TTL).acquire().await.unwrap();
     let holder = owner(&server, "k");
     let waiting = tokio::spawn(async move { other.lock("k").wait(TTL).acquire().await });
     queued(&server, "k", 1).await;
-    assert!(begun.elapsed() < ms(2400), "it has arrived before");
-    while begun.elapsed() < ms(3200) {
+    proxy.let_go(1).await;
+    for _ in 0..100 {
         assert!(held.is_held());
-        assert_eq!(owner(&server, "k"), holder, "{:?}", begun.elapsed());
+        assert_eq!(owner(&server, "k"), holder);
         sleep(ms(5)).await;
     }
     held.release().await.unwrap();
@@ -44,7 +43,7 @@ async fn a_waiter_in_doubt_whose_poll_crosses_its_hand_over_keeps_the_lock() {
     let server = Server::start();
     let proxy = Proxy::start(server.port());
     // Long enough that the news are not confirmed by a question first.
-    let patient = builder(proxy.url()).grace(Duration::from_secs(10));
+    let patient = builder(proxy.url()).grace(Duration::from_secs(30));
     let slow = patient.build().await.unwrap();
     let (first, third) = (locks(server.url()).await, locks(server.url()).await);
     let held = first.lock("k").ttl(TTL).acquire().await.unwrap();

@@ -10,15 +10,15 @@ use std::time::Duration;
 use lock_runtime::LockRuntime;
 use lock_tests::faults::proxy::{Fault, Proxy, Way};
 use lock_tests::faults::{
-    SLACK, builder, by_the_short_way, can_be_had, eventually, free, locks, ms, nothing_left, owner,
-    queued, remaining, start,
+    DEADLINE, SLACK, builder, by_the_short_way, can_be_had, eventually, free, locks, ms,
+    nothing_left, owner, queued, remaining, start, start_patient,
 };
 use lock_tests::server::Server;
 use tokio::time::{Instant, sleep, timeout};
 
 #[tokio::test]
 async fn n0_without_a_fault_the_proxy_changes_nothing() {
-    let (server, proxy, locks) = start().await;
+    let (server, proxy, locks) = start_patient().await;
     let guard = locks.lock("k").acquire().await.unwrap();
     assert_eq!(
         owner(&server, "k").as_deref(),
@@ -36,14 +36,16 @@ async fn n0_without_a_fault_the_proxy_changes_nothing() {
 async fn n2_no_withdrawal_by_the_lane_overtakes_a_claim_by_the_short_way() {
     let (server, proxy, locks) = start().await;
     by_the_short_way(&proxy, &locks).await;
-    proxy.fault("acquire", Fault::Delay(ms(300)));
+    proxy.fault("acquire", Fault::Hold);
     // Dropped, it is withdrawn by the driver, who is at home on the lane.
-    let claimed = timeout(ms(30), locks.lock("k").ttl(ms(30_000)).acquire()).await;
-    assert!(claimed.is_err() && proxy.faults() == 1);
+    let claimed = tokio::spawn(locks.lock("k").ttl(ms(60_000)).acquire());
+    eventually("the request is under way", || proxy.faults() == 1).await;
+    claimed.abort();
+    assert!(claimed.await.unwrap_err().is_cancelled());
     eventually("a withdrawal", || proxy.seen("abandon") > 0).await;
-    // Until the claim is there, and long before its lease would end by itself.
-    sleep(ms(400)).await;
-    assert_eq!(owner(&server, "k"), None);
+    proxy.let_go(1).await;
+    // Long before its lease would end by itself.
+    free(&server, "k").await;
     nothing_left(&server).await;
 }
 
@@ -60,7 +62,7 @@ async fn n7_a_short_way_that_is_cut_is_opened_again() {
 #[tokio::test]
 async fn n1_a_partition_ends_no_call_later_than_its_deadline_and_heals_within_a_second() {
     let (server, proxy, locks) = start().await;
-    let held = locks.lock("held").ttl(ms(1500)).acquire().await.unwrap();
+    let held = locks.lock("held").ttl(ms(3000)).acquire().await.unwrap();
     proxy.partition(Way::Both);
 
     let started = Instant::now();
@@ -78,7 +80,7 @@ async fn n1_a_partition_ends_no_call_later_than_its_deadline_and_heals_within_a_
     );
 
     held.lost().await;
-    assert!(started.elapsed() < ms(1500) + SLACK);
+    assert!(started.elapsed() < ms(3000) + SLACK);
     let error = held.release().await.unwrap_err();
     assert!(error.is_lost(), "{error}");
 
@@ -92,33 +94,50 @@ async fn n1_a_partition_ends_no_call_later_than_its_deadline_and_heals_within_a_
 #[tokio::test]
 async fn n1_a_lease_is_lost_before_the_server_gives_it_away() {
     let (server, proxy, locks) = start().await;
-    let guard = locks.lock("k").ttl(ms(1000)).acquire().await.unwrap();
-    proxy.partition(Way::Up);
-
-    guard.lost().await;
-    assert!(!guard.is_held());
-    assert!(
-        owner(&server, "k").is_some(),
-        "another could have it while the guard said held"
-    );
-    drop(guard);
-    free(&server, "k").await;
+    // A machine that stands still in the few milliseconds between the two ends shows nothing.
+    for _ in 0..10 {
+        let guard = locks.lock("k").ttl(ms(1500)).acquire().await.unwrap();
+        proxy.partition(Way::Up);
+        let believes = async {
+            loop {
+                let is_owner = owner(&server, "k").is_some();
+                assert!(
+                    is_owner || !guard.is_held(),
+                    "another could have it while the guard said held"
+                );
+                sleep(ms(2)).await;
+            }
+        };
+        tokio::select! {
+            () = guard.lost() => {}
+            () = believes => {}
+        }
+        let was_owner = owner(&server, "k").is_some();
+        assert!(!guard.is_held());
+        drop(guard);
+        free(&server, "k").await;
+        if was_owner {
+            return;
+        }
+        proxy.heal();
+    }
+    panic!("another could have it before the loss was told");
 }
 
 #[tokio::test]
 async fn n1_a_partition_shorter_than_the_lease_loses_nothing() {
     let (server, proxy, locks) = start().await;
-    let guard = locks.lock("k").ttl(ms(3000)).acquire().await.unwrap();
+    let guard = locks.lock("k").ttl(ms(20_000)).acquire().await.unwrap();
     proxy.partition(Way::Both);
-    sleep(ms(1200)).await;
+    sleep(ms(2500)).await;
     assert!(
-        remaining(&server, "k").unwrap() < ms(2300),
+        remaining(&server, "k").unwrap() < ms(17_600),
         "it was renewed all the same"
     );
     proxy.heal();
 
     eventually("the lease is renewed", || {
-        remaining(&server, "k").unwrap() > ms(2500)
+        remaining(&server, "k").unwrap() > ms(18_500)
     })
     .await;
     assert!(guard.is_held());
@@ -156,7 +175,7 @@ async fn n2_lost_answers_leave_no_orphan() {
 async fn n3_a_peer_that_stops_reading_is_replaced() {
     let (server, proxy, locks) = start().await;
     proxy.fault("acquire", Fault::StopReading);
-    let guard = locks.lock("k").wait(ms(4000)).acquire().await.unwrap();
+    let guard = locks.lock("k").acquire().await.unwrap();
     assert_eq!(proxy.faults(), 1);
     assert!(
         proxy.log().iter().any(|command| command.connection > 0),
@@ -181,14 +200,13 @@ async fn n3_a_dead_idle_connection_does_not_make_a_waiter_wait_longer_than_its_h
     let (server, proxy, waiting) = start().await;
     let holding = locks(server.url()).await;
     let holder = holding.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
-    let waiter = tokio::spawn(waiting.lock("k").wait(ms(8000)).acquire());
+    let waiter = tokio::spawn(waiting.lock("k").acquire());
     queued(&server, "k", 1).await;
 
     // The message of the hand-over is on its way when the network goes dark for good.
     proxy.partition(Way::Down);
     holder.release().await.unwrap();
     assert_ne!(owner(&server, "k"), None, "nothing was handed over");
-    sleep(ms(100)).await;
     proxy.cut();
     proxy.heal();
     let guard = waiter.await.unwrap().unwrap();
@@ -199,7 +217,7 @@ async fn n3_a_dead_idle_connection_does_not_make_a_waiter_wait_longer_than_its_h
 #[tokio::test]
 async fn n4_an_answer_cut_in_half_is_asked_for_again() {
     for fault in [Fault::Truncate, Fault::CutAnswer, Fault::Cut] {
-        let (server, proxy, locks) = start().await;
+        let (server, proxy, locks) = start_patient().await;
         proxy.fault("acquire", fault);
         let guard = locks.lock("k").acquire().await.unwrap();
         assert_eq!((proxy.faults(), proxy.seen("acquire")), (1, 2), "{fault:?}");
@@ -258,7 +276,7 @@ async fn n5_a_round_trip_of_half_a_ttl_is_taken_off_the_lease() {
     let server = Server::start();
     let proxy = Proxy::start(server.port());
     let locks = builder(proxy.url())
-        .command_timeout(ms(1000))
+        .command_timeout(DEADLINE)
         .build()
         .await
         .unwrap();
@@ -266,13 +284,13 @@ async fn n5_a_round_trip_of_half_a_ttl_is_taken_off_the_lease() {
     let started = Instant::now();
     let guard = locks
         .lock("k")
-        .ttl(ms(1000))
+        .ttl(ms(20_000))
         .renew(false)
         .acquire()
         .await
         .unwrap();
     assert!(started.elapsed() >= ms(500), "the network did not lag");
-    assert!(guard.remaining() <= ms(500));
+    assert!(guard.remaining() <= ms(19_500));
     assert!(guard.is_held());
     guard.release().await.unwrap();
 }
@@ -282,23 +300,15 @@ async fn n6_an_acquire_that_takes_a_ttl_gives_no_guard() {
     let (server, proxy, locks) = start().await;
     proxy.lag(ms(110));
     let outcome = locks.lock("k").ttl(ms(200)).wait(ms(1500)).acquire().await;
-    assert!(proxy.seen("acquire") > 0);
     assert!(
         outcome.is_err(),
         "a lease was believed that had ended: {outcome:?}"
     );
+    eventually("it asked", || proxy.seen("acquire") > 0).await;
 
     proxy.heal();
     free(&server, "k").await;
-    locks
-        .lock("k")
-        .ttl(ms(200))
-        .acquire()
-        .await
-        .unwrap()
-        .release()
-        .await
-        .unwrap();
+    can_be_had(&locks, "k").await;
 }
 
 #[tokio::test]
@@ -323,19 +333,25 @@ async fn n7_flapping_grows_neither_connections_nor_files_nor_tasks() {
     });
     let mut served = 0;
     while !flapping.is_finished() {
-        let outcome = timeout(Duration::from_secs(6), locks.lock("k").acquire()).await;
-        if let Ok(guard) = outcome.expect("an acquire hangs") {
+        // What is too late is an error, and no guard that never comes.
+        let acquiring = locks.lock("k").wait(ms(4000)).acquire();
+        if let Ok(guard) = timeout(DEADLINE, acquiring)
+            .await
+            .expect("an acquire hangs")
+        {
             served += 1;
             drop(guard);
         }
         sleep(ms(20)).await;
     }
     assert_eq!(flapping.await.unwrap(), seconds * 10);
+    // It recovers, however little could be served between the cuts.
+    can_be_had(&locks, "k").await;
+    println!("served {served}");
     assert!(
-        proxy.log().iter().map(|command| command.connection).max() > Some(3),
+        proxy.log().iter().map(|command| command.connection).max() > Some(2),
         "it did not flap"
     );
-    assert!(served > 3, "served {served}");
     // The lane, and the short way of this tokio runtime.
     eventually("two connections", || proxy.connections() == 2).await;
     let clients: String = server.run(&["CLIENT", "LIST"]);
@@ -359,5 +375,5 @@ async fn n8_a_name_without_an_address_is_told_at_once() {
         .await
         .unwrap_err();
     assert!(error.is_unavailable(), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(6));
+    assert!(started.elapsed() < Duration::from_secs(5) + SLACK);
 }

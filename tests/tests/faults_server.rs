@@ -75,12 +75,13 @@ async fn r01_a_restart_without_persistence_is_fenced_and_recovered_from_within_a
 async fn r01_a_restart_ends_a_renewed_lease_with_a_loss_and_a_queue_with_a_new_one() {
     let mut server = Server::start();
     let (one, two) = (locks(server.url()).await, locks(server.url()).await);
-    let held = one.lock("k").ttl(ms(5000)).acquire().await.unwrap();
-    let waiter = tokio::spawn(two.lock("k").wait(ms(8000)).acquire());
+    let held = one.lock("k").ttl(ms(20_000)).acquire().await.unwrap();
+    let waiter = tokio::spawn(two.lock("k").acquire());
     queued(&server, "k", 1).await;
     server.kill();
     server.restart();
-    timeout(Duration::from_secs(5), held.lost())
+    // Sooner than by the end of its lease.
+    timeout(ms(15_000), held.lost())
         .await
         .expect("the holder is not told");
     let guard = waiter.await.unwrap().unwrap();
@@ -98,7 +99,7 @@ async fn r02_a_restart_with_an_append_only_file_keeps_the_lock() {
             .with(["--appendonly", "yes", "--appendfsync", policy])
             .start();
         let (one, two) = (locks(server.url()).await, locks(server.url()).await);
-        let held = one.lock("k").ttl(ms(20_000)).acquire().await.unwrap();
+        let held = one.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
         server.kill();
         server.restart();
         loaded(&server).await;
@@ -121,14 +122,14 @@ async fn r03_a_lock_that_was_deleted_is_lost_and_never_made_again() {
         let (server, directory) = (Server::start(), tempfile::tempdir().unwrap());
         let resource = Resource::in_sqlite(directory.path());
         let (one, two) = (locks(server.url()).await, locks(server.url()).await);
-        let stale = one.lock("k").ttl(ms(1000)).acquire().await.unwrap();
+        let stale = one.lock("k").ttl(ms(20_000)).acquire().await.unwrap();
         assert_eq!(write(&resource, &stale).await, Write::Accepted);
         server.run::<()>(command);
         let deleted = Instant::now();
         stale.lost().await;
-        // A tenth of the ttl is the period of the renewals.
+        // A tenth of the ttl is the period of the renewals; the ttl itself is longer still.
         assert!(
-            deleted.elapsed() < ms(200) + SLACK,
+            deleted.elapsed() < ms(2000) + SLACK,
             "{:?}",
             deleted.elapsed()
         );
@@ -147,18 +148,15 @@ async fn r03_a_lock_that_was_deleted_is_lost_and_never_made_again() {
 async fn r03_a_body_whose_lock_was_deleted_does_not_end_well() {
     let server = Server::start();
     let locks = locks(server.url()).await;
-    let ran = locks.lock("k").ttl(ms(1000)).run(async |_| {
+    let ran = locks.lock("k").ttl(ms(4000)).run(async |_| {
         server.run::<()>(&["DEL", "lock:k"]);
-        sleep(Duration::from_secs(30)).await;
+        sleep(2 * DEADLINE).await;
     });
-    let error = timeout(Duration::from_secs(3), ran)
-        .await
-        .unwrap()
-        .unwrap_err();
+    let error = timeout(DEADLINE, ran).await.unwrap().unwrap_err();
     assert!(error.is_lost(), "{error}");
 
     // One that ends before the next renewal learns of it by its release.
-    let ran = locks.lock("k").ttl(ms(20_000)).run(async |_| {
+    let ran = locks.lock("k").ttl(ms(120_000)).run(async |_| {
         server.run::<()>(&["DEL", "lock:k"]);
     });
     assert!(ran.await.unwrap_err().is_lost());
@@ -204,7 +202,7 @@ async fn r08_a_server_that_loads_is_unavailable_until_it_has() {
         .await
         .unwrap_err();
     assert!(error.is_unavailable(), "{}", causes(&error));
-    let guard = locks.lock("k").wait(ms(9000)).acquire().await.unwrap();
+    let guard = locks.lock("k").acquire().await.unwrap();
     guard.release().await.unwrap();
 }
 
@@ -212,16 +210,20 @@ async fn r08_a_server_that_loads_is_unavailable_until_it_has() {
 async fn r09_scripts_that_the_server_forgot_are_sent_again() {
     let server = Server::start();
     let locks = locks(server.url()).await;
-    let guard = locks.lock("k").ttl(ms(1000)).acquire().await.unwrap();
+    let guard = locks.lock("k").ttl(ms(5000)).acquire().await.unwrap();
     for _ in 0..3 {
         server.run::<()>(&["SCRIPT", "FLUSH"]);
+        let before = remaining(&server, "k").unwrap();
         let cached: Vec<usize> = server.run(&[
             "SCRIPT",
             "EXISTS",
             "0000000000000000000000000000000000000000",
         ]);
         assert_eq!(cached, [0]);
-        sleep(ms(250)).await;
+        eventually("it is renewed", || {
+            remaining(&server, "k").unwrap() > before
+        })
+        .await;
         assert!(guard.is_held());
     }
     server.run::<()>(&["SCRIPT", "FLUSH"]);
@@ -240,8 +242,8 @@ async fn r09_scripts_that_the_server_forgot_are_sent_again() {
 async fn r10_holders_renew_and_hand_over_while_the_memory_is_full() {
     let server = Server::start();
     let (one, two) = (locks(server.url()).await, locks(server.url()).await);
-    let held = one.lock("k").ttl(ms(1000)).acquire().await.unwrap();
-    let waiter = tokio::spawn(two.lock("k").ttl(ms(1000)).acquire());
+    let held = one.lock("k").ttl(ms(4000)).acquire().await.unwrap();
+    let waiter = tokio::spawn(two.lock("k").ttl(ms(4000)).acquire());
     queued(&server, "k", 1).await;
     server.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     let mut client = server.client();
@@ -254,15 +256,15 @@ async fn r10_holders_renew_and_hand_over_while_the_memory_is_full() {
 
     let error = one.lock("new").wait(ms(300)).acquire().await.unwrap_err();
     assert!(error.is_unavailable(), "{}", causes(&error));
-    sleep(ms(1200)).await;
+    sleep(ms(4500)).await;
     assert!(held.is_held(), "it was not renewed");
     held.release().await.unwrap();
-    let guard = timeout(ms(2000), waiter)
+    let guard = timeout(DEADLINE, waiter)
         .await
         .expect("not handed over")
         .unwrap()
         .unwrap();
-    sleep(ms(1200)).await;
+    sleep(ms(4500)).await;
     assert!(guard.is_held(), "it was not renewed");
     guard.release().await.unwrap();
     server.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
@@ -278,7 +280,7 @@ async fn r11_a_lock_that_was_evicted_is_lost_and_fenced() {
     let store = Server::start();
     let resource = Resource::in_redis(&store);
     let (one, two) = (locks(server.url()).await, locks(server.url()).await);
-    let stale = one.lock("k").ttl(ms(1000)).acquire().await.unwrap();
+    let stale = one.lock("k").ttl(ms(20_000)).acquire().await.unwrap();
     assert_eq!(write(&resource, &stale).await, Write::Accepted);
     server.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     let _: redis::RedisResult<()> = redis::cmd("SET")
@@ -290,7 +292,7 @@ async fn r11_a_lock_that_was_evicted_is_lost_and_fenced() {
     assert_eq!(owner(&server, "k"), None, "nothing was evicted");
     let evicted: String = server.run(&["INFO", "stats"]);
     assert!(!evicted.contains("evicted_keys:0\r\n"));
-    timeout(ms(1500), stale.lost())
+    timeout(DEADLINE, stale.lost())
         .await
         .expect("the holder is not told");
     server.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
@@ -336,7 +338,7 @@ async fn r13_a_busy_server_is_asked_again_and_costs_no_lease() {
         .with(["--busy-reply-threshold", "20"])
         .start();
     let (one, two) = (locks(server.url()).await, locks(server.url()).await);
-    let held = one.lock("k").ttl(ms(3000)).acquire().await.unwrap();
+    let held = one.lock("k").ttl(ms(20_000)).acquire().await.unwrap();
     let mut endless = server.client();
     let blocked = std::thread::spawn(move || {
         redis::cmd("EVAL")
@@ -353,12 +355,13 @@ async fn r13_a_busy_server_is_asked_again_and_costs_no_lease() {
     .await;
     let error = two.lock("new").wait(ms(300)).acquire().await.unwrap_err();
     assert!(error.is_unavailable(), "{}", causes(&error));
-    sleep(ms(800)).await;
+    sleep(ms(2500)).await;
     assert!(held.is_held());
     server.run::<()>(&["SCRIPT", "KILL"]);
     assert!(blocked.join().unwrap().is_err());
+    let before = remaining(&server, "k").unwrap();
     eventually("it is renewed", || {
-        remaining(&server, "k").unwrap() > ms(2500)
+        remaining(&server, "k").unwrap() > before
     })
     .await;
     held.release().await.unwrap();
@@ -370,7 +373,7 @@ async fn r13_a_busy_server_is_asked_again_and_costs_no_lease() {
 async fn r14_a_server_that_cannot_save_is_unavailable_and_a_lease_ends_by_its_deadline() {
     let server = Server::start();
     let locks = locks(server.url()).await;
-    let held = locks.lock("k").ttl(ms(1200)).acquire().await.unwrap();
+    let held = locks.lock("k").ttl(ms(6000)).acquire().await.unwrap();
     // To save is impossible where the directory of the file is gone.
     server.run::<()>(&["CONFIG", "SET", "save", "1 1"]);
     server.lose_disk();
@@ -390,7 +393,7 @@ async fn r14_a_server_that_cannot_save_is_unavailable_and_a_lease_ends_by_its_de
     let error = locks.lock("new").wait(ms(300)).acquire().await.unwrap_err();
     assert!(error.is_unavailable(), "{}", causes(&error));
     held.lost().await;
-    assert!(refused.elapsed() < ms(1200) + SLACK);
+    assert!(refused.elapsed() < ms(6000) + SLACK);
     assert!(held.release().await.unwrap_err().is_lost());
     server.run::<()>(&["CONFIG", "SET", "save", ""]);
     can_be_had(&locks, "new").await;
@@ -404,7 +407,7 @@ async fn r15_a_clock_that_jumps_ahead_is_fenced() {
     let (one, two) = (locks(server.url()).await, locks(server.url()).await);
     let stale = one
         .lock("k")
-        .ttl(ms(30_000))
+        .ttl(ms(55_000))
         .renew(false)
         .acquire()
         .await
@@ -431,15 +434,15 @@ async fn r16_a_clock_that_is_set_back_is_safe_and_its_fences_go_on() {
     let clock = Clock::new();
     let server = clock.server().start();
     let (one, two) = (locks(server.url()).await, locks(server.url()).await);
-    let first = one.lock("k").ttl(ms(1000)).acquire().await.unwrap();
-    clock.shift(-120);
+    let first = one.lock("k").ttl(ms(10_000)).acquire().await.unwrap();
+    clock.shift(-240);
     assert!(
         remaining(&server, "k").unwrap() > ms(100_000),
         "the clock did not move"
     );
     // The holder renews as ever, and its release needs no clock.
     eventually("it is renewed", || {
-        remaining(&server, "k").unwrap() <= ms(1000)
+        remaining(&server, "k").unwrap() <= ms(10_000)
     })
     .await;
     let token = first.fencing_token();
@@ -460,15 +463,10 @@ async fn r17_a_server_that_stands_still_gives_no_guard_beyond_its_lease() {
     let stalls: [(&str, Stall); 3] = [
         ("sleep", |server| {
             let mut client = server.client();
-            std::thread::spawn(move || {
-                redis::cmd("DEBUG")
-                    .arg("SLEEP")
-                    .arg("1.2")
-                    .exec(&mut client)
-            });
+            std::thread::spawn(move || redis::cmd("DEBUG").arg("SLEEP").arg("6").exec(&mut client));
         }),
         ("pause", |server| {
-            server.run::<()>(&["CLIENT", "PAUSE", "1200", "ALL"])
+            server.run::<()>(&["CLIENT", "PAUSE", "6000", "ALL"])
         }),
         ("stop", Server::pause),
     ];
@@ -477,25 +475,29 @@ async fn r17_a_server_that_stands_still_gives_no_guard_beyond_its_lease() {
             .with(["--enable-debug-command", "yes"])
             .start();
         let (one, two) = (locks(server.url()).await, locks(server.url()).await);
-        let held = one.lock("k").ttl(ms(600)).acquire().await.unwrap();
+        let held = one.lock("k").ttl(ms(3000)).acquire().await.unwrap();
         let started = Instant::now();
+        let mut probe = server.client();
+        probe.set_read_timeout(Some(ms(500))).unwrap();
         stall(&mut server);
-        sleep(ms(50)).await;
+        while redis::cmd("PING").exec(&mut probe).is_ok() {
+            sleep(ms(2)).await;
+        }
         let error = two
             .lock("new")
-            .ttl(ms(600))
+            .ttl(ms(3000))
             .wait(ms(300))
             .acquire()
             .await
             .unwrap_err();
         assert!(error.is_unavailable(), "{name}: {}", causes(&error));
-        assert!(started.elapsed() < ms(500) + SLACK, "{name}");
+        assert!(started.elapsed() < ms(1000) + SLACK, "{name}");
         held.lost().await;
-        assert!(started.elapsed() < ms(600) + SLACK, "{name}");
+        assert!(started.elapsed() < ms(3000) + SLACK, "{name}");
         if name == "stop" {
             server.resume();
         }
-        let guard = two.lock("k").wait(ms(8000)).acquire().await.unwrap();
+        let guard = two.lock("k").acquire().await.unwrap();
         assert!(guard.remaining() > Duration::ZERO);
         guard.release().await.unwrap();
         drop(held);
@@ -530,13 +532,13 @@ async fn r17_a_caller_who_leaves_while_the_server_stands_still_leaves_no_lock_be
         held
     });
     sleep(ms(50)).await;
-    let acquiring = locks.lock("k").ttl(ms(30_000)).acquire();
+    let acquiring = locks.lock("k").ttl(ms(60_000)).acquire();
     assert!(timeout(ms(1100), acquiring).await.is_err());
     sleep_until(started + ms(1800)).await;
     server.resume();
 
     let asked = Instant::now();
-    let guard = locks.lock("k").wait(ms(10_000)).acquire().await.unwrap();
+    let guard = locks.lock("k").wait(DEADLINE).acquire().await.unwrap();
     assert!(
         asked.elapsed() < Duration::from_secs(1) + SLACK,
         "nobody held it, and it was locked"
@@ -573,20 +575,15 @@ async fn r18_a_user_that_is_removed_while_it_holds_a_lock_is_told() {
     ]);
     let url = format!("redis://app:secret@127.0.0.1:{}", server.port());
     let locks = locks(url).await;
-    let held = locks.lock("k").ttl(ms(1000)).acquire().await.unwrap();
+    let held = locks.lock("k").ttl(ms(5000)).acquire().await.unwrap();
     assert_eq!(server.run::<usize>(&["ACL", "DELUSER", "app"]), 1);
     let removed = Instant::now();
-    let error = locks
-        .lock("new")
-        .wait(ms(2000))
-        .acquire()
-        .await
-        .unwrap_err();
+    let error = locks.lock("new").acquire().await.unwrap_err();
     assert!(error.is_denied(), "{}", causes(&error));
-    timeout(ms(1000) + SLACK, held.lost())
+    timeout(ms(5000) + SLACK, held.lost())
         .await
         .expect("the holder is not told");
-    assert!(removed.elapsed() < ms(2000) + SLACK);
+    assert!(removed.elapsed() < ms(5000) + 2 * SLACK);
     free(&server, "k").await;
 }
 
@@ -794,7 +791,12 @@ async fn r07_to_r14_every_refusal_of_a_server_is_told_as_what_it_is_and_no_grant
         let before = proxy.faults();
         proxy.fault_all("acquire", Fault::Reply(refusal));
         let started = Instant::now();
-        let error = locks.lock("new").wait(ms(200)).acquire().await.unwrap_err();
+        let error = locks
+            .lock("new")
+            .wait(ms(1000))
+            .acquire()
+            .await
+            .unwrap_err();
         assert!(proxy.faults() > before);
         assert_eq!(error.is_denied(), for_good, "{refusal}: {}", causes(&error));
         assert_eq!(
@@ -803,7 +805,7 @@ async fn r07_to_r14_every_refusal_of_a_server_is_told_as_what_it_is_and_no_grant
             "{refusal}: {}",
             causes(&error)
         );
-        assert!(started.elapsed() < ms(200) + SLACK, "{refusal}");
+        assert!(started.elapsed() < ms(1000) + SLACK, "{refusal}");
         proxy.heal();
         if !for_good {
             // Once is no reason to tell anybody.

@@ -17,7 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
 /// Longer than a busy machine stands still.
-const TTL: Duration = ms(1000);
+const TTL: Duration = ms(3000);
 
 /// A runtime like that of `#[tokio::test]`.
 fn runtime() -> Runtime {
@@ -41,7 +41,7 @@ fn beside_an_idle_runtime(locks: LockRuntime) {
     let idle = taken_on_an_idle_runtime(&locks, "idle", true);
     runtime().block_on(async {
         let guard = acquired(&locks, "busy").await;
-        sleep(3 * TTL).await;
+        sleep(2 * TTL).await;
         assert!(guard.is_held(), "it was not renewed");
         guard.release().await.unwrap();
     });
@@ -54,7 +54,7 @@ fn beside_an_ended_runtime(locks: LockRuntime) {
     runtime().block_on(async {
         let guard = acquired(&locks, "busy").await;
         thread::spawn(move || drop(ended)).join().unwrap();
-        sleep(3 * TTL).await;
+        sleep(2 * TTL).await;
         assert!(guard.is_held(), "it was not renewed");
         guard.release().await.unwrap();
     });
@@ -92,7 +92,7 @@ fn after_a_lease_that_ended_on_an_idle_runtime(locks: LockRuntime) {
     runtime().block_on(async {
         eventually("the lease ends", || !guard.is_held()).await;
         // The store counts a little longer than the holder does.
-        sleep(TTL / 4).await;
+        sleep(TTL / 2).await;
         let tried = locks.lock("k").try_acquire().await.unwrap();
         let tried = tried.expect("nobody holds it, and it is taken");
         tried.release().await.unwrap();

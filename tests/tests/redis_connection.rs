@@ -13,22 +13,26 @@ use lock_runtime::redis::deadpool_redis::redis::RedisError;
 use lock_runtime::redis::deadpool_redis::{Config, PoolConfig};
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_tests::causes;
-use lock_tests::faults::is_withdrawal;
+use lock_tests::faults::{SLACK, is_withdrawal};
 use lock_tests::redis_store::connect;
 use lock_tests::server::{Options, Server};
 use tokio::time::{Instant, sleep, timeout};
 
-const TTL: Duration = Duration::from_secs(30);
+const TTL: Duration = Duration::from_secs(60);
 /// By when what must happen has happened.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 fn claim(key: &str) -> Claim {
     let key = LockKey::new("lock:", key).unwrap();
     Claim::new(key, OwnerToken::unique("test"), TTL)
 }
 
+/// The default settings, but for their patience with a busy machine.
 fn settings() -> RedisSettings {
-    RedisSettings::default()
+    let mut settings = RedisSettings::default();
+    settings.command_timeout = Duration::from_secs(4);
+    settings.connect_timeout = Duration::from_secs(4);
+    settings
 }
 
 async fn acquire(backend: &RedisBackend, claim: &Claim) -> Result<bool, BackendError> {
@@ -178,7 +182,7 @@ async fn a_hand_over_costs_one_command() {
 
 #[tokio::test]
 async fn a_hand_over_that_lay_in_a_buffer_is_not_counted_from_its_arrival() {
-    const STOPPED: Duration = Duration::from_millis(500);
+    const STOPPED: Duration = Duration::from_secs(2);
     let server = Server::start();
     let (here, there) = (connect(&server).await, connect(&server).await);
     let inbox = Inbox::of(&there);
@@ -283,7 +287,7 @@ async fn a_server_that_is_down_is_unavailable_and_found_again() {
         let started = Instant::now();
         let error = backend.acquire(&claim).await.unwrap_err();
         assert!(!error.is_denied(), "{}", causes(&error));
-        assert!(started.elapsed() < settings().command_timeout * 3);
+        assert!(started.elapsed() < settings().command_timeout * 5);
     }
     let error = backend.acquire(&claim).await.unwrap_err();
     assert!(causes(&error).contains("refused"), "{}", causes(&error));
@@ -315,14 +319,16 @@ async fn waiters_ask_again_when_the_connection_is_back() {
 #[tokio::test]
 async fn a_server_that_stands_still_is_an_error_in_time() {
     let mut server = Server::start();
-    let backend = connect(&server).await;
+    let config = Config::from_url(server.url());
+    let backend = RedisBackend::connect(config, RedisSettings::default());
+    let backend = backend.await.unwrap();
     server.pause();
     let claim = claim("k");
     for _ in 0..4 {
         let started = Instant::now();
         let error = backend.acquire(&claim).await.unwrap_err();
         assert!(!error.is_denied(), "{}", causes(&error));
-        assert!(started.elapsed() < settings().command_timeout * 3);
+        assert!(started.elapsed() < settings().command_timeout * 5);
     }
     server.resume();
     eventually_granted(&backend, &claim).await;
@@ -395,7 +401,7 @@ async fn a_blocked_caller_does_not_stop_renewals() {
     let server = Server::start();
     let backend = std::sync::Arc::new(connect(&server).await);
     let mut claim = claim("k");
-    claim.ttl = Duration::from_millis(300);
+    claim.ttl = Duration::from_secs(2);
     assert!(acquire(&backend, &claim).await.unwrap());
     let renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), claim.ttl);
     let renewing = std::sync::Arc::clone(&backend);
@@ -407,7 +413,7 @@ async fn a_blocked_caller_does_not_stop_renewals() {
         }
     });
     // This executor has one thread, and it is blocked here.
-    std::thread::sleep(claim.ttl * 4);
+    std::thread::sleep(claim.ttl * 2);
     let owner: Option<String> = server.run(&["GET", claim.key.stored()]);
     assert_eq!(owner.as_deref(), Some(claim.owner.as_str()));
     task.abort();
@@ -539,7 +545,7 @@ async fn without_a_server_it_starts_lazily_or_fails_in_time() {
     let error = RedisBackend::connect(config.clone(), settings())
         .await
         .unwrap_err();
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(5) + SLACK);
     assert!(!error.is_denied(), "{}", causes(&error));
     assert!(causes(&error).contains("refused"), "{}", causes(&error));
 
@@ -611,7 +617,7 @@ async fn what_is_no_redis_is_an_error() {
     let config = Config::from_url(format!("redis://127.0.0.1:{port}"));
     let started = Instant::now();
     let error = RedisBackend::connect(config, settings()).await.unwrap_err();
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(5) + SLACK);
     assert!(!error.is_denied(), "{}", causes(&error));
 }
 
@@ -639,7 +645,7 @@ async fn a_wrong_password_is_refused_for_good() {
             .unwrap_err();
         assert!(error.is_denied(), "{credentials}: {}", causes(&error));
         assert!(
-            started.elapsed() < settings().command_timeout,
+            started.elapsed() < settings().command_timeout * 3,
             "it kept trying"
         );
         assert!(!causes(&error).contains("right"), "{}", causes(&error));
@@ -780,7 +786,7 @@ async fn tls_works_with_a_certificate_that_is_trusted_and_only_then() {
         .await
         .unwrap_err();
     assert!(
-        started.elapsed() < Duration::from_secs(5),
+        started.elapsed() < Duration::from_secs(5) + SLACK,
         "{}",
         causes(&error)
     );

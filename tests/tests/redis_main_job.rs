@@ -5,35 +5,37 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lock_runtime::{LockError, LockRuntime, distributed_lock};
+use lock_tests::faults::SLACK;
 use lock_tests::faults::process::{Process, token};
 use lock_tests::server::Server;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 /// By when everything here has happened, on a machine that is busy with other things.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
 async fn runtime(server: &Server) -> LockRuntime {
-    LockRuntime::redis(server.url()).build().await.unwrap()
+    let builder = LockRuntime::redis(server.url()).command_timeout(ms(5000));
+    builder.build().await.unwrap()
 }
 
 /// Ends with an instant when the lock was held.
-#[distributed_lock(key = "k", ttl = "1s", wait = "15s", runtime = locks)]
+#[distributed_lock(key = "k", ttl = "20s", wait = "30s", runtime = locks)]
 async fn when_held(locks: &LockRuntime) -> Result<Instant, LockError> {
     Ok(Instant::now())
 }
 
-#[distributed_lock(key = "k", ttl = "300ms", wait = "0s", runtime = locks)]
+#[distributed_lock(key = "k", ttl = "2s", wait = "5s", runtime = locks)]
 async fn hold(locks: &LockRuntime, time: Duration) -> Result<(), LockError> {
     sleep(time).await;
     Ok(())
 }
 
-#[distributed_lock(key = "k", ttl = "300ms", wait = "0s", renew = false, runtime = locks)]
+#[distributed_lock(key = "k", ttl = "2s", wait = "5s", renew = false, runtime = locks)]
 async fn hold_unrenewed(locks: &LockRuntime, time: Duration) -> Result<(), LockError> {
     sleep(time).await;
     Ok(())
@@ -73,13 +75,13 @@ async fn a_key_set_by_redis_cli_is_waited_for() {
     let set_at = Instant::now();
     let set = Command::new("redis-cli")
         .args(["-p", &server.port().to_string()])
-        .args(["SET", "lock:k", "other", "NX", "PX", "1500"])
+        .args(["SET", "lock:k", "other", "NX", "PX", "3000"])
         .output()
         .unwrap();
     assert_eq!(String::from_utf8(set.stdout).unwrap(), "OK\n");
 
     let held_at = when_held(&locks).await.unwrap();
-    assert!(held_at - set_at >= ms(1500), "it did not wait");
+    assert!(held_at - set_at >= ms(3000), "it did not wait");
     end(server, &[&locks]).await;
 }
 
@@ -111,7 +113,7 @@ async fn a_lock_of_redis_py_is_waited_for_until_it_is_released() {
         let program = "lock = r.lock('lock:k', timeout=60)\n\
             assert lock.acquire(blocking=False)\n\
             r.set('held', 1, ex=60)\n\
-            time.sleep(1)\n\
+            time.sleep(4)\n\
             lock.release()\n\
             print('released')";
         python(&server, program).await
@@ -126,7 +128,7 @@ async fn a_lock_of_redis_py_is_waited_for_until_it_is_released() {
     };
     let (printed, waited) = tokio::join!(other, ours);
     assert_eq!(printed, "released");
-    assert!(waited >= ms(500), "it waited only {waited:?}");
+    assert!(waited >= ms(1000), "it waited only {waited:?}");
     end(server, &[&locks]).await;
 }
 
@@ -135,7 +137,7 @@ async fn redis_py_cannot_take_what_an_annotated_function_holds() {
     let server = Server::start();
     let locks = runtime(&server).await;
     let attempt = "print(r.lock('lock:k', timeout=5).acquire(blocking=False))";
-    let held = hold(&locks, DEADLINE);
+    let held = hold(&locks, 2 * DEADLINE);
     let meanwhile = async {
         is_held(&server).await;
         python(&server, attempt).await
@@ -172,10 +174,10 @@ async fn a_server_that_dies_costs_the_lock_and_one_that_is_back_gives_it_again()
 
     let body = tokio::spawn({
         let locks = locks.clone();
-        async move { (hold(&locks, DEADLINE).await, Instant::now()) }
+        async move { (hold(&locks, 2 * DEADLINE).await, Instant::now()) }
     });
     is_held(&server).await;
-    sleep(ms(600)).await;
+    sleep(ms(4000)).await;
     assert!(!body.is_finished(), "it is renewed while the server lives");
     server.kill();
     let killed_at = Instant::now();
@@ -187,14 +189,14 @@ async fn a_server_that_dies_costs_the_lock_and_one_that_is_back_gives_it_again()
     // No lease reaches further than the ttl of its last renewal; the rest is for a busy machine.
     let ended_after = ended_at - killed_at;
     assert!(
-        ended_after < ms(300) + ms(200),
+        ended_after < ms(2000) + ms(5000),
         "the body went on for {ended_after:?}"
     );
 
     let called_at = Instant::now();
     let down = locks.lock("k").wait(ms(500)).acquire().await.unwrap_err();
     assert!(down.is_unavailable() && !down.is_taken(), "{down:?}");
-    assert!(called_at.elapsed() < ms(1500), "{:?}", called_at.elapsed());
+    assert!(called_at.elapsed() < ms(5500), "{:?}", called_at.elapsed());
 
     server.restart();
     when_held(&locks).await.unwrap();
@@ -205,7 +207,7 @@ async fn a_server_that_dies_costs_the_lock_and_one_that_is_back_gives_it_again()
 async fn a_body_longer_than_three_ttls_keeps_its_lock() {
     let server = Server::start();
     let (locks, others) = (runtime(&server).await, runtime(&server).await);
-    let (length, started) = (ms(1500), Instant::now());
+    let (length, started) = (ms(7000), Instant::now());
     let rivals = async {
         loop {
             if !is_taken(&others).await {
@@ -242,8 +244,8 @@ async fn a_lease_that_is_not_renewed_is_lost_after_its_ttl() {
     let started = Instant::now();
     let error = hold_unrenewed(&locks, DEADLINE).await.unwrap_err();
     assert!(error.is_lost(), "{error:?}");
-    assert!(started.elapsed() >= ms(280), "{:?}", started.elapsed());
-    assert!(started.elapsed() < ms(1500), "{:?}", started.elapsed());
+    assert!(started.elapsed() >= ms(1900), "{:?}", started.elapsed());
+    assert!(started.elapsed() < ms(10_000), "{:?}", started.elapsed());
     hold_unrenewed(&locks, ms(10)).await.unwrap();
     end(server, &[&locks]).await;
 }
@@ -257,13 +259,13 @@ async fn a_killed_process_costs_its_waiters_no_more_than_the_ttl() {
     let server = Server::start();
     let locks = runtime(&server).await;
     let mut holder = another_process(&server).await;
-    token(&holder.ask("acquire k 1000 0").await);
+    token(&holder.ask("acquire k 4000 30000").await);
 
     let waiter = tokio::spawn({
         let locks = locks.clone();
         async move { when_held(&locks).await }
     });
-    sleep(ms(2000)).await;
+    sleep(ms(6000)).await;
     assert!(
         !waiter.is_finished(),
         "the living holder keeps its lock by renewals"
@@ -271,7 +273,7 @@ async fn a_killed_process_costs_its_waiters_no_more_than_the_ttl() {
     holder.kill();
     let killed_at = Instant::now();
     let waited = waiter.await.unwrap().unwrap() - killed_at;
-    assert!(waited < ms(1500), "the waiter ran only after {waited:?}");
+    assert!(waited < ms(9000), "the waiter ran only after {waited:?}");
     end(server, &[&locks]).await;
 }
 
@@ -280,7 +282,7 @@ async fn a_process_that_releases_wakes_the_waiter_of_another() {
     let server = Server::start();
     let locks = runtime(&server).await;
     let mut holder = another_process(&server).await;
-    token(&holder.ask("acquire k 60000 0").await);
+    token(&holder.ask("acquire k 60000 30000").await);
     let waiter = tokio::spawn({
         let locks = locks.clone();
         async move { when_held(&locks).await }
@@ -295,7 +297,7 @@ async fn a_process_that_releases_wakes_the_waiter_of_another() {
         .unwrap()
         .saturating_duration_since(released_at);
     // A poll would come after the ttl, or after ten seconds.
-    assert!(waited < ms(2000), "the waiter ran only after {waited:?}");
+    assert!(waited < ms(5000), "the waiter ran only after {waited:?}");
     end(server, &[&locks]).await;
 }
 
@@ -376,7 +378,7 @@ async fn building_without_a_server_fails_in_time() {
         let error = LockRuntime::redis(&url).build().await.unwrap_err();
         assert!(error.is_unavailable(), "{error:?}");
         assert!(
-            started.elapsed() < Duration::from_secs(5),
+            started.elapsed() < Duration::from_secs(5) + SLACK,
             "{:?}",
             started.elapsed()
         );

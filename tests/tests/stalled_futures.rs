@@ -14,15 +14,13 @@ use std::time::Duration;
 use lock_conformance::poll_once;
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{LockError, LockGuard, LockRuntime};
-use lock_tests::faults::{DEADLINE, GRACE, SLACK, builder, ms, waiters};
+use lock_tests::faults::{COMMAND, DEADLINE, GRACE, SLACK, builder, ms, waiters};
 use lock_tests::server::Server;
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long the stalled ones want to wait.
-const WAIT: Duration = ms(1000);
-/// How long the store has for an answer.
-const COMMAND: Duration = ms(500);
+const WAIT: Duration = ms(3000);
 /// How long after its deadline a stalled future may still be in the way of others.
 const AFTER: Duration = COMMAND.saturating_add(GRACE).saturating_add(SLACK);
 
@@ -37,11 +35,11 @@ impl World {
     async fn process(&self) -> LockRuntime {
         let builder = match self {
             World::Memory(store) => LockRuntime::backend(store.clone())
-                .default_ttl(Duration::from_secs(2))
+                .default_ttl(2 * DEADLINE)
                 .command_timeout(COMMAND)
                 .grace(GRACE)
-                .heartbeat(ms(400)),
-            World::Redis(server) => builder(server.url()),
+                .heartbeat(GRACE),
+            World::Redis(server) => builder(server.url()).command_timeout(COMMAND),
         };
         builder.build().await.unwrap()
     }
@@ -147,6 +145,7 @@ async fn a_granted_waiter(world: World) {
 
     // Nobody else waits, so the lock is handed over to it.
     let guard = had_by(deadline + AFTER, &other).await;
+    // Its wait has not been waited for if somebody else had the lock before.
     let outcome = timeout(DEADLINE, parked).await.expect("it never ends");
     let error = outcome.expect_err("a lock that came after the wait");
     assert!(error.is_timeout(), "{error}");

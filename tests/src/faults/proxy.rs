@@ -25,6 +25,8 @@ use super::resp;
 pub enum Fault {
     /// It waits for so long, and everything behind it. It reaches the server even if the client is gone by then.
     Delay(Duration),
+    /// It waits for [`Proxy::let_go`], and everything behind it. It reaches the server even if the client is gone by then.
+    Hold,
     /// It gets lost, and everything behind it.
     LoseRequest,
     /// It reaches the server; from its answer on everything gets lost.
@@ -161,6 +163,15 @@ impl Proxy {
         self.control.gates.send_replace(Gates::default());
     }
 
+    /// Lets all go on that a [`Fault::Hold`] has hit, or hits from now on, and waits until so many have gone to the server since the start.
+    pub async fn let_go(&self, count: usize) {
+        self.control.held.send_replace(false);
+        let mut gone = self.control.gone.subscribe();
+        let all = gone.wait_for(|gone| *gone >= count);
+        let all = tokio::time::timeout(super::DEADLINE, all).await;
+        all.expect("what was held goes on").unwrap();
+    }
+
     /// How many commands of this name have come from clients.
     pub fn seen(&self, name: &str) -> usize {
         self.log()
@@ -241,6 +252,10 @@ struct Control {
     gates: watch::Sender<Gates>,
     /// How often all connections have been reset.
     cut: watch::Sender<u64>,
+    /// Whether what is to be held stays.
+    held: watch::Sender<bool>,
+    /// How many commands went on that had been held.
+    gone: watch::Sender<usize>,
     refusing: AtomicBool,
     throttle: AtomicU64,
     lag_ms: AtomicU64,
@@ -263,6 +278,8 @@ impl Control {
             state: Mutex::default(),
             gates: watch::Sender::default(),
             cut: watch::Sender::default(),
+            held: watch::Sender::new(true),
+            gone: watch::Sender::default(),
             refusing: AtomicBool::new(false),
             throttle: AtomicU64::new(0),
             lag_ms: AtomicU64::new(0),
@@ -467,6 +484,10 @@ impl Link<'_> {
                 let (fault, expected, answered) = self.meet(&frame);
                 match fault {
                     Some(Fault::Delay(pause)) => sleep(pause).await,
+                    Some(Fault::Hold) => {
+                        let mut held = self.control.held.subscribe();
+                        let _ = held.wait_for(|held| !held).await;
+                    }
                     Some(Fault::LoseRequest) => {
                         lost = true;
                         continue;
@@ -489,6 +510,9 @@ impl Link<'_> {
                     self.canned.notify_one();
                 } else {
                     self.control.write(server, &frame).await?;
+                }
+                if fault == Some(Fault::Hold) {
+                    self.control.gone.send_modify(|gone| *gone += 1);
                 }
             }
             if client.read_buf(&mut buffer).await? == 0 {
