@@ -230,10 +230,12 @@ fn no_two_guards_believe_in_one_lock_whatever_the_store_does() {
 
 #[test]
 fn a_store_that_grants_twice_is_found_out() {
-    let (_, _, violations) = history(1, true);
-    assert!(
+    let is_found = |seed| {
+        let (_, _, violations) = history(seed, true);
         violations
             .iter()
             .any(|violation| violation.contains("hold at once"))
-    );
+    };
+    // Pauses are drawn by chance in every history.
+    assert!((1..=20).any(is_found));
 }

@@ -49,7 +49,11 @@ async fn a_lock_that_was_told_lost_is_never_told_held_again() {
     let store = MemoryBackend::new();
     let locks = LockRuntime::backend(store.clone()).build().await.unwrap();
     let mut late = 0;
-    for _ in 0..ROUNDS {
+    // On a busy machine the lease may be over before it is renewed: then more rounds follow.
+    for round in 0..10 * ROUNDS {
+        if round >= ROUNDS && late > 0 {
+            break;
+        }
         LOST.store(false, Ordering::Release);
         let guard = locks
             .lock("k")
