@@ -146,7 +146,10 @@ pub(crate) fn claim(key: &LockKey) -> Claim {
 }
 
 pub(crate) fn waiter(key: &LockKey) -> Claim {
-    claim(key).queued()
+    let mut claim = claim(key).queued();
+    // Nor does a lease that was handed over run out, unless that is the point.
+    claim.grace = LONG;
+    claim
 }
 
 pub(crate) fn with_ttl(mut claim: Claim, ttl: Duration) -> Claim {
