@@ -321,8 +321,10 @@ async fn a_queue_keeps_the_order_and_outlives_the_lease() {
     let tickets: Vec<(String, u64)> = it.server.run(&["ZRANGE", QUEUE, "0", "-1", "WITHSCORES"]);
     assert!(tickets[0].1 < tickets[1].1 && tickets[1].1 <= it.counter());
 
+    // The queue is looked at first: what passes in between is off the lease.
+    let queue = it.ttl(QUEUE);
     let least = it.ttl(LOCK) + 2 * HEARTBEAT - Duration::from_millis(100);
-    assert!(it.ttl(QUEUE) >= least, "{:?}", it.ttl(QUEUE));
+    assert!(queue >= least, "{queue:?}");
     it.server.run::<()>(&["EXPIRE", QUEUE, "9000"]);
     it.queued(&two).await;
     assert!(
@@ -530,7 +532,7 @@ async fn what_is_handed_to_nobody_is_given_back_at_once() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), free)
+    tokio::time::timeout(Duration::from_secs(30), free)
         .await
         .unwrap();
 }
