@@ -202,6 +202,6 @@ mod tests {
             connection.recv_response().unwrap();
         }
         let all = sent.elapsed();
-        assert!(all >= 2 * DELAY && all < 100 * DELAY, "{all:?}");
+        assert!(all >= 2 * DELAY && all < 1_000 * DELAY, "{all:?}");
     }
 }

@@ -92,7 +92,7 @@ async fn temporaries_of_the_tail_are_dropped_as_the_edition_says() {
     assert_eq!(expected.len(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_dropped_call_drops_the_body_before_it_releases() {
     let (elapsed, events) = record(tokio::time::timeout(
         Duration::from_millis(20),
