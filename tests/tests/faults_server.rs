@@ -181,7 +181,7 @@ async fn r08_a_server_that_loads_is_unavailable_until_it_has() {
     let mut server = Options::default()
         .with([
             "--key-load-delay",
-            "50",
+            "200",
             "--loading-process-events-interval-bytes",
             "1024",
         ])
