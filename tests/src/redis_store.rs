@@ -12,6 +12,7 @@ use crate::server::Server;
 /// A server; each backend connects to it as a process of its own would.
 pub struct RedisStore {
     server: Mutex<Server>,
+    settings: RedisSettings,
 }
 
 impl RedisStore {
@@ -19,7 +20,15 @@ impl RedisStore {
     pub fn start() -> RedisStore {
         RedisStore {
             server: Mutex::new(Server::start()),
+            settings: RedisSettings::default(),
         }
+    }
+
+    /// The same, where each call goes as those do that share a command.
+    pub fn shared() -> RedisStore {
+        let mut store = RedisStore::start();
+        store.settings.always_shared = true;
+        store
     }
 }
 
@@ -27,7 +36,7 @@ impl Store for RedisStore {
     type Backend = RedisBackend;
 
     async fn connect(&self) -> RedisBackend {
-        connect(&*self.server.lock().await).await
+        connect_by(&*self.server.lock().await, self.settings.clone()).await
     }
 
     async fn expire(&self, key: &LockKey) {
@@ -55,10 +64,12 @@ impl Store for RedisStore {
 
 /// A backend on `server`, with the default settings.
 pub async fn connect(server: &Server) -> RedisBackend {
+    connect_by(server, RedisSettings::default()).await
+}
+
+async fn connect_by(server: &Server, settings: RedisSettings) -> RedisBackend {
     let config = Config::from_url(server.url());
-    RedisBackend::connect(config, RedisSettings::default())
-        .await
-        .unwrap()
+    RedisBackend::connect(config, settings).await.unwrap()
 }
 
 /// The counter that a lock called `lock:…` has its fencing tokens from, as the layout says.

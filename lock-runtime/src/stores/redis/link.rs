@@ -18,7 +18,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::unconstrained;
 use tokio::time::Instant;
 
-use super::call::{Call, Outcome, Reply, exchange};
+use super::batch::Sharing;
+use super::call::{Call, Reply};
+use super::exchange::{Outcome, exchange};
 use super::fault::Fault;
 use super::message::{Answer, Calls, Message, Unheard};
 use crate::backend::BoxFuture;
@@ -59,6 +61,7 @@ pub(super) const SHORT: Terms = Terms {
 /// A link to one server.
 pub(super) struct Link {
     terms: Terms,
+    sharing: Sharing,
     /// What its connections listen to, if they do.
     channel: Option<Arc<str>>,
     /// How long the answer to a call may take.
@@ -144,12 +147,14 @@ impl Link {
     /// A link without a connection yet, and what is there as long as its keeper is.
     pub(super) fn new(
         terms: Terms,
+        sharing: Sharing,
         channel: Option<Arc<str>>,
         timeout: Duration,
     ) -> (Arc<Link>, mpsc::Receiver<()>) {
         let (kept, keeps) = mpsc::channel(1);
         let link = Link {
             terms,
+            sharing,
             channel,
             timeout,
             epoch: Instant::now(),
@@ -323,7 +328,14 @@ impl Flight {
 
     async fn exchange(&mut self, calls: &mut [&mut Call]) -> Result<(), Fault> {
         let sent_at = Instant::now();
-        let exchanged = exchange(&mut self.connection, calls, sent_at, self.deadline).await;
+        let exchanged = exchange(
+            &mut self.connection,
+            calls,
+            self.link.sharing,
+            sent_at,
+            self.deadline,
+        )
+        .await;
         let outcome = match &exchanged {
             Ok(outcome) => *outcome,
             Err(fault) => Outcome::of(fault),
