@@ -332,6 +332,27 @@ async fn a_full_memory_refuses_what_it_would_refuse_alone() {
 }
 
 #[tokio::test]
+async fn a_demoted_server_refuses_each_call_and_another_connection_is_opened() {
+    let it = Fixture::start().await;
+    let lane = || -> String {
+        let clients: String = it.server.run(&["CLIENT", "LIST", "TYPE", "PUBSUB"]);
+        clients.split(' ').next().unwrap().to_owned()
+    };
+    let first = lane();
+    it.server.run::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
+    for answer in &it.acquire(&claims(["a", "b"])).await {
+        assert!(!answer.as_ref().unwrap_err().is_denied());
+        let text = error(answer).to_lowercase();
+        assert!(text.contains("readonly"), "{text}");
+    }
+    it.server.run::<()>(&["REPLICAOF", "NO", "ONE"]);
+    let answers = it.acquire(&claims(["a", "b"])).await;
+    assert!(answers.iter().all(is_granted), "{answers:?}");
+    assert_ne!(lane(), first);
+    it.server.finish();
+}
+
+#[tokio::test]
 async fn scripts_that_the_server_forgot_are_sent_again_once() {
     let it = Fixture::start().await;
     let [a, b, c, d] = claims(["a", "b", "c", "d"]);
