@@ -28,8 +28,8 @@ use crate::sync::lock;
 
 /// What sets a link apart from others.
 pub(super) struct Terms {
-    /// How many calls may be in flight by themselves. Few tasks lose no time to each other, and many
-    /// share what they send.
+    /// A call goes by itself where fewer than this are in flight. Few tasks lose no time to each
+    /// other, and many share what they send.
     alone: usize,
     /// How many calls go out in one pipeline, so that the server works on some while the next are
     /// being made.
@@ -87,7 +87,7 @@ struct State {
     unanswered: u32,
     /// Why there is no connection.
     trouble: Option<Fault>,
-    /// How many calls and pipelines are in flight.
+    /// How many calls are in flight.
     in_flight: usize,
     /// What the next pipelines take, oldest first.
     waiting: VecDeque<Message>,
@@ -112,6 +112,8 @@ struct Flight {
     connection: MultiplexedConnection,
     /// Which connection it is.
     given_up: u64,
+    /// How many calls it is.
+    calls: usize,
     deadline: Instant,
     outcome: Option<Outcome>,
 }
@@ -139,6 +141,8 @@ pub(super) enum Next {
 /// Messages that go out together.
 pub(super) struct Batch {
     messages: Vec<Message>,
+    /// How many calls they are.
+    calls: usize,
     connection: MultiplexedConnection,
     given_up: u64,
 }
@@ -205,6 +209,7 @@ impl Link {
                 link: Arc::clone(self),
                 connection,
                 given_up,
+                calls: 1,
                 deadline,
                 outcome: None,
             };
@@ -354,7 +359,7 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         let mut state = lock(&self.link.state);
-        state.in_flight -= 1;
+        state.in_flight -= self.calls;
         let outcome = self.outcome.or_else(|| unanswered_by(self.deadline));
         self.link.note(state, self.given_up, outcome);
     }
@@ -441,9 +446,10 @@ impl Link {
         if messages.is_empty() {
             return Next::Wait;
         }
-        state.in_flight += 1;
+        state.in_flight += calls;
         Next::Send(Batch {
             messages,
+            calls,
             connection,
             given_up: state.given_up,
         })
@@ -458,6 +464,7 @@ impl Link {
             link: self,
             connection: batch.connection,
             given_up: batch.given_up,
+            calls: batch.calls,
             deadline: Instant::now(),
             outcome: None,
         };

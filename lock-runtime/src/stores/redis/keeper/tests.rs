@@ -312,6 +312,37 @@ async fn calls_that_wait_together_share_a_command_and_others_do_not_wait_for_com
 }
 
 #[tokio::test(start_paused = true)]
+async fn while_many_calls_are_in_flight_none_goes_by_itself() {
+    for (many, goes_alone) in [(1, true), (5, false)] {
+        let (link, _keeper, mut peer) = linked(SHORT).await;
+        let alone: Vec<_> = (0..4).map(|lock| ask_in_company(&link, lock)).collect();
+        let mut asked = Vec::new();
+        for _ in 0..4 {
+            asked.push(peer.asked().await);
+        }
+        let _waiting: Vec<_> = (4..4 + many)
+            .map(|lock| ask_in_company(&link, lock))
+            .collect();
+        yield_now().await;
+        let Next::Send(_batch) = link.next() else {
+            panic!("nothing waits");
+        };
+        assert!(matches!(link.next(), Next::Wait));
+        for asked in asked {
+            peer.answer(&asked).await;
+        }
+        for alone in alone {
+            alone.await.unwrap().unwrap().unwrap();
+        }
+        let _next = ask_in_company(&link, 9);
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        assert_eq!(peer.has_been_asked().is_some(), goes_alone, "{many}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reply_that_is_cut_off_in_the_middle_answers_none_of_the_calls() {
     for is_cut_off in [true, false] {
         let (link, keeper, mut peer) = linked(LANE).await;
