@@ -103,9 +103,6 @@ pub struct Grant {
     pub shard: u32,
     /// Whether others wait in the store.
     pub contended: Contended,
-    /// Whether a later question of the same claim may make it give way to others, as where a store
-    /// grants without a look at who waits: then it counts only as the answer to the latest question.
-    pub provisional: bool,
 }
 
 impl Grant {
@@ -116,7 +113,6 @@ impl Grant {
             valid_for,
             shard: 0,
             contended: Contended::NotTold,
-            provisional: false,
         }
     }
 }

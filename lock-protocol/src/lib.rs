@@ -22,7 +22,6 @@ extern crate alloc;
 
 mod backend;
 mod claim;
-pub mod draws;
 mod limits;
 pub mod machine;
 #[cfg(lock_mistakes)]

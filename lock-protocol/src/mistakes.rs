@@ -53,16 +53,8 @@ mistakes! {
     ForgetsWithdrawals,
     /// An acquire that comes late gives the owner the ttl that it asks for, though it has more.
     LateAcquireShortens,
-    /// A lock that a claim took after its withdrawal is not free.
-    GoneHolderIsKept,
-    /// A claim that took the lock without a look at the queue does not give way to it.
-    UnseenOvertakes,
-    /// A claim gives way whenever a question says so, though it was granted since.
-    LateUnseenGivesWay,
     /// A repeated acquire gives the last token of the counter instead of new ones.
     RepeatGivesLastToken,
-    /// What increments made of a lost counter is taken for one.
-    IncrementsMakeCounter,
 
     // Of the front.
 
@@ -104,17 +96,6 @@ mistakes! {
     /// News of the next claim do not end the release that it went with.
     NewsDoNotEndRelease,
 
-    // Of tokens that are drawn without a look at the clock of the store.
-
-    /// Every token is believed.
-    BelievesEveryCounter,
-    /// A counter that was looked at once is believed as long as the connection is open.
-    BelievesForEver,
-    /// A token is believed that is below what the last look left.
-    BelievesLowerToken,
-    /// A counter is believed although the server may be another than before.
-    BelievesAfterError,
-
     // Of the front, as users found them.
 
     /// A question whose asker is stuck is not asked again for those who wait behind it.
@@ -140,14 +121,6 @@ mistakes! {
     OldAnswersAreIgnored,
     /// A withdrawal that is cut off during a shutdown is not repeated.
     ShutDownForgetsCutOff,
-
-    // Of a client that acquires without a script.
-
-    /// The lock is believed in though a younger question of its claim was sent.
-    BelievesOvertaken,
-    /// The script that follows is sent by the next connection, if the first has ended.
-    #[cfg(lock_mistakes)]
-    GoesOnElsewhere,
 
     // Of what the lock protects.
 

@@ -14,6 +14,7 @@ use crate::server::Server;
 /// A server; each backend connects to it as a process of its own would.
 pub struct RedisStore {
     server: Mutex<Server>,
+    settings: RedisSettings,
 }
 
 impl RedisStore {
@@ -21,7 +22,15 @@ impl RedisStore {
     pub fn start() -> RedisStore {
         RedisStore {
             server: Mutex::new(Server::start()),
+            settings: RedisSettings::default(),
         }
+    }
+
+    /// The same, where each call goes as those do that share a command.
+    pub fn shared() -> RedisStore {
+        let mut store = RedisStore::start();
+        store.settings.always_shared = true;
+        store
     }
 }
 
@@ -32,7 +41,7 @@ impl Store for RedisStore {
     const DEADLINE: Duration = Duration::from_secs(30);
 
     async fn connect(&self) -> RedisBackend {
-        connect(&*self.server.lock().await).await
+        connect_by(&*self.server.lock().await, self.settings.clone()).await
     }
 
     async fn expire(&self, key: &LockKey) {
@@ -60,7 +69,10 @@ impl Store for RedisStore {
 
 /// A backend on `server`, with the default settings but for its patience with a busy machine.
 pub async fn connect(server: &Server) -> RedisBackend {
-    let mut settings = RedisSettings::default();
+    connect_by(server, RedisSettings::default()).await
+}
+
+async fn connect_by(server: &Server, mut settings: RedisSettings) -> RedisBackend {
     settings.command_timeout = Duration::from_secs(4);
     settings.connect_timeout = Duration::from_secs(4);
     let config = Config::from_url(server.url());

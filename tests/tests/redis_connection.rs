@@ -86,7 +86,8 @@ fn connections(server: &Server) -> usize {
     let clients: String = server.run(&["CLIENT", "LIST"]);
     clients
         .lines()
-        .filter(|line| line.contains("resp=3"))
+        // But for the one that asks.
+        .filter(|line| !line.contains(" cmd=client"))
         .count()
 }
 
@@ -372,7 +373,9 @@ async fn a_demoted_server_is_unavailable_until_it_is_the_master_again() {
     server.run::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
     let error = backend.acquire(&claim("k")).await.unwrap_err();
     assert!(!error.is_denied(), "{}", causes(&error));
-    assert!(causes(&error).contains("ReadOnly"), "{}", causes(&error));
+    // The client has a name for it, where it comes from no script of an old server.
+    let text = causes(&error).to_lowercase();
+    assert!(text.contains("readonly"), "{text}");
     server.run::<()>(&["REPLICAOF", "NO", "ONE"]);
     eventually_granted(&backend, &claim("k")).await;
 }
@@ -506,7 +509,8 @@ async fn several_lanes_share_the_keys() {
         .iter()
         .filter_map(|line| line.split(['[', ']']).nth(1))
         .collect();
-    assert_eq!((commands.len(), senders.len()), (30, 3));
+    // The renewals of a lane share a command.
+    assert_eq!((commands.len(), senders.len()), (3, 3));
 }
 
 #[tokio::test]
@@ -711,13 +715,13 @@ async fn the_rule_that_an_error_names_is_enough_and_all_of_it_is_needed() {
     server.run::<()>(&["FLUSHALL"]);
 
     for (index, missing) in rule.iter().enumerate() {
-        let mut less = rule.clone();
-        less.remove(index);
-        set_user(&less);
         // What channels a new user has is up to the server.
         if missing == "resetchannels" {
             continue;
         }
+        let mut less = rule.clone();
+        less.remove(index);
+        set_user(&less);
         let error = connect().await.expect_err(missing);
         assert!(error.is_denied(), "{missing}: {}", causes(&error));
         assert_eq!(needed_rule(&error), rule);

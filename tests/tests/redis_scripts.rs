@@ -12,7 +12,7 @@ use lock_runtime::backend::{
 use lock_runtime::redis::RedisBackend;
 use lock_tests::causes;
 use lock_tests::redis_store::connect;
-use lock_tests::server::{Monitor, Server};
+use lock_tests::server::Server;
 
 const TTL: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(100);
@@ -719,49 +719,6 @@ async fn a_next_claim_waits_behind_all_others_and_the_dead_are_skipped() {
         Released::Released(Some(Acquired::Granted(_)))
     ));
     assert_eq!(it.waiters(), Vec::<String>::new());
-}
-
-/// The words of the first script that was called since, as it was sent.
-fn sent(monitor: &Monitor, server: &Server) -> Vec<String> {
-    let commands = monitor.commands(server);
-    let call = commands.iter().find(|line| line.contains("EVALSHA"));
-    let words = call.unwrap().split('"').skip(1).step_by(2);
-    words.map(str::to_owned).collect()
-}
-
-#[tokio::test]
-async fn an_owner_that_took_the_lock_unseen_gives_way_to_whoever_waits() {
-    let it = Fixture::start().await;
-    let (holder, heir) = (it.waiter(), it.waiter());
-    let monitor = it.server.monitor();
-    it.granted(&holder).await;
-    let asked = sent(&monitor, &it.server);
-    it.queued(&heir).await;
-    // The same question, which gives the lock again, and one of a claim that may have taken it
-    // without a look at the queue.
-    let ask = |unseen: Option<&str>| -> String {
-        let words = asked.iter().map(String::as_str).chain(unseen);
-        it.server.run(&words.collect::<Vec<_>>())
-    };
-    assert!(ask(None).contains(" granted "));
-    assert!(ask(Some("0")).contains(" granted "));
-    assert_eq!(it.owner().as_deref(), Some(holder.owner.as_str()));
-    let answer = ask(Some("1"));
-    assert!(answer.ends_with(" queued 5000 0"), "{answer}");
-    assert_eq!(it.owner().as_deref(), Some(heir.owner.as_str()));
-    assert!(it.ttl(LOCK) <= heir.grace);
-    assert_eq!(it.waiters().len(), 1);
-
-    // Where nobody waits, there is nothing to give way to.
-    assert_eq!(it.release(&heir, None).await, Released::Released(None));
-    assert_eq!(it.owner().as_deref(), Some(holder.owner.as_str()));
-    assert!(ask(Some("1")).contains(" granted "));
-    // Nor to itself.
-    it.queued(&it.waiter()).await;
-    let channel = it.channel().await;
-    it.plant(&member(holder.owner.as_str(), &channel, 5000), 1);
-    assert!(ask(Some("1")).contains(" granted "));
-    assert_eq!(it.waiters().len(), 1);
 }
 
 /// Every verb is refused for good with a message that names `bad`, and nothing is written; only a

@@ -15,8 +15,7 @@
 //! next in line, or released with the next claim aboard.
 //!
 //! A claim is in *doubt* if a question of it was not answered, and so may still be on its way: when
-//! it is over, it is withdrawn in any case, and the store remembers that. A grant that is
-//! *provisional* counts only as the answer to the latest question.
+//! it is over, it is withdrawn in any case, and the store remembers that.
 //!
 //! ```text
 //!                  Joined             Queued                    HandedOver
@@ -406,18 +405,14 @@ impl Turn<'_> {
     }
 
     /// Whether an answer is for the claim that is pursued: to its latest question, or a grant, which
-    /// counts whenever it comes, since the claim was not withdrawn, unless it is provisional.
+    /// counts whenever it comes, since the claim was not withdrawn.
     fn is_pursued(&self, claim: &Claim, number: AskNumber, acquired: &Acquired) -> bool {
-        let counts = |stage: &Stage| match (acquired, stage) {
-            (Acquired::Granted(grant), Stage::Asking(exchange)) if grant.provisional => {
-                exchange.number == number || made(Mistake::BelievesOvertaken)
-            }
-            (Acquired::Granted(grant), _) => !grant.provisional || made(Mistake::BelievesOvertaken),
-            (_, Stage::Asking(exchange)) => exchange.is_asked_by(number),
-            _ => false,
-        };
-        let pursuit = self.key.pursuit.as_ref();
-        pursuit.is_some_and(|it| it.claim.owner == claim.owner && counts(&it.stage))
+        self.key.pursuit.as_ref().is_some_and(|pursuit| {
+            let is_latest =
+                matches!(pursuit.stage, Stage::Asking(exchange) if exchange.is_asked_by(number));
+            pursuit.claim.owner == claim.owner
+                && (is_latest || matches!(acquired, Acquired::Granted(_)))
+        })
     }
 
     /// The lease of `owner` that is being released. Whatever question about it the store answered,

@@ -19,12 +19,6 @@ impl Fence {
         FencingToken::new(self.last)
     }
 
-    /// The next token, whatever the time is, and whether or not the counter was lost.
-    pub(super) fn increment(&mut self) -> FencingToken {
-        self.last += 1;
-        self.last()
-    }
-
     /// Raises the counter to the time in `micros`, and gives the newest of the tokens between, as
     /// many as wanted or fewer.
     ///
@@ -38,13 +32,9 @@ impl Fence {
         };
         let further = u64::from(wanted.saturating_sub(1));
         let mut last = micros.max(self.last + 1);
-        // A number of fewer digits is what increments made of a counter that was lost.
-        let is_lost = self.last.checked_ilog10() != last.checked_ilog10()
-            && !made(Mistake::IncrementsMakeCounter);
-        let mut first = if self.last == 0 || is_lost {
-            last
-        } else {
-            last.saturating_sub(further).max(self.last + 1)
+        let mut first = match self.last {
+            0 => last,
+            old => last.saturating_sub(further).max(old + 1),
         };
         if made(Mistake::BlocksOutrunTime) {
             (first, last) = (last, last + further);

@@ -55,17 +55,10 @@ impl<W: Clone> Turn<'_, W> {
         self.hand_over();
     }
 
-    pub(super) fn acquire(
-        &mut self,
-        claim: &Claim,
-        way: &W,
-        is_gone: bool,
-        is_unseen: bool,
-    ) -> Acquired {
+    pub(super) fn acquire(&mut self, claim: &Claim, way: &W, is_gone: bool) -> Acquired {
         let answer = if is_gone {
             withdrawn()
         } else {
-            self.give_way(claim, is_unseen);
             self.take_or_queue(claim, way)
         };
         if let Acquired::Queued(_) = answer {
@@ -79,26 +72,6 @@ impl<W: Clone> Turn<'_, W> {
             self.announce();
         }
         answer
-    }
-
-    /// If the claim owns the lock without a look at the queue, those that stood there before it
-    /// come first.
-    fn give_way(&mut self, claim: &Claim, is_unseen: bool) {
-        let owns = |lease: &Lease| lease.owner == claim.owner;
-        let was_handed = self.messages.iter().any(|it| it.owner == claim.owner);
-        if !self.lock.lease.as_ref().is_some_and(owns) || was_handed {
-            return;
-        }
-        let first = self.lock.queue.front();
-        let is_first = first.is_none_or(|first| first.claim.owner == claim.owner);
-        // Whoever is handed the lock leaves the queue. So one that stands there took it late.
-        let is_unseen = is_unseen || self.lock.waiter(&claim.owner).is_some();
-        if is_unseen && !is_first && !made(Mistake::UnseenOvertakes) {
-            self.lock.lease = None;
-            self.hand_over();
-        } else {
-            self.lock.leave_queue(&claim.owner);
-        }
     }
 
     fn take_or_queue(&mut self, claim: &Claim, way: &W) -> Acquired {
@@ -115,7 +88,7 @@ impl<W: Clone> Turn<'_, W> {
             if made(Mistake::LateAcquireShortens) {
                 lease.ends = Some(now + claim.ttl);
             }
-            // New ones, since nobody kept which it had, and an increment may have drawn them.
+            // New ones, since nobody kept which it had.
             let last = self.fence.last();
             let tokens = if made(Mistake::RepeatGivesLastToken) {
                 FenceBlock { first: last, last }
@@ -175,10 +148,7 @@ impl<W: Clone> Turn<'_, W> {
             self.hand_over();
         }
         match &release.next {
-            Some(next) => {
-                let acquired = self.acquire(next, way, next_is_gone, false);
-                Released::Released(Some(acquired))
-            }
+            Some(next) => Released::Released(Some(self.acquire(next, way, next_is_gone))),
             None => {
                 self.announce_if_told();
                 Released::Released(None)
@@ -294,19 +264,6 @@ impl<W> Lock<W> {
         let waiters = self.queue.len();
         self.queue.retain(|waiter| waiter.claim.owner != *owner);
         self.queue.len() < waiters
-    }
-
-    /// Makes `owner` the owner of a lock that is free. Whether it was.
-    pub(super) fn take_if_free(&mut self, owner: &OwnerToken, ends: Instant) -> bool {
-        let is_free = self.lease.is_none();
-        if is_free {
-            self.lease = Some(Lease {
-                owner: owner.clone(),
-                ends: Some(ends),
-                is_foreign: false,
-            });
-        }
-        is_free
     }
 
     fn waiter(&mut self, owner: &OwnerToken) -> Option<&mut Waiter<W>> {

@@ -28,7 +28,7 @@ use crate::claim::{Acquired, Claim, Grant, Holder, Release, Released, Renewal, R
 use crate::mistakes::{Mistake, made};
 use crate::name::LockKey;
 use crate::time::Instant;
-use crate::token::{FencingToken, OwnerToken};
+use crate::token::OwnerToken;
 
 /// How many entries of a kind there may be before those that have run out are looked for.
 const FEW: usize = 64;
@@ -72,17 +72,6 @@ pub enum Word {
 /// there [abandons](Store::abandon) the claim, which hands the lock on.
 pub type Messages<W> = SmallVec<[Message<W>; 2]>;
 
-/// What came of an acquire without a script.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Native {
-    /// Whether the lock was free, and is the claim's now.
-    pub is_set: bool,
-    /// A number that was drawn without a look at the time: see [`draws`](crate::draws).
-    pub token: FencingToken,
-    /// Whether others wait in the store, who come before the claim.
-    pub is_contended: bool,
-}
-
 /// A store of locks. `W` is the way by which a claim that waits is told something.
 #[derive(Clone, Debug)]
 pub struct Store<W> {
@@ -94,9 +83,6 @@ pub struct Store<W> {
     stolen: Map<String, Lease>,
     /// The claims that were withdrawn while a question of them may have been on its way.
     gone: Remembered,
-    /// The claims that [`acquire_unseen`](Store::acquire_unseen) was asked for, and granted or
-    /// queued.
-    seen: Remembered,
     fence: Fence,
     /// How many locks there may be before those that have run out are looked for.
     sweep_at: usize,
@@ -108,7 +94,6 @@ impl<W> Default for Store<W> {
             locks: Map::default(),
             stolen: Map::default(),
             gone: Remembered::default(),
-            seen: Remembered::default(),
             fence: Fence::default(),
             sweep_at: 0,
         }
@@ -123,70 +108,8 @@ impl<W: Clone> Store<W> {
 
     /// See [`Backend::acquire`](crate::Backend::acquire). `way` is how the claim is told something.
     pub fn acquire(&mut self, claim: &Claim, way: &W, at: Moment) -> (Acquired, Messages<W>) {
-        self.ask_for(claim, way, at, false)
-    }
-
-    /// The same for a claim that was asked for by [`acquire_natively`](Self::acquire_natively),
-    /// whatever that answered: if it owns the lock, it gives way to those that wait.
-    ///
-    /// It does so once. A question that comes late must not end what the claim was granted, and
-    /// has relied on since.
-    pub fn acquire_unseen(
-        &mut self,
-        claim: &Claim,
-        way: &W,
-        at: Moment,
-    ) -> (Acquired, Messages<W>) {
-        let is_unseen = !self.seen.has(&claim.owner, at.now);
-        let (answer, messages) = self.ask_for(claim, way, at, is_unseen);
-        if !matches!(answer, Acquired::Taken(_)) && !made(Mistake::LateUnseenGivesWay) {
-            self.seen.add(&claim.owner, at.now);
-        }
-        (answer, messages)
-    }
-
-    fn ask_for(
-        &mut self,
-        claim: &Claim,
-        way: &W,
-        at: Moment,
-        is_unseen: bool,
-    ) -> (Acquired, Messages<W>) {
         let is_gone = self.gone.has(&claim.owner, at.now);
-        if !is_gone {
-            self.free_from_gone(&claim.key, at.now);
-        }
-        let verb = |turn: &mut lock::Turn<'_, W>| turn.acquire(claim, way, is_gone, is_unseen);
-        self.on(&claim.key, at, verb)
-    }
-
-    /// What the three commands of a transaction do: they take the lock if it is free, draw a
-    /// number, and look whether somebody waits. They look at nothing else, so it is for whoever
-    /// asked to make of it what it is worth, and to ask [again](Self::acquire_unseen) unless all is
-    /// well.
-    pub fn acquire_natively(&mut self, claim: &Claim, at: Moment) -> Native {
-        self.sweep(at.now);
-        let lock = self.locks.entry(claim.key.clone()).or_default();
-        lock.settle(at.now);
-        if let Some(theft) = self.stolen.get(claim.key.as_str()) {
-            lock.lease = Some(theft.clone());
-        }
-        Native {
-            is_set: lock.take_if_free(&claim.owner, at.now + claim.ttl),
-            token: self.fence.increment(),
-            is_contended: !lock.queue.is_empty(),
-        }
-    }
-
-    /// Frees the lock if its owner was withdrawn: an acquire without a script that came late does
-    /// not look whether it was.
-    fn free_from_gone(&mut self, key: &LockKey, now: Instant) {
-        if let Some(lock) = self.locks.get_mut(key)
-            && !made(Mistake::GoneHolderIsKept)
-        {
-            let gone = &self.gone;
-            lock.lease.take_if(|lease| gone.has(&lease.owner, now));
-        }
+        self.on(&claim.key, at, |turn| turn.acquire(claim, way, is_gone))
     }
 
     /// See [`Backend::renew`](crate::Backend::renew).
@@ -336,7 +259,6 @@ impl<W: Hash> Hash for Store<W> {
         stolen.sort_unstable_by_key(|(key, _)| *key);
         stolen.hash(state);
         self.gone.hash(state);
-        self.seen.hash(state);
         self.fence.hash(state);
     }
 }

@@ -1,14 +1,13 @@
 //! What an engine does around a machine: it feeds events, performs actions and gives the time.
 
-use lock_protocol::Claim;
 use lock_protocol::machine::{Action, Ask, Event, Key, LeaseId, Look, Verb, WaiterId};
 
-use crate::clock::{MS, ms, nanos};
+use crate::clock::{MS, nanos};
 use crate::fault::Fault;
 use crate::process::{Doing, Machine, What};
 use crate::promise::Promise;
 use crate::rows::Step;
-use crate::server::{Body, COUNTER};
+use crate::server::Body;
 use crate::words;
 use crate::world::{ToProcess, World};
 
@@ -82,10 +81,6 @@ impl World {
     }
 
     fn note_ask(&mut self, process: usize, key: usize, ask: &Ask, after: &Look) {
-        if let Verb::Acquire(claim) = &ask.verb {
-            let first = &mut self.processes[process].first;
-            first.entry(claim.owner.clone()).or_insert(ask.number);
-        }
         let now = self.now;
         let Some(machine) = self.processes[process].machines.get_mut(&key) else {
             return;
@@ -155,13 +150,15 @@ impl World {
 
     pub(crate) fn send_ask(&mut self, process: usize, key: usize, ask: Ask, pump: Option<usize>) {
         let body = match &ask.verb {
-            Verb::Acquire(claim) => self.way_to_ask(process, ask.number, claim.clone()),
+            Verb::Acquire(claim) => {
+                let mut claim = claim.clone();
+                claim.tokens = claim.tokens.max(self.reserved);
+                Body::Acquire(claim)
+            }
             Verb::Release(release) => {
                 let mut release = release.clone();
                 if let Some(next) = &mut release.next {
                     next.tokens = next.tokens.max(self.reserved);
-                    let asked = &mut self.processes[process].asked;
-                    asked.entry(next.owner.clone()).or_insert(false);
                 }
                 Body::Release(release)
             }
@@ -169,35 +166,6 @@ impl World {
         };
         let patience = nanos(self.rules.command_timeout);
         self.send(process, key, What::Ask(ask), body, pump, patience);
-    }
-
-    /// How a claim is asked for. Of one that was asked for without a script every other question is
-    /// unseen, whatever became of that one: it may still be on its way.
-    ///
-    /// Only the first is asked without one, though a younger one may be sent before it: else that
-    /// is granted, and the first makes the claim give way when it is sent.
-    fn way_to_ask(&mut self, process: usize, number: u64, mut claim: Claim) -> Body {
-        let round_trip = ms(4);
-        let is_for_one = claim.tokens <= self.rules.tokens(1);
-        claim.tokens = claim.tokens.max(self.reserved);
-        let is_native = !self.plan.scripts_only && is_for_one && !claim.in_doubt;
-        let it = &mut self.processes[process];
-        let is_native = is_native && it.first.get(&claim.owner) == Some(&number);
-        let local = it.clock.read(self.now);
-        let draws = &it.link.draws;
-        let is_native = is_native && draws.is_worth_it(COUNTER, local, round_trip);
-        match it.asked.get(&claim.owner) {
-            Some(true) => Body::AcquireUnseen(claim),
-            Some(false) => Body::Acquire(claim),
-            None => {
-                it.asked.insert(claim.owner.clone(), is_native);
-                if is_native {
-                    Body::AcquireNatively(claim)
-                } else {
-                    Body::Acquire(claim)
-                }
-            }
-        }
     }
 
     fn tell_released(&mut self, process: usize, key: usize, lease: LeaseId) {

@@ -163,7 +163,7 @@ impl Model for Bound {
             processes: self.callers.len(),
             callers,
             keys: 1,
-            scripts_only: true,
+            goes_on: true,
             ..Plan::new(0)
         };
         let mut world = World::new(&plan, Chance::Chosen(Choice::default()));

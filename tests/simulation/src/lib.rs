@@ -57,9 +57,9 @@ pub struct Plan {
     pub callers: usize,
     /// How many keys they want.
     pub keys: usize,
-    /// Whether the store is asked by scripts alone, and neither its data nor its clock go back: a
-    /// replay on a real server can do no more.
-    pub scripts_only: bool,
+    /// Whether neither the data of the server nor its clock go back: a replay on a real server can
+    /// do no more.
+    pub goes_on: bool,
 }
 
 impl Plan {
@@ -71,7 +71,7 @@ impl Plan {
             processes: 3,
             callers: 3,
             keys: 2,
-            scripts_only: false,
+            goes_on: false,
         }
     }
 }
@@ -91,8 +91,6 @@ pub struct Report {
     pub faults: Vec<u64>,
     /// How often a caller was granted a lock.
     pub grants: u64,
-    /// How many of these were of a lock that was acquired without a script.
-    pub native_grants: u64,
     /// How many writes of holders that had lost their lock were refused.
     pub stale_writes: u64,
     /// The promise that was broken, if one was.
@@ -104,10 +102,10 @@ pub fn run(plan: &Plan, trace: Option<&mut dyn FnMut(&str)>) -> Report {
     World::new(plan, Chance::seeded(plan.seed)).run(trace)
 }
 
-/// Lets a history of scripts happen, and says what happened to the store.
+/// Lets a history happen in which the server only goes on, and says what happened to the store.
 pub fn transcribe(plan: &Plan) -> (Report, Vec<Entry>) {
     let plan = &Plan {
-        scripts_only: true,
+        goes_on: true,
         ..plan.clone()
     };
     let mut world = World::new(plan, Chance::seeded(plan.seed));

@@ -58,7 +58,7 @@ fn simulate(mut arguments: impl Iterator<Item = String>) -> Result<bool, String>
     }
     let begun = Instant::now();
     let (mut rows, mut faults) = (Rows::default(), vec![0; Fault::ALL.len()]);
-    let (mut made, mut histories, mut grants, mut native, mut stale) = (0, 0, 0, 0, 0);
+    let (mut made, mut histories, mut grants, mut stale) = (0, 0, 0, 0);
     let mut holds = true;
     while made < steps && holds {
         let report = run(&Plan::new(seed), None);
@@ -69,7 +69,6 @@ fn simulate(mut arguments: impl Iterator<Item = String>) -> Result<bool, String>
         made += report.steps;
         histories += 1;
         grants += report.grants;
-        native += report.native_grants;
         stale += report.stale_writes;
         holds = report.violation.is_none();
         if !holds {
@@ -85,7 +84,7 @@ fn simulate(mut arguments: impl Iterator<Item = String>) -> Result<bool, String>
     }
     let seconds = begun.elapsed().as_secs_f64();
     println!("{histories} histories, {made} steps, {seconds:.1} s");
-    println!("{grants} grants, {native} without a script, {stale} stale writes refused");
+    println!("{grants} grants, {stale} stale writes refused");
     Ok(holds)
 }
 

@@ -22,6 +22,4 @@ macro_rules! mistakes {
 mistakes! {
     /// Whether the resource forgets to compare fencing tokens.
     resource_ignores_token: ResourceIgnoresToken,
-    /// Whether the script that follows is sent by the next connection, if the first has ended.
-    goes_on_elsewhere: GoesOnElsewhere,
 }

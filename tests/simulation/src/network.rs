@@ -3,15 +3,14 @@
 //! Nothing overtakes within a connection. A connection that ends may deliver what is in it late, or
 //! never, while the next one is in use already.
 
-use lock_protocol::draws::Draws;
-use lock_protocol::machine::{Answer, Ask, Event, Verb};
-use lock_protocol::store::{Messages, Native, Word};
-use lock_protocol::{Acquired, BackendError, Contended, FenceBlock, Grant, OwnerToken};
+use lock_protocol::machine::{Answer, Event};
+use lock_protocol::store::{Messages, Word};
+use lock_protocol::{BackendError, OwnerToken};
 
-use crate::clock::{MS, Time, nanos};
+use crate::clock::{MS, Time};
 use crate::fault::Fault;
 use crate::process::{Condition, Flight, FlightId, Heard, What};
-use crate::server::{Body, COUNTER, Reply, Way, instant};
+use crate::server::{Body, Reply, Way, instant};
 use crate::transcript;
 use crate::world::{Failure, Happens, Request, ToProcess, World};
 
@@ -29,42 +28,22 @@ impl World {
         self.last_flight += 1;
         let id = self.last_flight;
         let it = &mut self.processes[process];
-        let sent_at = it.clock.read(self.now);
-        let flight = Flight {
-            key,
-            what,
-            owners: body.owners().cloned().collect(),
-            sent_at,
-            drawn_at: sent_at,
-            is_native: false,
-            epoch: it.link.epoch,
-            pump,
-            heard: None,
-        };
-        self.put_on_its_way(process, id, flight, body, patience);
-    }
-
-    /// Sends a question, or what follows from an answer to it.
-    fn put_on_its_way(
-        &mut self,
-        process: usize,
-        id: FlightId,
-        mut flight: Flight,
-        body: Body,
-        patience: Time,
-    ) {
-        let owners = flight.owners.clone();
+        let owners: Vec<OwnerToken> = body.owners().cloned().collect();
         let now = self.now;
-        let (number, is_numbered) = match &flight.what {
+        let (number, is_numbered) = match &what {
             What::Ask(ask) => (ask.number, true),
             _ => (0, false),
         };
-        let key = flight.key;
-        let it = &mut self.processes[process];
         let epoch = it.link.epoch;
-        flight.epoch = epoch;
-        flight.drawn_at = it.clock.read(now);
-        flight.is_native = matches!(body, Body::AcquireNatively(_));
+        let flight = Flight {
+            key,
+            what,
+            owners: owners.clone(),
+            sent_at: it.clock.read(now),
+            epoch,
+            pump,
+            heard: None,
+        };
         it.flights.insert(id, flight);
         let failure = if !it.link.is_up {
             Some(Failure::Connection)
@@ -107,8 +86,7 @@ impl World {
             return;
         }
         // A claim that does not wait has nothing that would tell the store that it is over.
-        let leaves_traces = !matches!(&request.body, Body::Acquire(claim) | Body::AcquireUnseen(claim)
-            | Body::AcquireNatively(claim) if !claim.queue);
+        let leaves_traces = !matches!(&request.body, Body::Acquire(claim) if !claim.queue);
         if leaves_traces && self.strikes(Fault::RequestTwice, 40) {
             self.fault(Fault::RequestTwice);
             self.onlooker.mention(&owners);
@@ -169,12 +147,6 @@ impl World {
         if request.is_late {
             self.fault(Fault::RequestLate);
         }
-        if self.untold.remove(&(from, life, epoch)) {
-            self.onlooker.forget(&owners);
-            let at = self.arrival_down(from);
-            let told = ToProcess::Changed(epoch, request.flight);
-            return self.plan(at, Happens::To(from, life, told));
-        }
         let reply = self.execute(key, &request.body, (from, life));
         let link = &self.processes[from].link;
         let is_open = self.processes[from].life == life
@@ -196,7 +168,6 @@ impl World {
     /// The server does what is asked.
     fn execute(&mut self, key: usize, body: &Body, way: Way) -> Reply {
         let before = self.kept(key);
-        self.served_at = self.now;
         let (reply, messages, violation) = self.server.execute(key, body, way, self.now);
         self.note(key, before, || {
             transcript::asked(way, body, &reply, &messages)
@@ -217,16 +188,6 @@ impl World {
         for message in &messages {
             if let Word::Granted(grant, _) = message.word {
                 self.onlooker.gave(&message.owner, grant.tokens);
-            }
-        }
-        if let Body::AcquireNatively(claim) = body
-            && let Reply::Native(native) = &reply
-            && native.is_set
-        {
-            if self.server.is_taken_late(key, &claim.owner) {
-                self.fault(Fault::TakenLate);
-            } else if native.is_contended {
-                self.fault(Fault::TakenUnseen);
             }
         }
         if let Body::Abandon(owner, _) = body
@@ -296,14 +257,7 @@ impl World {
         let Some(found) = it.flights.get_mut(&flight) else {
             return;
         };
-        if let (Some(tokens), Reply::Acquired(_) | Reply::Released(_) | Reply::Renewed(_)) =
-            (reply.tokens(), &reply)
-        {
-            it.link.draws.looked(COUNTER, found.drawn_at, tokens.last);
-        }
-        let is_native = matches!(reply, Reply::Native(_));
         let heard = match reply {
-            Reply::Native(native) => Heard::Native(native),
             Reply::Acquired(acquired) => Heard::Answer(Answer::Acquired(acquired)),
             Reply::Released(released) => Heard::Answer(Answer::Released(released)),
             Reply::Abandoned => Heard::Answer(Answer::Abandoned),
@@ -312,7 +266,7 @@ impl World {
         let is_parked = found
             .pump
             .is_some_and(|pump| it.callers[pump].parked_until > self.now);
-        if found.heard.is_some() || is_native && !found.is_native {
+        if found.heard.is_some() {
             // It came twice.
             return self.onlooker.forget(owners);
         }
@@ -376,14 +330,6 @@ impl World {
         if is_refusal {
             self.onlooker.excuse(&found.owners);
         }
-        if let (What::Ask(ask), Heard::Native(native)) = (&found.what, &heard) {
-            let ask = ask.clone();
-            let flight = Flight {
-                heard: None,
-                ..found
-            };
-            return self.hears_natively(process, id, flight, &ask, *native);
-        }
         let Flight {
             key,
             what,
@@ -415,65 +361,6 @@ impl World {
             // It is given back once: the lease ends by itself.
             (What::GiveBack, Heard::Answer(Answer::NotKnown(..))) => self.onlooker.excuse(&owners),
             (What::Ask(_) | What::Renew(_) | What::GiveBack, _) => {}
-        }
-    }
-
-    /// What a question without a script found is at whoever asks. It is granted the lock if all is
-    /// well by the clock of now, provisionally: by a younger question the claim may have given way.
-    fn hears_natively(
-        &mut self,
-        process: usize,
-        id: FlightId,
-        flight: Flight,
-        ask: &Ask,
-        native: Native,
-    ) {
-        let Verb::Acquire(claim) = &ask.verb else {
-            return;
-        };
-        let it = &self.processes[process];
-        let local = it.clock.read(self.now);
-        let is_same = it.link.is_up && it.link.epoch == flight.epoch;
-        let is_believed = is_same && it.link.draws.believes(COUNTER, local, native.token);
-        if native.is_set && !is_believed {
-            self.fault(Fault::NotBelieved);
-        }
-        if native.is_set && !native.is_contended && is_believed {
-            let tokens = FenceBlock {
-                first: native.token,
-                last: native.token,
-            };
-            let mut grant = Grant::new(tokens, claim.ttl);
-            grant.contended = Contended::No;
-            grant.provisional = true;
-            self.onlooker.native_grants += 1;
-            let event = Event::Answered {
-                ask,
-                sent_at: flight.sent_at,
-                answer: Answer::Acquired(Acquired::Granted(grant)),
-                chance: self.chance.spread(),
-            };
-            return self.feed(process, flight.key, event, flight.pump);
-        }
-        if !is_same && !crate::mistakes::goes_on_elsewhere() {
-            // The next connection does not know which of the claim's questions is the youngest.
-            self.processes[process].flights.insert(id, flight);
-            return self.plan_for(process, self.now, ToProcess::Fails(id, Failure::Connection));
-        }
-        let mut claim = claim.clone();
-        claim.tokens = claim.tokens.max(self.reserved);
-        let patience = nanos(self.rules.command_timeout);
-        let body = Body::AcquireUnseen(claim);
-        self.put_on_its_way(process, id, flight, body, patience);
-    }
-
-    /// A question was answered that the server is another.
-    pub(crate) fn changed(&mut self, process: usize, epoch: u32, flight: FlightId) {
-        let link = &mut self.processes[process].link;
-        if link.is_up && link.epoch == epoch {
-            link.draws.doubt();
-            self.fault(Fault::ServerChanged);
-            self.fails(process, flight, Failure::Changed);
         }
     }
 
@@ -535,7 +422,6 @@ impl World {
             return;
         }
         link.is_up = false;
-        link.draws.doubt();
         let epoch = link.epoch;
         self.trace(|_| format!("p{process} loses its connection"));
         self.fault(Fault::Cut);
@@ -566,7 +452,6 @@ impl World {
         link.is_up = true;
         link.since = now;
         link.largest = vec![0; keys];
-        link.draws = Draws::default();
         (link.up, link.down) = (now, now);
         link.seen = Some((life, link.epoch));
         self.trace(|_| format!("p{process} connects"));

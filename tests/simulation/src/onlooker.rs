@@ -58,7 +58,6 @@ pub(crate) struct Onlooker {
     last_token: Vec<u64>,
     resource: Vec<(u64, u64)>,
     pub(crate) grants: u64,
-    pub(crate) native_grants: u64,
     pub(crate) stale_writes: u64,
 }
 
@@ -76,7 +75,6 @@ impl Onlooker {
             last_token: vec![0; keys],
             resource: vec![(0, 0); keys],
             grants: 0,
-            native_grants: 0,
             stale_writes: 0,
         }
     }
@@ -529,7 +527,6 @@ impl World {
                 || self.onlooker.mentions.contains_key(owner)
                 || self.onlooker.excused.contains(owner)
                 || self.onlooker.flushed.contains(owner)
-                || self.server.is_taken_late(key, owner)
             {
                 continue;
             }

@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use lock_protocol::draws::Draws;
 use lock_protocol::machine::{Answer, Ask, Key, LeaseId, Outcome, WaiterId};
-use lock_protocol::store::Native;
 use lock_protocol::{FencingToken, Instant, OwnerToken, Renewed, Terms};
 
 use crate::clock::{Clock, Time};
@@ -24,10 +22,6 @@ pub(crate) struct Process {
     pub(crate) numbers: Vec<u64>,
     pub(crate) callers: Vec<Caller>,
     pub(crate) flights: BTreeMap<FlightId, Flight>,
-    /// The claims that it has asked for, and whether without a script at first.
-    pub(crate) asked: BTreeMap<OwnerToken, bool>,
-    /// The number of the first question that its machine wanted asked for each claim.
-    pub(crate) first: BTreeMap<OwnerToken, u64>,
     pub(crate) link: Link,
     /// What happened to it while it stood still.
     pub(crate) missed: VecDeque<Happening>,
@@ -62,8 +56,6 @@ pub(crate) struct Link {
     pub(crate) down: Time,
     /// Which connection the server takes for open.
     pub(crate) seen: Option<(u32, u32)>,
-    /// What it knows of the counter of the server.
-    pub(crate) draws: Draws,
 }
 
 #[derive(Clone)]
@@ -87,10 +79,6 @@ pub(crate) struct Flight {
     pub(crate) what: What,
     pub(crate) owners: Vec<OwnerToken>,
     pub(crate) sent_at: Instant,
-    /// When what it sent last was sent.
-    pub(crate) drawn_at: Instant,
-    /// Whether it is asked without a script.
-    pub(crate) is_native: bool,
     pub(crate) epoch: u32,
     /// The caller whose future asks; else it is asked in the background.
     pub(crate) pump: Option<usize>,
@@ -110,8 +98,6 @@ pub(crate) enum What {
 pub(crate) enum Heard {
     Answer(Answer),
     Renewed(Option<Renewed>),
-    /// The question goes on.
-    Native(Native),
 }
 
 #[derive(Clone)]
@@ -167,8 +153,6 @@ impl Process {
             numbers: vec![0; keys],
             callers: (0..callers).map(caller).collect(),
             flights: BTreeMap::new(),
-            asked: BTreeMap::new(),
-            first: BTreeMap::new(),
             link: Link {
                 largest: vec![0; keys],
                 ..Link::default()

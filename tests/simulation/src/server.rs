@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::hash::Hash;
 
-use lock_protocol::store::{Messages, Moment, Native, Store};
+use lock_protocol::store::{Messages, Moment, Store};
 use lock_protocol::{
     Acquired, Claim, FenceBlock, Instant, LockKey, OwnerToken, Release, Released, Renewal, Renewed,
 };
@@ -15,9 +15,6 @@ use crate::sum::Sum;
 /// A process, and which of its lives.
 pub type Way = (usize, u32);
 
-/// The number of the counter: there is one for all keys.
-pub(crate) const COUNTER: u32 = 0;
-
 /// The owner that is none of ours.
 pub const THIEF: &str = "another program";
 
@@ -26,10 +23,6 @@ pub const THIEF: &str = "another program";
 pub enum Body {
     /// A claim asks for the lock.
     Acquire(Claim),
-    /// A claim asks for the lock without a script.
-    AcquireNatively(Claim),
-    /// A claim asks that may own the lock by a question without a script.
-    AcquireUnseen(Claim),
     /// A lease is ended.
     Release(Release),
     /// A claim is withdrawn, and whether it is in doubt.
@@ -47,8 +40,6 @@ pub enum Body {
 pub enum Reply {
     /// What became of a claim.
     Acquired(Acquired),
-    /// What a question without a script found.
-    Native(Native),
     /// What became of a release.
     Released(Released),
     /// A claim was withdrawn.
@@ -65,10 +56,6 @@ impl Reply {
             | Reply::Released(Released::Released(Some(Acquired::Granted(grant)))) => {
                 Some(grant.tokens)
             }
-            Reply::Native(native) => native.is_set.then_some(FenceBlock {
-                first: native.token,
-                last: native.token,
-            }),
             Reply::Renewed(Renewed::Held(extension)) => extension.tokens,
             _ => None,
         }
@@ -79,9 +66,7 @@ impl Body {
     /// The claims that it is about.
     pub(crate) fn owners(&self) -> impl Iterator<Item = &OwnerToken> {
         let (first, second) = match self {
-            Body::Acquire(claim) | Body::AcquireNatively(claim) | Body::AcquireUnseen(claim) => {
-                (&claim.owner, None)
-            }
+            Body::Acquire(claim) => (&claim.owner, None),
             Body::Release(release) => (
                 &release.owner,
                 release.next.as_ref().map(|next| &next.owner),
@@ -92,20 +77,10 @@ impl Body {
         [Some(first), second].into_iter().flatten()
     }
 
-    /// The claim that a script is asked to acquire for.
-    fn acquires(&self) -> Option<&Claim> {
-        match self {
-            Body::Acquire(claim) | Body::AcquireUnseen(claim) => Some(claim),
-            _ => None,
-        }
-    }
-
     /// The claim that may be granted by it.
     pub(crate) fn claim(&self) -> Option<&Claim> {
         match self {
-            Body::Acquire(claim) | Body::AcquireNatively(claim) | Body::AcquireUnseen(claim) => {
-                Some(claim)
-            }
+            Body::Acquire(claim) => Some(claim),
             Body::Release(release) => release.next.as_ref(),
             _ => None,
         }
@@ -118,13 +93,6 @@ struct Ledger {
     /// Who waits, in which order, when it asked last, and for how long it is remembered.
     waiting: Vec<(OwnerToken, Time, Time)>,
     withdrawn: HashSet<OwnerToken>,
-    /// The claims of which the store is to remember that they were withdrawn.
-    gone: HashSet<OwnerToken>,
-    /// The claims that may have taken the lock without a script, and that a script has granted or
-    /// queued since: they have their place.
-    seen: HashSet<OwnerToken>,
-    /// Who owns the lock by a question without a script, and has not asked by one since.
-    unseen: Option<OwnerToken>,
 }
 
 #[derive(Clone)]
@@ -137,7 +105,7 @@ pub(crate) struct Server {
     /// By how many microseconds its clock is behind, and the latest that it has shown.
     micros_behind: u64,
     latest_micros: u64,
-    /// Whether no script has raised the counter to the time since data was lost.
+    /// Whether nothing was drawn since data was lost.
     is_behind: bool,
 }
 
@@ -157,14 +125,7 @@ impl Server {
 
     pub(crate) fn add_to(&self, sum: &mut Sum<'_>) {
         self.store.hash(sum);
-        for Ledger {
-            waiting,
-            withdrawn,
-            gone: _,
-            seen: _,
-            unseen: _,
-        } in &self.ledgers
-        {
+        for Ledger { waiting, withdrawn } in &self.ledgers {
             waiting.hash(sum);
             sum.add_unordered(withdrawn);
         }
@@ -195,8 +156,8 @@ impl Server {
         is_there
     }
 
-    /// Whether tokens need the clock to be right: data was lost, and no script has raised the
-    /// counter to the time since.
+    /// Whether tokens need the clock to be right: data was lost, and no draw has raised the counter
+    /// to the time since.
     pub(crate) fn needs_clock(&self) -> bool {
         self.is_behind
     }
@@ -216,13 +177,6 @@ impl Server {
         let mut moment = moment(now);
         moment.micros -= self.micros_behind;
         moment
-    }
-
-    /// Whether the lock is held by a claim that was withdrawn before it took it. The next claim
-    /// that asks finds it free.
-    pub(crate) fn is_taken_late(&self, key: usize, owner: &OwnerToken) -> bool {
-        let ledger = &self.ledgers[key];
-        ledger.unseen.as_ref() == Some(owner) && ledger.gone.contains(owner)
     }
 
     pub(crate) fn owner(&self, key: usize, now: Time) -> Option<&OwnerToken> {
@@ -284,14 +238,6 @@ impl Server {
                 let (answer, messages) = self.store.acquire(claim, &way, at);
                 (Reply::Acquired(answer), messages)
             }
-            Body::AcquireNatively(claim) => {
-                let native = self.store.acquire_natively(claim, at);
-                (Reply::Native(native), Messages::new())
-            }
-            Body::AcquireUnseen(claim) => {
-                let (answer, messages) = self.store.acquire_unseen(claim, &way, at);
-                (Reply::Acquired(answer), messages)
-            }
             Body::Release(release) => {
                 let (answer, messages) = self.store.release(release, &way, at);
                 (Reply::Released(answer), messages)
@@ -312,44 +258,9 @@ impl Server {
                 (Reply::Renewed(answer), messages)
             }
         };
-        self.is_behind &= matches!(reply, Reply::Native(_)) || reply.tokens().is_none();
+        self.is_behind &= reply.tokens().is_none();
         let violation = self.check(key, body, &reply, before, now).err();
         (reply, messages, violation)
-    }
-
-    /// Whoever takes a lock without a script is looked at when it asks by one, and must be told that
-    /// it has to.
-    fn check_native(
-        &mut self,
-        key: usize,
-        body: &Body,
-        native: Native,
-        queue: &[OwnerToken],
-        now: Time,
-    ) -> Result<(), Violation> {
-        let Some(claim) = body.claim().filter(|_| native.is_set) else {
-            return Ok(());
-        };
-        let is_owner = self.owner(key, now) == Some(&claim.owner);
-        let ledger = &mut self.ledgers[key];
-        ledger
-            .waiting
-            .retain(|(_, heard, remembered)| now - heard <= *remembered);
-        ledger.unseen = Some(claim.owner.clone());
-        if !is_owner {
-            let text = format!("{} took it, and does not have it", claim.owner);
-            return Err(Violation {
-                promise: Promise::ValidLeaseIsTheStores,
-                text,
-            });
-        }
-        match ledger.waiting.first() {
-            Some((first, ..)) if !native.is_contended => Err(Violation {
-                promise: Promise::NobodyOvertaken,
-                text: format!("{first}, by {} of {queue:?}", claim.owner),
-            }),
-            _ => Ok(()),
-        }
     }
 
     fn check(
@@ -363,25 +274,8 @@ impl Server {
         let broken = |promise, text: String| Err(Violation { promise, text });
         let owner = self.owner(key, now).cloned();
         let queue: Vec<OwnerToken> = self.queue(key, now).into_iter().cloned().collect();
-        if let Reply::Native(native) = reply {
-            return self.check_native(key, body, *native, &queue, now);
-        }
-        let ledger = &mut self.ledgers[key];
-        let (claim, gone) = (body.acquires(), &ledger.gone);
-        let asks = |unseen: &mut OwnerToken| {
-            // The store does nothing for a claim that is gone.
-            claim.is_some_and(|claim| claim.owner == *unseen && !gone.contains(unseen))
-        };
-        // By this answer it is known how it came by the lock.
-        let asks_unseen = ledger.unseen.take_if(asks).is_some();
-        ledger
-            .unseen
-            .take_if(|unseen| owner.as_ref() != Some(unseen));
-        let unseen = ledger.unseen.clone();
-
         for (place, claim) in queue.iter().enumerate() {
-            let is_owner = owner.as_ref() == Some(claim) && unseen.as_ref() != Some(claim);
-            if is_owner || queue[..place].contains(claim) {
+            if owner.as_ref() == Some(claim) || queue[..place].contains(claim) {
                 return broken(Promise::ClaimStandsOnce, format!("{claim} of {queue:?}"));
             }
         }
@@ -396,8 +290,6 @@ impl Server {
             && !matches!(body, Body::Release(release) if release.owner == *before)
             && !matches!(body, Body::Abandon(gone, _) | Body::GiveBack(gone) | Body::Skip(gone)
                 if gone == before)
-            && !(asks_unseen && body.claim().is_some_and(|claim| claim.owner == *before))
-            && !(body.acquires().is_some() && self.ledgers[key].gone.contains(before))
         {
             return broken(Promise::NoEviction, format!("{before}, by {body:?}"));
         }
@@ -410,11 +302,6 @@ impl Server {
             .waiting
             .retain(|(_, heard, remembered)| now - heard <= *remembered);
         if let Body::Abandon(gone, _) | Body::GiveBack(gone) | Body::Skip(gone) = body {
-            let is_known = before.as_ref() == Some(gone)
-                || ledger.waiting.iter().any(|(waiter, ..)| waiter == gone);
-            if !is_known || matches!(body, Body::Abandon(_, true)) {
-                ledger.gone.insert(gone.clone());
-            }
             ledger.waiting.retain(|(waiter, ..)| waiter != gone);
         }
         if let Body::Release(release) = body
@@ -425,21 +312,8 @@ impl Server {
                 .waiting
                 .retain(|(waiter, ..)| *waiter != release.owner);
         }
-        let is_granted = matches!(reply, Reply::Acquired(Acquired::Granted(_)));
-        let is_seen = owner
-            .as_ref()
-            .is_some_and(|owner| ledger.seen.contains(owner))
-            && !ledger
-                .waiting
-                .iter()
-                .any(|(it, ..)| Some(it) == owner.as_ref());
-        if let Body::AcquireUnseen(claim) = body
-            && !matches!(reply, Reply::Acquired(Acquired::Taken(_)))
-        {
-            ledger.seen.insert(claim.owner.clone());
-        }
         if let Some(owner) = &owner
-            && (before.as_ref() != Some(owner) || asks_unseen && is_granted && !is_seen)
+            && before.as_ref() != Some(owner)
             && owner.as_str() != THIEF
         {
             if let Some((first, ..)) = ledger.waiting.first()
@@ -470,10 +344,6 @@ impl Server {
             return broken(Promise::WithdrawnIsGone, format!("{gone} is still there"));
         }
         let is_withdrawn = |claim: &&OwnerToken| ledger.withdrawn.contains(*claim);
-        let asks = body
-            .acquires()
-            .filter(|claim| !ledger.gone.contains(&claim.owner));
-        let owner = owner.filter(|owner| asks.is_some() || unseen.as_ref() != Some(owner));
         match owner.iter().chain(&queue).find(is_withdrawn) {
             Some(claim) => broken(Promise::WithdrawnIsGone, format!("{claim}, by {body:?}")),
             None => Ok(()),

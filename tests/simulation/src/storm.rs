@@ -1,6 +1,5 @@
 //! What goes wrong, and when.
 
-use lock_protocol::draws::BELIEVED_FOR;
 use lock_protocol::machine;
 
 use crate::clock::{MS, nanos};
@@ -29,7 +28,7 @@ impl World {
             return;
         }
         let process = self.chance.index(self.processes.len());
-        if !self.plan.scripts_only {
+        if !self.plan.goes_on {
             if self.one_in(4) {
                 self.server.copy();
             }
@@ -95,8 +94,6 @@ impl World {
         it.condition = Condition::IsDead;
         it.machines.clear();
         it.flights.clear();
-        it.asked.clear();
-        it.first.clear();
         it.missed.clear();
         it.numbers.fill(it.first_number);
         it.closing_since = None;
@@ -174,7 +171,7 @@ impl World {
         self.server.lose_data();
         self.note(0, before, || Event::DataLost);
         // A counter that is new gives one token. A replay takes longer than a block has microseconds.
-        let shortest = if self.plan.scripts_only { 40 } else { 2 };
+        let shortest = if self.plan.goes_on { 40 } else { 2 };
         self.stalled_until = self.now + self.some_ms(shortest, 90);
         self.onlooker.lose_data(&self.processes);
         if self.chance.coin() {
@@ -196,8 +193,7 @@ impl World {
         self.server.set_back(by, self.now);
     }
 
-    /// A replica takes over that has not got the latest data, and the connections stay. It takes
-    /// its time, or tells that it is another.
+    /// A replica takes over that has not got the latest data, and the connections stay.
     fn roll_back(&mut self) {
         if self.server.is_set_back(self.now) || !self.server.roll_back() {
             return;
@@ -215,16 +211,8 @@ impl World {
             }
             self.onlooker.comes_back(owners);
         }
-        if self.chance.coin() {
-            let until = self.served_at.max(self.stalled_until) + nanos(BELIEVED_FOR);
-            self.stalled_until = until + self.some_ms(2, 200);
-            return;
-        }
         // Longer than a block has microseconds.
         self.stalled_until = self.stalled_until.max(self.now) + self.some_ms(31, 50);
-        for (process, it) in self.processes.iter().enumerate() {
-            self.untold.insert((process, it.life, it.link.epoch));
-        }
     }
 
     pub(crate) fn steal(&mut self) {

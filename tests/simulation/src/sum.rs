@@ -155,8 +155,6 @@ fn add_process(now: Time, process: &Process, sum: &mut Sum<'_>) {
             what,
             owners: _,
             sent_at,
-            drawn_at: _,
-            is_native: _,
             epoch,
             pump,
             heard,
@@ -171,7 +169,6 @@ fn add_process(now: Time, process: &Process, sum: &mut Sum<'_>) {
         up,
         down,
         seen,
-        draws: _,
     } = &process.link;
     (epoch, is_up, seen).hash(sum);
     // News are by so much older than their arrival at the most.
@@ -206,7 +203,6 @@ impl Hash for ToProcess {
                 (epoch, key, owner, word, since).hash(state);
             }
             ToProcess::Fails(flight, failure) => (flight, failure).hash(state),
-            ToProcess::Changed(epoch, flight) => (epoch, flight).hash(state),
             ToProcess::Time(it, _) | ToProcess::Turn(it, _) => it.hash(state),
             ToProcess::Sends(key, ask) => (key, ask).hash(state),
             ToProcess::Connects => {}
@@ -225,7 +221,6 @@ impl Hash for Heard {
             }
             Heard::Answer(other) => discriminant(other).hash(state),
             Heard::Renewed(renewed) => renewed.hash(state),
-            Heard::Native(native) => native.hash(state),
         }
     }
 }

@@ -136,8 +136,6 @@ fn outcome_words(outcome: &Outcome) -> String {
 pub(crate) fn body(body: &Body) -> String {
     match body {
         Body::Acquire(it) => format!("acquire {}", claim(it)),
-        Body::AcquireNatively(it) => format!("acquire natively {}", claim(it)),
-        Body::AcquireUnseen(it) => format!("acquire unseen {}", claim(it)),
         Body::Release(it) => match &it.next {
             Some(next) => format!("release {} then {}", it.owner, claim(next)),
             None => format!("release {}", it.owner),
@@ -157,10 +155,6 @@ pub(crate) fn body(body: &Body) -> String {
 pub(crate) fn reply(reply: &Reply) -> String {
     match reply {
         Reply::Acquired(it) => acquired(it),
-        Reply::Native(it) => format!(
-            "set {}, {}, contended {}",
-            it.is_set, it.token, it.is_contended
-        ),
         Reply::Released(it) => released(it),
         Reply::Abandoned => "abandoned".to_string(),
         Reply::Renewed(Renewed::Held(_)) => "held".to_string(),

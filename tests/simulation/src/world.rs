@@ -49,8 +49,6 @@ pub(crate) enum ToProcess {
     News(u32, usize, OwnerToken, Word, Time),
     /// A question failed.
     Fails(FlightId, Failure),
-    /// By the connection with this number, a question was answered that the server is another.
-    Changed(u32, FlightId),
     /// The machine of a key wants to know the time.
     Time(usize, u64),
     /// A caller goes on.
@@ -66,7 +64,6 @@ pub(crate) enum Failure {
     Connection,
     Behind,
     Refused,
-    Changed,
 }
 
 /// A request on its way.
@@ -94,10 +91,6 @@ pub(crate) struct World {
     pub(crate) server: Server,
     /// The server does nothing until then.
     pub(crate) stalled_until: Time,
-    /// When the server did something last.
-    pub(crate) served_at: Time,
-    /// The connections that are to be told that the server is another.
-    pub(crate) untold: HashSet<(usize, u32, u32)>,
     /// How many tokens a claim reserves, as if so many waited.
     pub(crate) reserved: u32,
     /// What becomes of what is under way in connections that have ended: `None`, it is lost; else
@@ -122,14 +115,14 @@ impl World {
         let mut rules = Rules::default();
         rules.command_timeout = ms(200);
         rules.grace = ms(200);
-        if !plan.scripts_only {
+        if !plan.goes_on {
             rules.grace = ms(chance.one_of(&[60, 200, 200]));
         }
         rules.heartbeat = ms(1_000);
         rules.local_passes = chance.one_of(&[0, 3, 32, 30_000]);
         rules.local_share = chance.one_of(&[0.1, 0.5, 1.0]);
         // Fewer than there are microseconds in the shortest time in which a server is replaced.
-        let reserved = if plan.scripts_only {
+        let reserved = if plan.goes_on {
             0
         } else {
             chance.one_of(&[0, 0, 30_000])
@@ -147,8 +140,6 @@ impl World {
             processes,
             server: Server::new(plan.keys),
             stalled_until: 0,
-            served_at: 0,
-            untold: HashSet::new(),
             reserved,
             fates: HashMap::new(),
             is_stormy: false,
@@ -183,7 +174,6 @@ impl World {
             rows: self.rows.clone(),
             faults: self.faults.clone(),
             grants: self.onlooker.grants,
-            native_grants: self.onlooker.native_grants,
             stale_writes: self.onlooker.stale_writes,
             violation: self.onlooker.violation.clone(),
         }
@@ -339,7 +329,6 @@ impl World {
                 self.news(process, epoch, key, &owner, word, since);
             }
             ToProcess::Fails(flight, failure) => self.fails(process, flight, failure),
-            ToProcess::Changed(epoch, flight) => self.changed(process, epoch, flight),
             ToProcess::Time(key, timer) => self.time(process, key, timer),
             ToProcess::Turn(caller, turn) => self.turn(process, caller, turn),
             ToProcess::Sends(key, ask) => {
@@ -448,9 +437,7 @@ impl Happening {
             Happens::To(
                 process,
                 life,
-                ToProcess::Answer(epoch, ..)
-                | ToProcess::News(epoch, ..)
-                | ToProcess::Changed(epoch, _),
+                ToProcess::Answer(epoch, ..) | ToProcess::News(epoch, ..),
             ) => Some((*process, *life, *epoch, false)),
             _ => None,
         }

@@ -8,14 +8,12 @@ const STEPS: u64 = 4_000_000;
 /// What each row of the table, and each fault, must have been seen.
 const ROW: u64 = 100;
 const FAULT: u64 = 1_000;
-/// And one that takes a lease that runs out, and a question that comes just then.
-const RARE: u64 = 30;
 
 #[test]
 fn every_promise_holds_in_millions_of_steps() {
     let mut rows = Rows::default();
     let mut faults = vec![0; Fault::ALL.len()];
-    let (mut steps, mut grants, mut native_grants, mut stale_writes) = (0, 0, 0, 0);
+    let (mut steps, mut grants, mut stale_writes) = (0, 0, 0);
     let mut seed = 0;
     while steps < STEPS {
         seed += 1;
@@ -29,7 +27,6 @@ fn every_promise_holds_in_millions_of_steps() {
         }
         steps += report.steps;
         grants += report.grants;
-        native_grants += report.native_grants;
         stale_writes += report.stale_writes;
     }
     for (state, event, count) in rows.iter() {
@@ -39,22 +36,14 @@ fn every_promise_holds_in_millions_of_steps() {
         println!("{count:>9}  {}", fault.text());
     }
     println!(
-        "{seed} histories, {steps} steps, {grants} grants, {native_grants} without a script, \
-         {stale_writes} stale writes refused"
+        "{seed} histories, {steps} steps, {grants} grants, {stale_writes} stale writes refused"
     );
 
     let rare: Vec<_> = rows.iter().filter(|(.., count)| *count < ROW).collect();
     assert!(rare.is_empty(), "rows that were hardly taken: {rare:?}");
     let faults = Fault::ALL.iter().zip(faults);
-    let least = |fault| match fault {
-        Fault::TakenUnseen | Fault::TakenLate => RARE,
-        _ => FAULT,
-    };
-    let rare: Vec<_> = faults
-        .filter(|(fault, count)| *count < least(**fault))
-        .collect();
+    let rare: Vec<_> = faults.filter(|(_, count)| *count < FAULT).collect();
     assert!(rare.is_empty(), "faults that hardly happened: {rare:?}");
-    assert!(native_grants > 20_000, "{native_grants}");
     // The fence was needed.
     assert!(stale_writes > 1_000, "{stale_writes}");
 }

@@ -301,29 +301,6 @@ fn a_grant_to_the_first_of_two_questions_is_as_good() {
 }
 
 #[test]
-fn a_provisional_grant_counts_only_as_the_answer_to_the_latest_question() {
-    let provisional = |b: &mut Bench, number| {
-        let mut grant = grant(&b.claim(number), 100);
-        grant.provisional = true;
-        b.answered(number, Answer::Acquired(Acquired::Granted(grant)))
-    };
-    let asked_twice = || {
-        let mut b = Bench::new();
-        b.joins();
-        b.joins();
-        b.in_time();
-        b
-    };
-    let mut b = asked_twice();
-    assert_eq!(provisional(&mut b, 1), Vec::<String>::new());
-    assert_eq!(provisional(&mut b, 2), ["tell 1: granted w1, 100"]);
-    // The second question has made it give way.
-    let mut b = asked_twice();
-    b.queued_behind(2, Holder::of_ours(TTL));
-    assert_eq!(provisional(&mut b, 1), Vec::<String>::new());
-}
-
-#[test]
 fn a_question_that_nobody_answers_fails_for_those_behind() {
     let mut b = Bench::new();
     b.joins();

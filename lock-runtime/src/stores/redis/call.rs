@@ -5,17 +5,14 @@
 //! bear, and one that bears another gives the connection away.
 
 use std::cell::RefCell;
-use std::iter::once;
 use std::mem::take;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
     Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, ToRedisArgs, Value,
     cmd,
 };
-use tokio::time::Instant;
+use lock_protocol::LockKey;
 
 use super::fault::{Fault, is_wrong_server};
 
@@ -34,54 +31,38 @@ pub(super) struct Call {
 
 /// What a call runs.
 enum Run {
-    /// A script, by its hash until a server has said that it does not know it. Its reply is a line
-    /// that begins with the number. The command is empty while it is in flight.
-    Script {
-        script: &'static Script,
-        command: Cmd,
-    },
+    Script(OfScript),
     /// Plain commands, the last of which says the number. They are gone once they are in flight.
-    Commands { commands: Vec<Cmd>, form: Form },
+    Commands(Vec<Cmd>),
 }
 
-#[derive(Clone, Copy)]
-enum Form {
-    /// One after the other, as the server gets to them.
-    Pipeline,
-    /// All at once, or none.
-    Transaction,
+/// A script, by its hash until a server has said that it does not know it. Its reply is a line that
+/// begins with a number.
+pub(super) struct OfScript {
+    pub(super) script: &'static Script,
+    /// A number of the lock that it is about, the same for the same lock.
+    pub(super) lock: u32,
+    /// EVALSHA, the hash, the number of keys, these, the number of the call, and its arguments.
+    /// Empty while it is in flight by itself.
+    pub(super) command: Cmd,
+    /// Whether it is not to share a command: one that it shared was refused before it was executed.
+    pub(super) alone: bool,
 }
 
 /// A script and its hash.
 pub(super) struct Script {
     pub(super) source: String,
     pub(super) hash: String,
-}
-
-/// How an exchange with the server went, as far as the connection is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    Answered,
-    /// Not in time.
-    Unanswered,
-    /// The connection is of no more use.
-    Broken,
-}
-
-impl Outcome {
-    /// Of an exchange that ended with this fault.
-    pub(super) fn of(fault: &Fault) -> Outcome {
-        match fault {
-            Fault::NoAnswer(_) => Outcome::Unanswered,
-            _ => Outcome::Broken,
-        }
-    }
+    /// How many keys it has.
+    pub(super) keys: usize,
+    /// What runs it for many calls, if there is one (`many.lua`). Its own second argument is the
+    /// owner then.
+    pub(super) many: Option<Box<Script>>,
 }
 
 impl Call {
     fn new(run: impl FnOnce(u64) -> Run) -> Call {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let number = next_number();
         let run = run(number);
         Call {
             number,
@@ -90,12 +71,17 @@ impl Call {
         }
     }
 
-    /// Runs `script`, whose first argument is the number of the call. `command` is EVALSHA, the
-    /// hash and the keys.
-    pub(super) fn script(script: &'static Script, mut command: Cmd) -> Call {
+    /// Runs `script` for `key`; its first argument is the number of the call. `command` is EVALSHA,
+    /// the hash and the keys, of which `key` is the first.
+    pub(super) fn script(script: &'static Script, key: &LockKey, mut command: Cmd) -> Call {
         Call::new(|number| {
             command.arg(number);
-            Run::Script { script, command }
+            Run::Script(OfScript {
+                script,
+                lock: key.hash_value(),
+                command,
+                alone: false,
+            })
         })
     }
 
@@ -103,22 +89,7 @@ impl Call {
     pub(super) fn commands(mut commands: Vec<Cmd>) -> Call {
         Call::new(|number| {
             commands.push(echo(number));
-            let form = Form::Pipeline;
-            Run::Commands { commands, form }
-        })
-    }
-
-    /// Runs `commands` with nothing in between, unless the server refuses to queue one of them.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "all that is asked is a script yet")
-    )]
-    pub(super) fn transaction(commands: Vec<Cmd>) -> Call {
-        Call::new(|number| {
-            let ends = [echo(number), cmd("EXEC")];
-            let commands = once(cmd("MULTI")).chain(commands).chain(ends).collect();
-            let form = Form::Transaction;
-            Run::Commands { commands, form }
+            Run::Commands(commands)
         })
     }
 
@@ -129,19 +100,27 @@ impl Call {
 
     /// One more argument of the script.
     pub(super) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Call {
-        if let Run::Script { command, .. } = &mut self.run {
-            command.arg(argument);
+        if let Run::Script(run) = &mut self.run {
+            run.command.arg(argument);
         }
         self
+    }
+
+    /// What it runs, if that is a script.
+    pub(super) fn of_script(&self) -> Option<&OfScript> {
+        match &self.run {
+            Run::Script(run) => Some(run),
+            Run::Commands(_) => None,
+        }
     }
 
     /// The command of a script, word by word.
     #[cfg(test)]
     pub(super) fn words(&self) -> Vec<Vec<u8>> {
-        let Run::Script { command, .. } = &self.run else {
+        let Some(run) = self.of_script() else {
             return Vec::new();
         };
-        let words = command.args_iter().map(|argument| match argument {
+        let words = run.command.args_iter().map(|argument| match argument {
             Arg::Simple(word) => word.to_vec(),
             _ => Vec::new(),
         });
@@ -158,7 +137,7 @@ impl Call {
     }
 
     /// Whether another server is the one to ask.
-    fn is_of_wrong_server(&self) -> bool {
+    pub(super) fn is_of_wrong_server(&self) -> bool {
         match &self.reply {
             Some(Err(error)) => is_wrong_server(error),
             Some(Ok(Value::Array(replies))) => replies.iter().any(|reply| match reply {
@@ -169,12 +148,20 @@ impl Call {
         }
     }
 
-    fn write(&mut self, pipeline: &mut Pipeline) {
+    /// The command of a script that goes by itself.
+    pub(super) fn take_command(&mut self) -> Option<Cmd> {
         match &mut self.run {
-            Run::Script { command, .. } => {
-                pipeline.add_command(take(command));
+            Run::Script(run) => Some(take(&mut run.command)),
+            Run::Commands(_) => None,
+        }
+    }
+
+    pub(super) fn write(&mut self, pipeline: &mut Pipeline) {
+        match &mut self.run {
+            Run::Script(run) => {
+                pipeline.add_command(take(&mut run.command));
             }
-            Run::Commands { commands, .. } => {
+            Run::Commands(commands) => {
                 for command in take(commands) {
                     pipeline.add_command(command);
                 }
@@ -184,25 +171,59 @@ impl Call {
 
     /// Takes what belongs to it from the replies that `came` to what was sent. It stays open if it
     /// is to be sent again. After an error, none of those that are left belongs to anything.
-    fn hear<'a>(&mut self, came: &mut impl Iterator<Item = (&'a Cmd, Value)>) -> Result<(), Fault> {
-        match &mut self.run {
-            Run::Script { script, command } => {
-                let (sent, reply) = came.next().ok_or(Fault::Lost(None))?;
-                match of_script(self.number, sent, script, reply.extract_error())? {
-                    Heard::Reply(reply) => self.reply = Some(reply),
-                    Heard::Again(again) => *command = again,
-                }
-            }
-            Run::Commands { form, .. } => {
-                let replies = match form {
-                    Form::Pipeline => pipelined(self.number, came)?,
-                    Form::Transaction => executed(self.number, came)?,
-                };
-                self.reply = Some(replies.map(Value::Array));
-            }
+    pub(super) fn hear<'a>(
+        &mut self,
+        came: &mut impl Iterator<Item = (&'a Cmd, Value)>,
+    ) -> Result<(), Fault> {
+        let Run::Script(run) = &mut self.run else {
+            let replies = pipelined(self.number, came)?;
+            self.reply = Some(replies.map(Value::Array));
+            return Ok(());
+        };
+        let (sent, reply) = came.next().ok_or(Fault::Lost(None))?;
+        match judged(self.number, reply.extract_error())? {
+            Heard::Reply(reply) => self.reply = Some(reply),
+            Heard::Again => run.command = sent.clone(),
+            Heard::Unknown(error) => match with_source(sent, run.script) {
+                Some(whole) => run.command = whole,
+                None => self.reply = Some(Err(error)),
+            },
         }
         Ok(())
     }
+
+    /// The same for its `reply` to a command that it shared with others, whose number was this.
+    pub(super) fn hear_shared(&mut self, number: u64, reply: Reply) -> Result<(), Fault> {
+        let Run::Script(run) = &mut self.run else {
+            return Ok(());
+        };
+        match judged(number, reply)? {
+            Heard::Reply(reply) => self.reply = Some(reply),
+            Heard::Again => return Ok(()),
+            Heard::Unknown(error) => match with_source(&run.command, run.script) {
+                Some(whole) => {
+                    run.command = whole;
+                    return Ok(());
+                }
+                None => self.reply = Some(Err(error)),
+            },
+        }
+        keep_for_later(take(&mut run.command));
+        Ok(())
+    }
+
+    /// It goes by itself from now on.
+    pub(super) fn go_alone(&mut self) {
+        if let Run::Script(run) = &mut self.run {
+            run.alone = true;
+        }
+    }
+}
+
+/// A number that no other call of this process has.
+pub(super) fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// How many commands a thread keeps for later.
@@ -220,7 +241,8 @@ pub(super) fn empty_command(arguments: usize, bytes: usize) -> Cmd {
     spare.unwrap_or_else(|| Cmd::with_capacity(arguments, bytes))
 }
 
-fn keep_for_later(mut command: Cmd) {
+/// Takes back what [`empty_command`] gave.
+pub(super) fn keep_for_later(mut command: Cmd) {
     command.clear();
     // A thread that ends keeps nothing.
     let _ = SPARES.try_with(|spares| {
@@ -241,24 +263,25 @@ fn echo(number: u64) -> Cmd {
 /// What a reply is to the script that it came for.
 enum Heard {
     Reply(Reply),
-    /// None: this is to be sent in its place.
-    Again(Cmd),
+    /// None: the same is to be sent in its place.
+    Again,
+    /// None: the server does not know the script.
+    Unknown(RedisError),
 }
 
-/// Judges the `reply` to a `script` that was `sent` like this.
-fn of_script(number: u64, sent: &Cmd, script: &Script, reply: Reply) -> Result<Heard, Fault> {
+/// Judges the `reply` to a script that was given this `number`.
+fn judged(number: u64, reply: Reply) -> Result<Heard, Fault> {
     let value = match reply {
         Ok(value) => value,
         // Not executed, so it is safe to repeat; the source comes along this time.
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            let again = with_source(sent, script).map(Heard::Again);
-            return Ok(again.unwrap_or(Heard::Reply(Err(error))));
+            return Ok(Heard::Unknown(error));
         }
         Err(error) => return Ok(Heard::Reply(Err(error))),
     };
     match &value {
         Value::BulkString(line) => match split(line) {
-            Some((own, b"again")) if own == number => Ok(Heard::Again(sent.clone())),
+            Some((own, b"again")) if own == number => Ok(Heard::Again),
             Some((own, _)) if own == number => Ok(Heard::Reply(Ok(value))),
             _ => Err(Fault::bad_reply(&value)),
         },
@@ -304,40 +327,6 @@ fn pipelined<'a>(
     Err(Fault::Lost(None))
 }
 
-/// Judges the replies to a transaction.
-fn executed<'a>(
-    number: u64,
-    came: &mut impl Iterator<Item = (&'a Cmd, Value)>,
-) -> Result<RedisResult<Vec<Value>>, Fault> {
-    let mut refusal = None;
-    for (sent, reply) in came {
-        let is_exec = sent.args_iter().next() == Some(Arg::Simple(b"EXEC"));
-        match reply {
-            Value::Array(mut replies) if is_exec => {
-                let last = replies.pop().unwrap_or(Value::Nil);
-                return match says(&last, number) {
-                    true => Ok(Ok(replies)),
-                    false => Err(Fault::bad_reply(&last)),
-                };
-            }
-            // Why it is not executed is told by the first refusal, and that it is not by the last.
-            Value::ServerError(error) => {
-                let refusal = refusal.get_or_insert_with(|| RedisError::from(error));
-                if is_exec {
-                    return Ok(Err(refusal.clone()));
-                }
-            }
-            // "OK" for the beginning, "QUEUED" for the others; but for the reply to the last one
-            // they tell nothing, and do not depend on what was asked.
-            Value::Okay | Value::SimpleString(_) if !is_exec => {}
-            // Also where the beginning was refused, and each command is executed by itself.
-            _ if !is_exec && refusal.is_some() => {}
-            other => return Err(Fault::bad_reply(&other)),
-        }
-    }
-    Err(Fault::Lost(None))
-}
-
 fn is_echo(sent: &Cmd, number: u64) -> bool {
     let mut arguments = sent.args_iter();
     arguments.next() == Some(Arg::Simple(b"PING"))
@@ -345,7 +334,7 @@ fn is_echo(sent: &Cmd, number: u64) -> bool {
 }
 
 /// Whether this is what [`echo`] is answered.
-fn says(reply: &Value, number: u64) -> bool {
+pub(super) fn says(reply: &Value, number: u64) -> bool {
     matches!(reply, Value::BulkString(own) if parsed(own) == Some(number))
 }
 
@@ -360,52 +349,6 @@ fn parsed(digits: &[u8]) -> Option<u64> {
     // Else a sign would do.
     digits.first().filter(|first| first.is_ascii_digit())?;
     std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
-/// Sends `calls` in one piece and gives each its reply; one that is to be sent again stays open.
-/// What stays open after a fault has no answer.
-///
-/// The first poll puts them into the queue of the connection. All are open, and they are at least
-/// one.
-pub(super) async fn exchange(
-    connection: &mut MultiplexedConnection,
-    calls: &mut [&mut Call],
-    sent_at: Instant,
-    deadline: Instant,
-) -> Result<Outcome, Fault> {
-    let lost = |error: RedisError| match error.is_timeout() {
-        true => Fault::NoAnswer(round(sent_at.elapsed())),
-        false => Fault::Lost(Some(error)),
-    };
-    connection.set_response_timeout(deadline.saturating_duration_since(sent_at));
-    if let [call] = calls
-        && let Run::Script { command, .. } = &mut call.run
-    {
-        let sent = take(command);
-        let reply = connection.send_packed_command(&sent).await.map_err(lost)?;
-        let heard = call.hear(&mut once((&sent, reply)));
-        keep_for_later(sent);
-        heard?;
-    } else {
-        let mut pipeline = Pipeline::with_capacity(calls.len());
-        for call in &mut *calls {
-            call.write(&mut pipeline);
-        }
-        let count = pipeline.len();
-        let sending = connection.send_packed_commands(&pipeline, 0, count);
-        let mut came = pipeline.cmd_iter().zip(sending.await.map_err(lost)?);
-        for call in &mut *calls {
-            call.hear(&mut came)?;
-        }
-    }
-    Ok(match calls.iter().any(|call| call.is_of_wrong_server()) {
-        true => Outcome::Broken,
-        false => Outcome::Answered,
-    })
-}
-
-fn round(duration: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

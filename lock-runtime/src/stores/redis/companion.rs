@@ -8,9 +8,9 @@ use lock_protocol::LockKey;
 const QUEUE: &str = LockKey::COMPANIONS[0];
 /// What ends the name of a counter.
 const COUNTER: &str = LockKey::COMPANIONS[1];
-/// The counters that the locks of a prefix share, two digits each. They are few, since a connection
-/// has to raise each before it may draw from it without a script, and so many that locks which are
-/// passed on within processes need not share one token a microsecond.
+/// The counters that the locks of a prefix share, two digits each: few, since each is a key that
+/// stays, and so many that locks which are passed on within processes need not share one token a
+/// microsecond.
 const COUNTERS: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\
                         202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f";
 

@@ -55,6 +55,9 @@ pub struct RedisSettings {
     pub key_prefix: String,
     /// Certificates in PEM format to trust for `rediss://` *instead of* those of the system.
     pub tls_root_certificates: Option<Vec<u8>>,
+    /// For tests: calls go as those that share a command do, also without company.
+    #[doc(hidden)]
+    pub always_shared: bool,
 }
 
 impl Default for RedisSettings {
@@ -66,6 +69,7 @@ impl Default for RedisSettings {
             connect_timeout: Duration::from_secs(1),
             key_prefix: "lock:".to_owned(),
             tls_root_certificates: None,
+            always_shared: false,
         }
     }
 }

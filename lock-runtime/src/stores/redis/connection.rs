@@ -9,7 +9,9 @@ use deadpool_redis::{Pool, PoolError};
 use lock_protocol::LockKey;
 use tokio::time::{Instant, timeout};
 
-use super::call::{Call, exchange};
+use super::batch::Sharing;
+use super::call::Call;
+use super::exchange::exchange;
 use super::fault::Fault;
 use super::link::Link;
 use super::scripts;
@@ -25,6 +27,8 @@ pub(super) struct Target {
     /// The name of no lock, to try commands on; `None` if the prefix allows no name.
     pub(super) probe: Option<LockKey>,
     pub(super) command_timeout: Duration,
+    /// Which calls may share a command.
+    pub(super) sharing: Sharing,
 }
 
 /// The connection of a link. It stays checked out of the pool, so that the pool knows of it.
@@ -70,7 +74,14 @@ impl Target {
         let mut call = Call::commands(greeting);
         let sent_at = Instant::now();
         let deadline = sent_at + self.command_timeout;
-        exchange(&mut connection, &mut [&mut call], sent_at, deadline).await?;
+        exchange(
+            &mut connection,
+            &mut [&mut call],
+            self.sharing,
+            sent_at,
+            deadline,
+        )
+        .await?;
         let replies = match call.take_reply() {
             Some(Ok(Value::Array(replies))) => replies,
             Some(Err(error)) => return Err(Fault::Refused(error)),

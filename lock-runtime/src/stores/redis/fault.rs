@@ -208,4 +208,45 @@ pub(super) fn is_wrong_server(error: &RedisError) -> bool {
             ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown | ServerErrorKind::BusyLoading
         )
     ) || error.code() == Some("NOAUTH")
+        // As servers before 7.0 tell it of a script: behind the place where it was raised.
+        || error
+            .detail()
+            .is_some_and(|detail| detail.contains(": -READONLY "))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use deadpool_redis::redis::{Value, parse_redis_value};
+
+    use super::*;
+
+    fn error(line: &str) -> RedisError {
+        let value = parse_redis_value(format!("-{line}\r\n").as_bytes());
+        value
+            .unwrap()
+            .extract_error()
+            .map(|_: Value| ())
+            .unwrap_err()
+    }
+
+    #[test]
+    fn a_replica_is_known_by_the_words_of_each_server() {
+        let why = "READONLY You can't write against a read only replica.";
+        for line in [
+            why.to_owned(),
+            // In a script: since 7.0, before it, and before it in many.lua.
+            format!("{why} script: 2fd4, on @user_script:23."),
+            format!("\"@user_script:\": 118: -{why}"),
+            format!("ERR \"@user_script:\": 118: -{why}"),
+        ] {
+            assert!(is_wrong_server(&error(&line)), "{line}");
+        }
+        for line in [
+            "ERR \"@user_script:\": 118: -OOM command not allowed",
+            "ERR no READONLY here",
+        ] {
+            assert!(!is_wrong_server(&error(line)), "{line}");
+        }
+    }
 }

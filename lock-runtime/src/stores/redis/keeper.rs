@@ -55,7 +55,7 @@ impl Keeper {
         closing: watch::Receiver<bool>,
     ) -> (Arc<Link>, Keeper) {
         let (channel, wakeups) = channel.unzip();
-        let (link, _keeps) = Link::new(terms, channel, target.command_timeout);
+        let (link, _keeps) = Link::new(terms, target.sharing, channel, target.command_timeout);
         let keeper = Keeper {
             link: Arc::clone(&link),
             target,

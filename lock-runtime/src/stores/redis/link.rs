@@ -18,7 +18,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::unconstrained;
 use tokio::time::Instant;
 
-use super::call::{Call, Outcome, Reply, exchange};
+use super::batch::Sharing;
+use super::call::{Call, Reply};
+use super::exchange::{Outcome, exchange};
 use super::fault::Fault;
 use super::message::{Answer, Calls, Message, Unheard};
 use crate::backend::BoxFuture;
@@ -26,8 +28,8 @@ use crate::sync::lock;
 
 /// What sets a link apart from others.
 pub(super) struct Terms {
-    /// How many calls may be in flight by themselves. Few tasks lose no time to each other, and many
-    /// share what they send.
+    /// A call goes by itself where fewer than this are in flight. Few tasks lose no time to each
+    /// other, and many share what they send.
     alone: usize,
     /// How many calls go out in one pipeline, so that the server works on some while the next are
     /// being made.
@@ -59,6 +61,7 @@ pub(super) const SHORT: Terms = Terms {
 /// A link to one server.
 pub(super) struct Link {
     terms: Terms,
+    sharing: Sharing,
     /// What its connections listen to, if they do.
     channel: Option<Arc<str>>,
     /// How long the answer to a call may take.
@@ -84,7 +87,7 @@ struct State {
     unanswered: u32,
     /// Why there is no connection.
     trouble: Option<Fault>,
-    /// How many calls and pipelines are in flight.
+    /// How many calls are in flight.
     in_flight: usize,
     /// What the next pipelines take, oldest first.
     waiting: VecDeque<Message>,
@@ -109,6 +112,8 @@ struct Flight {
     connection: MultiplexedConnection,
     /// Which connection it is.
     given_up: u64,
+    /// How many calls it is.
+    calls: usize,
     deadline: Instant,
     outcome: Option<Outcome>,
 }
@@ -136,6 +141,8 @@ pub(super) enum Next {
 /// Messages that go out together.
 pub(super) struct Batch {
     messages: Vec<Message>,
+    /// How many calls they are.
+    calls: usize,
     connection: MultiplexedConnection,
     given_up: u64,
 }
@@ -144,12 +151,14 @@ impl Link {
     /// A link without a connection yet, and what is there as long as its keeper is.
     pub(super) fn new(
         terms: Terms,
+        sharing: Sharing,
         channel: Option<Arc<str>>,
         timeout: Duration,
     ) -> (Arc<Link>, mpsc::Receiver<()>) {
         let (kept, keeps) = mpsc::channel(1);
         let link = Link {
             terms,
+            sharing,
             channel,
             timeout,
             epoch: Instant::now(),
@@ -200,6 +209,7 @@ impl Link {
                 link: Arc::clone(self),
                 connection,
                 given_up,
+                calls: 1,
                 deadline,
                 outcome: None,
             };
@@ -323,7 +333,14 @@ impl Flight {
 
     async fn exchange(&mut self, calls: &mut [&mut Call]) -> Result<(), Fault> {
         let sent_at = Instant::now();
-        let exchanged = exchange(&mut self.connection, calls, sent_at, self.deadline).await;
+        let exchanged = exchange(
+            &mut self.connection,
+            calls,
+            self.link.sharing,
+            sent_at,
+            self.deadline,
+        )
+        .await;
         let outcome = match &exchanged {
             Ok(outcome) => *outcome,
             Err(fault) => Outcome::of(fault),
@@ -342,7 +359,7 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         let mut state = lock(&self.link.state);
-        state.in_flight -= 1;
+        state.in_flight -= self.calls;
         let outcome = self.outcome.or_else(|| unanswered_by(self.deadline));
         self.link.note(state, self.given_up, outcome);
     }
@@ -429,9 +446,10 @@ impl Link {
         if messages.is_empty() {
             return Next::Wait;
         }
-        state.in_flight += 1;
+        state.in_flight += calls;
         Next::Send(Batch {
             messages,
+            calls,
             connection,
             given_up: state.given_up,
         })
@@ -446,6 +464,7 @@ impl Link {
             link: self,
             connection: batch.connection,
             given_up: batch.given_up,
+            calls: batch.calls,
             deadline: Instant::now(),
             outcome: None,
         };

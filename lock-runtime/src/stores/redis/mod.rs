@@ -15,10 +15,12 @@
 //! runtime of callers has one that does not. What a link leads to is a parameter as well, its
 //! target.
 
+mod batch;
 mod call;
 mod companion;
 mod config;
 mod connection;
+mod exchange;
 mod fault;
 mod keeper;
 mod link;
@@ -42,6 +44,7 @@ use lock_protocol::{
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
+use self::batch::Sharing;
 use self::call::Reply;
 pub use self::config::RedisSettings;
 use self::connection::Target;
@@ -128,6 +131,10 @@ impl RedisBackend {
             pool: pool.clone(),
             address: address.into(),
             command_timeout: settings.command_timeout,
+            sharing: match settings.always_shared {
+                true => Sharing::ALWAYS,
+                false => Sharing::ON_ONE_SERVER,
+            },
         };
         let channels =
             (0..settings.lanes).map(|lane| format!("{channel_prefix}{backend}:{lane}").into());

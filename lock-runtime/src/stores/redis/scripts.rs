@@ -30,62 +30,93 @@ const FRAGMENTS: [(&str, &str); 5] = [
     ("-- outlive\n", include_str!("scripts/outlive.lua")),
 ];
 
+/// What runs a script for many calls, but for the script.
+const MANY: &str = include_str!("scripts/many.lua");
+/// What `draw.lua` finds in a script that is run for one call.
+const DRAWN_AT: &str = "local instant\n";
+
 impl Script {
-    fn new(body: &str) -> Script {
-        let source = FRAGMENTS
-            .iter()
-            .fold(body.to_owned(), |source, (line, fragment)| {
-                source.replace(line, fragment)
-            });
+    /// A script with these keys, which are in the order of those of `prelude.lua`.
+    fn new(body: &str, keys: usize) -> Script {
+        let source = with_fragments(&[DRAWN_AT, body].concat());
         let hash = Hashed::new(&source).get_hash().to_owned();
-        Script { source, hash }
+        Script {
+            source,
+            hash,
+            keys,
+            many: None,
+        }
+    }
+
+    /// The same for a script that many calls can share.
+    fn shared(body: &str, keys: usize) -> Script {
+        let source = with_fragments(&MANY.replace("-- one\n", body));
+        let hash = Hashed::new(&source).get_hash().to_owned();
+        let many = Script {
+            source,
+            hash,
+            keys,
+            many: None,
+        };
+        Script {
+            many: Some(Box::new(many)),
+            ..Script::new(body, keys)
+        }
     }
 
     /// A call of the script with its keys.
     fn call(&'static self, key: &LockKey) -> Call {
-        let mut command = self.with_keys(3, key);
-        command
-            .arg(Companion::queue(key))
-            .arg(Companion::counter(key));
-        Call::script(self, command)
-    }
-
-    /// The same for a script that has no other key than the lock itself.
-    fn call_with_lock(&'static self, key: &LockKey) -> Call {
-        Call::script(self, self.with_keys(1, key))
-    }
-
-    fn with_keys(&self, keys: usize, key: &LockKey) -> Cmd {
         // Enough for a release with a next claim, which has the most arguments.
         let mut command = empty_command(12, 320 + 3 * key.stored().len());
         command
             .arg("EVALSHA")
             .arg(&self.hash)
-            .arg(keys)
+            .arg(self.keys)
             .arg(key.stored());
-        command
+        if self.keys > 1 {
+            command
+                .arg(Companion::queue(key))
+                .arg(Companion::counter(key));
+        }
+        Call::script(self, key, command)
     }
 }
 
-static ACQUIRE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/acquire.lua")));
-static RENEW: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/renew.lua")));
-static RESERVE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/reserve.lua")));
-static RELEASE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/release.lua")));
-static HAND_OVER: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/hand_over.lua")));
-static ABANDON: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/abandon.lua")));
-static PROBE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/probe.lua")));
+fn with_fragments(body: &str) -> String {
+    let put_in = |source: String, (line, fragment): &(&str, &str)| source.replace(line, fragment);
+    FRAGMENTS.iter().fold(body.to_owned(), put_in)
+}
 
-fn all() -> [&'static Script; 6] {
-    [&ACQUIRE, &RENEW, &RESERVE, &RELEASE, &HAND_OVER, &ABANDON]
+/// A script by the name of its file, with so many keys.
+macro_rules! script {
+    ($make:ident, $name:literal, $keys:literal) => {
+        Lazy::new(|| Script::$make(include_str!(concat!("scripts/", $name, ".lua")), $keys))
+    };
+}
+
+static ACQUIRE: Lazy<Script> = script!(shared, "acquire", 3);
+/// It has no other key than the lock itself.
+static RENEW: Lazy<Script> = script!(shared, "renew", 1);
+static RESERVE: Lazy<Script> = script!(new, "reserve", 3);
+static RELEASE: Lazy<Script> = script!(shared, "release", 3);
+static HAND_OVER: Lazy<Script> = script!(new, "hand_over", 3);
+static ABANDON: Lazy<Script> = script!(new, "abandon", 3);
+static PROBE: Lazy<Script> = script!(new, "probe", 3);
+
+fn all() -> impl Iterator<Item = &'static Script> {
+    let scripts = [&ACQUIRE, &RENEW, &RESERVE, &RELEASE, &HAND_OVER, &ABANDON];
+    let with_many = |script: &'static Lazy<Script>| [Some(&**script), script.many.as_deref()];
+    scripts.into_iter().flat_map(with_many).flatten()
 }
 
 /// The commands that make the server know every script.
-pub(super) fn loads() -> [Cmd; 6] {
-    all().map(|script| {
+pub(super) fn loads() -> Vec<Cmd> {
+    let load = |script: &Script| {
         let mut load = cmd("SCRIPT");
         load.arg("LOAD").arg(&script.source);
         load
-    })
+    };
+    all().map(load).collect()
 }
 
 /// The commands that try everything that the scripts need, on the keys of no lock.
@@ -147,7 +178,7 @@ pub(super) fn acquire(claim: &Claim, channel: &str) -> Call {
 /// Extends a lease.
 pub(super) fn renew(renewal: &Renewal) -> Call {
     let mut call = if renewal.tokens == 0 {
-        RENEW.call_with_lock(&renewal.key)
+        RENEW.call(&renewal.key)
     } else {
         RESERVE.call(&renewal.key)
     };

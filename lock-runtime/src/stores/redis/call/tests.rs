@@ -9,12 +9,8 @@ fn script() -> Call {
     give_back(&LockKey::new("lock:", "k").unwrap(), "owner")
 }
 
-fn transaction() -> Call {
-    let mut set = cmd("SET");
-    set.arg("k").arg("v").arg("NX");
-    let mut incr = cmd("INCRBY");
-    incr.arg("n").arg(1);
-    Call::transaction(vec![set, incr])
+fn commands() -> Call {
+    Call::commands(vec![cmd("HELLO"), cmd("GET")])
 }
 
 /// A reply of a script to `call`.
@@ -124,10 +120,10 @@ fn a_script_that_had_too_much_to_do_is_sent_again_as_it_was() {
 
 #[test]
 fn of_several_calls_only_that_whose_script_is_not_known_is_sent_again() {
-    let mut calls = [script(), transaction(), script(), Call::ping()];
+    let mut calls = [script(), commands(), script(), Call::ping()];
     let replies = [
         vec![line(&calls[0], " withdrawn")],
-        from_wire(&calls[1], &DONE),
+        from_wire(&calls[1], &["+OK", "$1\r\nx", "#"]),
         from_wire(
             &calls[2],
             &["-NOSCRIPT No matching script. Please use EVAL."],
@@ -147,120 +143,8 @@ fn of_several_calls_only_that_whose_script_is_not_known_is_sent_again() {
     );
 }
 
-/// What a server answers to [`transaction`].
-const DONE: [&str; 5] = [
-    "+OK",
-    "+QUEUED",
-    "+QUEUED",
-    "+QUEUED",
-    "*3\r\n+OK\r\n:1\r\n#",
-];
-
-#[test]
-fn a_transaction_has_one_reply_for_each_of_its_commands() {
-    let mut call = transaction();
-    let replies = from_wire(&call, &DONE);
-    let pipeline = sent(&mut call);
-    let first = |command: &Cmd| match command.args_iter().next() {
-        Some(Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
-        _ => String::new(),
-    };
-    let names: Vec<_> = pipeline.cmd_iter().map(first).collect();
-    assert_eq!(names, ["MULTI", "SET", "INCRBY", "PING", "EXEC"]);
-    call.hear(&mut pipeline.cmd_iter().zip(replies)).unwrap();
-    let replies = Value::Array(vec![Value::Okay, Value::Int(1)]);
-    assert_eq!(call.take_reply(), Some(Ok(replies)));
-}
-
-#[test]
-fn an_error_within_a_transaction_is_that_of_its_command_alone() {
-    let mut call = transaction();
-    let failed = "*3\r\n+OK\r\n-ERR value is not an integer or out of range\r\n#";
-    let [begun, first, second, third, _] = DONE;
-    let replies = from_wire(&call, &[begun, first, second, third, failed]);
-    hear(&mut call, replies).unwrap();
-    let Some(Ok(Value::Array(replies))) = call.take_reply() else {
-        panic!("it was executed");
-    };
-    assert!(matches!(&*replies, [Value::Okay, Value::ServerError(_)]));
-}
-
-#[test]
-fn a_transaction_that_is_not_executed_tells_the_first_reason() {
-    let aborted = "-EXECABORT Transaction discarded because of previous errors.";
-    for (code, replies) in [
-        (
-            "OOM",
-            [
-                "+OK",
-                "-OOM command not allowed",
-                "+QUEUED",
-                "+QUEUED",
-                aborted,
-            ],
-        ),
-        (
-            "READONLY",
-            ["+OK", "-READONLY no", "-READONLY no", "+QUEUED", aborted],
-        ),
-        (
-            "EXECABORT",
-            ["+OK", "+QUEUED", "+QUEUED", "+QUEUED", aborted],
-        ),
-        // Each command was executed by itself.
-        (
-            "NOPERM",
-            [
-                "-NOPERM no multi",
-                "+OK",
-                ":1",
-                "#",
-                "-ERR EXEC without MULTI",
-            ],
-        ),
-    ] {
-        let mut call = transaction();
-        let replies = from_wire(&call, &replies);
-        hear(&mut call, replies).unwrap();
-        assert_eq!(call.is_of_wrong_server(), code == "READONLY");
-        let Some(Err(error)) = call.take_reply() else {
-            panic!("{code}: it was not executed");
-        };
-        assert_eq!(error.code(), Some(code));
-    }
-}
-
-#[test]
-fn a_transaction_whose_replies_are_those_of_another_call_gives_the_connection_away() {
-    let [begun, queued, _, _, done] = DONE;
-    let of_another = "*3\r\n+OK\r\n:1\r\n$1\r\nx";
-    for replies in [
-        [begun, queued, queued, queued, of_another],
-        // One too many at the beginning.
-        ["+OK", begun, queued, queued, queued],
-        ["-ERR one too many", begun, queued, queued, queued],
-        ["$1\r\nx", begun, queued, queued, queued],
-        [":1", begun, queued, queued, queued],
-        // One is missing, and what stands behind comes early.
-        [queued, queued, queued, done, "+OK"],
-        // Never begun to be watched, so never given up like this.
-        [begun, queued, queued, queued, "_"],
-        [begun, queued, queued, queued, "*0"],
-    ] {
-        let mut call = transaction();
-        let came = from_wire(&call, &replies);
-        let heard = hear(&mut call, came);
-        assert!(matches!(heard, Err(Fault::BadReply(_))), "{replies:?}");
-        assert!(call.is_open());
-    }
-    let mut call = transaction();
-    let early = from_wire(&call, &[begun, queued]);
-    assert!(matches!(hear(&mut call, early), Err(Fault::Lost(None))));
-}
-
 #[test]
 fn commands_fail_one_by_one_and_are_known_by_the_last() {
-    let commands = || Call::commands(vec![cmd("HELLO"), cmd("GET")]);
     let mut call = commands();
     let replies = from_wire(&call, &["-NOPERM no", "$1\r\nx", "#"]);
     hear(&mut call, replies).unwrap();
@@ -286,7 +170,7 @@ proptest! {
 
     #[test]
     fn no_reply_panics_and_none_without_the_number_is_an_answer(
-        mut replies in prop::collection::vec(replies(), 5),
+        mut replies in prop::collection::vec(replies(), 3),
     ) {
         let mut call = script();
         let own = call.number;
@@ -297,6 +181,6 @@ proptest! {
         let belongs = is_its_own(&replies[0]);
         let heard = hear(&mut call, replies[..1].to_vec());
         prop_assert_eq!(belongs, heard.is_ok());
-        prop_assert!(hear(&mut transaction(), replies.split_off(0)).is_err());
+        prop_assert!(hear(&mut commands(), replies.split_off(0)).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 use deadpool_redis::Config;
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{AsyncConnectionConfig, RedisConnectionInfo, Value, cmd};
-use lock_protocol::LockKey;
+use lock_protocol::{LockKey, OwnerToken};
 use tokio::io::{
     AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, WriteHalf,
     duplex, split,
@@ -13,6 +13,7 @@ use tokio::io::{
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::timeout;
 
+use super::super::batch::Sharing;
 use super::super::call::{Call, Reply};
 use super::super::config::{self, RedisSettings};
 use super::super::fault::Fault;
@@ -58,17 +59,6 @@ impl Peer {
     async fn answer_next(&mut self) {
         let asked = self.asked().await;
         self.answer(&asked).await;
-    }
-
-    /// Answers a transaction of one command, the number of which was `asked` like this.
-    async fn execute(&mut self, reply: &str, asked: &[String]) {
-        for begun in ["+OK", "+QUEUED", "+QUEUED"] {
-            self.say(begun).await;
-        }
-        let number = &asked[1];
-        let length = number.len();
-        self.say(&format!("*2\r\n{reply}\r\n${length}\r\n{number}"))
-            .await;
     }
 }
 
@@ -136,6 +126,7 @@ async fn linked(terms: Terms) -> (Arc<Link>, Keeper, Peer) {
         address: address.into(),
         probe: None,
         command_timeout: TIMEOUT,
+        sharing: Sharing::ON_ONE_SERVER,
     };
     let (_, closing) = watch::channel(false);
     let (link, keeper) = Keeper::new(terms, target, None, closing);
@@ -158,10 +149,10 @@ fn script() -> Call {
     scripts::give_back(&LockKey::new("lock:", "k").unwrap(), "owner")
 }
 
-fn transaction() -> Call {
-    let mut set = cmd("SET");
-    set.arg("k").arg("v");
-    Call::transaction(vec![set])
+fn plain() -> Call {
+    let mut get = cmd("GET");
+    get.arg("k");
+    Call::commands(vec![get])
 }
 
 /// Asks in a task of its own.
@@ -266,30 +257,154 @@ async fn calls_leave_in_the_order_of_their_first_polls() {
     }
 }
 
+/// Asks for the release of a lock of its own in a task of its own, which shares a command with others.
+fn ask_in_company(link: &Arc<Link>, lock: usize) -> JoinHandle<Result<Reply, Fault>> {
+    let key = LockKey::new("lock:", &lock.to_string()).unwrap();
+    let owner = OwnerToken::unique("owner");
+    ask(link, scripts::release(&key, &owner, None, "channel"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_wait_together_share_a_command_and_others_do_not_wait_for_company() {
+    let (link, keeper, mut peer) = linked(SHORT).await;
+    let alone: Vec<_> = (0..4).map(|lock| ask_in_company(&link, lock)).collect();
+    let mut asked_alone = Vec::new();
+    for lock in 0..4 {
+        asked_alone.push(peer.asked().await);
+        assert_eq!(asked_alone[lock][3], format!("lock:{lock}"));
+    }
+    let waiting: Vec<_> = (4..9).map(|lock| ask_in_company(&link, lock)).collect();
+    yield_now().await;
+    // Nobody waits for this any more.
+    waiting[0].abort();
+    yield_now().await;
+    let _served = serve(keeper);
+    let asked = peer.asked().await;
+    let locks: Vec<_> = asked
+        .iter()
+        .filter(|word| word.starts_with("lock:"))
+        .collect();
+    assert_eq!(locks, ["lock:5", "lock:6", "lock:7", "lock:8"]);
+    assert_eq!(asked[2], "12");
+    yield_now().await;
+    assert!(peer.has_been_asked().is_none());
+
+    for asked in asked_alone {
+        peer.answer(&asked).await;
+    }
+    let number = &asked[15];
+    let word = |word: &str| format!("${}\r\n{word}\r\n", word.len());
+    let mut reply = format!("*5\r\n{}", word(number));
+    for answer in ["lost", "released", "lost", "released"] {
+        reply += &word(&format!("{number} {answer}"));
+    }
+    peer.say(reply.trim_end()).await;
+    let mut answers = Vec::new();
+    for waiting in waiting.into_iter().skip(1) {
+        answers.push(waiting.await.unwrap().unwrap().unwrap());
+    }
+    let line = |answer| Value::BulkString(format!("{number} {answer}").into_bytes());
+    assert_eq!(answers, ["lost", "released", "lost", "released"].map(line));
+    for alone in alone {
+        alone.await.unwrap().unwrap().unwrap();
+    }
+    assert!(link.works());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_many_calls_are_in_flight_none_goes_by_itself() {
+    for (many, goes_alone) in [(1, true), (5, false)] {
+        let (link, _keeper, mut peer) = linked(SHORT).await;
+        let alone: Vec<_> = (0..4).map(|lock| ask_in_company(&link, lock)).collect();
+        let mut asked = Vec::new();
+        for _ in 0..4 {
+            asked.push(peer.asked().await);
+        }
+        let _waiting: Vec<_> = (4..4 + many)
+            .map(|lock| ask_in_company(&link, lock))
+            .collect();
+        yield_now().await;
+        let Next::Send(_batch) = link.next() else {
+            panic!("nothing waits");
+        };
+        assert!(matches!(link.next(), Next::Wait));
+        for asked in asked {
+            peer.answer(&asked).await;
+        }
+        for alone in alone {
+            alone.await.unwrap().unwrap().unwrap();
+        }
+        let _next = ask_in_company(&link, 9);
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        assert_eq!(peer.has_been_asked().is_some(), goes_alone, "{many}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_is_cut_off_in_the_middle_answers_none_of_the_calls() {
+    for is_cut_off in [true, false] {
+        let (link, keeper, mut peer) = linked(LANE).await;
+        let waiting: Vec<_> = (0..3).map(|lock| ask_in_company(&link, lock)).collect();
+        yield_now().await;
+        let served = serve(keeper);
+        let asked = peer.asked().await;
+        assert_eq!(asked[2], "9");
+        let number = &asked[12];
+        let line = format!("{number} released");
+        let (first, line) = (
+            format!("*4\r\n${}\r\n{number}", number.len()),
+            format!("${}\r\n{line}", line.len()),
+        );
+        for part in [&first, &line, &line] {
+            peer.say(part).await;
+        }
+        if is_cut_off {
+            peer.writer.shutdown().await.unwrap();
+        } else {
+            peer.say(&line).await;
+        }
+        for waiting in waiting {
+            let answer = waiting.await.unwrap();
+            assert_eq!(answer.is_err(), is_cut_off, "{answer:?}");
+            if let Err(fault) = answer {
+                assert!(matches!(fault, Fault::Lost(_)), "{fault:?}");
+            }
+        }
+        if is_cut_off {
+            served.await.unwrap();
+        }
+        assert_eq!(link.works(), !is_cut_off);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_nobody_waits_for_any_more_is_sent_only_if_it_has_to_be() {
     let (link, keeper, mut peer) = linked(LANE).await;
-    drop(link.send(vec![transaction()], Unheard::Skip));
+    drop(link.send(vec![plain()], Unheard::Skip));
     drop(link.send(vec![script()], Unheard::Run));
     let _served = serve(keeper);
     assert_eq!(peer.asked().await[0], "EVALSHA");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transaction_among_scripts_keeps_its_replies_and_only_what_failed_is_sent_again() {
+async fn commands_among_scripts_keep_their_replies_and_only_what_failed_is_sent_again() {
     let (link, keeper, mut peer) = linked(LANE).await;
     let mut first = link.send(vec![script()], Unheard::Skip);
-    let mut second = link.send(vec![transaction(), script()], Unheard::Skip);
+    let mut second = link.send(vec![plain(), script()], Unheard::Skip);
     let _served = serve(keeper);
     let mut asked = Vec::new();
-    for name in ["EVALSHA", "MULTI", "SET", "PING", "EXEC", "EVALSHA"] {
+    for name in ["EVALSHA", "GET", "PING", "EVALSHA"] {
         asked.push(peer.asked().await);
         assert_eq!(asked[asked.len() - 1][0], name);
     }
     peer.say("-NOSCRIPT No matching script. Please use EVAL.")
         .await;
-    peer.execute("+OK", &asked[3]).await;
-    peer.answer(&asked[5]).await;
+    peer.say("+OK").await;
+    peer.say(&format!("${}\r\n{}", asked[2][1].len(), asked[2][1]))
+        .await;
+    peer.answer(&asked[3]).await;
     let replies = second.replies().await.unwrap();
     assert_eq!(replies[0], Ok(Value::Array(vec![Value::Okay])));
     assert!(matches!(&replies[1], Ok(Value::BulkString(_))));
@@ -299,20 +414,6 @@ async fn a_transaction_among_scripts_keeps_its_replies_and_only_what_failed_is_s
     peer.answer(&again).await;
     first.reply().await.unwrap().unwrap();
     assert!(link.works() && peer.has_been_asked().is_none());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_transaction_goes_by_itself_as_well() {
-    let (link, _keeper, mut peer) = linked(SHORT).await;
-    let asking = ask(&link, transaction());
-    let mut asked = Vec::new();
-    for name in ["MULTI", "SET", "PING", "EXEC"] {
-        asked.push(peer.asked().await);
-        assert_eq!(asked[asked.len() - 1][0], name);
-    }
-    peer.execute(":5", &asked[2]).await;
-    let reply = asking.await.unwrap().unwrap();
-    assert_eq!(reply, Ok(Value::Array(vec![Value::Int(5)])));
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,8 +2,7 @@
 -- call. Of a claim that is withdrawn already, because its withdrawal was faster or a younger
 -- question was, it does nothing.
 -- ARGV: [1] call, [2] owner, [3] ttl_ms, [4] place in the queue, '' if it does not wait,
---       [5] queue_ms: how long the queue outlives the present lease,
---       [6] unseen: 1 if the claim may own the lock without a look at the queue; it gives way then
+--       [5] queue_ms: how long the queue outlives the present lease
 -- Returns: granted last old: tokens above `old` and up to `last`, to which the counter was raised;
 --          new ones where it is granted again | queued remaining_ms foreign
 --          | taken remaining_ms foreign | again
@@ -35,9 +34,9 @@ if holder and holder ~= owner then
   return answer(stand_back(member, queue_ms, redis.call('PTTL', lock), foreign))
 end
 
--- The last lease ended without a release, or this one began without a look: those that wait come
--- first. Where nobody waits, a full memory refuses the lock.
-if (not holder or ARGV[6] == '1') and redis.call('EXISTS', queue) == 1 then
+-- The last lease ended without a release: those that wait come first. Where nobody waits, a full
+-- memory refuses the lock.
+if not holder and redis.call('EXISTS', queue) == 1 then
   local outcome, grace_ms = hand_over(member)
   if refusal then return refusal end
   if outcome == 'again' then return answer('again') end

@@ -192,7 +192,7 @@ fn a_script_contains_what_its_lines_name() {
     // Each is somewhere, and so is no line of another name.
     for (_, fragment) in FRAGMENTS {
         let end = fragment.lines().last().unwrap();
-        assert!(all().iter().any(|script| script.source.contains(end)));
+        assert!(all().any(|script| script.source.contains(end)));
     }
 }
 
