@@ -3,9 +3,6 @@
 //! It is the crate `lock-protocol`, whose words are here under the names that users of this crate
 //! know. A store that is a crate of its own needs that crate alone.
 
-pub(crate) mod numbers;
-pub(crate) mod sinks;
-
 use std::fmt;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
