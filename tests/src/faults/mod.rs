@@ -38,9 +38,14 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The settings of a runtime whose patience suits a test.
+/// The settings of a runtime whose patience suits a test, on Redis or on etcd.
 pub fn builder(url: impl Into<String>) -> LockRuntimeBuilder {
-    LockRuntime::redis(url)
+    let url = url.into();
+    let locks = match url.strip_prefix("etcd://") {
+        Some(members) => LockRuntime::etcd(members.split(',')),
+        None => LockRuntime::redis(url),
+    };
+    locks
         .default_ttl(Duration::from_secs(2))
         .default_wait(Duration::from_secs(5))
         .command_timeout(ms(500))
