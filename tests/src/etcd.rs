@@ -4,7 +4,8 @@
 //! processes. Its elections take a tenth of a second, so that a lease may live for one second.
 
 use std::fs::File;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -208,6 +209,23 @@ impl Cluster {
         let leases = self.ctl(&["lease", "list"]);
         let leases = leases.lines().skip(1).filter(|line| !line.is_empty());
         leases.map(str::to_owned).collect()
+    }
+
+    /// How many calls of a method a member has answered.
+    pub fn answered(&self, place: usize, method: &str) -> u64 {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port(place))).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let request = "GET /metrics HTTP/1.0\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut metrics = String::new();
+        stream.read_to_string(&mut metrics).unwrap();
+        let of_method = format!("grpc_method=\"{method}\"");
+        metrics
+            .lines()
+            .filter(|line| line.starts_with("grpc_server_handled_total{"))
+            .filter(|line| line.contains(&of_method))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64)
+            .sum()
     }
 
     /// The member that leads.

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod contention;
+pub mod pipe;
 pub mod process;
 pub mod proxy;
 pub mod resource;
