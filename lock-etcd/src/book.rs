@@ -88,7 +88,7 @@ pub(crate) struct Book {
 #[derive(Clone, Debug)]
 pub(crate) enum Due {
     /// Its lease wants to be kept alive.
-    KeepAlive(OwnerToken, i64),
+    Tend(OwnerToken),
     /// It is its turn, and nobody has asked: is it expected?
     Look(LockKey, OwnerToken),
     /// It was its turn for longer than its grace.
@@ -160,7 +160,7 @@ impl Book {
             let pause = now.saturating_duration_since(entry.kept_alive);
             if is_wanted && pause >= entry.lease.ttl() / 3 {
                 entry.kept_alive = now;
-                due.push(Due::KeepAlive(owner.clone(), entry.lease.id));
+                due.push(Due::Tend(owner.clone()));
             }
             !entry.is_over(now)
         });

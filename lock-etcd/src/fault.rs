@@ -50,10 +50,9 @@ impl Fault {
             Code::Unauthenticated => Fault::LogIn,
             Code::InvalidArgument if message.contains("auth store") => Fault::LogIn,
             Code::NotFound if message.contains("lease not found") => Fault::NoLease,
-            Code::PermissionDenied
-            | Code::InvalidArgument
-            | Code::Unimplemented
-            | Code::FailedPrecondition => Fault::Refused(message.to_owned()),
+            Code::PermissionDenied | Code::InvalidArgument | Code::Unimplemented => {
+                Fault::Refused(message.to_owned())
+            }
             // The server says "exhausted" of a write that it has done as well.
             _ => Fault::Unknown(described(status)),
         }

@@ -8,7 +8,6 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::book::Due;
 use crate::core::Core;
-use crate::keep_alive::Alive;
 use crate::lanes::Lanes;
 
 /// How often it is looked what is due.
@@ -43,19 +42,8 @@ fn attend(core: &Arc<Core>, lanes: &Arc<Lanes>, due: Due) {
     let home = core.home.clone();
     let core = Arc::clone(core);
     match due {
-        Due::KeepAlive(owner, lease) => {
-            let alive = core.leases.keep_alive(1, lease);
-            home.spawn(async move {
-                // It proves nothing by itself, so it is not noted; a lease that has gone is told to
-                // whoever waits by it.
-                if let Ok(Alive::No) = alive.await
-                    && let Some(entry) = core.book.get(owner.as_str())
-                    && !entry.owns
-                    && entry.lease.id == lease
-                {
-                    core.sinks.ask_at(&entry.key, &owner, Instant::now().into());
-                }
-            });
+        Due::Tend(owner) => {
+            home.spawn(async move { core.tend(&owner).await });
         }
         Due::Look(key, owner) => {
             let job = async move { core.look_after(&owner, false).await };

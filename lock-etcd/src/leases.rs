@@ -20,6 +20,10 @@ const MOST_IDLE: usize = 1024;
 /// For how long withdrawn claims are remembered at the least, and twice as long at the most.
 const MEMORY: Duration = Duration::from_secs(30);
 
+/// Up to how many seconds a ttl is never remembered by halves: servers note what is left of leases
+/// every five minutes.
+const UNREMEMBERED: i64 = 300;
+
 /// A lease of etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
@@ -43,6 +47,26 @@ impl Lease {
         };
         self.ttl()
             .saturating_sub(now.saturating_duration_since(proven))
+    }
+
+    /// Whether a question for its life and a look at its claim may be asked at the same time, at
+    /// `now`. If not, the look has to come second.
+    ///
+    /// A server that has begun to end a lease may say that it lives (before 3.4.38, 3.5.23 and
+    /// 3.6.5), and a look that came before sees the claim; so the lease must not be near its end. And
+    /// of leases that live for long a new leader may remember how much was left, where it gives
+    /// others the whole ttl again, which a look that came before relies on.
+    pub(crate) fn may_overlap(&self, now: Instant) -> bool {
+        self.ttl <= UNREMEMBERED && self.left(now) > self.ttl() / 3
+    }
+
+    /// Takes in what a question for its life brought that was asked at the same time as the look at
+    /// its claim: it counts only if the lease cannot have ended meanwhile.
+    pub(crate) fn take_in_overlapping(&mut self, alive: Alive, term: u64) -> Result<(), Fault> {
+        if self.left(Instant::now()).is_zero() && alive != Alive::No {
+            return Err(Fault::TooLate);
+        }
+        self.take_in(alive, term)
     }
 
     /// Takes in what a question for its life brought, if it counts: the leader who answered was

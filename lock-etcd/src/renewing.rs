@@ -32,6 +32,12 @@ struct Found {
     oldest: Option<KeyValue>,
 }
 
+/// Whether the leases may be asked for their lives and the claims be read at the same time.
+fn overlaps(entries: &[Option<Entry>], now: Instant) -> bool {
+    let mut known = entries.iter().flatten();
+    known.all(|entry| entry.lease.may_overlap(now))
+}
+
 impl Core {
     /// See [`Backend::renew`](lock_protocol::Backend::renew).
     pub(crate) async fn renew(self: &Arc<Core>, renewals: Vec<Renewal>) -> Vec<Answer> {
@@ -51,6 +57,16 @@ impl Core {
                 entry.map(|entry| self.leases.keep_alive(place % in_use, entry.lease.id))
             })
             .collect();
+        let (overlapping, mut known_lives) = (overlaps(&entries, asked), Vec::new());
+        let mut lives = lives.into_iter();
+        if !overlapping {
+            for life in lives.by_ref() {
+                known_lives.push(match life {
+                    Some(life) => Some(life.await),
+                    None => None,
+                });
+            }
+        }
         let reads: Vec<_> = (0..renewals.len())
             .step_by(READ_AT_ONCE)
             .map(|start| {
@@ -75,15 +91,26 @@ impl Core {
                 Err(_) => break,
             }
         }
-        let mut answers = Vec::with_capacity(renewals.len());
-        let mut found = found.into_iter();
-        for ((renewal, entry), life) in renewals.into_iter().zip(entries).zip(lives) {
-            let found = found.next().unwrap_or(Err(Fault::Closed));
-            let life = match life {
+        for life in lives {
+            known_lives.push(match life {
                 Some(life) => Some(life.await),
                 None => None,
-            };
-            answers.push(self.judge(renewal, entry, life, found, asked).await);
+            });
+        }
+        let mut answers = Vec::with_capacity(renewals.len());
+        let mut found = found.into_iter();
+        for ((renewal, entry), life) in renewals.into_iter().zip(entries).zip(known_lives) {
+            let found = found.next().unwrap_or(Err(Fault::Closed));
+            answers.push(
+                self.judge(
+                    renewal,
+                    entry,
+                    life.map(|life| (life, overlapping)),
+                    found,
+                    asked,
+                )
+                .await,
+            );
         }
         answers
     }
@@ -132,7 +159,7 @@ impl Core {
         self: &Arc<Core>,
         renewal: Renewal,
         entry: Option<Entry>,
-        life: Option<Result<Alive, Fault>>,
+        life: Option<(Result<Alive, Fault>, bool)>,
         found: Result<Found, Fault>,
         asked: Instant,
     ) -> Answer {
@@ -148,7 +175,7 @@ impl Core {
         let known = entry.as_ref().and_then(|entry| entry.created);
         let Some(own) = own.filter(|own| known.is_none_or(|known| known == own.create_revision))
         else {
-            return Ok(self.lost(owner));
+            return Ok(self.lost(owner, known));
         };
         let created = own.create_revision;
         let is_owner = entry.as_ref().is_some_and(|entry| entry.owns)
@@ -166,15 +193,32 @@ impl Core {
                 proven: None,
             },
         };
-        let life = match (&entry, life) {
-            (Some(entry), Some(life)) if entry.lease.id == own.lease => life,
-            _ => self.leases.keep_alive(0, lease.id).await,
+        let lock = Layout::of(&renewal.key);
+        let (life, overlapping, header) = match (&entry, life) {
+            (Some(entry), Some((life, overlapping))) if entry.lease.id == own.lease => {
+                (life, overlapping, header)
+            }
+            _ => {
+                let life = self.leases.keep_alive(0, lease.id).await;
+                let again = self.txn(txns::read([(&lock, owner, false)])).await?;
+                let header = again.header.ok_or(Fault::Strange)?;
+                let found = txns::first(again.responses.into_iter().next())?;
+                if found.is_none_or(|found| found.create_revision != created) {
+                    return Ok(self.lost(owner, known));
+                }
+                (life, false, header)
+            }
         };
         // The term of a read that came before proves as much: a leader that came since has given
         // every lease its whole ttl from when it came.
-        match life.and_then(|alive| lease.take_in(alive, header.raft_term)) {
+        let term = header.raft_term;
+        let proof = life.and_then(|alive| match overlapping {
+            true => lease.take_in_overlapping(alive, term),
+            false => lease.take_in(alive, term),
+        });
+        match proof {
             Ok(()) => {}
-            Err(Fault::NoLease) => return Ok(self.lost(owner)),
+            Err(Fault::NoLease) => return Ok(self.lost(owner, known)),
             Err(fault) => return Err(fault),
         }
         self.book.change(owner, |entry| {
@@ -183,7 +227,6 @@ impl Core {
             entry.turn = None;
         });
 
-        let lock = Layout::of(&renewal.key);
         let needed = self.leases.kept(renewal.ttl);
         let mut revision = None;
         if lease.ttl != needed {
@@ -236,11 +279,15 @@ impl Core {
         }
     }
 
-    /// The claim has gone. Its lease may still live, and is of no use any more.
-    fn lost(self: &Arc<Core>, owner: &str) -> Renewed {
-        if let Some(entry) = self.forget(owner).filter(|entry| !entry.in_doubt) {
-            self.discard_unless_used(entry.lease);
-        }
+    /// The claim that was put there at `created` has gone. Its lease may live by now for what the front
+    /// has asked for since, so it is left to end by itself.
+    fn lost(&self, owner: &str, created: Option<i64>) -> Renewed {
+        self.book.change(owner, |entry| {
+            if created.is_some() && entry.created == created {
+                entry.owns = false;
+                entry.created = None;
+            }
+        });
         Renewed::lost()
     }
 }

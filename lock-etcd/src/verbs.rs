@@ -8,6 +8,7 @@ use lock_protocol::{Acquired, Claim, OwnerToken, Release, Released};
 use crate::book::{Entry, Turn};
 use crate::core::Core;
 use crate::fault::Fault;
+use crate::keep_alive::Alive;
 use crate::layout::{Layout, ttl_of};
 use crate::leases::Lease;
 use crate::messages::KeyValue;
@@ -47,14 +48,27 @@ impl Core {
     ) -> Result<Acquired, Fault> {
         let (lock, owner) = (Layout::of(&claim.key), claim.owner.as_str());
         let alive = self.leases.keep_alive(0, lease.id);
-        let (alive, seen) = tokio::join!(alive, self.txn(txns::look(&lock, owner, created)));
+        let look = self.txn(txns::look(&lock, owner, created));
+        let overlap = lease.may_overlap(asked);
+        let (alive, seen) = if overlap {
+            tokio::join!(alive, look)
+        } else {
+            (alive.await, look.await)
+        };
         let seen = txns::looked(seen?)?;
         let is_there = is_of(seen.own.as_ref(), created);
         if is_there && seen.own.as_ref().is_some_and(|own| own.lease != lease.id) {
             // It was given another lease by a question that had no answer.
             return self.adopt(claim, seen.own, asked).await;
         }
-        let proof = alive.and_then(|alive| lease.take_in(alive, seen.header.raft_term));
+        let term = seen.header.raft_term;
+        let proof = alive.and_then(|alive| {
+            if overlap {
+                lease.take_in_overlapping(alive, term)
+            } else {
+                lease.take_in(alive, term)
+            }
+        });
         if !is_there {
             // It was deleted by somebody, or with its lease: to the end of the queue.
             let is_dead = lease.left(Instant::now()).is_zero();
@@ -164,12 +178,22 @@ impl Core {
             return txns::entered(txn.await?);
         }
         let alive = self.leases.keep_alive(0, lease.id);
-        let (alive, answer) = tokio::join!(alive, txn);
+        let overlap = lease.may_overlap(Instant::now());
+        let (alive, answer) = if overlap {
+            tokio::join!(alive, txn)
+        } else {
+            (alive.await, txn.await)
+        };
         let answer = answer?;
         if let (Ok(alive), Some(header)) = (alive, &answer.header) {
             // Without a proof there is less left of it; but it may have ended since, and with it what
             // was put there.
-            if let Err(Fault::NoLease) = lease.take_in(alive, header.raft_term) {
+            let proof = if overlap {
+                lease.take_in_overlapping(alive, header.raft_term)
+            } else {
+                lease.take_in(alive, header.raft_term)
+            };
+            if let Err(Fault::NoLease) = proof {
                 return Err(Fault::NoLease);
             }
         }
@@ -249,11 +273,21 @@ impl Core {
         let txn = self.txn(txns::release(&lock, owner, created, aboard));
         let answer = match boarding.as_mut().filter(|boarding| !boarding.is_new) {
             Some(boarding) => {
+                // Without a proof there is less left of it.
                 let alive = self.leases.keep_alive(0, boarding.lease.id);
-                let (alive, answer) = tokio::join!(alive, txn);
+                let overlap = boarding.lease.may_overlap(asked);
+                let (alive, answer) = if overlap {
+                    tokio::join!(alive, txn)
+                } else {
+                    (alive.await, txn.await)
+                };
                 let header = answer.as_ref().ok().and_then(|answer| answer.header);
                 if let (Ok(alive), Some(header)) = (alive, header) {
-                    let _ = boarding.lease.take_in(alive, header.raft_term);
+                    let _ = if overlap {
+                        boarding.lease.take_in_overlapping(alive, header.raft_term)
+                    } else {
+                        boarding.lease.take_in(alive, header.raft_term)
+                    };
                 }
                 answer
             }
@@ -434,6 +468,35 @@ impl Core {
             // If it is not known, whoever asks for the claim begins by doing so once more; and if
             // nobody does, its lease ends, since it is not kept alive any more.
             let _ = self.give_back(owner, &entry).await;
+        }
+    }
+
+    /// Keeps the lease of a claim alive while it waits, and sees that it still does.
+    pub(crate) async fn tend(self: &Arc<Core>, owner: &OwnerToken) {
+        let Some(entry) = self.book.get(owner.as_str()) else {
+            return;
+        };
+        let (Some(created), false) = (entry.created, entry.owns) else {
+            return;
+        };
+        let mut lease = entry.lease;
+        let Ok(alive) = self.leases.keep_alive(1, lease.id).await else {
+            return;
+        };
+        // The look comes second, so it counts whatever the lease was at.
+        let look = txns::look(&Layout::of(&entry.key), owner.as_str(), created);
+        let Ok(seen) = self.txn(look).await.and_then(txns::looked) else {
+            return;
+        };
+        if !is_of(seen.own.as_ref(), created) || alive == Alive::No {
+            return self.sinks.ask_at(&entry.key, owner, Instant::now().into());
+        }
+        if lease.take_in(alive, seen.header.raft_term).is_ok() {
+            self.book.change(owner.as_str(), |entry| {
+                if entry.lease.id == lease.id {
+                    entry.lease.proven = entry.lease.proven.max(lease.proven);
+                }
+            });
         }
     }
 
