@@ -258,6 +258,17 @@ impl Cluster {
         text.split(", ").nth(4) == Some("true")
     }
 
+    /// The number of the process of a member.
+    pub fn process(&self, place: usize) -> u32 {
+        self.members[place].process.as_ref().unwrap().id()
+    }
+
+    /// Whether the process of a member has ended.
+    pub fn has_ended(&mut self, place: usize) -> bool {
+        let process = self.members[place].process.as_mut().unwrap();
+        process.try_wait().unwrap().is_some()
+    }
+
     /// Kills a member, and waits for its end.
     pub fn kill(&mut self, place: usize) {
         let mut process = self.members[place].process.take().unwrap();
