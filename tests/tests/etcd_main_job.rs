@@ -360,3 +360,48 @@ async fn e15_a_mutex_of_go_is_waited_for_in_front_of_us_and_behind_us() {
     assert_eq!(behind.line(), "released");
     assert!(!is_taken(&locks, "k").await);
 }
+
+/// A ttl below what the servers keep is kept for longer, which is told; or refused, if that is wanted.
+#[tokio::test]
+async fn a_ttl_that_etcd_rounds_up_is_told_or_refused() {
+    let cluster = Options::default().election(secs(1)).start(1);
+    let locks = runtime(&cluster).await;
+    let (short, kept) = (Duration::from_millis(1_500), secs(2));
+    assert!(locks.takeover_after(short) >= kept);
+    let guard = locks.lock("k").ttl(short).acquire().await.unwrap();
+    assert!(guard.is_held());
+    guard.release().await.unwrap();
+
+    let exact = LockRuntime::etcd(cluster.endpoints()).exact_ttl(true);
+    let exact = exact.command_timeout(secs(4)).build().await.unwrap();
+    let error = exact.lock("k").ttl(short).acquire().await.unwrap_err();
+    assert!(matches!(error, LockError::Config(_)), "{error}");
+    assert!(error.to_string().contains("2s at least"), "{error}");
+    exact
+        .lock("k")
+        .ttl(kept)
+        .acquire()
+        .await
+        .unwrap()
+        .release()
+        .await
+        .unwrap();
+}
+
+/// After the change from a store with larger tokens.
+#[tokio::test]
+async fn tokens_of_etcd_are_raised_by_the_floor() {
+    let cluster = Cluster::start();
+    let floor = 1_800_000_000_000_000;
+    let locks = LockRuntime::etcd(cluster.endpoints()).fence_floor(floor);
+    let locks = locks.command_timeout(secs(4)).build().await.unwrap();
+    let mut last = floor;
+    for _ in 0..3 {
+        let guard = locks.lock("k").acquire().await.unwrap();
+        let token = u64::from(guard.fencing_token());
+        assert!(token > last, "{token} after {last}");
+        last = token;
+        guard.release().await.unwrap();
+    }
+    assert!(last < 1 << 53);
+}

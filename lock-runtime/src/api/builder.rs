@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::api::runtime::LockRuntime;
+use crate::backend::raised::Raised;
 use crate::backend::{Backend, ErasedBackend};
 use crate::backoff::Retry;
 use crate::engine::Engine;
@@ -165,6 +166,22 @@ impl LockRuntimeBuilder {
         self
     }
 
+    /// What is added to every fencing token; 0 if not set. For who changes the store, or restores an
+    /// old one: what compares tokens refuses those that are smaller than the largest that it has seen,
+    /// so set it to that. It must not be lowered again. At most 2^52.
+    pub fn fence_floor(mut self, floor: u64) -> LockRuntimeBuilder {
+        self.settings.fence_floor = floor;
+        self
+    }
+
+    /// Makes a ttl that the store does not keep as it is an error with [`LockError::Config`]; if not
+    /// set, the store keeps it for longer, where it has to, which delays only the takeover after a
+    /// crash: see [`takeover_after`](LockRuntime::takeover_after).
+    pub fn exact_ttl(mut self, exact: bool) -> LockRuntimeBuilder {
+        self.settings.exact_ttl = exact;
+        self
+    }
+
     /// How many connections the commands are spread over; 1 if not set, which is the fastest until it fills a core: raise it
     /// where the thread `lock-runtime` does. Each tokio runtime gets one more, if the pool has room. No effect on other stores than Redis.
     #[cfg(feature = "redis")]
@@ -255,6 +272,11 @@ impl LockRuntimeBuilder {
                     EtcdBackend::connect(*etcd).await?
                 })
             }
+        };
+        let settings = settings.on(backend.limits())?;
+        let backend = match settings.fence_floor {
+            0 => backend,
+            floor => Arc::new(Raised::new(backend, floor)),
         };
         let executor = match backend.executor() {
             Some(own) => Executor::Backend(own),
