@@ -25,8 +25,20 @@
 //! without lock           2000      1990    0.27 s
 //! with lock                10         0    0.79 s
 //! ```
+//!
+//! Or the locks are in etcd, which keeps them when a member dies, and the stock in files: `--kill` ends a
+//! process after a quarter of the claims, such as the member that leads.
+//!
+//! ```text
+//! $ LOCK_URL=etcd://127.0.0.1:2379,127.0.0.1:2381,127.0.0.1:2383 \
+//!     cargo run --features etcd --example coupon -- --kill 4711
+//! 10 coupons, 2000 claims, 4 processes, locks in etcd
+//! ```
 
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -66,7 +78,17 @@ enum ClaimError {
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error("the shop did not answer")]
-    Shop(#[from] redis::RedisError),
+    Shop(#[from] ShopError),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ShopError {
+    #[error(transparent)]
+    Redis(#[from] redis::RedisError),
+    #[error(transparent)]
+    File(#[from] std::io::Error),
+    #[error("what is written of the stock is no number")]
+    NoNumber(#[from] std::num::ParseIntError),
 }
 
 /// What answers the customers: in a real shop, one process on one machine.
@@ -106,6 +128,8 @@ struct Shop {
 enum Store {
     Memory(Arc<Mutex<Shelf>>),
     Redis(MultiplexedConnection),
+    /// A directory, for processes on one machine.
+    Files(PathBuf),
 }
 
 struct Shelf {
@@ -138,7 +162,20 @@ impl Shop {
         })
     }
 
-    async fn stock(&self) -> Result<usize, redis::RedisError> {
+    /// The shop that the processes of a race find by its name.
+    async fn shared(id: String, url: &str) -> Result<Shop, BoxError> {
+        if !is_etcd(url) {
+            return Shop::in_redis(id, url).await;
+        }
+        let directory = std::env::temp_dir().join(format!("example-coupon-{id}"));
+        std::fs::create_dir_all(&directory)?;
+        Ok(Shop {
+            id,
+            store: Store::Files(directory),
+        })
+    }
+
+    async fn stock(&self) -> Result<usize, ShopError> {
         match &self.store {
             Store::Memory(shelf) => {
                 let stock = lock(shelf).stock;
@@ -146,37 +183,61 @@ impl Shop {
                 tokio::task::yield_now().await;
                 Ok(stock)
             }
-            Store::Redis(connection) => connection.clone().get(self.key("stock")).await,
+            Store::Redis(connection) => Ok(connection.clone().get(self.key("stock")).await?),
+            Store::Files(directory) => {
+                let stock = std::fs::read_to_string(directory.join("stock"))?.parse()?;
+                tokio::task::yield_now().await;
+                Ok(stock)
+            }
         }
     }
 
-    async fn set_stock(&self, stock: usize) -> Result<(), redis::RedisError> {
+    async fn set_stock(&self, stock: usize) -> Result<(), ShopError> {
         match &self.store {
             Store::Memory(shelf) => lock(shelf).stock = stock,
             Store::Redis(connection) => connection.clone().set(self.key("stock"), stock).await?,
+            Store::Files(directory) => {
+                // Whoever reads meanwhile has the old one or the new one.
+                let new = directory.join(format!("stock-{}", uuid::Uuid::new_v4()));
+                std::fs::write(&new, stock.to_string())?;
+                std::fs::rename(new, directory.join("stock"))?;
+            }
         }
         Ok(())
     }
 
-    async fn hand_out(&self) -> Result<(), redis::RedisError> {
+    async fn hand_out(&self) -> Result<(), ShopError> {
         match &self.store {
             Store::Memory(shelf) => lock(shelf).given += 1,
             Store::Redis(connection) => connection.clone().incr(self.key("given"), 1).await?,
+            Store::Files(directory) => given_file(directory)?.write_all(b".")?,
         }
         Ok(())
     }
 
-    async fn given(&self) -> Result<usize, redis::RedisError> {
+    async fn given(&self) -> Result<usize, ShopError> {
         match &self.store {
             Store::Memory(shelf) => Ok(lock(shelf).given),
-            Store::Redis(connection) => connection.clone().get(self.key("given")).await,
+            // There is no number where none was given.
+            Store::Redis(connection) => {
+                let given: Option<usize> = connection.clone().get(self.key("given")).await?;
+                Ok(given.unwrap_or_default())
+            }
+            Store::Files(directory) => {
+                let count = given_file(directory)?.metadata()?.len();
+                Ok(usize::try_from(count).unwrap_or(usize::MAX))
+            }
         }
     }
 
-    async fn close_down(&self) -> Result<(), redis::RedisError> {
-        if let Store::Redis(connection) = &self.store {
-            let keys = [self.key("stock"), self.key("given")];
-            () = connection.clone().del(&keys).await?;
+    async fn close_down(&self) -> Result<(), ShopError> {
+        match &self.store {
+            Store::Memory(_) => {}
+            Store::Redis(connection) => {
+                let keys = [self.key("stock"), self.key("given")];
+                () = connection.clone().del(&keys).await?;
+            }
+            Store::Files(directory) => std::fs::remove_dir_all(directory)?,
         }
         Ok(())
     }
@@ -184,6 +245,19 @@ impl Shop {
     fn key(&self, what: &str) -> String {
         format!("example:coupon:{}:{what}", self.id)
     }
+}
+
+/// A file with a character for each coupon that was given, which is longer by one at each write.
+fn given_file(directory: &Path) -> std::io::Result<std::fs::File> {
+    let mut options = std::fs::File::options();
+    options
+        .create(true)
+        .append(true)
+        .open(directory.join("given"))
+}
+
+fn is_etcd(url: &str) -> bool {
+    url.starts_with("etcd")
 }
 
 fn lock(shelf: &Mutex<Shelf>) -> std::sync::MutexGuard<'_, Shelf> {
@@ -199,9 +273,12 @@ struct Args {
     /// How many customers claim one.
     #[arg(long, default_value_t = 2000)]
     claims: usize,
-    /// How many servers answer them: processes if LOCK_URL names a Redis server, else parts of this one.
+    /// How many servers answer them: processes if LOCK_URL names a server, else parts of this one.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     processes: u16,
+    /// End the process with this number after a quarter of the claims with lock, such as a member of etcd.
+    #[arg(long)]
+    kill: Option<u32>,
     /// End with a line of JSON.
     #[arg(long)]
     json: bool,
@@ -230,17 +307,17 @@ impl Run {
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let args = Args::parse();
-    let redis = std::env::var("LOCK_URL")
+    let shared = std::env::var("LOCK_URL")
         .ok()
         .filter(|url| url != "memory:");
-    if let (Some(url), Some(shop), Some(run)) = (&redis, &args.shop, args.run) {
+    if let (Some(url), Some(shop), Some(run)) = (&shared, &args.shop, args.run) {
         return serve(url, shop, run, args.claims).await;
     }
 
-    let servers = if redis.is_some() {
-        "processes, locks in Redis"
-    } else {
-        "servers, locks in memory"
+    let servers = match &shared {
+        Some(url) if is_etcd(url) => "processes, locks in etcd",
+        Some(_) => "processes, locks in Redis",
+        None => "servers, locks in memory",
     };
     println!(
         "{} coupons, {} claims, {} {servers}\n",
@@ -254,7 +331,7 @@ async fn main() -> Result<(), BoxError> {
     for run in [Run::WithoutLock, Run::WithLock] {
         let started = Instant::now();
         let progress = progress(run, args.claims)?;
-        let count = match &redis {
+        let count = match &shared {
             Some(url) => race_of_processes(url, run, &args, &progress).await?,
             None => race_in_memory(run, &args, &progress).await?,
         };
@@ -301,9 +378,12 @@ async fn race_of_processes(
     progress: &ProgressBar,
 ) -> Result<usize, BoxError> {
     let id = uuid::Uuid::new_v4().to_string();
-    let shop = Shop::in_redis(id, url)
+    let shop = Shop::shared(id, url)
         .await
         .map_err(|error| format!("LOCK_URL names no Redis server that answers: {error}"))?;
+    let victim = args.kill.filter(|_| run == Run::WithLock);
+    let answered = Arc::new(AtomicUsize::new(0));
+    let quarter = args.claims.div_ceil(4);
     shop.set_stock(args.coupons).await?;
 
     let mut processes = Vec::new();
@@ -317,8 +397,14 @@ async fn race_of_processes(
     let mut running = JoinSet::new();
     for mut process in processes {
         process.go().await?;
-        let progress = progress.clone();
-        running.spawn(async move { process.end(|| progress.inc(1)).await });
+        let (progress, answered) = (progress.clone(), Arc::clone(&answered));
+        let done = move || {
+            progress.inc(1);
+            if answered.fetch_add(1, Ordering::Relaxed) + 1 == quarter {
+                victim.map(kill);
+            }
+        };
+        running.spawn(async move { process.end(done).await });
     }
     while let Some(outcome) = running.join_next().await {
         outcome??;
@@ -327,6 +413,17 @@ async fn race_of_processes(
     let given = shop.given().await?;
     shop.close_down().await?;
     Ok(given)
+}
+
+/// Ends a process at once, without a word to it.
+fn kill(process: u32) {
+    let number = process.to_string();
+    let killed = std::process::Command::new("kill")
+        .args(["-KILL", &number])
+        .status();
+    if !killed.is_ok_and(|status| status.success()) {
+        eprintln!("process {number} could not be ended");
+    }
 }
 
 /// How many claims each server answers.
@@ -393,7 +490,7 @@ impl Process {
 /// The life of one process: a line when it is ready, and one after each claim.
 async fn serve(url: &str, shop: &str, run: Run, claims: usize) -> Result<(), BoxError> {
     let server = Server {
-        shop: Shop::in_redis(shop.to_owned(), url).await?,
+        shop: Shop::shared(shop.to_owned(), url).await?,
         locks: LockRuntime::from_env().build().await?,
     };
     println!("ready");

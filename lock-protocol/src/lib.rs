@@ -6,6 +6,8 @@
 //! - [`machine::Key`]: what one process does about one key, as a state machine. Events come in
 //!   with the time, actions come out.
 //! - [`store::Store`]: a store as plain data.
+//! - [`Numbers`], [`Sinks`]: what every backend needs to keep the order of questions, and to tell
+//!   its news.
 //!
 //! Services use `lock-runtime`, which performs the actions and re-exports what they need.
 //!
@@ -13,12 +15,14 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `std` | no | [`OwnerToken::unique`], and [`Instant`] from the clock of the standard library |
+//! | `std` | no | [`OwnerToken::unique`], [`Sinks`], and [`Instant`] from the clock of the standard library |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(any(feature = "std", test, lock_mistakes)), no_std)]
 
 extern crate alloc;
+#[cfg(feature = "std")]
+extern crate std;
 
 mod backend;
 mod claim;
@@ -29,6 +33,9 @@ pub mod mistakes;
 #[cfg(not(lock_mistakes))]
 mod mistakes;
 mod name;
+mod numbers;
+#[cfg(feature = "std")]
+mod sinks;
 pub mod store;
 mod terms;
 mod text;
@@ -42,6 +49,9 @@ pub use crate::claim::{
 };
 pub use crate::limits::{GraceBy, Limits, Order};
 pub use crate::name::{InvalidKey, LockKey};
+pub use crate::numbers::{Numbers, Overtaken};
+#[cfg(feature = "std")]
+pub use crate::sinks::{Sinks, Told};
 pub use crate::terms::{MAX_TTL, MIN_RENEWAL, MIN_TTL, Rules, Terms, checked_ttl, valid_until};
 pub use crate::time::Instant;
 pub use crate::token::{FenceBlock, FencingToken, OwnerToken};

@@ -5,9 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::raised::MAX_FLOOR;
 use crate::backoff::{Backoff, Retry};
 use crate::error::LockError;
-use lock_protocol::{LockKey, MAX_TTL, MIN_RENEWAL, MIN_TTL, OwnerToken, Rules, checked_ttl};
+use lock_protocol::{
+    Limits, LockKey, MAX_TTL, MIN_RENEWAL, MIN_TTL, OwnerToken, Rules, checked_ttl,
+};
 use uuid::Uuid;
 
 /// How long to pause before a store is asked again, if nobody says otherwise.
@@ -44,6 +47,12 @@ pub(crate) struct Settings {
     pub(crate) local_passes: u32,
     /// For which share of its ttl a lease is passed on inside the process.
     pub(crate) local_share: f64,
+    /// What is added to each fencing token.
+    pub(crate) fence_floor: u64,
+    /// Whether a ttl that the store does not keep as it is is an error.
+    pub(crate) exact_ttl: bool,
+    /// What the store can do.
+    pub(crate) limits: Limits,
 }
 
 impl Default for Settings {
@@ -61,6 +70,9 @@ impl Default for Settings {
             heartbeat: Duration::from_secs(10),
             local_passes: 1_000,
             local_share: 0.1,
+            fence_floor: 0,
+            exact_ttl: false,
+            limits: Limits::default(),
         }
     }
 }
@@ -92,10 +104,47 @@ impl Settings {
                 self.local_passes
             )));
         }
+        if self.fence_floor > MAX_FLOOR {
+            return Err(LockError::Config(format!(
+                "`fence_floor` is {}, but must not be above {MAX_FLOOR}",
+                self.fence_floor
+            )));
+        }
         if let Err(error) = LockKey::new(&self.key_prefix, "k") {
             return Err(LockError::Config(format!("`key_prefix`: {error}")));
         }
         Ok(self)
+    }
+
+    /// The same settings, for a store that can do this; or what it cannot do.
+    pub(crate) fn on(mut self, limits: Limits) -> Result<Settings, LockError> {
+        self.limits = limits;
+        self.kept("default_ttl", self.default_ttl)?;
+        Ok(self)
+    }
+
+    /// That the store keeps leases of `ttl`: for so long, if that is asked for, else for as long at
+    /// least.
+    pub(crate) fn kept(&self, name: &str, ttl: Duration) -> Result<(), LockError> {
+        let shown = humantime::format_duration;
+        let limits = &self.limits;
+        if ttl > limits.max_ttl {
+            return Err(LockError::Config(format!(
+                "`{name}` is {}, but the store keeps leases for {} at most",
+                shown(ttl),
+                shown(limits.max_ttl)
+            )));
+        }
+        if self.exact_ttl && kept_for(limits, ttl) != ttl {
+            return Err(LockError::Config(format!(
+                "`{name}` is {}, but the store keeps leases for {} at least, in steps of {}, and \
+                 `exact_ttl` is set",
+                shown(ttl),
+                shown(limits.min_ttl),
+                shown(limits.ttl_step)
+            )));
+        }
+        Ok(())
     }
 
     /// The pause after so many failures. It is a function of the user: one that panics must not
@@ -142,6 +191,13 @@ impl fmt::Debug for Settings {
             .field("default_wait", &self.default_wait)
             .finish_non_exhaustive()
     }
+}
+
+/// How long a store with these limits keeps a lease of `ttl`.
+pub(crate) fn kept_for(limits: &Limits, ttl: Duration) -> Duration {
+    let step = limits.ttl_step.as_nanos().max(1);
+    let kept = ttl.max(limits.min_ttl).as_nanos().div_ceil(step) * step;
+    u64::try_from(kept).map_or(Duration::MAX, Duration::from_nanos)
 }
 
 /// `value` as a ttl, or an error that names the setting.

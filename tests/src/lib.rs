@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod checker;
+pub mod etcd;
+pub mod etcd_store;
 pub mod faults;
 pub mod memory_store;
 pub mod redis_store;

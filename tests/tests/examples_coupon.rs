@@ -3,6 +3,7 @@
 
 mod example;
 
+use lock_tests::etcd::Options;
 use lock_tests::server::Server;
 use serde::Deserialize;
 
@@ -13,7 +14,10 @@ struct Given {
 }
 
 fn race(server: Option<&Server>) -> Given {
-    let mut race = example::command("coupon", server);
+    run(example::command("coupon", server))
+}
+
+fn run(mut race: std::process::Command) -> Given {
     race.args(["--processes", "4", "--json"]);
     let output = example::output(race);
     serde_json::from_str(output.lines().last().unwrap()).unwrap()
@@ -34,4 +38,17 @@ fn processes_on_redis_give_ten_coupons_with_the_lock_and_more_without() {
     let server = Server::start();
     assert_needed_and_kept(&race(Some(&server)));
     server.finish();
+}
+
+/// Three members, of which the leader is killed after a quarter of the claims.
+#[test]
+fn processes_on_etcd_give_ten_coupons_although_the_leader_is_killed() {
+    let mut cluster = Options::default().start(3);
+    let leader = cluster.leader();
+    let mut race = example::command("coupon", None);
+    race.env("LOCK_URL", cluster.url());
+    race.args(["--kill", &cluster.process(leader).to_string()]);
+    assert_needed_and_kept(&run(race));
+    assert!(cluster.has_ended(leader), "the leader has been killed");
+    assert_ne!(cluster.leader(), leader);
 }

@@ -7,12 +7,15 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::api::runtime::LockRuntime;
+use crate::backend::raised::Raised;
 use crate::backend::{Backend, ErasedBackend};
 use crate::backoff::Retry;
 use crate::engine::Engine;
 use crate::error::LockError;
 use crate::executor::Executor;
 use crate::settings::Settings;
+#[cfg(feature = "etcd")]
+use crate::stores::etcd::{EtcdBackend, EtcdSettings, EtcdTls};
 #[cfg(feature = "redis")]
 use crate::stores::redis::{RedisBackend, RedisSettings};
 use lock_protocol::LockKey;
@@ -26,7 +29,7 @@ pub struct LockRuntimeBuilder {
     settings: Settings,
     #[cfg(feature = "redis")]
     redis: RedisSettings,
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "redis", feature = "etcd"))]
     lazily: bool,
 }
 
@@ -35,6 +38,8 @@ enum Source {
     Backend(Arc<dyn ErasedBackend>),
     #[cfg(feature = "redis")]
     Redis(Box<deadpool_redis::Config>),
+    #[cfg(feature = "etcd")]
+    Etcd(Box<EtcdSettings>),
     Fault(LockError),
 }
 
@@ -45,7 +50,7 @@ impl LockRuntimeBuilder {
             settings: Settings::default(),
             #[cfg(feature = "redis")]
             redis: RedisSettings::default(),
-            #[cfg(feature = "redis")]
+            #[cfg(any(feature = "redis", feature = "etcd"))]
             lazily: false,
         }
     }
@@ -62,6 +67,11 @@ impl LockRuntimeBuilder {
     #[cfg(feature = "redis")]
     pub(crate) fn redis(url: String) -> LockRuntimeBuilder {
         LockRuntimeBuilder::config(deadpool_redis::Config::from_url(url))
+    }
+
+    #[cfg(feature = "etcd")]
+    pub(crate) fn etcd(settings: EtcdSettings) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::new(Source::Etcd(Box::new(settings)))
     }
 
     /// A builder of which nothing becomes but this error.
@@ -156,6 +166,22 @@ impl LockRuntimeBuilder {
         self
     }
 
+    /// What is added to every fencing token; 0 if not set. For who changes the store, or restores an
+    /// old one: what compares tokens refuses those that are smaller than the largest that it has seen,
+    /// so set it to that. It must not be lowered again. At most 2^52.
+    pub fn fence_floor(mut self, floor: u64) -> LockRuntimeBuilder {
+        self.settings.fence_floor = floor;
+        self
+    }
+
+    /// Makes a ttl that the store does not keep as it is an error with [`LockError::Config`]; if not
+    /// set, the store keeps it for longer, where it has to, which delays only the takeover after a
+    /// crash: see [`takeover_after`](LockRuntime::takeover_after).
+    pub fn exact_ttl(mut self, exact: bool) -> LockRuntimeBuilder {
+        self.settings.exact_ttl = exact;
+        self
+    }
+
     /// How many connections the commands are spread over; 1 if not set, which is the fastest until it fills a core: raise it
     /// where the thread `lock-runtime` does. Each tokio runtime gets one more, if the pool has room. No effect on other stores than Redis.
     #[cfg(feature = "redis")]
@@ -181,8 +207,31 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// Lets [`build`](LockRuntimeBuilder::build) succeed without a server: for services that start before their store. No effect on other stores than Redis.
-    #[cfg(feature = "redis")]
+    /// The user of etcd, where it wants one. No effect on other stores than etcd.
+    #[cfg(feature = "etcd")]
+    pub fn etcd_user(
+        mut self,
+        name: impl Into<String>,
+        password: impl Into<String>,
+    ) -> LockRuntimeBuilder {
+        if let Source::Etcd(etcd) = &mut self.source {
+            etcd.user = Some((name.into(), password.into()));
+        }
+        self
+    }
+
+    /// How to speak TLS to etcd; without it endpoints that say `https` are spoken to with the
+    /// authorities of the system. No effect on other stores than etcd.
+    #[cfg(feature = "etcd")]
+    pub fn etcd_tls(mut self, tls: EtcdTls) -> LockRuntimeBuilder {
+        if let Source::Etcd(etcd) = &mut self.source {
+            etcd.tls = Some(tls);
+        }
+        self
+    }
+
+    /// Lets [`build`](LockRuntimeBuilder::build) succeed without a server: for services that start before their store. No effect in memory, and on stores of your own.
+    #[cfg(any(feature = "redis", feature = "etcd"))]
     pub fn connect_lazily(mut self) -> LockRuntimeBuilder {
         self.lazily = true;
         self
@@ -213,6 +262,21 @@ impl LockRuntimeBuilder {
                     RedisBackend::connect(*config, redis).await?
                 })
             }
+            #[cfg(feature = "etcd")]
+            Source::Etcd(mut etcd) => {
+                etcd.key_prefix.clone_from(&settings.key_prefix);
+                etcd.command_timeout = settings.command_timeout;
+                Arc::new(if self.lazily {
+                    EtcdBackend::connect_lazily(*etcd)?
+                } else {
+                    EtcdBackend::connect(*etcd).await?
+                })
+            }
+        };
+        let settings = settings.on(backend.limits())?;
+        let backend = match settings.fence_floor {
+            0 => backend,
+            floor => Arc::new(Raised::new(backend, floor)),
         };
         let executor = match backend.executor() {
             Some(own) => Executor::Backend(own),
@@ -236,6 +300,24 @@ impl LockRuntime {
     #[cfg(feature = "redis")]
     pub fn from_config(config: deadpool_redis::Config) -> LockRuntimeBuilder {
         LockRuntimeBuilder::config(config)
+    }
+
+    /// Locks on etcd, 3.4 or newer: the members of a cluster, as `host:port`, `http://…` or
+    /// `https://…`, of which one is asked at a time.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn start() -> Result<(), lock_runtime::LockError> {
+    /// use lock_runtime::LockRuntime;
+    ///
+    /// let members = ["10.0.0.1:2379", "10.0.0.2:2379", "10.0.0.3:2379"];
+    /// LockRuntime::etcd(members).build().await?.install()
+    /// # }
+    /// ```
+    #[cfg(feature = "etcd")]
+    pub fn etcd(endpoints: impl IntoIterator<Item = impl Into<String>>) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::etcd(EtcdSettings::new(endpoints))
     }
 
     /// Locks within this process: for development, tests, and programs that have only one process.

@@ -8,13 +8,15 @@ use crate::api::builder::LockRuntimeBuilder;
 use crate::api::runtime::LockRuntime;
 use crate::error::LockError;
 use crate::settings;
+#[cfg(feature = "etcd")]
+use crate::stores::etcd;
 use crate::stores::memory::MemoryBackend;
 
 const LOCK_URL: &str = "LOCK_URL";
 
 /// What [`LOCK_URL`] may be.
-const FORMS: &str =
-    "`redis://host:port`, `rediss://host:port`, `unix:///path/to/socket` or `memory:`";
+const FORMS: &str = "`redis://host:port`, `rediss://host:port`, `unix:///path/to/socket`, \
+     `etcd://host:port,host:port`, `etcds://host:port` or `memory:`";
 
 /// Hands the value of a variable to the builder, or says what is wrong with it.
 type Set = fn(LockRuntimeBuilder, &str) -> Result<LockRuntimeBuilder, String>;
@@ -53,7 +55,7 @@ const VARIABLES: &[(&str, Set)] = &[
     ("LOCK_LANES", |builder, text| {
         Ok(builder.lanes(parsed(text, "a whole number, as in `1`")?))
     }),
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "redis", feature = "etcd"))]
     ("LOCK_CONNECT_LAZILY", |builder, text| {
         Ok(match parsed(text, "`true` or `false`")? {
             true => builder.connect_lazily(),
@@ -77,7 +79,7 @@ fn try_read(variable: impl Fn(&str) -> Option<OsString>) -> Result<LockRuntimeBu
     let url = variable(LOCK_URL).ok_or_else(|| {
         format!("the environment variable `{LOCK_URL}` is not set; set it to {FORMS}")
     })?;
-    let mut builder = source(url.to_str().unwrap_or_default())?;
+    let mut builder = source(url.to_str().unwrap_or_default(), &variable)?;
     for (name, set) in VARIABLES {
         if let Some(value) = variable(name) {
             builder = value
@@ -90,16 +92,41 @@ fn try_read(variable: impl Fn(&str) -> Option<OsString>) -> Result<LockRuntimeBu
     Ok(builder)
 }
 
-fn source(url: &str) -> Result<LockRuntimeBuilder, String> {
+fn source(
+    url: &str,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<LockRuntimeBuilder, String> {
+    // What is unused without the feature `etcd`.
+    let _ = &variable;
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("memory") if url == "memory:" => Ok(LockRuntimeBuilder::backend(MemoryBackend::new())),
         #[cfg(feature = "redis")]
         Some("redis" | "rediss" | "unix") => Ok(LockRuntimeBuilder::redis(url.to_owned())),
+        #[cfg(feature = "etcd")]
+        Some(scheme) if etcd::is_scheme(scheme) => {
+            let settings = etcd::settings(url, variable);
+            let settings = settings
+                .map_err(|fault| format!("the environment variable `{LOCK_URL}` {fault}"))?;
+            Ok(LockRuntimeBuilder::etcd(settings))
+        }
+        #[cfg(not(feature = "redis"))]
+        Some("redis" | "rediss" | "unix") => Err(is_off("redis")),
+        #[cfg(not(feature = "etcd"))]
+        Some("etcd" | "etcds" | "etcd+http" | "etcd+https") => Err(is_off("etcd")),
         // The value may hold a password, so it is not shown.
         _ => Err(format!(
             "the environment variable `{LOCK_URL}` must be {FORMS}"
         )),
     }
+}
+
+/// That a store is not compiled in, and how it is.
+#[cfg(not(all(feature = "redis", feature = "etcd")))]
+fn is_off(feature: &str) -> String {
+    format!(
+        "the environment variable `{LOCK_URL}` needs the feature `{feature}` of lock-runtime, which \
+         is off; `cargo add lock-runtime --features {feature}` switches it on"
+    )
 }
 
 /// A duration of a setting that is bounded like a ttl: out of its bounds, the error shall name the variable.
@@ -130,7 +157,7 @@ impl LockRuntime {
     ///
     /// | variable | what it sets |
     /// |---|---|
-    /// | `LOCK_URL` | the store: `redis://…`, `rediss://…`, `unix://…` or `memory:`; required |
+    /// | `LOCK_URL` | the store: `redis://…`, `rediss://…`, `unix://…`, `etcd://host:port,host:port`, `etcds://…` or `memory:`; required |
     /// | `LOCK_PREFIX` | [`key_prefix`](LockRuntimeBuilder::key_prefix) |
     /// | `LOCK_TTL` | [`default_ttl`](LockRuntimeBuilder::default_ttl) |
     /// | `LOCK_WAIT` | [`default_wait`](LockRuntimeBuilder::default_wait) |
@@ -142,8 +169,13 @@ impl LockRuntime {
     /// | `LOCK_LOCAL_PASSES` | [`local_passes`](LockRuntimeBuilder::local_passes) |
     /// | `LOCK_LOCAL_SHARE` | [`local_share`](LockRuntimeBuilder::local_share) |
     /// | `LOCK_LANES` | `lanes`, with the feature `redis` |
-    /// | `LOCK_CONNECT_LAZILY` | `connect_lazily`: `true` or `false`, with the feature `redis` |
+    /// | `LOCK_CONNECT_LAZILY` | `connect_lazily`: `true` or `false`, with the feature `redis` or `etcd` |
     /// | `LOCK_TLS_ROOT_CERTIFICATES` | `tls_root_certificates`: the path of the file, with the feature `tls` |
+    ///
+    /// With the feature `etcd`, its user may stand in the URL, as `etcd://user:password@host:port`
+    /// with `%40` for an `@`, or in `ETCDCTL_USER` and `ETCDCTL_PASSWORD`; the paths of certificates
+    /// in `ETCDCTL_CACERT`, `ETCDCTL_CERT` and `ETCDCTL_KEY`, for `etcds://`, which may also be
+    /// written `etcd+https://`.
     ///
     /// A duration is text, as in `500ms`, `5s` or `1m 30s`. What is set on the builder afterwards
     /// counts more than the environment. A value that cannot be used is an error of
@@ -237,6 +269,18 @@ mod tests {
             let fault = settings(&[URL, (name, value)]).await.expect_err(value);
             assert!(fault.contains(setter), "{fault}");
         }
+    }
+
+    #[cfg(not(all(feature = "redis", feature = "etcd")))]
+    #[tokio::test]
+    async fn a_feature_that_is_off_is_named_with_the_command_that_switches_it_on() {
+        #[cfg(not(feature = "etcd"))]
+        let (url, command) = ("etcd://me:secret@host:1", "--features etcd");
+        #[cfg(feature = "etcd")]
+        let (url, command) = ("redis://me:secret@host:1", "--features redis");
+        let fault = settings(&[(LOCK_URL, url)]).await.expect_err(url);
+        assert!(fault.contains(command), "{fault}");
+        assert!(!fault.contains("secret"), "{fault}");
     }
 
     #[cfg(feature = "redis")]

@@ -47,6 +47,7 @@ impl LockOptions {
         let ttl = self
             .ttl
             .map_or(Ok(settings.default_ttl), |ttl| settings::ttl("ttl", ttl))?;
+        settings.kept("ttl", ttl)?;
         let renew = match self.renew {
             Renew::Auto => Some(settings.renewal_period(ttl)),
             Renew::Every(period) => Some(settings::renewal("renew", period, ttl)?),

@@ -1,9 +1,11 @@
 //! The runtime: one configuration, its store, and the engine that performs the protocol on it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::error::LockError;
+use crate::settings::kept_for;
 
 /// What annotated functions acquire their locks from: a backend, its connections, a watchdog and the defaults.
 ///
@@ -29,6 +31,26 @@ pub struct LockRuntime {
 }
 
 impl LockRuntime {
+    /// How long others wait for a lock of this `ttl` at most after its process died: the ttl as the
+    /// store keeps it, and what it takes to notice. Where the leader of etcd changes meanwhile it
+    /// may be twice that.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lock_runtime::LockError> {
+    /// let ttl = std::time::Duration::from_secs(5);
+    /// let locks = lock_runtime::LockRuntime::in_memory().build().await?;
+    /// assert_eq!(locks.takeover_after(ttl), ttl);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn takeover_after(&self, ttl: Duration) -> Duration {
+        let limits = self.engine.backend.limits();
+        kept_for(&limits, ttl).saturating_add(limits.lateness)
+    }
+
     /// Ends the runtime: refuses new claims, withdraws those that wait, keeps renewing what is held
     /// until the guards end, and closes the connections.
     ///

@@ -12,9 +12,9 @@ use tokio::time::timeout_at;
 use super::effects::{Effects, Renewing};
 use super::table::{Entry, Seated, Turn};
 use super::{Engine, MARGIN, timer};
-use crate::backend::numbers::Overtaken;
 use crate::clock;
 use crate::sync::lock;
+use lock_protocol::Overtaken;
 
 /// How many leases are renewed under one deadline at the most, so that many do not fail together
 /// because they are many.

@@ -50,7 +50,7 @@ const MARGIN: Duration = Duration::from_millis(50);
 /// What a runtime, its locks and its guards share.
 pub(crate) struct Engine {
     this: Weak<Engine>,
-    backend: Arc<dyn ErasedBackend>,
+    pub(crate) backend: Arc<dyn ErasedBackend>,
     executor: Executor,
     pub(crate) settings: Settings,
     rules: Rules,

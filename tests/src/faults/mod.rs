@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod contention;
+pub mod pipe;
 pub mod process;
 pub mod proxy;
 pub mod resource;
@@ -41,13 +42,22 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The settings of a runtime whose patience suits a test: no lease and no question ends because the
-/// machine is busy.
+/// The settings of a runtime whose patience suits a test: no lease and no question on Redis ends
+/// because the machine is busy. On etcd, whose members take a second to elect a leader, they end
+/// sooner than that.
 pub fn builder(url: impl Into<String>) -> LockRuntimeBuilder {
-    LockRuntime::redis(url)
-        .default_ttl(2 * DEADLINE)
-        .default_wait(DEADLINE)
-        .command_timeout(SLACK)
+    let url = url.into();
+    let locks = match url.strip_prefix("etcd://") {
+        Some(members) => LockRuntime::etcd(members.split(','))
+            .default_ttl(Duration::from_secs(2))
+            .default_wait(Duration::from_secs(5))
+            .command_timeout(COMMAND),
+        None => LockRuntime::redis(url)
+            .default_ttl(2 * DEADLINE)
+            .default_wait(DEADLINE)
+            .command_timeout(SLACK),
+    };
+    locks
         .grace(GRACE)
         .heartbeat(GRACE)
         .shutdown_timeout(DEADLINE)

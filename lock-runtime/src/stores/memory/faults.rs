@@ -6,7 +6,7 @@ use std::time::Duration;
 use lock_protocol::BackendError;
 use tokio::time::sleep;
 
-use crate::backend::numbers::Overtaken;
+use lock_protocol::Overtaken;
 
 /// How a verb of the in-memory backend fails, as
 /// [`fail_next`](super::MemoryBackend::fail_next) arranges.

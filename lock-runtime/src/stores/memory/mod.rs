@@ -19,10 +19,10 @@ use lock_protocol::{
 
 pub use self::faults::Fault;
 use self::faults::{Faults, Refusal};
-use crate::backend::numbers::Numbers;
-use crate::backend::sinks::{Sinks, Told};
 use crate::clock;
 use crate::sync::lock;
+use lock_protocol::Numbers;
+use lock_protocol::{Sinks, Told};
 
 /// Locks held in the memory of this process.
 ///

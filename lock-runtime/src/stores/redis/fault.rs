@@ -8,8 +8,8 @@ use lock_protocol::LockKey;
 
 use super::companion::Companion;
 use crate::backend::BackendError;
-use crate::backend::numbers::Overtaken;
 use crate::error::LockError;
+use lock_protocol::Overtaken;
 
 /// Why a verb has no answer.
 #[derive(Clone, Debug, thiserror::Error)]

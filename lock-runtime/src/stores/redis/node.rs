@@ -24,8 +24,8 @@ use super::keeper::Keeper;
 use super::link::{LANE, Link, SHORT};
 use super::message::Unheard;
 use super::wakeups::Wakeups;
-use crate::backend::numbers::{Numbers, Overtaken};
 use crate::sync::lock;
+use lock_protocol::{Numbers, Overtaken};
 
 /// Enough that keys that are asked for at the same moment seldom share one.
 const ROUTES: usize = 1024;

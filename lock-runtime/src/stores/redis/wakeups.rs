@@ -6,10 +6,10 @@ use std::time::Duration;
 use lock_protocol::{Grant, Instant, LockKey, News, OwnerToken};
 use rustc_hash::FxHashMap;
 
-use crate::backend::sinks::{Sinks, Told};
 use crate::backoff::jittered;
 use crate::clock::to_seam;
 use crate::sync::lock;
+use lock_protocol::{Sinks, Told};
 
 /// How long after a lease should have ended a waiter looks, at the most.
 const AFTER_EXPIRY: Duration = Duration::from_millis(4);

@@ -1,15 +1,16 @@
 //! Which questions come too late: clause 7 of the contract of a backend.
 
-use std::collections::VecDeque;
+use alloc::collections::VecDeque;
 
-use lock_protocol::{AskNumber, LockKey};
+use crate::claim::AskNumber;
+use crate::name::LockKey;
 
 /// The largest number of a question that was asked of each key, for a few keys that were asked of
 /// last.
 ///
 /// A question is overtaken within moments or never, so a few are enough.
 #[derive(Debug, Default)]
-pub(crate) struct Numbers {
+pub struct Numbers {
     /// The last at the front.
     latest: VecDeque<(LockKey, AskNumber)>,
 }
@@ -17,15 +18,18 @@ pub(crate) struct Numbers {
 /// Why a question is not asked: another, which was made after it, went ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a later question about the same lock was asked before")]
-pub(crate) struct Overtaken;
+pub struct Overtaken;
 
 impl Numbers {
     /// How many keys are remembered.
     const KEYS: usize = 4;
 
-    /// Takes in that a question with this `number` is about to be asked of `key`, unless it has been
-    /// overtaken. Zero is no number.
-    pub(crate) fn admit(&mut self, key: &LockKey, number: AskNumber) -> Result<(), Overtaken> {
+    /// Takes in that a question with this `number` is about to be asked of `key`. Zero is no number.
+    ///
+    /// # Errors
+    ///
+    /// [`Overtaken`] if the question is not to be asked.
+    pub fn admit(&mut self, key: &LockKey, number: AskNumber) -> Result<(), Overtaken> {
         if number == 0 {
             return Ok(());
         }
@@ -47,6 +51,8 @@ impl Numbers {
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString;
+
     use super::*;
 
     fn key(name: &str) -> LockKey {

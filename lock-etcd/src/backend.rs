@@ -1,0 +1,256 @@
+//! The backend: the verbs as those who use a store see them.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use lock_protocol::{
+    Acquired, AskNumber, Backend, BackendError, Claim, Executor, GraceBy, Limits, LockKey, News,
+    Release, Released, Renewal, Renewed, Sinks,
+};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::book::Book;
+use crate::client::Client;
+use crate::core::Core;
+use crate::fault::Fault;
+use crate::housekeeping;
+use crate::keep_alive::KeepAlives;
+use crate::lanes::Lanes;
+use crate::layout::Layout;
+use crate::leases::Leases;
+use crate::settings::{EtcdSettings, InvalidSetting};
+use crate::thread::{OnThread, Thread};
+use crate::txns::{self, Entrant};
+use crate::watching::Watching;
+
+/// However long commands may take, [`EtcdBackend::connect`] fails by then.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long [`close`](Backend::close) waits for the leases that nobody uses to be ended.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// How much later than its ttl the server ends a lease: it looks twice a second.
+const LATENESS: Duration = Duration::from_millis(1_100);
+
+/// Locks held by etcd (3.4 or newer).
+///
+/// The calls run on a thread of their own: the verbs may be awaited on any executor. Dropping the
+/// backend ends the thread, without waiting for it.
+pub struct EtcdBackend {
+    core: Arc<Core>,
+    lanes: Arc<Lanes>,
+    key_prefix: String,
+    command_timeout: Duration,
+    closed: AtomicBool,
+    thread: Thread,
+}
+
+/// Why a backend was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Setting(#[from] InvalidSetting),
+    /// There is no etcd, or it refuses.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+impl EtcdBackend {
+    /// Connects, and tries on a lock that nobody uses what locks need.
+    ///
+    /// # Errors
+    ///
+    /// Within 5 s: [`ConnectError::Setting`] if a setting cannot be used, and
+    /// [`ConnectError::Backend`] if there is no etcd, or if it [refuses](BackendError::is_denied).
+    pub async fn connect(settings: EtcdSettings) -> Result<EtcdBackend, ConnectError> {
+        let within = CONNECT_LIMIT.min(settings.command_timeout.saturating_mul(4));
+        let backend = EtcdBackend::connect_lazily(settings)?;
+        let (tell, told) = oneshot::channel();
+        let core = Arc::clone(&backend.core);
+        let probe = LockKey::new(
+            &backend.key_prefix,
+            &format!("probe:{:016x}", fastrand::u64(..)),
+        );
+        let probe = probe.map_err(|fault| InvalidSetting(fault.to_string()))?;
+        backend.thread.handle().spawn(async move {
+            let tried = timeout(within, try_out(&core, &probe)).await;
+            let _ = tell.send(tried.unwrap_or(Err(Fault::Timeout)));
+        });
+        let tried = told.await.unwrap_or(Err(Fault::Closed));
+        tried.map_err(BackendError::from)?;
+        Ok(backend)
+    }
+
+    /// Starts without waiting for etcd; it connects when it is first asked.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Setting`] if a setting cannot be used.
+    pub fn connect_lazily(settings: EtcdSettings) -> Result<EtcdBackend, ConnectError> {
+        let thread = Thread::start().map_err(BackendError::unavailable)?;
+        let home = thread.handle().clone();
+        let entered = home.enter();
+        let client = Arc::new(Client::new(&settings)?);
+        let (book, sinks) = (Arc::<Book>::default(), Arc::<Sinks>::default());
+        let (keep_alives, streams) = KeepAlives::new(&client);
+        for stream in streams {
+            home.spawn(stream);
+        }
+        let (watching, stream) = Watching::new(&client, &book, &sinks);
+        home.spawn(stream);
+        let core = Arc::new(Core {
+            leases: Leases::new(&client, keep_alives),
+            client,
+            watching,
+            book,
+            sinks,
+            home: home.clone(),
+        });
+        let lanes = Arc::<Lanes>::default();
+        home.spawn(housekeeping::run(Arc::downgrade(&core), Arc::clone(&lanes)));
+        drop(entered);
+        Ok(EtcdBackend {
+            core,
+            lanes,
+            key_prefix: settings.key_prefix,
+            command_timeout: settings.command_timeout,
+            closed: AtomicBool::new(false),
+            thread,
+        })
+    }
+
+    /// Runs a verb about one key on the thread, in its turn. It is not begun too late, unless it
+    /// `is_needed` whether or not anybody hears what became of it.
+    async fn ask<T, V>(
+        &self,
+        key: &LockKey,
+        number: AskNumber,
+        is_needed: bool,
+        verb: impl FnOnce(Arc<Core>) -> V,
+    ) -> Result<T, BackendError>
+    where
+        T: Send + 'static,
+        V: Future<Output = Result<T, Fault>> + Send + 'static,
+    {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Fault::Closed.into());
+        }
+        let (tell, told) = oneshot::channel();
+        let verb = verb(Arc::clone(&self.core));
+        let too_late = Instant::now() + self.command_timeout;
+        let job = async move {
+            if !is_needed && (tell.is_closed() || Instant::now() > too_late) {
+                let _ = tell.send(Err(Fault::NotAsked));
+                return;
+            }
+            let _ = tell.send(verb.await);
+        };
+        let home = self.thread.handle();
+        let queued = self.lanes.run(home, key, number, job);
+        queued.map_err(|overtaken| BackendError::from(Fault::from(overtaken)))?;
+        Ok(told.await.unwrap_or(Err(Fault::Closed))?)
+    }
+}
+
+/// Does what a lock needs: a lease, a key that lives by it, and its end.
+async fn try_out(core: &Core, probe: &LockKey) -> Result<(), Fault> {
+    // The shortest: the answer tells what the server makes of it.
+    let lease = core.leases.grant(1).await?;
+    let entrant = Entrant {
+        owner: "probe",
+        queue: false,
+        lease: lease.id,
+        ttl: lease.ttl,
+    };
+    let tried = core.txn(txns::probe(&Layout::of(probe), entrant)).await;
+    let revoked = core.leases.revoke(lease.id).await;
+    tried?;
+    revoked
+}
+
+impl Backend for EtcdBackend {
+    fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        limits.min_ttl = self.core.leases.shortest();
+        limits.ttl_step = Duration::from_secs(1);
+        limits.lateness = LATENESS;
+        limits.grace = GraceBy::Process;
+        limits
+    }
+
+    fn attach(&self, news: Weak<dyn News>) {
+        self.core.sinks.attach(news);
+    }
+
+    async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
+        let asked = claim.clone();
+        let verb = |core: Arc<Core>| async move { core.acquire(&asked).await };
+        self.ask(&claim.key, claim.number, false, verb).await
+    }
+
+    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
+        let count = leases.len();
+        let unknown = |fault: &Fault| (0..count).map(|_| Err(fault.clone().into())).collect();
+        if self.closed.load(Ordering::Acquire) {
+            return unknown(&Fault::Closed);
+        }
+        let (core, leases) = (Arc::clone(&self.core), leases.to_vec());
+        let renewing = self
+            .thread
+            .handle()
+            .spawn(async move { core.renew(leases).await });
+        match renewing.await {
+            Ok(answers) => answers
+                .into_iter()
+                .map(|answer| answer.map_err(BackendError::from))
+                .collect(),
+            Err(_) => unknown(&Fault::Closed),
+        }
+    }
+
+    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
+        let asked = release.clone();
+        let verb = |core: Arc<Core>| async move { core.release(&asked).await };
+        self.ask(&release.key, release.number, true, verb).await
+    }
+
+    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
+        let asked = claim.clone();
+        let verb = |core: Arc<Core>| async move { core.abandon(&asked).await };
+        self.ask(&claim.key, claim.number, true, verb).await
+    }
+
+    fn executor(&self) -> Option<Arc<dyn Executor>> {
+        Some(Arc::new(OnThread(self.thread.handle().clone())))
+    }
+
+    async fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let core = Arc::clone(&self.core);
+        let (tell, told) = oneshot::channel();
+        self.thread.handle().spawn(async move {
+            let ending = async {
+                let mut all = tokio::task::JoinSet::new();
+                for lease in core.leases.stale(true) {
+                    let core = Arc::clone(&core);
+                    all.spawn(async move { core.leases.revoke(lease).await });
+                }
+                all.join_all().await;
+            };
+            let _ = timeout(CLOSE_LIMIT, ending).await;
+            let _ = tell.send(());
+        });
+        let _ = told.await;
+    }
+}
+
+impl fmt::Debug for EtcdBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdBackend")
+            .field("key_prefix", &self.key_prefix)
+            .finish_non_exhaustive()
+    }
+}

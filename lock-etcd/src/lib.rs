@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod book;
+mod client;
+mod core;
+mod fault;
+mod housekeeping;
+mod keep_alive;
+mod lanes;
+mod layout;
+mod leases;
+mod messages;
+mod renewing;
+mod settings;
+mod thread;
+mod txns;
+mod verbs;
+mod watching;
+
+pub use crate::backend::{ConnectError, EtcdBackend};
+pub use crate::settings::{EtcdSettings, EtcdTls, InvalidSetting};

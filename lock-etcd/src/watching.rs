@@ -1,0 +1,208 @@
+//! The stream that tells when the claim in front of a waiter has gone.
+//!
+//! What it tells only wakes: who holds a lock is concluded from reads alone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use lock_protocol::{LockKey, OwnerToken, Sinks};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::sleep;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use crate::book::{Book, Turn};
+use crate::client::{Client, method};
+use crate::messages::{
+    NO_PUTS, WatchCancelRequest, WatchCreateRequest, WatchRequest, WatchResponse, WatchVerb,
+};
+
+/// The pause before a stream that broke is opened again, and before a waiter asks whose watcher was
+/// cancelled: what has failed at once would do so again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A waiter, and what it waits for.
+#[derive(Clone, Debug)]
+struct Watcher {
+    key: LockKey,
+    owner: OwnerToken,
+    /// Whose deletion is to be told.
+    ahead: Vec<u8>,
+    /// From which revision on.
+    from: i64,
+}
+
+enum Order {
+    Watch(i64, Watcher),
+    Forget(i64),
+}
+
+/// The way to the stream.
+pub(crate) struct Watching {
+    orders: UnboundedSender<Order>,
+    next: AtomicI64,
+    /// How many streams there have been.
+    stream: Arc<AtomicU64>,
+}
+
+impl Watching {
+    /// The way to the stream, and what has to run for it.
+    pub(crate) fn new(
+        client: &Arc<Client>,
+        book: &Arc<Book>,
+        sinks: &Arc<Sinks>,
+    ) -> (Watching, impl Future<Output = ()> + use<>) {
+        let (orders, received) = unbounded_channel();
+        let stream = Arc::new(AtomicU64::new(0));
+        let task = Stream {
+            client: Arc::clone(client),
+            book: Arc::clone(book),
+            sinks: Arc::clone(sinks),
+            number: Arc::clone(&stream),
+            watchers: HashMap::new(),
+        };
+        let watching = Watching {
+            orders,
+            next: AtomicI64::new(1),
+            stream,
+        };
+        (watching, task.run(received))
+    }
+
+    /// Listens for the deletion of `ahead` after the revision `seen`, unless somebody does already,
+    /// as `watched` says; what `watched` is from now on.
+    pub(crate) fn watch(
+        &self,
+        key: &LockKey,
+        owner: &OwnerToken,
+        ahead: &[u8],
+        seen: i64,
+        watched: Option<(Vec<u8>, u64, i64)>,
+    ) -> (Vec<u8>, u64, i64) {
+        let stream = self.stream.load(Ordering::Acquire);
+        if let Some(watched) = watched {
+            if watched.0 == ahead && watched.1 == stream {
+                return watched;
+            }
+            self.forget(&watched);
+        }
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let watcher = Watcher {
+            key: key.clone(),
+            owner: owner.clone(),
+            ahead: ahead.to_vec(),
+            from: seen + 1,
+        };
+        let _ = self.orders.send(Order::Watch(id, watcher));
+        (ahead.to_vec(), stream, id)
+    }
+
+    /// Listens no longer.
+    pub(crate) fn forget(&self, watched: &(Vec<u8>, u64, i64)) {
+        let _ = self.orders.send(Order::Forget(watched.2));
+    }
+}
+
+struct Stream {
+    client: Arc<Client>,
+    book: Arc<Book>,
+    sinks: Arc<Sinks>,
+    number: Arc<AtomicU64>,
+    watchers: HashMap<i64, Watcher>,
+}
+
+impl Stream {
+    async fn run(mut self, mut orders: UnboundedReceiver<Order>) {
+        while let Some(first) = orders.recv().await {
+            if let Order::Watch(..) = first {
+                self.serve(first, &mut orders).await;
+                // Those who were watched for hear nothing any more, and ask.
+                self.watchers.clear();
+                self.number.fetch_add(1, Ordering::AcqRel);
+                self.sinks.ask_all();
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Watches until the stream breaks.
+    async fn serve(&mut self, first: Order, orders: &mut UnboundedReceiver<Order>) {
+        let (questions, outbound) = unbounded_channel();
+        self.obey(first, &questions);
+        let outbound = UnboundedReceiverStream::new(outbound);
+        let opened = self.client.open(method::WATCH, outbound).await;
+        let Ok((connection, mut answers)) = opened else {
+            return;
+        };
+        loop {
+            tokio::select! {
+                answer = answers.message() => match answer {
+                    Ok(Some(answer)) => self.hear(&answer),
+                    Ok(None) => return self.client.broke(&connection, None),
+                    Err(status) => return self.client.broke(&connection, Some(&status)),
+                },
+                order = orders.recv() => match order {
+                    Some(order) => self.obey(order, &questions),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order, questions: &UnboundedSender<WatchRequest>) {
+        let verb = match order {
+            Order::Watch(watch_id, watcher) => {
+                let create = WatchCreateRequest {
+                    key: watcher.ahead.clone(),
+                    start_revision: watcher.from,
+                    filters: vec![NO_PUTS],
+                    watch_id,
+                };
+                self.watchers.insert(watch_id, watcher);
+                WatchVerb::Create(create)
+            }
+            Order::Forget(watch_id) => {
+                if self.watchers.remove(&watch_id).is_none() {
+                    return;
+                }
+                WatchVerb::Cancel(WatchCancelRequest { watch_id })
+            }
+        };
+        // It fails where the stream has ended, which is noticed by its answers.
+        let _ = questions.send(WatchRequest {
+            request: Some(verb),
+        });
+    }
+
+    fn hear(&mut self, answer: &WatchResponse) {
+        let pause = if answer.canceled {
+            PAUSE
+        } else if answer.events.is_empty() {
+            return;
+        } else {
+            Duration::ZERO
+        };
+        let Some(watcher) = self.watchers.remove(&answer.watch_id) else {
+            return;
+        };
+        let now = Instant::now();
+        self.book.change(watcher.owner.as_str(), |entry| {
+            if entry
+                .watched
+                .as_ref()
+                .is_some_and(|watched| watched.2 == answer.watch_id)
+            {
+                entry.watched = None;
+            }
+            if !answer.canceled && !entry.owns {
+                entry.turn = Some(Turn {
+                    since: now,
+                    seen: false,
+                });
+            }
+        });
+        let at = (now + pause).into();
+        self.sinks.ask_at(&watcher.key, &watcher.owner, at);
+    }
+}
