@@ -12,12 +12,13 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Expr, GenericArgument, Path, PathArguments, ReturnType, Type, parse_quote};
 
-use crate::args::{Args, OnError, Renew, Time};
+use crate::args::Args;
 use crate::arguments::{Argument, Unused};
 use crate::blocks::future;
 use crate::item::Function;
 use crate::key::{CheckedKey, Placeholder, Segment};
 use crate::mention::mentions;
+use crate::values::{Handler, OnTaken, Renew, Time};
 
 // Input:  #[distributed_lock(key = "coupon:<id>", ttl = "5s", guard = lock)]
 //         async fn redeem(&self, Path(id): Path<u64>, _tx: Tx) -> Res<u64> { BODY }
@@ -115,8 +116,13 @@ fn spec(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
     if let Some(ttl) = &args.ttl {
         set("ttl", &duration(ttl));
     }
-    if let Some(wait) = &args.wait {
-        set("wait", &duration(wait));
+    match &args.wait {
+        Some(wait) => set("wait", &duration(wait)),
+        // Whoever skips does not wait first, unless told so.
+        None if matches!(args.on_taken, OnTaken::Skip) => {
+            set("wait", &quote_spanned!(at=> ::core::time::Duration::ZERO));
+        }
+        None => {}
     }
     match &args.renew {
         Some(Renew::Every(every)) => set("renew", &duration(every)),
@@ -349,20 +355,45 @@ fn infer_in_arguments(arguments: &mut PathArguments) {
 
 /// What makes a return value of a `LockError`.
 fn refuse(args: &Args, function: &Function) -> TokenStream {
-    match &args.on_error {
-        Some(OnError::Path(path)) => {
-            let place = Span::mixed_site().located_at(path.span());
-            quote_spanned!(place=> |__error| #path(__error))
+    let at = Span::mixed_site();
+    let place = at.located_at(function.output.span());
+    // All of it at the return type, the crate's path too: there belongs the error if that cannot
+    // carry what it has to.
+    let krate = relocate(args.krate.to_token_stream(), place);
+    let taken = match &args.on_taken {
+        OnTaken::Error => None,
+        OnTaken::Skip => Some(quote_spanned!(place=> #krate::LockSkip::skipped())),
+        OnTaken::Function(function) => Some(call(function)),
+    };
+    let Some(taken) = taken else {
+        return match &args.on_error {
+            Some(Handler::Closure(closure)) => closure.to_token_stream(),
+            Some(function) => {
+                let call = call(function);
+                quote_spanned!(at.located_at(call.span())=> |__error| #call)
+            }
+            None => quote_spanned!(place=> #krate::__private::LockReturn::from_lock_error),
+        };
+    };
+    let otherwise = match &args.on_error {
+        Some(function) => call(function),
+        None => quote_spanned!(place=> #krate::__private::LockReturn::from_lock_error(__error)),
+    };
+    let private = private(&args.krate);
+    quote_spanned! {at=>
+        |__error| if #private::is_taken(&__error) { #taken } else { #otherwise }
+    }
+}
+
+/// What a function makes of the error.
+fn call(function: &Handler) -> TokenStream {
+    let at = Span::mixed_site();
+    match function {
+        Handler::Path(path) => {
+            quote_spanned!(at.located_at(path.span())=> #path(__error))
         }
-        Some(OnError::Closure(closure)) => closure.to_token_stream(),
-        None => {
-            // All of it at the return type, the crate's path too: there belongs the error if that cannot carry a `LockError`.
-            let place = Span::mixed_site().located_at(function.output.span());
-            let refuse = quote_spanned!(place=> ::__private::LockReturn::from_lock_error);
-            relocate(args.krate.to_token_stream(), place)
-                .into_iter()
-                .chain(refuse)
-                .collect()
+        Handler::Closure(closure) => {
+            quote_spanned!(at.located_at(closure.span())=> (#closure)(__error))
         }
     }
 }

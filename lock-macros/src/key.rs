@@ -5,13 +5,13 @@ use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{Expr, Ident, Index, Lit, LitStr, Member, Path, PathSegment};
 
-use crate::args::Key;
 use crate::arguments::Arguments;
 use crate::errors::Errors;
 use crate::foreign;
 use crate::format;
 use crate::spelling::closest;
 use crate::template::{Piece, groups, path, pieces, root};
+use crate::values::Key;
 
 /// The longest key, as the runtime has it too.
 const MAX_LEN: usize = 1024;

@@ -21,9 +21,11 @@ mod item;
 mod key;
 mod krate;
 mod mention;
+mod names;
 mod returned;
 mod spelling;
 mod template;
+mod values;
 
 use proc_macro::TokenStream;
 use quote::quote;
@@ -203,6 +205,34 @@ use crate::item::Function;
 /// }
 /// ```
 ///
+/// # `on_taken`
+///
+/// What a call returns whose lock another holds when its `wait` is over. `error`, the default: the
+/// [`LockError`], as for any other reason. `skip`: that nothing was done, which is a success; the
+/// trait [`LockSkip`] knows the return types that can say so, `()`, `Option<T>`, `Result<(), E>`
+/// and `Result<Option<T>, E>`. Whoever skips does not wait: `wait` is then zero if it is not given.
+/// Or a function, by its path or as a closure, that makes a return value of the error.
+///
+/// A store that does not answer is never a reason to skip: nobody knows who holds the lock.
+///
+/// ```
+/// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
+/// #[distributed_lock(key = "sweep", on_taken = skip)]
+/// async fn sweep() -> Result<Option<usize>, LockError> {
+///     Ok(Some(3))
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), LockError> {
+/// let locks = LockRuntime::in_memory().build().await?;
+/// let other = locks.lock("sweep").acquire().await?;
+/// assert_eq!(LockRuntime::scope(locks.clone(), sweep()).await?, None);
+/// other.release().await?;
+/// assert_eq!(LockRuntime::scope(locks, sweep()).await?, Some(3));
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # `on_error`
 ///
 /// A function that makes the return value of a `LockError`, by its path or as a closure that
@@ -324,6 +354,7 @@ use crate::item::Function;
 /// [`LockError::Lost`]: ../lock_runtime/enum.LockError.html#variant.Lost
 /// [`LockError::MaxHold`]: ../lock_runtime/enum.LockError.html#variant.MaxHold
 /// [`LockHandle`]: ../lock_runtime/struct.LockHandle.html
+/// [`LockSkip`]: ../lock_runtime/trait.LockSkip.html
 /// [`LockReturn`]: ../lock_runtime/trait.LockReturn.html
 /// [`LockRuntime`]: ../lock_runtime/struct.LockRuntime.html
 /// [installed]: ../lock_runtime/struct.LockRuntime.html#method.install

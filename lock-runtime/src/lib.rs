@@ -98,6 +98,7 @@ pub use crate::api::guard::{LockGuard, LockHandle};
 pub use crate::api::key_part::{KeyBuilder, KeyPart};
 pub use crate::api::lock::Lock;
 pub use crate::api::lock_return::LockReturn;
+pub use crate::api::lock_skip::LockSkip;
 pub use crate::api::options::Renew;
 pub use crate::api::runtime::LockRuntime;
 pub use crate::error::LockError;

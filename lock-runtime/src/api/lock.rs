@@ -158,4 +158,44 @@ impl Lock {
         let body = std::pin::pin!(Some(async { Ok(body.await) }));
         Run::new(Call::Running(Some(entered)), body, Err).await
     }
+
+    /// Runs `body` while holding the lock, as [`run`](Lock::run) does, if nobody holds it; `None` if
+    /// another does. It is what `on_taken = skip` is in the attribute.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Lock::run), but a lock held by another is no error. One that could not be asked
+    /// for is.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Lock::run).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lock_runtime::LockError> {
+    /// # let locks = lock_runtime::LockRuntime::in_memory().build().await?;
+    /// let other = locks.lock("report").acquire().await?;
+    /// assert_eq!(locks.lock("report").try_run(async |_| 1).await?, None);
+    /// other.release().await?;
+    /// assert_eq!(locks.lock("report").try_run(async |_| 1).await?, Some(1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn try_run<T>(
+        self,
+        body: impl AsyncFnOnce(LockHandle) -> T,
+    ) -> Result<Option<T>, LockError> {
+        let lock = self.wait(Duration::ZERO);
+        let entered = Entered::enter(&lock.engine, &lock.key, &lock.options, true).await;
+        let entered = match entered {
+            Err(error) if error.is_taken() => return Ok(None),
+            entered => entered?,
+        };
+        let body = body(entered.handle());
+        let body = std::pin::pin!(Some(async { Ok(Some(body.await)) }));
+        Run::new(Call::Running(Some(entered)), body, Err).await
+    }
 }

@@ -10,5 +10,6 @@ pub(crate) mod key_part;
 mod key_types;
 pub(crate) mod lock;
 pub(crate) mod lock_return;
+pub(crate) mod lock_skip;
 pub(crate) mod options;
 pub(crate) mod runtime;

@@ -122,6 +122,11 @@ pub fn key_text<K: AsRef<str> + ?Sized>(key: &K) -> String {
     key.as_ref().to_owned()
 }
 
+/// Whether another holds the lock, so that there is nothing to be done.
+pub fn is_taken(error: &LockError) -> bool {
+    error.is_taken() || error.is_timeout()
+}
+
 /// Acquires the lock, runs the body, and releases it; `refuse` makes the function's return value of an error.
 pub fn run<F: Future>(
     spec: Spec,

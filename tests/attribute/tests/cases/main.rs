@@ -27,5 +27,6 @@ mod runtimes;
 mod settings;
 mod sizes;
 mod small;
+mod taken;
 mod traits;
 mod unused;
