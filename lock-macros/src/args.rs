@@ -8,11 +8,12 @@ use syn::{Error, Expr, Ident, Path, Token, parse_quote, token};
 use crate::errors::Errors;
 use crate::krate;
 use crate::names::{example, unknown};
-use crate::values::{self, Handler, Key, OnTaken, Renew, Time, text_of};
+use crate::values::{self, Guard, Handler, Key, Keys, OnTaken, Renew, Time, text_of};
 
 /// The arguments, understood.
 pub(crate) struct Args {
     pub(crate) key: Option<Key>,
+    pub(crate) keys: Option<Keys>,
     pub(crate) ttl: Option<Time>,
     pub(crate) wait: Option<Time>,
     pub(crate) renew: Option<Renew>,
@@ -20,7 +21,7 @@ pub(crate) struct Args {
     pub(crate) continue_when_lost: bool,
     pub(crate) on_taken: OnTaken,
     pub(crate) on_error: Option<Handler>,
-    pub(crate) guard: Option<Ident>,
+    pub(crate) guard: Option<Guard>,
     pub(crate) runtime: Option<Expr>,
     /// The path of the runtime crate.
     pub(crate) krate: Path,
@@ -31,6 +32,7 @@ pub(crate) struct Args {
 pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
     let mut args = Args {
         key: None,
+        keys: None,
         ttl: None,
         wait: None,
         renew: None,
@@ -54,7 +56,7 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
                         errors.at(name, message);
                     }
                 }
-                None => errors.at(name, unknown(&word)),
+                None => errors.at(name, unknown(&word, value.as_ref())),
             }
             continue;
         };
@@ -69,7 +71,7 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
         }
     }
     let all_known = written.arguments.len() == seen.len();
-    if written.complete && all_known && !seen.iter().any(|name| name == "key") {
+    if written.complete && all_known && !seen.iter().any(|name| name == "key" || name == "keys") {
         errors.push(Error::new(
             Span::call_site(),
             "missing `key`, e.g. `#[distributed_lock(key = \"coupon:<id>\")]`",
@@ -225,6 +227,7 @@ fn set(args: &mut Args, name: &str, value: &Expr, errors: &mut Errors) {
     }
     let result = match name {
         "key" => values::key(value).map(|key| args.key = Some(key)),
+        "keys" => values::keys(value).map(|keys| args.keys = Some(keys)),
         "ttl" => values::ttl(value).map(|ttl| args.ttl = Some(ttl)),
         "wait" => values::time(value).map(|wait| args.wait = Some(wait)),
         "renew" => values::renew(value).map(|renew| args.renew = Some(renew)),
@@ -247,6 +250,7 @@ fn set(args: &mut Args, name: &str, value: &Expr, errors: &mut Errors) {
 
 /// The mistakes that no argument makes alone.
 fn check_together(args: &Args, written: &AllWritten, errors: &mut Errors) {
+    check_keys(args, written, errors);
     let shown = humantime::format_duration;
     let Some(Time::Known(ttl)) = args.ttl else {
         return;
@@ -274,5 +278,38 @@ fn check_together(args: &Args, written: &AllWritten, errors: &mut Errors) {
                 shown(ttl)
             ),
         );
+    }
+}
+
+/// Whether there is one kind of key, and a name for each lock.
+fn check_keys(args: &Args, written: &AllWritten, errors: &mut Errors) {
+    if args.key.is_some() && args.keys.is_some() {
+        errors.at(
+            written.value("keys"),
+            "there is a `key` already; write all of them in `keys`, or the one as `key`",
+        );
+        return;
+    }
+    let fault = match (&args.keys, &args.guard) {
+        (None, Some(Guard::Each(_))) if args.key.is_some() => {
+            "one lock has one name; write e.g. `guard = lock`, or several `keys`".to_owned()
+        }
+        (Some(Keys::List(keys)), Some(guard)) if keys.len() != guard.names().len() => {
+            let (locks, names) = (keys.len(), guard.names().len());
+            format!("there are {locks} keys and {}; name each lock, as in `guard = [from, to]`", count(names))
+        }
+        (Some(Keys::Expression(_)), Some(Guard::Each(_))) => {
+            "how many keys there are is known when the call is made; write e.g. `guard = locks`, which is a list".to_owned()
+        }
+        _ => return,
+    };
+    errors.at(written.value("guard"), fault);
+}
+
+fn count(names: usize) -> String {
+    match names {
+        0 => "no name".to_owned(),
+        1 => "1 name".to_owned(),
+        names => format!("{names} names"),
     }
 }

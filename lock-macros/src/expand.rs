@@ -16,9 +16,9 @@ use crate::args::Args;
 use crate::arguments::{Argument, Unused};
 use crate::blocks::future;
 use crate::item::Function;
-use crate::key::{CheckedKey, Placeholder, Segment};
+use crate::key::{CheckedKey, CheckedKeys, Placeholder, Segment};
 use crate::mention::mentions;
-use crate::values::{Handler, OnTaken, Renew, Time};
+use crate::values::{Guard, Handler, OnTaken, Renew, Time};
 
 // Input:  #[distributed_lock(key = "coupon:<id>", ttl = "5s", guard = lock)]
 //         async fn redeem(&self, Path(id): Path<u64>, _tx: Tx) -> Res<u64> { BODY }
@@ -40,7 +40,7 @@ use crate::values::{Handler, OnTaken, Renew, Time};
 //             }));
 //             run(__spec, __body, LockReturn::from_lock_error).await
 //         }
-pub(crate) fn expand(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
+pub(crate) fn expand(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
     let at = Span::mixed_site();
     let private = private(&args.krate);
     let spec = spec(args, key, function);
@@ -62,12 +62,19 @@ pub(crate) fn expand(args: &Args, key: &CheckedKey, function: &Function) -> Toke
 }
 
 /// The function as it was, with the guard that its body expects: an error in the attribute shall be the only one.
-pub(crate) fn expand_without_lock(args: &Args, function: &Function) -> TokenStream {
+pub(crate) fn expand_without_lock(args: &Args, is_list: bool, function: &Function) -> TokenStream {
     let at = Span::mixed_site();
     let krate = &args.krate;
-    let guard = args.guard.iter().map(|name| {
+    let names = args.guard.iter().flat_map(Guard::names);
+    let ty = match (&args.guard, is_list) {
+        (Some(Guard::One(_)), true) => {
+            quote_spanned!(at=> #krate::__private::Vec<#krate::LockHandle>)
+        }
+        _ => quote_spanned!(at=> #krate::LockHandle),
+    };
+    let guard = names.map(|name| {
         quote_spanned!(at=> let #name = ::core::option::Option::unwrap(
-            ::core::option::Option::<#krate::LockHandle>::None
+            ::core::option::Option::<#ty>::None
         );)
     });
     let body = &function.body;
@@ -79,7 +86,7 @@ pub(crate) fn private(krate: &Path) -> TokenStream {
 }
 
 /// What to lock and how, put together before the body may move the arguments.
-fn spec(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
+fn spec(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
     let at = Span::mixed_site();
     let krate = &args.krate;
     let private = private(krate);
@@ -100,7 +107,7 @@ fn spec(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
         }
     };
 
-    let key = match key {
+    let text = |key: &CheckedKey| match key {
         CheckedKey::Template(segments) => template(segments, &private),
         CheckedKey::Expression(value) => {
             let value = expression(value);
@@ -108,7 +115,24 @@ fn spec(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
             quote_spanned!(at=> #private::key_text(#text))
         }
     };
-    let mut spec = quote_spanned!(at=> #private::Spec::new(#key));
+    let mut spec = match key {
+        CheckedKeys::One(key) => {
+            let text = text(key);
+            quote_spanned!(at=> #private::Spec::new(#text))
+        }
+        CheckedKeys::Each(keys) => {
+            let texts = keys.iter().map(text);
+            quote_spanned!(at=> #private::Spec::all([#(#texts),*]))
+        }
+        CheckedKeys::Expression(value) => {
+            // All of it at the value, where the error belongs if it gives no texts.
+            let value = expression(value);
+            let place = at.located_at(value.span());
+            let here = relocate(private.clone(), place);
+            let texts = quote_spanned!(place=> #here::Texts::texts(#value));
+            quote_spanned!(at=> #private::Spec::all(#texts))
+        }
+    };
     let mut set = |name: &str, value: &dyn ToTokens| {
         let name = Ident::new(name, at);
         spec = quote_spanned!(at=> #private::Spec::#name(#spec, #value));
@@ -208,7 +232,7 @@ fn known(duration: Duration) -> TokenStream {
 }
 
 /// The future that runs under the lock.
-fn body(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
+fn body(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
     let at = Span::mixed_site();
     let private = private(&args.krate);
     let is_unused = |argument: &Argument| {
@@ -227,15 +251,24 @@ fn body(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
     // A captured variable is dropped in the order of its first mention. The last argument first, as the language does it, and every one,
     // so that none outlives the lock.
     let keep = moved.iter().rev().map(|argument| keep(argument));
-    let guard = args
-        .guard
-        .iter()
-        .map(|name| quote_spanned!(at=> let #name = #private::Slot::handle(__slot);));
+    let guard = match (&args.guard, key) {
+        (None, _) => TokenStream::new(),
+        (Some(Guard::One(name)), CheckedKeys::One(_)) => {
+            quote_spanned!(at=> let #name = #private::Slot::handle(__slot);)
+        }
+        (Some(Guard::One(name)), _) => {
+            quote_spanned!(at=> let #name = #private::Slot::handles(__slot);)
+        }
+        (Some(Guard::Each(names)), _) => {
+            let places = 0..names.len();
+            quote_spanned!(at=> #(let #names = #private::Slot::handle_at(&__slot, #places);)*)
+        }
+    };
     let body = &function.body;
     quote_spanned! {at=>
         #hint
         #(#keep)*
-        #(#guard)*
+        #guard
         #body
     }
 }
@@ -252,14 +285,14 @@ fn keep(argument: &Argument) -> TokenStream {
 }
 
 /// Whether the key or a setting is made of the argument `name`.
-pub(crate) fn is_in_the_attribute(name: &str, args: &Args, key: &CheckedKey) -> bool {
+pub(crate) fn is_in_the_attribute(name: &str, args: &Args, key: &CheckedKeys) -> bool {
     let durations = [&args.ttl, &args.wait, &args.max_hold];
     let mut durations = durations.into_iter().flatten().chain(match &args.renew {
         Some(Renew::Every(every)) => Some(every),
         _ => None,
     });
     let is_in = |expression: &Expr| mentions(expression.to_token_stream(), name);
-    let is_in_key = match key {
+    let is_in_key = |key: &CheckedKey| match key {
         CheckedKey::Template(segments) => segments.iter().any(|segment| match segment {
             Segment::Value(value) => {
                 let argument = value.root.get_ident();
@@ -269,7 +302,8 @@ pub(crate) fn is_in_the_attribute(name: &str, args: &Args, key: &CheckedKey) -> 
         }),
         CheckedKey::Expression(value) => is_in(value),
     };
-    is_in_key
+    key.list().iter().any(is_in_key)
+        || matches!(key, CheckedKeys::Expression(value) if is_in(value))
         || durations.any(|time| matches!(time, Time::Expression(value) if is_in(value)))
         || args.runtime.as_ref().is_some_and(is_in)
 }

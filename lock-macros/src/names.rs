@@ -1,10 +1,13 @@
 //! The names of the arguments, and what else they are called.
 
+use syn::Expr;
+
 use crate::spelling::closest;
 
 /// Every argument, with an example of its use.
-const KNOWN: [(&str, &str); 11] = [
+const KNOWN: [(&str, &str); 12] = [
     ("key", r#"key = "coupon:<id>""#),
+    ("keys", r#"keys = ["account:<from>", "account:<to>"]"#),
     ("ttl", r#"ttl = "5s""#),
     ("wait", r#"wait = "2s""#),
     ("renew", r#"renew = "500ms""#),
@@ -18,8 +21,9 @@ const KNOWN: [(&str, &str); 11] = [
 ];
 
 /// What other lock libraries call our arguments.
-const ELSEWHERE: [(&str, &[&str]); 9] = [
+const ELSEWHERE: [(&str, &[&str]); 10] = [
     ("key", &["name", "resource", "lock", "lock_key", "id"]),
+    ("keys", &["names", "resources", "lock_keys"]),
     (
         "ttl",
         &[
@@ -89,7 +93,10 @@ pub(crate) fn example(name: &str) -> Option<&'static str> {
     known.map(|(_, example)| *example)
 }
 
-pub(crate) fn unknown(name: &str) -> String {
+pub(crate) fn unknown(name: &str, value: Option<&Expr>) -> String {
+    if name == "locks" && matches!(value, Some(Expr::Array(_))) {
+        return format!("unknown argument `{name}`; it is called `keys` here");
+    }
     let elsewhere = ELSEWHERE.iter().find(|(_, others)| others.contains(&name));
     if let Some((ours, _)) = elsewhere {
         return format!("unknown argument `{name}`; it is called `{ours}` here");

@@ -18,6 +18,31 @@ pub(crate) enum Key {
     Expression(Expr),
 }
 
+/// Where several keys come from.
+pub(crate) enum Keys {
+    /// One by one.
+    List(Vec<Key>),
+    /// An expression that gives their texts.
+    Expression(Expr),
+}
+
+/// The names of the locks in the body.
+pub(crate) enum Guard {
+    /// That of the lock, or of a list of locks.
+    One(Ident),
+    /// One for each of several locks.
+    Each(Vec<Ident>),
+}
+
+impl Guard {
+    pub(crate) fn names(&self) -> &[Ident] {
+        match self {
+            Guard::One(name) => std::slice::from_ref(name),
+            Guard::Each(names) => names,
+        }
+    }
+}
+
 /// A duration.
 pub(crate) enum Time {
     /// Known now, and checked.
@@ -59,6 +84,47 @@ pub(crate) fn key(value: &Expr) -> syn::Result<Key> {
         },
         _ => Ok(Key::Expression(value.clone())),
     }
+}
+
+pub(crate) fn keys(value: &Expr) -> syn::Result<Keys> {
+    const FORM: &str = "write e.g. `keys = [\"account:<from>\", \"account:<to>\"]`";
+    let list = match bare(value) {
+        Expr::Array(list) => list,
+        Expr::Lit(_) => {
+            return Err(Error::new_spanned(
+                value,
+                format!("`keys` is a list; {FORM}, or `key` for one lock"),
+            ));
+        }
+        _ => return Ok(Keys::Expression(value.clone())),
+    };
+    match list.elems.len() {
+        0 => {
+            return Err(Error::new_spanned(
+                value,
+                format!("there is nothing to lock; {FORM}"),
+            ));
+        }
+        1 => {
+            return Err(Error::new_spanned(
+                value,
+                "one lock has a `key`; write `key = …`, without the brackets",
+            ));
+        }
+        _ => {}
+    }
+    let mut texts = Vec::new();
+    for text in list.elems.iter().filter_map(text_of) {
+        if texts.contains(&text.value()) {
+            return Err(Error::new_spanned(
+                text,
+                "this key is there twice, and is one lock; leave it out, or write what the other one is",
+            ));
+        }
+        texts.push(text.value());
+    }
+    let keys = list.elems.iter().map(key);
+    Ok(Keys::List(keys.collect::<syn::Result<_>>()?))
 }
 
 pub(crate) fn time(value: &Expr) -> syn::Result<Time> {
@@ -166,7 +232,25 @@ fn handler(value: &Expr) -> Option<Handler> {
     }
 }
 
-pub(crate) fn guard(value: &Expr) -> syn::Result<Ident> {
+pub(crate) fn guard(value: &Expr) -> syn::Result<Guard> {
+    let Expr::Array(list) = bare(value) else {
+        return guard_name(value).map(Guard::One);
+    };
+    let mut names: Vec<Ident> = Vec::new();
+    for element in &list.elems {
+        let name = guard_name(element)?;
+        if names.contains(&name) {
+            return Err(Error::new_spanned(
+                element,
+                format!("`{name}` would name two locks; choose another name"),
+            ));
+        }
+        names.push(name);
+    }
+    Ok(Guard::Each(names))
+}
+
+fn guard_name(value: &Expr) -> syn::Result<Ident> {
     if let Expr::Path(ExprPath {
         qself: None, path, ..
     }) = bare(value)

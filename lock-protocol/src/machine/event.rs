@@ -26,6 +26,8 @@ pub enum Event<'a> {
     Left(WaiterId),
     /// A waiter has heard that it was granted the lock.
     Took(WaiterId),
+    /// What a holder does with its hold begins only now: it has waited for other keys before.
+    Began(LeaseId, FencingToken),
     /// A holder gives up its hold.
     Ended(LeaseId, FencingToken),
     /// A question was answered, or it is clear that it will not be.

@@ -38,6 +38,16 @@ impl Turn<'_> {
         }
     }
 
+    /// Counts the hold from now on.
+    pub(super) fn began(&mut self, id: LeaseId, token: FencingToken) {
+        let mut leases = self.key.leases.iter_mut();
+        if let Some(lease) = leases.find(|lease| lease.id == id)
+            && lease.is_held_with(token)
+        {
+            lease.held_since = self.now;
+        }
+    }
+
     /// Ends the hold of a waiter that was told and will not take it.
     pub(super) fn end_untaken(&mut self, id: WaiterId) {
         let mut leases = self.key.leases.iter();
@@ -126,8 +136,10 @@ impl Turn<'_> {
         let Some(head) = self.key.line.pop() else {
             return false;
         };
+        let begins = self.begins(head.begins);
+        let lease = &mut self.key.leases[index];
         lease.token = token;
-        lease.held_since = self.now;
+        lease.held_since = begins;
         lease.passes += 1;
         lease.untaken = Some((head.id, head.deadline));
         let granted = Granted {

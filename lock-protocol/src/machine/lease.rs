@@ -114,6 +114,11 @@ impl Lease {
         matches!(self.state, State::Held)
     }
 
+    /// Whether the holder with `token` has it.
+    pub(super) fn is_held_with(&self, token: FencingToken) -> bool {
+        self.is_held() && self.token == token
+    }
+
     /// Whether nobody else of this process can have the lock as long as the lease is as it is.
     pub(super) fn occupies(&self) -> bool {
         !matches!(self.state, State::Ended(..))

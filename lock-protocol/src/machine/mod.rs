@@ -64,6 +64,7 @@
 //! | withdrawing | half a grace passes, others wait | withdrawing | abandon is asked a second time |
 //! | any | one joins who does not wait, and it is known who has the lock | as before | `Taken` is told |
 //! | any | the wait of a waiter is used up | as before | it is told what is known |
+//! | held | the holder begins, after it waited for other keys | held | |
 //! | held | the holder ends it, the next in line may have it | held | the next in line is told |
 //! | held | the holder ends it | releasing | release is asked, with the next claim |
 //! | held | a renewal is due | held | renew |
@@ -343,6 +344,7 @@ impl Turn<'_> {
             Event::GaveUp(id) => self.gave_up(id),
             Event::Left(id) => self.left(id),
             Event::Took(id) => self.took(id),
+            Event::Began(lease, token) => self.began(lease, token),
             Event::Ended(lease, token) => self.ended(lease, token),
             Event::Answered {
                 ask,

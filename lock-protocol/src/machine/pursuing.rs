@@ -351,7 +351,7 @@ impl Turn<'_> {
             token: grant.tokens.first,
             spare: Some(grant.tokens),
             granted_at: self.now,
-            held_since: self.now,
+            held_since: self.begins(head.begins),
             passes: 0,
             budget: 0,
             free_until: self.now + free_for,
@@ -370,6 +370,15 @@ impl Turn<'_> {
         // Who came only to try is told that it is taken.
         self.learn(Known::Held(None));
         self.tell(head.id, Outcome::Granted(granted));
+    }
+
+    /// From when on a hold counts that is given now.
+    pub(super) fn begins(&self, at_once: bool) -> Instant {
+        if at_once {
+            self.now
+        } else {
+            self.now + Duration::MAX
+        }
     }
 
     /// Looks at the claim of `owner`, or at any, when it is time to ask for it.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::body::{Call, Entered, Run};
+use crate::api::body::{Call, Run};
+use crate::api::entered::{self, Entered};
 use crate::api::guard::{LockGuard, LockHandle};
 use crate::api::options::{LockOptions, Renew};
 use crate::api::runtime::LockRuntime;
@@ -103,10 +104,8 @@ impl Lock {
     pub async fn acquire(self) -> Result<LockGuard, LockError> {
         let (terms, wait) = self.options.resolve(&self.engine.settings)?;
         let key = LockKey::new(&self.engine.settings.key_prefix, &self.key)?;
-        self.engine
-            .acquire(&key, terms, wait)
-            .await
-            .map(LockGuard::new)
+        let acquired = self.engine.acquire(&key, terms, wait, true).await;
+        acquired.map(LockGuard::new).map_err(entered::explained)
     }
 
     /// Acquires the lock if nobody holds it; `None` if another does.
@@ -153,8 +152,9 @@ impl Lock {
     /// # }
     /// ```
     pub async fn run<T>(self, body: impl AsyncFnOnce(LockHandle) -> T) -> Result<T, LockError> {
-        let entered = Entered::enter(&self.engine, &self.key, &self.options, true).await?;
-        let body = body(entered.handle());
+        let keys = entered::checked(&self.engine, [&self.key])?;
+        let entered = Entered::enter(&self.engine, &keys, &self.options, true).await?;
+        let body = body(entered.handle_of(&keys[0]));
         let body = std::pin::pin!(Some(async { Ok(body.await) }));
         Run::new(Call::Running(Some(entered)), body, Err).await
     }
@@ -189,12 +189,13 @@ impl Lock {
         body: impl AsyncFnOnce(LockHandle) -> T,
     ) -> Result<Option<T>, LockError> {
         let lock = self.wait(Duration::ZERO);
-        let entered = Entered::enter(&lock.engine, &lock.key, &lock.options, true).await;
+        let keys = entered::checked(&lock.engine, [&lock.key])?;
+        let entered = Entered::enter(&lock.engine, &keys, &lock.options, true).await;
         let entered = match entered {
             Err(error) if error.is_taken() => return Ok(None),
             entered => entered?,
         };
-        let body = body(entered.handle());
+        let body = body(entered.handle_of(&keys[0]));
         let body = std::pin::pin!(Some(async { Ok(Some(body.await)) }));
         Run::new(Call::Running(Some(entered)), body, Err).await
     }

@@ -58,6 +58,17 @@ impl Hold {
         &self.view
     }
 
+    /// Begins the hold anew: it has waited for others until now.
+    pub(crate) fn begin(&self) {
+        let View {
+            engine,
+            key,
+            granted,
+            ..
+        } = &*self.view;
+        engine.happened(key, Event::Began(granted.lease, granted.token));
+    }
+
     /// Ends the hold and waits for the answer of the store. Dropping the future loses the answer and
     /// nothing else.
     pub(crate) async fn release(mut self) -> Result<(), LockError> {

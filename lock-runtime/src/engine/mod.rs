@@ -86,15 +86,17 @@ impl Engine {
         engine
     }
 
-    /// Gets the lock, or says within `wait` why not. Dropping the future gives up the place in the
+    /// Gets the lock, or says within `wait` why not. Whether the hold `begins` at once; else it does
+    /// by [`Hold::begin`]. Dropping the future gives up the place in the
     /// line and, if need be, the lock.
     pub(crate) async fn acquire(
         self: &Arc<Engine>,
         key: &LockKey,
         terms: Terms,
         wait: Duration,
+        begins: bool,
     ) -> Result<Hold, LockError> {
-        waiting::acquire(self, key, terms, wait).await
+        waiting::acquire(self, key, terms, wait, begins).await
     }
 
     /// Feeds `event` to the machine of `key`, and performs what comes of it.

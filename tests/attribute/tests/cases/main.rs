@@ -25,6 +25,7 @@ mod parts;
 mod returns;
 mod runtimes;
 mod settings;
+mod several;
 mod sizes;
 mod small;
 mod taken;
