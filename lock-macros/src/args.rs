@@ -18,6 +18,7 @@ pub(crate) struct Args {
     pub(crate) wait: Option<Time>,
     pub(crate) renew: Option<Renew>,
     pub(crate) max_hold: Option<Time>,
+    pub(crate) min_hold: Option<Time>,
     pub(crate) continue_when_lost: bool,
     pub(crate) on_taken: OnTaken,
     pub(crate) on_error: Option<Handler>,
@@ -37,6 +38,7 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
         wait: None,
         renew: None,
         max_hold: None,
+        min_hold: None,
         continue_when_lost: false,
         on_taken: OnTaken::Error,
         on_error: None,
@@ -232,6 +234,7 @@ fn set(args: &mut Args, name: &str, value: &Expr, errors: &mut Errors) {
         "wait" => values::time(value).map(|wait| args.wait = Some(wait)),
         "renew" => values::renew(value).map(|renew| args.renew = Some(renew)),
         "max_hold" => values::nonzero(value, name).map(|limit| args.max_hold = Some(limit)),
+        "min_hold" => values::min_hold(value).map(|least| args.min_hold = Some(least)),
         "on_lost" => values::on_lost(value).map(|goes_on| args.continue_when_lost = goes_on),
         "on_taken" => values::on_taken(value).map(|what| args.on_taken = what),
         "on_error" => values::on_error(value).map(|function| args.on_error = Some(function)),
@@ -252,6 +255,18 @@ fn set(args: &mut Args, name: &str, value: &Expr, errors: &mut Errors) {
 fn check_together(args: &Args, written: &AllWritten, errors: &mut Errors) {
     check_keys(args, written, errors);
     let shown = humantime::format_duration;
+    if let (Some(Time::Known(least)), Some(Time::Known(limit))) = (&args.min_hold, &args.max_hold)
+        && least > limit
+    {
+        errors.at(
+            written.value("min_hold"),
+            format!(
+                "`min_hold` ({}) is longer than `max_hold` ({}), which ends the body before",
+                shown(*least),
+                shown(*limit)
+            ),
+        );
+    }
     let Some(Time::Known(ttl)) = args.ttl else {
         return;
     };

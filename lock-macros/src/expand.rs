@@ -156,6 +156,9 @@ fn spec(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
     if let Some(limit) = &args.max_hold {
         set("max_hold", &duration(limit));
     }
+    if let Some(least) = &args.min_hold {
+        set("min_hold", &duration(least));
+    }
     if args.continue_when_lost {
         set("continue_when_lost", &TokenStream::new());
     }
@@ -286,7 +289,7 @@ fn keep(argument: &Argument) -> TokenStream {
 
 /// Whether the key or a setting is made of the argument `name`.
 pub(crate) fn is_in_the_attribute(name: &str, args: &Args, key: &CheckedKeys) -> bool {
-    let durations = [&args.ttl, &args.wait, &args.max_hold];
+    let durations = [&args.ttl, &args.wait, &args.max_hold, &args.min_hold];
     let mut durations = durations.into_iter().flatten().chain(match &args.renew {
         Some(Renew::Every(every)) => Some(every),
         _ => None,

@@ -231,6 +231,32 @@ use crate::key::CheckedKeys;
 /// # }
 /// ```
 ///
+/// # `min_hold`
+///
+/// How long the key stays taken at least, counted from the beginning of the body on the clock of
+/// this process: whether the body ends before, fails, or the process dies. What is left of it nobody
+/// holds, and nobody is handed; whoever waits, waits for its end. With `on_taken = skip` it is how a
+/// job that many servers begin at about the same time runs on one of them, whatever their clocks
+/// say. A job is *started* at most once; that it has ended well it does not say. At most 24 h, and
+/// not longer than `max_hold`. Default: none.
+///
+/// ```
+/// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
+/// // Called once a minute, on every server.
+/// #[distributed_lock(key = "cron:report", on_taken = skip, min_hold = "55s")]
+/// async fn report() -> Result<Option<&'static str>, LockError> {
+///     Ok(Some("written"))
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), LockError> {
+/// let locks = LockRuntime::in_memory().build().await?;
+/// assert_eq!(LockRuntime::scope(locks.clone(), report()).await?, Some("written"));
+/// assert_eq!(LockRuntime::scope(locks, report()).await?, None);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # `on_lost`
 ///
 /// What happens when the lease can no longer be proven, because the store was away for too long or

@@ -5,13 +5,14 @@ use syn::Expr;
 use crate::spelling::closest;
 
 /// Every argument, with an example of its use.
-const KNOWN: [(&str, &str); 12] = [
+const KNOWN: [(&str, &str); 13] = [
     ("key", r#"key = "coupon:<id>""#),
     ("keys", r#"keys = ["account:<from>", "account:<to>"]"#),
     ("ttl", r#"ttl = "5s""#),
     ("wait", r#"wait = "2s""#),
     ("renew", r#"renew = "500ms""#),
     ("max_hold", r#"max_hold = "1m""#),
+    ("min_hold", r#"min_hold = "55s""#),
     ("on_lost", "on_lost = cancel"),
     ("on_taken", "on_taken = skip"),
     ("on_error", "on_error = path::to::function"),
@@ -21,7 +22,7 @@ const KNOWN: [(&str, &str); 12] = [
 ];
 
 /// What other lock libraries call our arguments.
-const ELSEWHERE: [(&str, &[&str]); 10] = [
+const ELSEWHERE: [(&str, &[&str]); 11] = [
     ("key", &["name", "resource", "lock", "lock_key", "id"]),
     ("keys", &["names", "resources", "lock_keys"]),
     (
@@ -37,6 +38,8 @@ const ELSEWHERE: [(&str, &[&str]); 10] = [
             "lease_time",
             "duration",
             "hold",
+            "lock_at_most_for",
+            "at_most",
         ],
     ),
     (
@@ -64,6 +67,10 @@ const ELSEWHERE: [(&str, &[&str]); 10] = [
     (
         "max_hold",
         &["max_time", "max_duration", "hold_limit", "limit"],
+    ),
+    (
+        "min_hold",
+        &["lock_at_least_for", "at_least", "min_duration", "cooldown"],
     ),
     (
         "on_taken",

@@ -173,6 +173,16 @@ pub(crate) fn ttl(value: &Expr) -> syn::Result<Time> {
     Err(Error::new_spanned(value, fault))
 }
 
+pub(crate) fn min_hold(value: &Expr) -> syn::Result<Time> {
+    match nonzero(value, "min_hold")? {
+        Time::Known(least) if least > *TTL.end() => Err(Error::new_spanned(
+            value,
+            "`min_hold` must be at most 24h; what has to happen more seldom needs a note that it has been done",
+        )),
+        least => Ok(least),
+    }
+}
+
 pub(crate) fn renew(value: &Expr) -> syn::Result<Renew> {
     match bool_of(value) {
         Some(false) => Ok(Renew::Off),

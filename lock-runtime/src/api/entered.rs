@@ -101,6 +101,9 @@ impl Entered {
             cancel,
             lost: None,
         };
+        if let Some(least) = options.min_hold {
+            keep(&entered.handles().cloned().collect::<Vec<_>>(), least).await?;
+        }
         if several.is_some() {
             for right in &entered.rights {
                 if let Right::Own(hold) = right {
@@ -202,8 +205,32 @@ pub(crate) async fn acquire_all(
     }
     // The first may have been lost while the last was waited for.
     holds.iter().try_for_each(|hold| hold.view().check())?;
+    if let Some(least) = options.min_hold {
+        let handles = holds.iter().map(|hold| LockHandle::new(hold.view()));
+        keep(&handles.collect::<Vec<_>>(), least).await?;
+    }
     holds.iter().for_each(Hold::begin);
     Ok(holds)
+}
+
+/// Begins a minimum hold: from now on the keys stay taken for `least`, even if this process dies.
+/// Leases that are too short for that are extended first.
+pub(crate) async fn keep(handles: &[LockHandle], least: Duration) -> Result<(), LockError> {
+    // The second time is enough, unless this process stood still in between.
+    const TRIES: usize = 4;
+    for _ in 0..TRIES {
+        let short = handles.iter().filter(|handle| !handle.keep(least, false));
+        let short: SmallVec<[&LockHandle; 1]> = short.collect();
+        if short.is_empty() && handles.iter().all(|handle| handle.keep(least, true)) {
+            return Ok(());
+        }
+        for handle in short {
+            handle.renew().await?;
+        }
+    }
+    Err(LockError::Unavailable(
+        "the store answers too late to keep the lock for its minimum hold".into(),
+    ))
 }
 
 /// One wait for several locks.

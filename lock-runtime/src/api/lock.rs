@@ -90,6 +90,14 @@ impl Lock {
         self
     }
 
+    /// How long the key stays taken at least, counted from when the lock is acquired: whenever the
+    /// guard or the body ends, and also if this process dies. What is left of it nobody holds, and
+    /// nobody is handed. At most 24 h, and not longer than [`max_hold`](Lock::max_hold).
+    pub fn min_hold(mut self, least: Duration) -> Lock {
+        self.options.min_hold = Some(least);
+        self
+    }
+
     /// Acquires the lock, waiting for it if another holds it.
     ///
     /// # Errors
@@ -105,7 +113,11 @@ impl Lock {
         let (terms, wait) = self.options.resolve(&self.engine.settings)?;
         let key = LockKey::new(&self.engine.settings.key_prefix, &self.key)?;
         let acquired = self.engine.acquire(&key, terms, wait, true).await;
-        acquired.map(LockGuard::new).map_err(entered::explained)
+        let hold = acquired.map_err(entered::explained)?;
+        if let Some(least) = terms.min_hold {
+            entered::keep(&[LockHandle::new(hold.view())], least).await?;
+        }
+        Ok(LockGuard::new(hold))
     }
 
     /// Acquires the lock if nobody holds it; `None` if another does.

@@ -82,6 +82,13 @@ impl LockAll {
         self
     }
 
+    /// How long the keys stay taken at least, counted from when all locks are held: see
+    /// [`Lock::min_hold`](crate::Lock::min_hold).
+    pub fn min_hold(mut self, least: Duration) -> LockAll {
+        self.options.min_hold = Some(least);
+        self
+    }
+
     /// Acquires all locks, waiting for those that others hold.
     ///
     /// # Errors

@@ -78,6 +78,11 @@ impl Spec {
         self
     }
 
+    pub fn min_hold(mut self, least: Duration) -> Spec {
+        self.0.options.min_hold = Some(least);
+        self
+    }
+
     pub fn continue_when_lost(mut self) -> Spec {
         self.0.keep_running = true;
         self

@@ -24,6 +24,7 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// [`Backend`] without type parameters, so that a runtime is one type whatever its store.
 pub(crate) trait ErasedBackend: Send + Sync {
+    fn limits(&self) -> Limits;
     fn attach(&self, news: Weak<dyn News>);
     fn acquire<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<Acquired, BackendError>>;
     fn renew<'a>(
@@ -38,6 +39,10 @@ pub(crate) trait ErasedBackend: Send + Sync {
 }
 
 impl<B: Backend> ErasedBackend for B {
+    fn limits(&self) -> Limits {
+        Backend::limits(self)
+    }
+
     fn attach(&self, news: Weak<dyn News>) {
         Backend::attach(self, news);
     }

@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use lock_protocol::machine::{Ask, Event};
-use lock_protocol::{Grant, Instant, LockKey, News, OwnerToken, Rules, Terms};
+use lock_protocol::{Grant, Instant, LockKey, MAX_TTL, News, OwnerToken, Rules, Terms};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -96,7 +96,30 @@ impl Engine {
         wait: Duration,
         begins: bool,
     ) -> Result<Hold, LockError> {
+        if let Some(least) = terms.min_hold {
+            self.can_keep(least, terms.lease(&self.rules))?;
+        }
         waiting::acquire(self, key, terms, wait, begins).await
+    }
+
+    /// Whether the store can keep a key for `least`, by leases of this `ttl`.
+    fn can_keep(&self, least: Duration, ttl: Duration) -> Result<(), LockError> {
+        let limits = self.backend.limits();
+        let shown = humantime::format_duration;
+        if !limits.keep {
+            return Err(LockError::Config(
+                "this store cannot keep a lock for a minimum hold".to_owned(),
+            ));
+        }
+        // The usual limit is that of what a caller may ask for.
+        if limits.max_ttl < MAX_TTL && ttl > limits.max_ttl {
+            return Err(LockError::Config(format!(
+                "a minimum hold of {} is too long for this store, whose leases live for {}",
+                shown(least),
+                shown(limits.max_ttl)
+            )));
+        }
+        Ok(())
     }
 
     /// Feeds `event` to the machine of `key`, and performs what comes of it.

@@ -72,15 +72,18 @@ static RENEW: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/rene
 static RESERVE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/reserve.lua")));
 static RELEASE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/release.lua")));
 static HAND_OVER: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/hand_over.lua")));
+static KEEP: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/keep.lua")));
 static ABANDON: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/abandon.lua")));
 static PROBE: Lazy<Script> = Lazy::new(|| Script::new(include_str!("scripts/probe.lua")));
 
-fn all() -> [&'static Script; 6] {
-    [&ACQUIRE, &RENEW, &RESERVE, &RELEASE, &HAND_OVER, &ABANDON]
+fn all() -> [&'static Script; 7] {
+    [
+        &ACQUIRE, &RENEW, &RESERVE, &RELEASE, &HAND_OVER, &KEEP, &ABANDON,
+    ]
 }
 
 /// The commands that make the server know every script.
-pub(super) fn loads() -> [Cmd; 6] {
+pub(super) fn loads() -> [Cmd; 7] {
     all().map(|script| {
         let mut load = cmd("SCRIPT");
         load.arg("LOAD").arg(&script.source);
@@ -169,6 +172,13 @@ pub(super) fn release(
     if let Some(next) = next {
         claim_arguments(&mut call, next, channel);
     }
+    call
+}
+
+/// Ends the lease of `owner` and leaves the lock taken for `rest`.
+pub(super) fn keep(key: &LockKey, owner: &OwnerToken, rest: Duration) -> Call {
+    let mut call = KEEP.call(key);
+    call.arg(owner.as_str()).arg(millis(rest));
     call
 }
 
