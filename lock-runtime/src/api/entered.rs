@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
@@ -35,9 +35,11 @@ pub(crate) struct Entered {
     lost: Option<BoxFuture<'static, ()>>,
 }
 
-/// A hold of its own, or the turn of a nested call under the hold of a body around it.
+/// A hold of its own, the turn of a nested call under the hold of a body around it, or that of a
+/// guard of the user's.
 enum Right {
     Own(Hold),
+    Lent,
     /// Held for its drop.
     Nested(
         #[expect(dead_code, reason = "gives the turn to the next when dropped")]
@@ -114,6 +116,16 @@ impl Entered {
         Ok(Box::new(entered))
     }
 
+    /// The right to run a body under a lock that its caller goes on to hold.
+    pub(crate) fn within(handle: LockHandle) -> Box<Entered> {
+        Box::new(Entered {
+            frame: Frame::new(handle, Frame::current()),
+            rights: smallvec![Right::Lent],
+            cancel: true,
+            lost: None,
+        })
+    }
+
     /// The handle of the lock of `key`, which is one of those that were entered.
     pub(crate) fn handle_of(&self, key: &LockKey) -> LockHandle {
         let handle = self.handles().find(|handle| handle.key() == key);
@@ -177,7 +189,7 @@ impl Entered {
         let cancel = self.cancel;
         let holds = self.rights.into_iter().filter_map(|right| match right {
             Right::Own(hold) => Some(hold),
-            Right::Nested(_) => None,
+            Right::Nested(_) | Right::Lent => None,
         });
         match release_all(holds).await {
             Err(error) if cancel && (error.is_lost() || error.is_max_hold()) => Err(error),

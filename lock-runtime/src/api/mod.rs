@@ -16,3 +16,4 @@ pub(crate) mod lock_return;
 pub(crate) mod lock_skip;
 pub(crate) mod options;
 pub(crate) mod runtime;
+mod within;

@@ -59,6 +59,8 @@ pub(crate) struct Engine {
     /// Questions that came up where nothing may be asked, for the ticker.
     deferred: Mutex<Vec<Ask>>,
     is_shut_down: AtomicBool,
+    /// Told when a shutdown begins.
+    closing: Notify,
     /// Told during a shutdown when something was done about a key that is not held.
     quieter: Notify,
 }
@@ -79,6 +81,7 @@ impl Engine {
             table: Table::default(),
             deferred: Mutex::default(),
             is_shut_down: AtomicBool::new(false),
+            closing: Notify::new(),
             quieter: Notify::new(),
         });
         engine.tickers.start(&engine);
@@ -165,6 +168,7 @@ impl Engine {
         within_tokio()?;
         // Whoever joins reads it under the mutex of a shard, which is taken below.
         self.is_shut_down.store(true, Ordering::Release);
+        self.closing.notify_waiters();
         for key in self.table.keys() {
             self.happened(&key, Event::ShutDown);
         }
@@ -179,6 +183,15 @@ impl Engine {
         match locks {
             0 => Ok(()),
             locks => Err(LockError::StillHeld { locks }),
+        }
+    }
+
+    /// Resolves when a shutdown begins, or has begun.
+    pub(crate) async fn closing(&self) {
+        let mut told = std::pin::pin!(self.closing.notified());
+        told.as_mut().enable();
+        if !self.is_shut_down.load(Ordering::Acquire) {
+            told.await;
         }
     }
 
