@@ -276,6 +276,18 @@ pub(crate) async fn released(process: &Process<impl Backend>, claim: &Claim) {
     assert_eq!(release(process, claim).await, Released::Released(None));
 }
 
+/// The release of `claim` that keeps the key for so long.
+pub(crate) fn keeping(claim: &Claim, keep: Duration) -> Release {
+    let mut release = ending(claim);
+    release.keep = Some(keep);
+    release
+}
+
+pub(crate) async fn kept(process: &Process<impl Backend>, claim: &Claim, keep: Duration) {
+    let answer = process.answer(process.release(&keeping(claim, keep))).await;
+    assert_eq!(answer.expect(HEALTHY), Released::Released(None));
+}
+
 pub(crate) async fn release_to(
     process: &Process<impl Backend>,
     claim: &Claim,

@@ -5,13 +5,13 @@ use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::{Error, Expr, Ident, LitStr, Path, Token, parse_quote};
 
-use crate::args::{Key, crate_path, text_of};
 use crate::arguments::Arguments;
 use crate::errors::Errors;
 use crate::expand;
 use crate::key::{self, CheckedKey, Segment};
 use crate::krate;
 use crate::template;
+use crate::values::{Key, crate_path, text_of};
 
 // Input:  "coupon:<id>"
 // Output: { let mut __key = KeyTemplate::new(); …; KeyTemplate::finish(__key) }

@@ -12,12 +12,13 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Expr, GenericArgument, Path, PathArguments, ReturnType, Type, parse_quote};
 
-use crate::args::{Args, OnError, Renew, Time};
+use crate::args::Args;
 use crate::arguments::{Argument, Unused};
 use crate::blocks::future;
 use crate::item::Function;
-use crate::key::{CheckedKey, Placeholder, Segment};
+use crate::key::{CheckedKey, CheckedKeys, Placeholder, Segment};
 use crate::mention::mentions;
+use crate::values::{Guard, Handler, OnTaken, Renew, Time};
 
 // Input:  #[distributed_lock(key = "coupon:<id>", ttl = "5s", guard = lock)]
 //         async fn redeem(&self, Path(id): Path<u64>, _tx: Tx) -> Res<u64> { BODY }
@@ -39,7 +40,7 @@ use crate::mention::mentions;
 //             }));
 //             run(__spec, __body, LockReturn::from_lock_error).await
 //         }
-pub(crate) fn expand(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
+pub(crate) fn expand(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
     let at = Span::mixed_site();
     let private = private(&args.krate);
     let spec = spec(args, key, function);
@@ -61,12 +62,19 @@ pub(crate) fn expand(args: &Args, key: &CheckedKey, function: &Function) -> Toke
 }
 
 /// The function as it was, with the guard that its body expects: an error in the attribute shall be the only one.
-pub(crate) fn expand_without_lock(args: &Args, function: &Function) -> TokenStream {
+pub(crate) fn expand_without_lock(args: &Args, is_list: bool, function: &Function) -> TokenStream {
     let at = Span::mixed_site();
     let krate = &args.krate;
-    let guard = args.guard.iter().map(|name| {
+    let names = args.guard.iter().flat_map(Guard::names);
+    let ty = match (&args.guard, is_list) {
+        (Some(Guard::One(_)), true) => {
+            quote_spanned!(at=> #krate::__private::Vec<#krate::LockHandle>)
+        }
+        _ => quote_spanned!(at=> #krate::LockHandle),
+    };
+    let guard = names.map(|name| {
         quote_spanned!(at=> let #name = ::core::option::Option::unwrap(
-            ::core::option::Option::<#krate::LockHandle>::None
+            ::core::option::Option::<#ty>::None
         );)
     });
     let body = &function.body;
@@ -78,7 +86,7 @@ pub(crate) fn private(krate: &Path) -> TokenStream {
 }
 
 /// What to lock and how, put together before the body may move the arguments.
-fn spec(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
+fn spec(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
     let at = Span::mixed_site();
     let krate = &args.krate;
     let private = private(krate);
@@ -99,7 +107,7 @@ fn spec(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
         }
     };
 
-    let key = match key {
+    let text = |key: &CheckedKey| match key {
         CheckedKey::Template(segments) => template(segments, &private),
         CheckedKey::Expression(value) => {
             let value = expression(value);
@@ -107,7 +115,24 @@ fn spec(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
             quote_spanned!(at=> #private::key_text(#text))
         }
     };
-    let mut spec = quote_spanned!(at=> #private::Spec::new(#key));
+    let mut spec = match key {
+        CheckedKeys::One(key) => {
+            let text = text(key);
+            quote_spanned!(at=> #private::Spec::new(#text))
+        }
+        CheckedKeys::Each(keys) => {
+            let texts = keys.iter().map(text);
+            quote_spanned!(at=> #private::Spec::all([#(#texts),*]))
+        }
+        CheckedKeys::Expression(value) => {
+            // All of it at the value, where the error belongs if it gives no texts.
+            let value = expression(value);
+            let place = at.located_at(value.span());
+            let here = relocate(private.clone(), place);
+            let texts = quote_spanned!(place=> #here::Texts::texts(#value));
+            quote_spanned!(at=> #private::Spec::all(#texts))
+        }
+    };
     let mut set = |name: &str, value: &dyn ToTokens| {
         let name = Ident::new(name, at);
         spec = quote_spanned!(at=> #private::Spec::#name(#spec, #value));
@@ -115,8 +140,13 @@ fn spec(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
     if let Some(ttl) = &args.ttl {
         set("ttl", &duration(ttl));
     }
-    if let Some(wait) = &args.wait {
-        set("wait", &duration(wait));
+    match &args.wait {
+        Some(wait) => set("wait", &duration(wait)),
+        // Whoever skips does not wait first, unless told so.
+        None if matches!(args.on_taken, OnTaken::Skip) => {
+            set("wait", &quote_spanned!(at=> ::core::time::Duration::ZERO));
+        }
+        None => {}
     }
     match &args.renew {
         Some(Renew::Every(every)) => set("renew", &duration(every)),
@@ -125,6 +155,9 @@ fn spec(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
     }
     if let Some(limit) = &args.max_hold {
         set("max_hold", &duration(limit));
+    }
+    if let Some(least) = &args.min_hold {
+        set("min_hold", &duration(least));
     }
     if args.continue_when_lost {
         set("continue_when_lost", &TokenStream::new());
@@ -202,7 +235,7 @@ fn known(duration: Duration) -> TokenStream {
 }
 
 /// The future that runs under the lock.
-fn body(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
+fn body(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
     let at = Span::mixed_site();
     let private = private(&args.krate);
     let is_unused = |argument: &Argument| {
@@ -221,15 +254,24 @@ fn body(args: &Args, key: &CheckedKey, function: &Function) -> TokenStream {
     // A captured variable is dropped in the order of its first mention. The last argument first, as the language does it, and every one,
     // so that none outlives the lock.
     let keep = moved.iter().rev().map(|argument| keep(argument));
-    let guard = args
-        .guard
-        .iter()
-        .map(|name| quote_spanned!(at=> let #name = #private::Slot::handle(__slot);));
+    let guard = match (&args.guard, key) {
+        (None, _) => TokenStream::new(),
+        (Some(Guard::One(name)), CheckedKeys::One(_)) => {
+            quote_spanned!(at=> let #name = #private::Slot::handle(__slot);)
+        }
+        (Some(Guard::One(name)), _) => {
+            quote_spanned!(at=> let #name = #private::Slot::handles(__slot);)
+        }
+        (Some(Guard::Each(names)), _) => {
+            let places = 0..names.len();
+            quote_spanned!(at=> #(let #names = #private::Slot::handle_at(&__slot, #places);)*)
+        }
+    };
     let body = &function.body;
     quote_spanned! {at=>
         #hint
         #(#keep)*
-        #(#guard)*
+        #guard
         #body
     }
 }
@@ -246,14 +288,14 @@ fn keep(argument: &Argument) -> TokenStream {
 }
 
 /// Whether the key or a setting is made of the argument `name`.
-pub(crate) fn is_in_the_attribute(name: &str, args: &Args, key: &CheckedKey) -> bool {
-    let durations = [&args.ttl, &args.wait, &args.max_hold];
+pub(crate) fn is_in_the_attribute(name: &str, args: &Args, key: &CheckedKeys) -> bool {
+    let durations = [&args.ttl, &args.wait, &args.max_hold, &args.min_hold];
     let mut durations = durations.into_iter().flatten().chain(match &args.renew {
         Some(Renew::Every(every)) => Some(every),
         _ => None,
     });
     let is_in = |expression: &Expr| mentions(expression.to_token_stream(), name);
-    let is_in_key = match key {
+    let is_in_key = |key: &CheckedKey| match key {
         CheckedKey::Template(segments) => segments.iter().any(|segment| match segment {
             Segment::Value(value) => {
                 let argument = value.root.get_ident();
@@ -263,7 +305,8 @@ pub(crate) fn is_in_the_attribute(name: &str, args: &Args, key: &CheckedKey) -> 
         }),
         CheckedKey::Expression(value) => is_in(value),
     };
-    is_in_key
+    key.list().iter().any(is_in_key)
+        || matches!(key, CheckedKeys::Expression(value) if is_in(value))
         || durations.any(|time| matches!(time, Time::Expression(value) if is_in(value)))
         || args.runtime.as_ref().is_some_and(is_in)
 }
@@ -349,20 +392,45 @@ fn infer_in_arguments(arguments: &mut PathArguments) {
 
 /// What makes a return value of a `LockError`.
 fn refuse(args: &Args, function: &Function) -> TokenStream {
-    match &args.on_error {
-        Some(OnError::Path(path)) => {
-            let place = Span::mixed_site().located_at(path.span());
-            quote_spanned!(place=> |__error| #path(__error))
+    let at = Span::mixed_site();
+    let place = at.located_at(function.output.span());
+    // All of it at the return type, the crate's path too: there belongs the error if that cannot
+    // carry what it has to.
+    let krate = relocate(args.krate.to_token_stream(), place);
+    let taken = match &args.on_taken {
+        OnTaken::Error => None,
+        OnTaken::Skip => Some(quote_spanned!(place=> #krate::LockSkip::skipped())),
+        OnTaken::Function(function) => Some(call(function)),
+    };
+    let Some(taken) = taken else {
+        return match &args.on_error {
+            Some(Handler::Closure(closure)) => closure.to_token_stream(),
+            Some(function) => {
+                let call = call(function);
+                quote_spanned!(at.located_at(call.span())=> |__error| #call)
+            }
+            None => quote_spanned!(place=> #krate::__private::LockReturn::from_lock_error),
+        };
+    };
+    let otherwise = match &args.on_error {
+        Some(function) => call(function),
+        None => quote_spanned!(place=> #krate::__private::LockReturn::from_lock_error(__error)),
+    };
+    let private = private(&args.krate);
+    quote_spanned! {at=>
+        |__error| if #private::is_taken(&__error) { #taken } else { #otherwise }
+    }
+}
+
+/// What a function makes of the error.
+fn call(function: &Handler) -> TokenStream {
+    let at = Span::mixed_site();
+    match function {
+        Handler::Path(path) => {
+            quote_spanned!(at.located_at(path.span())=> #path(__error))
         }
-        Some(OnError::Closure(closure)) => closure.to_token_stream(),
-        None => {
-            // All of it at the return type, the crate's path too: there belongs the error if that cannot carry a `LockError`.
-            let place = Span::mixed_site().located_at(function.output.span());
-            let refuse = quote_spanned!(place=> ::__private::LockReturn::from_lock_error);
-            relocate(args.krate.to_token_stream(), place)
-                .into_iter()
-                .chain(refuse)
-                .collect()
+        Handler::Closure(closure) => {
+            quote_spanned!(at.located_at(closure.span())=> (#closure)(__error))
         }
     }
 }

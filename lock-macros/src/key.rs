@@ -5,13 +5,13 @@ use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::{Expr, Ident, Index, Lit, LitStr, Member, Path, PathSegment};
 
-use crate::args::Key;
 use crate::arguments::Arguments;
 use crate::errors::Errors;
 use crate::foreign;
 use crate::format;
 use crate::spelling::closest;
 use crate::template::{Piece, groups, path, pieces, root};
+use crate::values::{Key, Keys};
 
 /// The longest key, as the runtime has it too.
 const MAX_LEN: usize = 1024;
@@ -20,6 +20,24 @@ const MAX_LEN: usize = 1024;
 pub(crate) enum CheckedKey {
     Template(Vec<Segment>),
     Expression(Expr),
+}
+
+/// The keys of one call, checked likewise.
+pub(crate) enum CheckedKeys {
+    One(CheckedKey),
+    Each(Vec<CheckedKey>),
+    /// An expression that gives their texts.
+    Expression(Expr),
+}
+
+impl CheckedKeys {
+    pub(crate) fn list(&self) -> &[CheckedKey] {
+        match self {
+            CheckedKeys::One(key) => std::slice::from_ref(key),
+            CheckedKeys::Each(keys) => keys,
+            CheckedKeys::Expression(_) => &[],
+        }
+    }
 }
 
 /// A piece of a template, ready for use.
@@ -47,6 +65,20 @@ pub(crate) fn check(key: Key, arguments: &Arguments, errors: &mut Errors) -> Che
         Key::Expression(expression) => {
             check_expression(&expression, arguments, errors);
             CheckedKey::Expression(expression)
+        }
+    }
+}
+
+/// Checks several keys likewise.
+pub(crate) fn check_all(keys: Keys, arguments: &Arguments, errors: &mut Errors) -> CheckedKeys {
+    match keys {
+        Keys::List(keys) => {
+            let keys = keys.into_iter();
+            CheckedKeys::Each(keys.map(|key| check(key, arguments, errors)).collect())
+        }
+        Keys::Expression(expression) => {
+            check_literals(expression.to_token_stream(), false, arguments, errors);
+            CheckedKeys::Expression(expression)
         }
     }
 }

@@ -21,9 +21,13 @@ mod item;
 mod key;
 mod krate;
 mod mention;
+mod names;
 mod returned;
 mod spelling;
 mod template;
+#[cfg(test)]
+mod tests;
+mod values;
 
 use proc_macro::TokenStream;
 use quote::quote;
@@ -31,6 +35,7 @@ use quote::quote;
 use crate::arguments::Arguments;
 use crate::errors::Errors;
 use crate::item::Function;
+use crate::key::CheckedKeys;
 
 /// Makes an async function mutually exclusive across processes.
 ///
@@ -121,6 +126,43 @@ use crate::item::Function;
 /// }
 /// ```
 ///
+/// # `keys`
+///
+/// In the place of `key`, for a body that needs several locks: all of them, or none. A list of
+/// templates (and of other expressions of text), or any expression that can be iterated over and
+/// gives text, for as many as there are when the call is made. They are taken in one order, whatever
+/// the order in which they are written, so that two calls never wait for each other; a key that is
+/// there twice, as in a transfer to oneself, is one lock. The `wait` is one for all, and `max_hold`
+/// counts from when all are held. If one is lost, the body ends.
+///
+/// `guard` has a name for each, `guard = [from, to]`, as each has its own fencing token, for the
+/// writes that it protects; of an expression, `guard = locks` is a `Vec` of all.
+///
+/// ```
+/// # use lock_runtime::{LockError, LockRuntime, distributed_lock, key};
+/// #[distributed_lock(keys = ["account:<from>", "account:<to>"], guard = [source, target])]
+/// async fn transfer(from: u64, to: u64, cents: u64) -> Result<(), LockError> {
+///     println!("debit with {}", source.fencing_token());
+///     println!("credit with {}", target.fencing_token());
+///     Ok(())
+/// }
+///
+/// #[distributed_lock(keys = items.iter().map(|item| key!("item:<item>")))]
+/// async fn reserve(items: &[u64]) -> Result<(), LockError> {
+///     Ok(())
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), LockError> {
+/// # let locks = LockRuntime::in_memory().build().await?;
+/// # LockRuntime::scope(locks, async {
+/// tokio::try_join!(transfer(1, 2, 100), transfer(2, 1, 5), transfer(1, 1, 7))?;
+/// reserve(&[3, 1, 2]).await
+/// # })
+/// # .await
+/// # }
+/// ```
+///
 /// # `ttl`
 ///
 /// How long the lock outlives a process that dies; a living one renews it. Default: that of the runtime, 30 s. From 10 ms to 24 h, as
@@ -189,6 +231,32 @@ use crate::item::Function;
 /// # }
 /// ```
 ///
+/// # `min_hold`
+///
+/// How long the key stays taken at least, counted from the beginning of the body on the clock of
+/// this process: whether the body ends before, fails, or the process dies. What is left of it nobody
+/// holds, and nobody is handed; whoever waits, waits for its end. With `on_taken = skip` it is how a
+/// job that many servers begin at about the same time runs on one of them, whatever their clocks
+/// say. A job is *started* at most once; that it has ended well it does not say. At most 24 h, and
+/// not longer than `max_hold`. Default: none.
+///
+/// ```
+/// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
+/// // Called once a minute, on every server.
+/// #[distributed_lock(key = "cron:report", on_taken = skip, min_hold = "55s")]
+/// async fn report() -> Result<Option<&'static str>, LockError> {
+///     Ok(Some("written"))
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), LockError> {
+/// let locks = LockRuntime::in_memory().build().await?;
+/// assert_eq!(LockRuntime::scope(locks.clone(), report()).await?, Some("written"));
+/// assert_eq!(LockRuntime::scope(locks, report()).await?, None);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # `on_lost`
 ///
 /// What happens when the lease can no longer be proven, because the store was away for too long or
@@ -201,6 +269,34 @@ use crate::item::Function;
 /// async fn send(id: u64) -> Result<bool, LockError> {
 ///     Ok(lock.is_held())
 /// }
+/// ```
+///
+/// # `on_taken`
+///
+/// What a call returns whose lock another holds when its `wait` is over. `error`, the default: the
+/// [`LockError`], as for any other reason. `skip`: that nothing was done, which is a success; the
+/// trait [`LockSkip`] knows the return types that can say so, `()`, `Option<T>`, `Result<(), E>`
+/// and `Result<Option<T>, E>`. Whoever skips does not wait: `wait` is then zero if it is not given.
+/// Or a function, by its path or as a closure, that makes a return value of the error.
+///
+/// A store that does not answer is never a reason to skip: nobody knows who holds the lock.
+///
+/// ```
+/// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
+/// #[distributed_lock(key = "sweep", on_taken = skip)]
+/// async fn sweep() -> Result<Option<usize>, LockError> {
+///     Ok(Some(3))
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), LockError> {
+/// let locks = LockRuntime::in_memory().build().await?;
+/// let other = locks.lock("sweep").acquire().await?;
+/// assert_eq!(LockRuntime::scope(locks.clone(), sweep()).await?, None);
+/// other.release().await?;
+/// assert_eq!(LockRuntime::scope(locks, sweep()).await?, Some(3));
+/// # Ok(())
+/// # }
 /// ```
 ///
 /// # `on_error`
@@ -324,6 +420,7 @@ use crate::item::Function;
 /// [`LockError::Lost`]: ../lock_runtime/enum.LockError.html#variant.Lost
 /// [`LockError::MaxHold`]: ../lock_runtime/enum.LockError.html#variant.MaxHold
 /// [`LockHandle`]: ../lock_runtime/struct.LockHandle.html
+/// [`LockSkip`]: ../lock_runtime/trait.LockSkip.html
 /// [`LockReturn`]: ../lock_runtime/trait.LockReturn.html
 /// [`LockRuntime`]: ../lock_runtime/struct.LockRuntime.html
 /// [installed]: ../lock_runtime/struct.LockRuntime.html#method.install
@@ -441,13 +538,16 @@ fn lock(
     let arguments = function
         .as_ref()
         .map_or(&unknown, |function| &function.arguments);
-    args.guard = args
-        .guard
-        .filter(|guard| arguments.check_guard(guard, &mut errors));
-    let key = args
-        .key
-        .take()
-        .map(|key| key::check(key, arguments, &mut errors));
+    args.guard = args.guard.filter(|guard| {
+        let names = guard.names().iter();
+        let hiding = names.filter(|name| !arguments.check_guard(name, &mut errors));
+        hiding.count() == 0
+    });
+    let key = match (args.key.take(), args.keys.take()) {
+        (Some(key), _) => Some(CheckedKeys::One(key::check(key, arguments, &mut errors))),
+        (None, Some(keys)) => Some(key::check_all(keys, arguments, &mut errors)),
+        (None, None) => None,
+    };
     if let (Some(function), Some(key)) = (&function, &key) {
         function.check_captures(
             |name| expand::is_in_the_attribute(name, &args, key),
@@ -458,135 +558,11 @@ fn lock(
     match (errors.into_compile_errors(), key, function) {
         (None, Some(key), Some(function)) => expand::expand(&args, &key, &function),
         // The item stays: an editor goes on to know it, and the compiler says nothing that only follows from the errors.
-        (errors, _, Some(function)) if args.guard.is_some() => {
-            let item = expand::expand_without_lock(&args, &function);
+        (errors, key, Some(function)) if args.guard.is_some() => {
+            let is_list = matches!(key, Some(CheckedKeys::Expression(_)));
+            let item = expand::expand_without_lock(&args, is_list, &function);
             quote!(#item #errors)
         }
         (errors, _, _) => quote!(#item #errors),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proc_macro2::{TokenStream, TokenTree};
-    use quote::quote;
-
-    use super::lock;
-
-    #[test]
-    fn a_half_typed_body_reaches_the_compiler_as_it_is() {
-        let body = quote!({ let x = self. ; match });
-        let item = quote!(async fn claim(&self, id: u64) -> Result<(), E> #body);
-        let output = lock(quote!(key = "coupon:<id>"), item).to_string();
-        assert!(output.contains(&body.to_string()), "{output}");
-        assert!(!output.contains("compile_error"), "{output}");
-    }
-
-    #[test]
-    fn an_item_stays_whatever_is_wrong_with_the_attribute() {
-        for args in [
-            quote!(),
-            quote!(key = ),
-            quote!(=),
-            quote!(key = "<"),
-            quote!(tll = "5s", 5),
-        ] {
-            let output = lock(
-                args,
-                quote!(
-                    async fn claim(id: u64) -> Result<u64, E> {
-                        Ok(id)
-                    }
-                ),
-            )
-            .to_string();
-            assert!(output.contains("async fn claim (id : u64)"), "{output}");
-            assert!(output.contains("compile_error"), "{output}");
-        }
-        let output = lock(
-            quote!(key = "k"),
-            quote!(
-                struct Coupon;
-            ),
-        )
-        .to_string();
-        assert!(output.starts_with("struct Coupon ;"), "{output}");
-    }
-
-    /// The names of the methods that are called, `.await` apart.
-    fn method_calls(tokens: TokenStream) -> Vec<String> {
-        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
-        let mut found = Vec::new();
-        for (at, token) in tokens.iter().enumerate() {
-            if let TokenTree::Group(group) = token {
-                found.extend(method_calls(group.stream()));
-            }
-            if let (TokenTree::Punct(dot), Some(TokenTree::Ident(name))) =
-                (token, tokens.get(at + 1))
-                && dot.as_char() == '.'
-                && name != "await"
-                && matches!(
-                    tokens.get(at + 2),
-                    Some(TokenTree::Group(_) | TokenTree::Punct(_))
-                )
-                && !matches!(tokens.get(at + 2), Some(TokenTree::Punct(next)) if next.as_char() != ':')
-            {
-                found.push(name.to_string());
-            }
-        }
-        found
-    }
-
-    #[test]
-    fn generated_code_calls_no_methods() {
-        let settings = [
-            quote!(),
-            quote!(, ttl = "5s", wait = "1s", renew = "1s", max_hold = "1m", guard = lock),
-            quote!(, ttl = a, wait = b, renew = c, max_hold = d, runtime = e, on_error = f),
-            quote!(, renew = false, on_lost = continue, crate = some::path),
-        ];
-        let keys = [quote!("k:<id>:<order.id>:<self.0>:"), quote!(id)];
-        let body = quote!({
-            if id {
-                return id;
-            }
-            order
-        });
-        let functions = [
-            quote!(async fn f(&self, id: u8, order: Order, _: Tx) -> Res<u8> #body),
-            quote!(fn f(&self, id: u8, order: Order) -> Pin<Box<dyn Future<Output = u8> + '_>> {
-                Box::pin(async move #body)
-            }),
-            quote!(fn f(&self, id: u8, order: Order) -> impl Future<Output = u8> {
-                let id = id;
-                async move #body
-            }),
-            quote!(fn f(&self, __arg1: Id, order: Order) -> BoxFuture<'_, Res<u8>> {
-                Box::pin(async move {
-                    let __self = self;
-                    let Id(id) = { let __arg1 = __arg1; __arg1 };
-                    #body
-                })
-            }),
-        ];
-        for function in &functions {
-            for key in &keys {
-                for settings in &settings {
-                    let output = lock(quote!(key = #key #settings), function.clone());
-                    assert!(!output.to_string().contains("compile_error"), "{output}");
-                    let calls = method_calls(output.clone());
-                    assert!(calls.is_empty(), "{calls:?} in {output}");
-                }
-            }
-            // What stands in for the guard where the attribute is wrong.
-            let output = lock(quote!(key = "k", ttl = "x", guard = lock), function.clone());
-            assert_eq!(method_calls(output), [""; 0]);
-        }
-        let control = quote!({
-            a.b.c;
-            x.one();
-            { y.await.two::<u8>(z) }
-        });
-        assert_eq!(method_calls(control), ["one", "two"]);
     }
 }

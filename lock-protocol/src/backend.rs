@@ -50,8 +50,8 @@ pub type BoxError = Box<dyn core::error::Error + Send + Sync + 'static>;
 ///    of the same owner did. No `acquire` brings the end of a lease nearer. One that comes after
 ///    its claim has ended finds that it was abandoned: whoever had no answer to an `acquire`
 ///    abandons the claim in the end, in doubt, and does so after its release as well. A late
-///    [`renew`](Backend::renew) leaves the lease what its caller counts on, since all renewals of
-///    an owner have the same ttl; a late `release` or `abandon` finds that the claim has ended,
+///    [`renew`](Backend::renew) leaves the lease what its caller counts on, since no renewal of an
+///    owner has a longer ttl than those before it; a late `release` or `abandon` finds that the claim has ended,
 ///    since nobody asks for it again.
 ///
 /// A lease is counted by the caller, on its own monotonic clock, from before the verb was called;
@@ -124,6 +124,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Ends a lease, if its owner still holds the key, and makes the claim that has waited longest
     /// the owner, for its grace.
+    ///
+    /// With [`keep`](Release::keep) the key stays taken for so long, by an owner that nobody is; then
+    /// it is as if a lease had ended without a release. The first waiter is told when to look, as of
+    /// every other lease. Nothing that the owner of the lease asked for before, or asks for later,
+    /// changes that.
     ///
     /// The [`next`](Release::next) claim is queued behind those that wait already, or granted if
     /// there are none; one that does not wait is then [`Acquired::Taken`].

@@ -210,6 +210,18 @@ pub enum Renewed {
 }
 
 impl Renewed {
+    /// The same answer to a renewal that asked for `ttl`: how long the lease lives is said.
+    #[must_use]
+    pub fn of(self, ttl: Duration) -> Renewed {
+        match self {
+            Renewed::Held(mut extension) => {
+                extension.valid_for = extension.valid_for.or(Some(ttl));
+                Renewed::Held(extension)
+            }
+            lost => lost,
+        }
+    }
+
     /// The owner holds the lock for the full ttl again, without further tokens.
     pub fn held() -> Renewed {
         Renewed::Held(Extension::default())
@@ -267,7 +279,10 @@ pub struct Release {
     pub mode: Mode,
     /// Which part of the key it is.
     pub shard: u32,
-    /// For how long the key stays taken; only where [`Limits::keep`](crate::Limits) says so.
+    /// For how long from now the key stays taken, by nobody: the lease ends, and nobody is handed
+    /// the lock, or takes it, until then. It is no longer than what is left of the lease, but for
+    /// what clocks may drift apart; what is longer may be cut. Only where
+    /// [`Limits::keep`](crate::Limits) says so, and without a `next` claim, which is not looked at.
     pub keep: Option<Duration>,
     /// A claim of the releasing process for the same key, to be asked for in the same message.
     pub next: Option<Claim>,

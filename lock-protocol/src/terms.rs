@@ -10,6 +10,10 @@ pub const MIN_TTL: Duration = Duration::from_millis(10);
 /// The longest ttl: what a crashed holder can cost everyone else.
 pub const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The longest lease that a store is asked for: that of the longest minimum hold, with what clocks
+/// may drift apart meanwhile.
+const MAX_LEASE: Duration = Duration::from_secs(25 * 60 * 60);
+
 /// The shortest period of the watchdog: timers are no finer, and below it the watchdog would do
 /// nothing else.
 pub const MIN_RENEWAL: Duration = Duration::from_millis(1);
@@ -24,6 +28,8 @@ pub struct Terms {
     pub renew: Option<Duration>,
     /// How long one holder may keep it, renewals included.
     pub max_hold: Option<Duration>,
+    /// For how long from its beginning the key stays taken, whenever the holder ends or dies.
+    pub min_hold: Option<Duration>,
 }
 
 impl Terms {
@@ -33,6 +39,16 @@ impl Terms {
             ttl,
             renew: None,
             max_hold: None,
+            min_hold: None,
+        }
+    }
+
+    /// How long the first lease lives: long enough for the minimum hold of a holder that begins
+    /// when it hears of the lease, and dies.
+    pub fn lease(&self, rules: &Rules) -> Duration {
+        match self.min_hold {
+            Some(least) => self.ttl.max(covering(least + rules.latency(least))),
+            None => self.ttl,
         }
     }
 }
@@ -66,6 +82,13 @@ impl Default for Rules {
 }
 
 impl Rules {
+    /// How late the answer may come that gives a lease for a minimum hold; else the lease is
+    /// extended before the hold begins. It is added to what a crash costs, and so in proportion.
+    pub(crate) fn latency(&self, least: Duration) -> Duration {
+        const AT_LEAST: Duration = Duration::from_millis(100);
+        (least / 10).max(AT_LEAST).min(self.command_timeout)
+    }
+
     /// How often a lease may be passed on before processes that wait in the store get their turn,
     /// where so many wait in this one: in proportion to those, so that each task gets its share
     /// whatever its process, and twice each, which halves the turns that go through the store.
@@ -99,9 +122,17 @@ pub fn checked_ttl(ttl: Duration) -> Option<Duration> {
 /// Redlock algorithm (antirez, *Distributed locks with Redis*).
 pub fn valid_until(sent_at: Instant, valid_for: Duration) -> Instant {
     // Nobody asked for more; a store that says so must not make the sum overflow.
-    let valid_for = valid_for.min(MAX_TTL);
+    let valid_for = valid_for.min(MAX_LEASE);
     let drift = valid_for / 100 + Duration::from_millis(2);
     sent_at + valid_for.saturating_sub(drift)
+}
+
+/// The lease that may be relied on for `least`, in whole milliseconds: the other way round.
+pub(crate) fn covering(least: Duration) -> Duration {
+    let nanos = (least + Duration::from_millis(2)).as_nanos() * 100;
+    let millis = u64::try_from(nanos.div_ceil(99 * 1_000_000)).unwrap_or(u64::MAX);
+    // One more for what the hundredth part leaves out.
+    Duration::from_millis(millis.saturating_add(1)).min(MAX_LEASE)
 }
 
 #[cfg(test)]
@@ -117,6 +148,17 @@ mod tests {
         assert_eq!(checked_ttl(MAX_TTL + Duration::from_nanos(1)), None);
         assert_eq!(checked_ttl(Duration::MAX), None);
         assert_eq!(checked_ttl(Duration::ZERO), None);
+    }
+
+    #[test]
+    fn a_lease_covers_what_it_was_asked_for() {
+        let now = Instant::from_nanos(1_000);
+        for least in [1, 999, 1_000_000, 54_999_999_999, 86_400_000_000_000] {
+            let least = Duration::from_nanos(least);
+            let until = valid_until(now, covering(least));
+            assert!(until >= now + least, "{least:?}");
+            assert!(until <= now + least + Duration::from_millis(3), "{least:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@ use alloc::sync::Arc;
 use core::borrow::Borrow;
 use core::fmt;
 
+use crate::text::Text;
+
 /// The random value that names one claim, and the only proof of ownership in the store.
 ///
 /// The text is what the generator of the runtime returned (a UUID v4 unless `owner_tokens` says
@@ -27,8 +29,6 @@ impl OwnerToken {
         use once_cell::sync::Lazy;
         use uuid::Uuid;
 
-        use crate::text::Text;
-
         // 64 random bits for the process, the pid because a fork copies them, and a counter for
         // the claim.
         static PROCESS: Lazy<std::string::String> =
@@ -40,6 +40,16 @@ impl OwnerToken {
         token.push(text);
         token.push(&PROCESS);
         let _ = write!(token, "{pid:x}-{claim:x}");
+        OwnerToken(token.share())
+    }
+
+    /// What stands in its place while the key is kept after its lease: the token of no claim, with
+    /// the same ending, by which it is told from those of other libraries.
+    #[must_use]
+    pub fn kept(&self) -> OwnerToken {
+        let mut token = Text::default();
+        token.push("kept:");
+        token.push(&self.0);
         OwnerToken(token.share())
     }
 

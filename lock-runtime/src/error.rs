@@ -22,12 +22,19 @@ pub enum LockError {
     },
 
     /// The wait was used up, and the store last answered that another holds the lock.
-    #[error("the lock `{key}` was still held by another after {}", humantime::format_duration(round(*.waited)))]
+    #[error(
+        "the lock `{key}` was still held by another after {}{}",
+        humantime::format_duration(round(*.waited)),
+        while_holding(.holding.keys())
+    )]
     Timeout {
         /// Which lock.
         key: LockKey,
         /// How long the caller waited.
         waited: Duration,
+        /// The locks that the bodies around the call held meanwhile: whoever holds this one may
+        /// wait for one of them.
+        holding: Holding,
     },
 
     /// The lease can no longer be proven: another may hold the lock now.
@@ -182,6 +189,27 @@ impl axum_core::response::IntoResponse for LockError {
     }
 }
 
+/// The locks that were held while another was waited for.
+#[derive(Clone, Debug, Default)]
+pub struct Holding(
+    /// One pointer, since every function that can fail returns it.
+    Option<Box<Keys>>,
+);
+
+#[derive(Clone, Debug)]
+struct Keys(Vec<LockKey>);
+
+impl Holding {
+    pub(crate) fn new(keys: Vec<LockKey>) -> Holding {
+        Holding((!keys.is_empty()).then(|| Box::new(Keys(keys))))
+    }
+
+    /// Their keys, the innermost first.
+    pub fn keys(&self) -> &[LockKey] {
+        self.0.as_ref().map_or(&[], |keys| &keys.0)
+    }
+}
+
 /// An error that several callers are told of.
 impl From<Arc<BackendError>> for LockError {
     fn from(error: Arc<BackendError>) -> LockError {
@@ -200,6 +228,18 @@ impl From<BackendError> for LockError {
         } else {
             LockError::Unavailable(error.into_source())
         }
+    }
+}
+
+/// What to do about locks that are taken one within the other.
+fn while_holding(keys: &[LockKey]) -> String {
+    let keys: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+    match keys.as_slice() {
+        [] => String::new(),
+        keys => format!(
+            ", while this call held {}; if others take them in another order, take them together, by `keys`",
+            keys.join(", ")
+        ),
     }
 }
 
@@ -232,6 +272,7 @@ mod tests {
         LockError::Timeout {
             key: key(),
             waited: Duration::from_secs(2),
+            holding: Holding::default(),
         }
     }
 

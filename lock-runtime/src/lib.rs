@@ -98,10 +98,12 @@ pub use crate::api::builder::LockRuntimeBuilder;
 pub use crate::api::guard::{LockGuard, LockHandle};
 pub use crate::api::key_part::{KeyBuilder, KeyPart};
 pub use crate::api::lock::Lock;
+pub use crate::api::lock_all::{LockAll, LockAllGuard};
 pub use crate::api::lock_return::LockReturn;
+pub use crate::api::lock_skip::LockSkip;
 pub use crate::api::options::Renew;
 pub use crate::api::runtime::LockRuntime;
-pub use crate::error::LockError;
+pub use crate::error::{Holding, LockError};
 #[cfg(feature = "etcd")]
 #[doc(inline)]
 pub use crate::stores::etcd;

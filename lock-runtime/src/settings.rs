@@ -238,3 +238,28 @@ pub(crate) fn unique_owner() -> OwnerToken {
     let mut buffer = Uuid::encode_buffer();
     OwnerToken::unique(Uuid::new_v4().hyphenated().encode_lower(&mut buffer))
 }
+
+/// Checks a minimum hold.
+pub(crate) fn min_hold(least: Duration, max_hold: Option<Duration>) -> Result<(), LockError> {
+    let shown = humantime::format_duration;
+    if least.is_zero() {
+        return Err(LockError::Config(
+            "`min_hold` is zero; leave it out for none".to_owned(),
+        ));
+    }
+    if least > MAX_TTL {
+        return Err(LockError::Config(format!(
+            "`min_hold` is {}, but must not be above {}",
+            shown(least),
+            shown(MAX_TTL)
+        )));
+    }
+    match max_hold {
+        Some(limit) if least > limit => Err(LockError::Config(format!(
+            "`min_hold` ({}) is longer than `max_hold` ({})",
+            shown(least),
+            shown(limit)
+        ))),
+        _ => Ok(()),
+    }
+}

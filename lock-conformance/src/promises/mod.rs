@@ -6,6 +6,7 @@
 mod ends;
 mod exclusion;
 mod fences;
+mod keeps;
 mod news;
 mod polls;
 mod queue;
@@ -16,6 +17,7 @@ mod withdrawals;
 pub use self::ends::*;
 pub use self::exclusion::*;
 pub use self::fences::*;
+pub use self::keeps::*;
 pub use self::news::*;
 pub use self::polls::*;
 pub use self::queue::*;

@@ -484,6 +484,11 @@ impl<S: Store> Backend for Saboteur<S> {
                     process.abandon(&waiter).await?;
                 }
             }
+            Sabotage::KeepHandsOver => release.keep = None,
+            // The lease has as much left.
+            Sabotage::KeepLeavesOwner if release.keep.is_some() => {
+                return Ok(Released::Released(None));
+            }
             Sabotage::NextIsForgotten => release.next = None,
             Sabotage::NextIsNotQueued if !lock(&self.waiters).is_empty() => release.next = None,
             _ => {}

@@ -111,6 +111,10 @@ sabotages! {
     Barging,
     /// Hands a lock over for its whole ttl.
     GraceIsTtl,
+    /// Hands a key over that is to be kept.
+    KeepHandsOver,
+    /// Keeps a key by leaving it to its owner.
+    KeepLeavesOwner,
     /// Does not ask for the claim that comes with a release.
     NextIsForgotten,
     /// Answers that the claim that comes with a release waits, and does not queue it.
@@ -171,6 +175,7 @@ impl Sabotage {
             | Sabotage::TellsOnce
             | Sabotage::GivesNothingBack
             | Sabotage::NewsPromiseTooMuch => limits.hand_over,
+            Sabotage::KeepHandsOver | Sabotage::KeepLeavesOwner => limits.keep,
             Sabotage::HidesForeigners => limits.foreign_holders,
             _ => true,
         }
@@ -304,6 +309,14 @@ const BREACHES: &[(&str, &[Sabotage])] = {
         (
             "an_abandon_in_doubt_leaves_nothing_to_a_late_acquire",
             &[ForgetsDoubts],
+        ),
+        (
+            "a_kept_key_is_nobodys_and_is_served_afterwards",
+            &[KeepHandsOver, KeepLeavesOwner, GrantsTwice],
+        ),
+        (
+            "what_comes_late_finds_a_kept_key_as_it_is",
+            &[KeepLeavesOwner, KeepHandsOver, GrantsTwice],
         ),
         ("a_late_acquire_shortens_no_lease", &[LateAcquireShortens]),
         (

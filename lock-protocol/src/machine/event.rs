@@ -26,6 +26,19 @@ pub enum Event<'a> {
     Left(WaiterId),
     /// A waiter has heard that it was granted the lock.
     Took(WaiterId),
+    /// What a holder does with its hold begins only now: it has waited for other keys before.
+    Began(LeaseId, FencingToken),
+    /// A holder wants the key to stay taken for `least` from now, whenever it ends.
+    Keep {
+        /// Of which lease.
+        lease: LeaseId,
+        /// Of which holder.
+        token: FencingToken,
+        /// For how long.
+        least: Duration,
+        /// Whether that begins now, if the lease [covers](super::Key::covers) it.
+        begins: bool,
+    },
     /// A holder gives up its hold.
     Ended(LeaseId, FencingToken),
     /// A question was answered, or it is clear that it will not be.

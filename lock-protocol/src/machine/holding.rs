@@ -38,6 +38,35 @@ impl Turn<'_> {
         }
     }
 
+    /// Counts the hold from now on.
+    pub(super) fn began(&mut self, id: LeaseId, token: FencingToken) {
+        let mut leases = self.key.leases.iter_mut();
+        if let Some(lease) = leases.find(|lease| lease.id == id)
+            && lease.is_held_with(token)
+        {
+            lease.held_since = self.now;
+        }
+    }
+
+    /// Keeps the key for `least` from now on, if the lease covers it; else the next renewal asks for
+    /// more.
+    pub(super) fn keep(&mut self, id: LeaseId, token: FencingToken, least: Duration, begins: bool) {
+        let until = self.now + least;
+        let mut leases = self.key.leases.iter_mut();
+        let Some(lease) = leases.find(|lease| lease.id == id) else {
+            return;
+        };
+        if !lease.is_held_with(token) {
+            return;
+        }
+        if lease.valid_until < until {
+            lease.wanted = Some(least);
+        } else if begins {
+            lease.wanted = None;
+            lease.kept_until = lease.kept_until.max(Some(until));
+        }
+    }
+
     /// Ends the hold of a waiter that was told and will not take it.
     pub(super) fn end_untaken(&mut self, id: WaiterId) {
         let mut leases = self.key.leases.iter();
@@ -63,6 +92,13 @@ impl Turn<'_> {
                 lease.untaken = None;
                 if !self.pass_on(index) {
                     self.release(index);
+                }
+            }
+            State::Ended(end, held) if lease.keep(self.now).is_some() => {
+                self.tell_released(id, ReleaseOutcome::Ended(end, held));
+                self.release(index);
+                if let State::Releasing(releasing) = &mut self.key.leases[index].state {
+                    releasing.told = true;
                 }
             }
             State::Ended(end, held) => {
@@ -111,6 +147,9 @@ impl Turn<'_> {
         let Some(head) = self.key.line.head() else {
             return false;
         };
+        if lease.keep(self.now).is_some() {
+            return false;
+        }
         let is_within_budget = is_within_budget || made(Mistake::PassesWithoutEnd);
         let least = if made(Mistake::PassesSpentLease) {
             Duration::ZERO
@@ -126,8 +165,12 @@ impl Turn<'_> {
         let Some(head) = self.key.line.pop() else {
             return false;
         };
+        let begins = self.begins(head.begins);
+        let lease = &mut self.key.leases[index];
         lease.token = token;
-        lease.held_since = self.now;
+        lease.held_since = begins;
+        lease.kept_until = None;
+        lease.wanted = None;
         lease.passes += 1;
         lease.untaken = Some((head.id, head.deadline));
         let granted = Granted {
@@ -151,7 +194,8 @@ impl Turn<'_> {
         } else {
             Known::Held(None)
         };
-        if let Some(claim) = self.new_claim() {
+        let is_kept = self.key.leases[index].keep(self.now).is_some();
+        if !is_kept && let Some(claim) = self.new_claim() {
             self.key.pursuit = Some(Box::new(Pursuit::new(claim, self.now)));
         }
         let exchange = self.ask_for_release(index, 0);
@@ -173,7 +217,8 @@ impl Turn<'_> {
         let next = self.key.pursuit.as_ref();
         let next = next.filter(|pursuit| matches!(pursuit.stage, Stage::Aboard));
         let next = next.map(|pursuit| pursuit.claim.clone());
-        let release = Release::new(self.key.key.clone(), lease.owner.clone()).then(next);
+        let mut release = Release::new(self.key.key.clone(), lease.owner.clone()).then(next);
+        release.keep = lease.keep(self.now).filter(|_| release.next.is_none());
         let number = self.ask(|_| Verb::Release(release), failures);
         Exchange::new(number, self.now)
     }
@@ -223,7 +268,7 @@ impl Turn<'_> {
     /// Takes in that the release asked with this `number` failed, or was cut off.
     pub(super) fn not_released(&mut self, index: usize, number: AskNumber, failure: Failure) {
         let lease = &mut self.key.leases[index];
-        let (id, ttl) = (lease.id, lease.terms.ttl);
+        let (id, ttl) = (lease.id, lease.terms.lease(self.rules));
         let State::Releasing(releasing) = &mut lease.state else {
             return;
         };
@@ -298,7 +343,8 @@ impl Turn<'_> {
     /// Makes sure that no question that is still on its way brings back the claim of a lease that
     /// has ended.
     fn bury(&mut self, lease: &Lease) {
-        let mut claim = Claim::new(self.key.key.clone(), lease.owner.clone(), lease.terms.ttl);
+        let ttl = lease.terms.lease(self.rules);
+        let mut claim = Claim::new(self.key.key.clone(), lease.owner.clone(), ttl);
         claim.in_doubt = true;
         self.withdraw(claim);
     }
@@ -353,7 +399,8 @@ impl Turn<'_> {
             State::Held => {
                 if lease.renew_at.is_some_and(|at| at <= self.now) {
                     lease.renew_at = None;
-                    let renewal = lease.renewal(&self.key.key, self.rules, self.key.line.len());
+                    let waiting = self.key.line.len();
+                    let renewal = lease.renewal(&self.key.key, self.rules, self.now, waiting);
                     let patience = lease.patience(self.now, self.rules);
                     self.actions
                         .push(Action::Renew(lease.id, Box::new(renewal), patience));

@@ -7,7 +7,7 @@ use super::line::WaiterId;
 use crate::claim::{Extension, LostReason, Renewal};
 use crate::mistakes::{Mistake, made};
 use crate::name::LockKey;
-use crate::terms::{Rules, Terms, valid_until};
+use crate::terms::{Rules, Terms, covering, valid_until};
 use crate::time::Instant;
 use crate::token::{FenceBlock, FencingToken, OwnerToken};
 
@@ -51,6 +51,12 @@ pub(super) struct Lease {
     pub(super) free_until: Instant,
     /// When to renew; `None` while a renewal is under way, and for leases that are not renewed.
     pub(super) renew_at: Option<Instant>,
+    /// Until when the key stays taken, whenever the holder ends; never later than the lease in the
+    /// store ends by itself.
+    pub(super) kept_until: Option<Instant>,
+    /// For how long the holder wants to keep the key from its beginning, which has to wait, since
+    /// the lease is too short.
+    pub(super) wanted: Option<Duration>,
     /// Who was told of the grant and has not been seen since, and how long it may take.
     pub(super) untaken: Option<(WaiterId, Instant)>,
     pub(super) state: State,
@@ -114,6 +120,11 @@ impl Lease {
         matches!(self.state, State::Held)
     }
 
+    /// Whether the holder with `token` has it.
+    pub(super) fn is_held_with(&self, token: FencingToken) -> bool {
+        self.is_held() && self.token == token
+    }
+
     /// Whether nobody else of this process can have the lock as long as the lease is as it is.
     pub(super) fn occupies(&self) -> bool {
         !matches!(self.state, State::Ended(..))
@@ -167,12 +178,41 @@ impl Lease {
     }
 
     /// The renewal of this lease, with further fencing tokens if none is left for another holder.
-    pub(super) fn renewal(&self, key: &LockKey, rules: &Rules, waiting: usize) -> Renewal {
-        let mut renewal = Renewal::new(key.clone(), self.owner.clone(), self.terms.ttl);
+    pub(super) fn renewal(
+        &self,
+        key: &LockKey,
+        rules: &Rules,
+        now: Instant,
+        waiting: usize,
+    ) -> Renewal {
+        let ttl = self.terms.ttl.max(self.least(rules, now));
+        let mut renewal = Renewal::new(key.clone(), self.owner.clone(), ttl);
         if self.spare.is_none() {
             renewal.tokens = rules.passes(waiting);
         }
         renewal
+    }
+
+    /// How long the lease has to live at least, where the key is kept: never shorter than its holder
+    /// counts on, and from one renewal to the next no longer.
+    fn least(&self, rules: &Rules, now: Instant) -> Duration {
+        let wanted = match (self.wanted, self.kept_until, self.terms.min_hold) {
+            // An answer that comes later is none.
+            (Some(wanted), _, _) => wanted + rules.command_timeout,
+            (None, None, Some(least)) => least + rules.latency(least),
+            (None, Some(_), _) => Duration::ZERO,
+            (None, None, None) => return Duration::ZERO,
+        };
+        let kept = self
+            .kept_until
+            .map_or(Duration::ZERO, |until| until.since(now));
+        covering(wanted.max(kept).max(self.valid_until.since(now)))
+    }
+
+    /// For how long the store is to keep the key when the lease ends `now`.
+    pub(super) fn keep(&self, now: Instant) -> Option<Duration> {
+        let rest = self.kept_until?.since(now);
+        (!rest.is_zero()).then(|| covering(rest))
     }
 
     /// How long to wait for the answer to a renewal: short enough for further tries before the

@@ -19,6 +19,9 @@ pub struct Waiter {
     pub terms: Terms,
     /// Whether it leaves at the first answer.
     pub once: bool,
+    /// Whether what it does with the lock begins when it has it; else it
+    /// [begins](super::Event::Began) later, when it has others as well.
+    pub begins: bool,
     /// Until when it waits.
     pub deadline: Instant,
     /// The owner token of the claim, should it be this waiter for whom one is made; `None` if

@@ -92,6 +92,17 @@
 //! | any | an answer to a question that is over | as before | what it granted is given back |
 //! | any | a hold that has been passed on or ended is ended | as before | the holder is told |
 //! | any | shut down | as before | everybody in line is told; what pauses is asked once more |
+//!
+//! # Holds that begin later, and keys that are kept
+//!
+//! - A holder that waits for other keys [begins](Event::Began) when it has all: its `max_hold` counts
+//!   from there.
+//! - A holder may want the key to stay [taken](Event::Keep) for a while from its beginning, whatever
+//!   becomes of it and of its process. The first lease is as long; where less is left when it begins,
+//!   as after a hand-over, the lease is extended first, and no renewal asks for less than what is left
+//!   of it.
+//! - If it ends its hold before, also after its `max_hold`, the lease is not passed on, and release is
+//!   asked with the rest, and without a next claim: whoever is in line is asked for after it.
 
 mod event;
 mod exchange;
@@ -277,6 +288,19 @@ impl Key {
             .map_or(Duration::ZERO, |lease| lease.remaining(token, now))
     }
 
+    /// Whether the lease of the holder with `token` is as long as it wants to keep the key from
+    /// `now` on, so that the store keeps it if this process dies.
+    pub fn covers(
+        &self,
+        lease: LeaseId,
+        token: FencingToken,
+        least: Duration,
+        now: Instant,
+    ) -> bool {
+        let lease = self.lease(lease).filter(|lease| lease.is_held_with(token));
+        lease.is_some_and(|lease| lease.valid_until >= now + least)
+    }
+
     /// Why the holder with `token` may not rely on the lease, and for how long it had been held;
     /// `None` if it may. Of a lease that is not here any more, its holder has given it up.
     pub fn fault(
@@ -305,7 +329,7 @@ impl Key {
         now: Instant,
     ) -> Option<(Renewal, Duration)> {
         let lease = self.lease(lease).filter(|lease| lease.is_held())?;
-        let renewal = lease.renewal(&self.key, rules, 0);
+        let renewal = lease.renewal(&self.key, rules, now, 0);
         Some((renewal, lease.patience(now, rules)))
     }
 
@@ -342,6 +366,13 @@ impl Turn<'_> {
             Event::GaveUp(id) => self.gave_up(id),
             Event::Left(id) => self.left(id),
             Event::Took(id) => self.took(id),
+            Event::Began(lease, token) => self.began(lease, token),
+            Event::Keep {
+                lease,
+                token,
+                least,
+                begins,
+            } => self.keep(lease, token, least, begins),
             Event::Ended(lease, token) => self.ended(lease, token),
             Event::Answered {
                 ask,

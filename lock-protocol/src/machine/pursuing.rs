@@ -139,7 +139,8 @@ impl Turn<'_> {
         }
         let owner = head.owner.clone().or_else(|| self.key.spare_owner.take());
         debug_assert!(owner.is_some(), "an owner token was wanted");
-        let mut claim = Claim::new(self.key.key.clone(), owner?, head.terms.ttl);
+        let ttl = head.terms.lease(self.rules);
+        let mut claim = Claim::new(self.key.key.clone(), owner?, ttl);
         claim.queue = self.key.line.waits();
         claim.grace = self.rules.grace.min(head.terms.ttl);
         claim.tokens = self.rules.tokens(self.key.line.len());
@@ -304,7 +305,8 @@ impl Turn<'_> {
             return;
         };
         // A late answer may be that to a question with a longer ttl, for a waiter who has left.
-        let valid_for = grant.valid_for.min(terms.ttl);
+        let ttl = terms.lease(self.rules);
+        let valid_for = grant.valid_for.min(ttl);
         let mut valid_until = valid_until(since, valid_for);
         if made(Mistake::GraceTakenForTtl) {
             valid_until = valid_until.max(since + pursuit.claim.ttl);
@@ -313,9 +315,9 @@ impl Turn<'_> {
             By::Answer => Duration::ZERO,
             By::HandOver => valid_for / 2,
         };
-        if terms.ttl != pursuit.claim.ttl || valid_until <= self.now + least {
+        if ttl != pursuit.claim.ttl || valid_until <= self.now + least {
             // The next question is answered by a full lease of the ttl that it asks for.
-            pursuit.claim.ttl = terms.ttl;
+            pursuit.claim.ttl = ttl;
             return self.ask_for_pursuit();
         }
         let is_grace =
@@ -351,11 +353,13 @@ impl Turn<'_> {
             token: grant.tokens.first,
             spare: Some(grant.tokens),
             granted_at: self.now,
-            held_since: self.now,
+            held_since: self.begins(head.begins),
             passes: 0,
             budget: 0,
             free_until: self.now + free_for,
             renew_at,
+            kept_until: None,
+            wanted: None,
             untaken: Some((head.id, head.deadline)),
             state: State::Held,
         };
@@ -370,6 +374,15 @@ impl Turn<'_> {
         // Who came only to try is told that it is taken.
         self.learn(Known::Held(None));
         self.tell(head.id, Outcome::Granted(granted));
+    }
+
+    /// From when on a hold counts that is given now.
+    pub(super) fn begins(&self, at_once: bool) -> Instant {
+        if at_once {
+            self.now
+        } else {
+            self.now + Duration::MAX
+        }
     }
 
     /// Looks at the claim of `owner`, or at any, when it is time to ask for it.

@@ -138,6 +138,9 @@ impl<W: Clone> Turn<'_, W> {
     }
 
     pub(super) fn release(&mut self, release: &Release, way: &W, next_is_gone: bool) -> Released {
+        if let Some(keep) = release.keep {
+            return self.keep(release, keep);
+        }
         if made(Mistake::ReleaseWithoutCompare) {
             self.lock.lease = None;
         } else if !self.lock.end_lease_of(&release.owner) {
@@ -154,6 +157,25 @@ impl<W: Clone> Turn<'_, W> {
                 Released::Released(None)
             }
         }
+    }
+
+    /// Ends the lease, and leaves the key taken for a while.
+    fn keep(&mut self, release: &Release, keep: Duration) -> Released {
+        let now = self.at.now;
+        match &mut self.lock.lease {
+            Some(lease) if lease.owner == release.owner => {
+                // What the owner asked for before may come yet, and must not find it.
+                lease.owner = lease.owner.kept();
+                // No longer than it was: this may be an old question.
+                lease.ends = lease.ends.map(|ends| ends.min(now + keep));
+            }
+            _ => {
+                self.announce_if_told();
+                return Released::NotHeld;
+            }
+        }
+        self.announce();
+        Released::Released(None)
     }
 
     /// Whether there was anything of the claim.

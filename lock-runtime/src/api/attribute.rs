@@ -62,6 +62,25 @@ impl<T: HasRuntime<ByFirstUse> + ?Sized> HasRuntime<ByFirstUse> for &T {
     }
 }
 
+/// What `keys = expression` may be: whatever gives texts, one after the other.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not give texts, as keys are",
+    label = "given as the keys",
+    note = "`keys` takes a list of templates, or what can be iterated over and gives text, as `&names` or `ids.iter().map(|id| key!(\"account:<id>\"))`"
+)]
+pub trait Texts {
+    /// The texts, in their order.
+    fn texts(self) -> Vec<String>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<K: AsRef<str>, T: IntoIterator<Item = K>> Texts for T {
+    fn texts(self) -> Vec<String> {
+        let texts = self.into_iter();
+        texts.map(|key| key.as_ref().to_owned()).collect()
+    }
+}
+
 /// An integer, or a reference to one: in a template, its digits end where any other text begins.
 ///
 /// Of another value they could go on there: only `:`, `{` and `}` never stand in one.

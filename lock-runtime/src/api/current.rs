@@ -6,7 +6,7 @@ use std::sync::Arc;
 use once_cell::sync::OnceCell;
 use tokio::task::JoinHandle;
 
-use crate::api::body::Frame;
+use crate::api::frame::Frame;
 use crate::api::runtime::LockRuntime;
 use crate::error::LockError;
 

@@ -188,6 +188,11 @@ impl LockHandle {
         self.0.renew().await
     }
 
+    /// Whether the key can be kept for `least` from now on: see [`View::keep`].
+    pub(crate) fn keep(&self, least: Duration, begins: bool) -> bool {
+        self.0.keep(least, begins)
+    }
+
     /// `Ok` while the lock is held, else the error that says why it is not.
     pub(crate) fn check(&self) -> Result<(), LockError> {
         self.0.check()

@@ -3,13 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::body::{Call, Entered, Run};
+use crate::api::body::{Call, Run};
+use crate::api::entered::{self, Entered};
 use crate::api::guard::{LockGuard, LockHandle};
 use crate::api::options::{LockOptions, Renew};
 use crate::api::runtime::LockRuntime;
+use crate::clock;
 use crate::engine::Engine;
 use crate::error::LockError;
 use lock_protocol::LockKey;
+
+/// How long a leader pauses before it stands again, where the runtime's own pauses have an end.
+const STANDS_AGAIN: Duration = Duration::from_secs(1);
 
 /// A lock to be acquired, made by [`LockRuntime::lock`](crate::LockRuntime::lock).
 ///
@@ -89,6 +94,14 @@ impl Lock {
         self
     }
 
+    /// How long the key stays taken at least, counted from when the lock is acquired: whenever the
+    /// guard or the body ends, and also if this process dies. What is left of it nobody holds, and
+    /// nobody is handed. At most 24 h, and not longer than [`max_hold`](Lock::max_hold).
+    pub fn min_hold(mut self, least: Duration) -> Lock {
+        self.options.min_hold = Some(least);
+        self
+    }
+
     /// Acquires the lock, waiting for it if another holds it.
     ///
     /// # Errors
@@ -103,10 +116,12 @@ impl Lock {
     pub async fn acquire(self) -> Result<LockGuard, LockError> {
         let (terms, wait) = self.options.resolve(&self.engine.settings)?;
         let key = LockKey::new(&self.engine.settings.key_prefix, &self.key)?;
-        self.engine
-            .acquire(&key, terms, wait)
-            .await
-            .map(LockGuard::new)
+        let acquired = self.engine.acquire(&key, terms, wait, true).await;
+        let hold = acquired.map_err(entered::explained)?;
+        if let Some(least) = terms.min_hold {
+            entered::keep(&[LockHandle::new(hold.view())], least).await?;
+        }
+        Ok(LockGuard::new(hold))
     }
 
     /// Acquires the lock if nobody holds it; `None` if another does.
@@ -153,9 +168,123 @@ impl Lock {
     /// # }
     /// ```
     pub async fn run<T>(self, body: impl AsyncFnOnce(LockHandle) -> T) -> Result<T, LockError> {
-        let entered = Entered::enter(&self.engine, &self.key, &self.options, true).await?;
-        let body = body(entered.handle());
+        let keys = entered::checked(&self.engine, [&self.key])?;
+        let entered = Entered::enter(&self.engine, &keys, &self.options, true).await?;
+        let body = body(entered.handle_of(&keys[0]));
         let body = std::pin::pin!(Some(async { Ok(body.await) }));
+        Run::new(Call::Running(Some(entered)), body, Err).await
+    }
+
+    /// Leads: of all who call this for the key, one runs its `body` at a time, for as long as it
+    /// holds the lock. It is how a service elects a leader.
+    ///
+    /// Whoever does not lead stands until it does, whatever the [`wait`](Lock::wait). A leader that
+    /// loses the lock is dropped at its current `.await`, and stands again, after a pause that grows
+    /// while the store is away. The [fencing token](LockHandle::fencing_token) is the number of the
+    /// term: it grows from leader to leader, and what a leader writes to can refuse those that were.
+    ///
+    /// It returns when a body ends. A [shutdown](crate::LockRuntime::shutdown) drops the body, and
+    /// hands the lock to the next at once.
+    ///
+    /// # Errors
+    ///
+    /// What standing again cannot change: [`is_shut_down`](LockError::is_shut_down),
+    /// [`is_denied`](LockError::is_denied), or an error about the key or the settings.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops `body`, then hands the lock to the next, in the background.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lock_runtime::LockError> {
+    /// # let locks = lock_runtime::LockRuntime::in_memory().build().await?;
+    /// let leader = locks.lock("leader:mailer").ttl(Duration::from_secs(15));
+    /// let sent = leader
+    ///     .lead(async |lock| {
+    ///         println!("leading in term {}", lock.fencing_token());
+    ///         3 // a real one loops
+    ///     })
+    ///     .await?;
+    /// assert_eq!(sent, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn lead<T>(self, mut body: impl AsyncFnMut(LockHandle) -> T) -> Result<T, LockError> {
+        let lock = self.wait(clock::AGES);
+        let engine = lock.engine.clone();
+        let keys = entered::checked(&engine, [&lock.key])?;
+        let mut failures = 0;
+        loop {
+            let term = async {
+                let entered = Entered::enter(&engine, &keys, &lock.options, true).await?;
+                failures = 0;
+                let body = body(entered.handle_of(&keys[0]));
+                let body = std::pin::pin!(Some(async { Ok(body.await) }));
+                Run::new(Call::Running(Some(entered)), body, Err).await
+            };
+            let error = tokio::select! {
+                outcome = term => match outcome {
+                    Ok(output) => return Ok(output),
+                    Err(error) => error,
+                },
+                () = engine.closing() => return Err(LockError::ShutDown),
+            };
+            if !error.is_retryable() && !error.is_max_hold() {
+                return Err(error);
+            }
+            failures += 1;
+            // Who has no patience left for a single wait stands on all the same.
+            let pause = engine.settings.pause(failures).unwrap_or(STANDS_AGAIN);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = engine.closing() => return Err(LockError::ShutDown),
+            }
+        }
+    }
+
+    /// Runs `body` while holding the lock, as [`run`](Lock::run) does, if nobody holds it; `None` if
+    /// another does. It is what `on_taken = skip` is in the attribute.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Lock::run), but a lock held by another is no error. One that could not be asked
+    /// for is.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Lock::run).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lock_runtime::LockError> {
+    /// # let locks = lock_runtime::LockRuntime::in_memory().build().await?;
+    /// let other = locks.lock("report").acquire().await?;
+    /// assert_eq!(locks.lock("report").try_run(async |_| 1).await?, None);
+    /// other.release().await?;
+    /// assert_eq!(locks.lock("report").try_run(async |_| 1).await?, Some(1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn try_run<T>(
+        self,
+        body: impl AsyncFnOnce(LockHandle) -> T,
+    ) -> Result<Option<T>, LockError> {
+        let lock = self.wait(Duration::ZERO);
+        let keys = entered::checked(&lock.engine, [&lock.key])?;
+        let entered = Entered::enter(&lock.engine, &keys, &lock.options, true).await;
+        let entered = match entered {
+            Err(error) if error.is_taken() => return Ok(None),
+            entered => entered?,
+        };
+        let body = body(entered.handle_of(&keys[0]));
+        let body = std::pin::pin!(Some(async { Ok(Some(body.await)) }));
         Run::new(Call::Running(Some(entered)), body, Err).await
     }
 }

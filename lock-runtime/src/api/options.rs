@@ -39,6 +39,7 @@ pub(crate) struct LockOptions {
     pub(crate) wait: Option<Duration>,
     pub(crate) renew: Renew,
     pub(crate) max_hold: Option<Duration>,
+    pub(crate) min_hold: Option<Duration>,
 }
 
 impl LockOptions {
@@ -58,7 +59,11 @@ impl LockOptions {
                 "`max_hold` is zero; leave it out for no limit".to_owned(),
             ));
         }
+        if let Some(least) = self.min_hold {
+            settings::min_hold(least, self.max_hold)?;
+        }
         let mut terms = Terms::new(ttl);
+        terms.min_hold = self.min_hold;
         terms.renew = renew;
         terms.max_hold = self.max_hold;
         Ok((terms, self.wait.unwrap_or(settings.default_wait)))

@@ -6,15 +6,19 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::api::body::{Call, Entered, Next, Run};
+use smallvec::{SmallVec, smallvec};
+
+use crate::api::body::{Call, Next, Run};
+use crate::api::entered::{self, Entered};
 use crate::api::guard::LockHandle;
 use crate::api::options::{LockOptions, Renew};
 use crate::api::runtime::LockRuntime;
 use crate::error::LockError;
 
 pub use std::boxed::Box;
+pub use std::vec::Vec;
 
-pub use crate::api::attribute::{HasRuntime, Integer};
+pub use crate::api::attribute::{HasRuntime, Integer, Texts};
 pub use crate::api::key_part::{KeyPart, KeyTemplate};
 pub use crate::api::lock_return::LockReturn;
 
@@ -22,7 +26,7 @@ pub use crate::api::lock_return::LockReturn;
 pub struct Spec(Box<Inner>);
 
 struct Inner {
-    key: String,
+    keys: SmallVec<[String; 1]>,
     options: LockOptions,
     keep_running: bool,
     runtime: Option<LockRuntime>,
@@ -31,8 +35,17 @@ struct Inner {
 
 impl Spec {
     pub fn new(key: String) -> Spec {
+        Spec::of(smallvec![key])
+    }
+
+    /// The same for several keys, all of which the body wants.
+    pub fn all(keys: impl IntoIterator<Item = String>) -> Spec {
+        Spec::of(keys.into_iter().collect())
+    }
+
+    fn of(keys: SmallVec<[String; 1]>) -> Spec {
         Spec(Box::new(Inner {
-            key,
+            keys,
             options: LockOptions::default(),
             keep_running: false,
             runtime: None,
@@ -65,6 +78,11 @@ impl Spec {
         self
     }
 
+    pub fn min_hold(mut self, least: Duration) -> Spec {
+        self.0.options.min_hold = Some(least);
+        self
+    }
+
     pub fn continue_when_lost(mut self) -> Spec {
         self.0.keep_running = true;
         self
@@ -82,17 +100,19 @@ impl Spec {
 
     async fn enter(self) -> Result<Next, LockError> {
         let Inner {
-            key,
+            keys,
             options,
             keep_running,
             runtime,
             slot,
         } = *self.0;
         let runtime = runtime.map_or_else(LockRuntime::current, Ok)?;
-        let entered = Entered::enter(&runtime.engine, &key, &options, !keep_running).await?;
+        let keys = entered::checked(&runtime.engine, keys)?;
+        let entered = Entered::enter(&runtime.engine, &keys, &options, !keep_running).await?;
         if let Some(Slot(slot)) = slot.into_inner() {
+            let handles = keys.iter().map(|key| entered.handle_of(key));
             // Empty until now: nobody else fills it.
-            let _ = slot.set(entered.handle());
+            let _ = slot.set(handles.collect());
         }
         Ok(Next::Body(entered))
     }
@@ -104,22 +124,41 @@ impl fmt::Debug for Spec {
     }
 }
 
-/// A place for the handle, which is there before the body is first polled.
+/// A place for the handles, which are there before the body is first polled.
 #[derive(Clone, Debug)]
-pub struct Slot(Arc<OnceLock<LockHandle>>);
+pub struct Slot(Arc<OnceLock<SmallVec<[LockHandle; 1]>>>);
 
 impl Slot {
+    /// That of the only key.
     pub fn handle(self) -> LockHandle {
+        self.filled()[0].clone()
+    }
+
+    /// That of the key which stands there among those of the call.
+    pub fn handle_at(slot: &Slot, at: usize) -> LockHandle {
+        slot.filled()[at].clone()
+    }
+
+    /// Those of all keys, in their order.
+    pub fn handles(self) -> Vec<LockHandle> {
+        self.filled().to_vec()
+    }
+
+    fn filled(&self) -> &[LockHandle] {
         self.0
             .get()
             .expect("the body is polled after the lock has been acquired")
-            .clone()
     }
 }
 
 /// The key of `key = expression`, as it is written.
 pub fn key_text<K: AsRef<str> + ?Sized>(key: &K) -> String {
     key.as_ref().to_owned()
+}
+
+/// Whether another holds the lock, so that there is nothing to be done.
+pub fn is_taken(error: &LockError) -> bool {
+    error.is_taken() || error.is_timeout()
 }
 
 /// Acquires the lock, runs the body, and releases it; `refuse` makes the function's return value of an error.

@@ -276,7 +276,9 @@ fn renewed(
         Event::Renewed {
             lease: renewing.lease,
             sent_at,
-            answer: answer.and_then(Result::ok),
+            answer: answer
+                .and_then(Result::ok)
+                .map(|answer| answer.of(renewing.renewal.ttl)),
             chance: clock::chance(),
         },
     );

@@ -58,6 +58,17 @@ impl Hold {
         &self.view
     }
 
+    /// Begins the hold anew: it has waited for others until now.
+    pub(crate) fn begin(&self) {
+        let View {
+            engine,
+            key,
+            granted,
+            ..
+        } = &*self.view;
+        engine.happened(key, Event::Began(granted.lease, granted.token));
+    }
+
     /// Ends the hold and waits for the answer of the store. Dropping the future loses the answer and
     /// nothing else.
     pub(crate) async fn release(mut self) -> Result<(), LockError> {
@@ -89,6 +100,23 @@ impl Drop for Hold {
 }
 
 impl View {
+    /// Whether the lease is long enough to keep the key for `least` from now on, and if so, whether
+    /// that `begins` now. If not, the next renewal asks for more.
+    pub(crate) fn keep(&self, least: Duration, begins: bool) -> bool {
+        let Granted { lease, token, .. } = self.granted;
+        self.engine.turn(&self.key, |entry, turn| {
+            let covers = entry.machine.covers(lease, token, least, turn.now);
+            let event = Event::Keep {
+                lease,
+                token,
+                least,
+                begins,
+            };
+            turn.feed(entry, event);
+            covers
+        })
+    }
+
     /// The view of a body that begins now, nested in that of this one, and ends after `max_hold`.
     pub(crate) fn limited(&self, max_hold: Duration) -> View {
         let ends = clock::now() + max_hold;

@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use lock_protocol::machine::{Ask, Event};
-use lock_protocol::{Grant, Instant, LockKey, News, OwnerToken, Rules, Terms};
+use lock_protocol::{Grant, Instant, LockKey, MAX_TTL, News, OwnerToken, Rules, Terms};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -59,6 +59,8 @@ pub(crate) struct Engine {
     /// Questions that came up where nothing may be asked, for the ticker.
     deferred: Mutex<Vec<Ask>>,
     is_shut_down: AtomicBool,
+    /// Told when a shutdown begins.
+    closing: Notify,
     /// Told during a shutdown when something was done about a key that is not held.
     quieter: Notify,
 }
@@ -79,6 +81,7 @@ impl Engine {
             table: Table::default(),
             deferred: Mutex::default(),
             is_shut_down: AtomicBool::new(false),
+            closing: Notify::new(),
             quieter: Notify::new(),
         });
         engine.tickers.start(&engine);
@@ -86,15 +89,40 @@ impl Engine {
         engine
     }
 
-    /// Gets the lock, or says within `wait` why not. Dropping the future gives up the place in the
+    /// Gets the lock, or says within `wait` why not. Whether the hold `begins` at once; else it does
+    /// by [`Hold::begin`]. Dropping the future gives up the place in the
     /// line and, if need be, the lock.
     pub(crate) async fn acquire(
         self: &Arc<Engine>,
         key: &LockKey,
         terms: Terms,
         wait: Duration,
+        begins: bool,
     ) -> Result<Hold, LockError> {
-        waiting::acquire(self, key, terms, wait).await
+        if let Some(least) = terms.min_hold {
+            self.can_keep(least, terms.lease(&self.rules))?;
+        }
+        waiting::acquire(self, key, terms, wait, begins).await
+    }
+
+    /// Whether the store can keep a key for `least`, by leases of this `ttl`.
+    fn can_keep(&self, least: Duration, ttl: Duration) -> Result<(), LockError> {
+        let limits = self.backend.limits();
+        let shown = humantime::format_duration;
+        if !limits.keep {
+            return Err(LockError::Config(
+                "this store cannot keep a lock for a minimum hold".to_owned(),
+            ));
+        }
+        // The usual limit is that of what a caller may ask for.
+        if limits.max_ttl < MAX_TTL && ttl > limits.max_ttl {
+            return Err(LockError::Config(format!(
+                "a minimum hold of {} is too long for this store, whose leases live for {}",
+                shown(least),
+                shown(limits.max_ttl)
+            )));
+        }
+        Ok(())
     }
 
     /// Feeds `event` to the machine of `key`, and performs what comes of it.
@@ -140,6 +168,7 @@ impl Engine {
         within_tokio()?;
         // Whoever joins reads it under the mutex of a shard, which is taken below.
         self.is_shut_down.store(true, Ordering::Release);
+        self.closing.notify_waiters();
         for key in self.table.keys() {
             self.happened(&key, Event::ShutDown);
         }
@@ -154,6 +183,15 @@ impl Engine {
         match locks {
             0 => Ok(()),
             locks => Err(LockError::StillHeld { locks }),
+        }
+    }
+
+    /// Resolves when a shutdown begins, or has begun.
+    pub(crate) async fn closing(&self) {
+        let mut told = std::pin::pin!(self.closing.notified());
+        told.as_mut().enable();
+        if !self.is_shut_down.load(Ordering::Acquire) {
+            told.await;
         }
     }
 

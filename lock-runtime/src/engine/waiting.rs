@@ -14,7 +14,7 @@ use tokio::time::timeout_at;
 use super::table::{Entry, Seated, Turn};
 use super::{Engine, Hold, MARGIN, asking, timer, within_tokio};
 use crate::clock;
-use crate::error::LockError;
+use crate::error::{Holding, LockError};
 
 /// Somebody who waits to be told. Dropped before, it leaves: a place in the line is given up, and a
 /// lock that came in this instant is handed on.
@@ -46,6 +46,7 @@ pub(super) async fn acquire(
     key: &LockKey,
     terms: Terms,
     wait: Duration,
+    begins: bool,
 ) -> Result<Hold, LockError> {
     within_tokio()?;
     let once = wait.is_zero();
@@ -61,6 +62,7 @@ pub(super) async fn acquire(
         id,
         terms,
         once,
+        begins,
         // A caller who is just about to leave can still be told.
         deadline: now + patience + MARGIN,
         owner,
@@ -93,6 +95,7 @@ pub(super) async fn acquire(
         Outcome::TimedOut => Err(LockError::Timeout {
             key: key.clone(),
             waited: clock::now().since(joined_at),
+            holding: Holding::default(),
         }),
         Outcome::Failed(error) => Err(LockError::from(error)),
         Outcome::NoAnswer => Err(LockError::Unavailable(

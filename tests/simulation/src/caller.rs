@@ -97,6 +97,7 @@ impl World {
             id,
             terms,
             once,
+            begins: true,
             deadline: local + ms(wait),
             owner,
         };

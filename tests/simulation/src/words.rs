@@ -38,6 +38,19 @@ fn event_words(event: &Event<'_>) -> String {
         Event::GaveUp(id) => format!("{} gives up", id.0),
         Event::Left(id) => format!("{} leaves", id.0),
         Event::Took(id) => format!("{} takes", id.0),
+        Event::Began(lease, token) => format!("{token} of lease {} begins", lease.0),
+        Event::Keep {
+            lease,
+            token,
+            least,
+            ..
+        } => {
+            format!(
+                "{token} of lease {} keeps it for {} ms",
+                lease.0,
+                least.as_millis()
+            )
+        }
         Event::Ended(lease, token) => format!("{token} of lease {} ends", lease.0),
         Event::Answered { ask, answer, .. } => {
             format!("{} -> {}", ask_words(ask), answer_words(answer))

@@ -119,6 +119,7 @@ impl Bench {
                 ..Terms::new(TTL)
             },
             once: false,
+            begins: true,
             deadline: self.now + ms(5_000),
             owner: Some(OwnerToken::new(format!("w{}", self.waiters))),
         }

@@ -4,6 +4,7 @@
 
 mod bench;
 mod holding;
+mod keeping;
 mod lease;
 mod look;
 mod pursuing;

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use lock_protocol::store::{Messages, Moment, Store, Word};
 use lock_protocol::{
-    Acquired, AskNumber, Backend, BackendError, Claim, LockKey, News, OwnerToken, Release,
+    Acquired, AskNumber, Backend, BackendError, Claim, Limits, LockKey, News, OwnerToken, Release,
     Released, Renewal, Renewed,
 };
 
@@ -259,6 +259,12 @@ impl fmt::Debug for MemoryBackend {
 }
 
 impl Backend for MemoryBackend {
+    fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        limits.keep = true;
+        limits
+    }
+
     fn attach(&self, news: Weak<dyn News>) {
         self.sinks.attach(news);
     }

@@ -38,8 +38,8 @@ use std::time::Duration;
 use deadpool_redis::redis::Value;
 use deadpool_redis::{Config, Pool};
 use lock_protocol::{
-    Acquired, Backend, BackendError, Claim, Executor, LockKey, News, Release, Released, Renewal,
-    Renewed,
+    Acquired, Backend, BackendError, Claim, Executor, Limits, LockKey, News, Release, Released,
+    Renewal, Renewed,
 };
 use tokio::runtime::Handle;
 use uuid::Uuid;
@@ -183,6 +183,12 @@ impl RedisBackend {
 }
 
 impl Backend for RedisBackend {
+    fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        limits.keep = true;
+        limits
+    }
+
     fn attach(&self, news: Weak<dyn News>) {
         self.wakeups.attach(news);
     }
@@ -249,9 +255,13 @@ impl Backend for RedisBackend {
             key, owner, next, ..
         } = release;
         self.wakeups.left(owner.as_str());
-        let next = next.as_ref();
+        // Nobody is handed a lock that is kept, nor asks for it in the same message.
+        let next = next.as_ref().filter(|_| release.keep.is_none());
         let is_new = next.is_some_and(|next| self.asks(next));
-        let call = scripts::release(key, owner, next, self.node.channel(key));
+        let call = match release.keep {
+            Some(rest) => scripts::keep(key, owner, rest),
+            None => scripts::release(key, owner, next, self.node.channel(key)),
+        };
         let asked = self.node.ask(key, release.number, call, Unheard::Run);
         let answer = decode(asked.await, key, |reply| scripts::released(reply, next));
         if let (true, Err(_) | Ok(Released::NotHeld), Some(next)) = (is_new, &answer, next) {

@@ -100,11 +100,14 @@ static RENEW: Lazy<Script> = script!(shared, "renew", 1);
 static RESERVE: Lazy<Script> = script!(new, "reserve", 3);
 static RELEASE: Lazy<Script> = script!(shared, "release", 3);
 static HAND_OVER: Lazy<Script> = script!(new, "hand_over", 3);
+static KEEP: Lazy<Script> = script!(new, "keep", 3);
 static ABANDON: Lazy<Script> = script!(new, "abandon", 3);
 static PROBE: Lazy<Script> = script!(new, "probe", 3);
 
 fn all() -> impl Iterator<Item = &'static Script> {
-    let scripts = [&ACQUIRE, &RENEW, &RESERVE, &RELEASE, &HAND_OVER, &ABANDON];
+    let scripts = [
+        &ACQUIRE, &RENEW, &RESERVE, &RELEASE, &HAND_OVER, &KEEP, &ABANDON,
+    ];
     let with_many = |script: &'static Lazy<Script>| [Some(&**script), script.many.as_deref()];
     scripts.into_iter().flat_map(with_many).flatten()
 }
@@ -200,6 +203,13 @@ pub(super) fn release(
     if let Some(next) = next {
         claim_arguments(&mut call, next, channel);
     }
+    call
+}
+
+/// Ends the lease of `owner` and leaves the lock taken for `rest`.
+pub(super) fn keep(key: &LockKey, owner: &OwnerToken, rest: Duration) -> Call {
+    let mut call = KEEP.call(key);
+    call.arg(owner.as_str()).arg(millis(rest));
     call
 }
 

@@ -11,6 +11,7 @@ const TTL: Duration = Duration::from_secs(20);
     renew = "2s",
     max_hold = "1m",
     on_lost = cancel,
+    on_taken = error,
     guard = lock,
     runtime = locks,
     crate = ::lock_runtime,

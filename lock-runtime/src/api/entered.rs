@@ -1,0 +1,422 @@
+//! The right to run a body: the locks that it holds, and nested calls that run under the lock they
+//! already have.
+
+use std::future::{Future, poll_fn};
+use std::iter::successors;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use smallvec::{SmallVec, smallvec};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+
+use crate::api::frame::Frame;
+use crate::api::guard::LockHandle;
+use crate::api::options::LockOptions;
+use crate::backend::BoxFuture;
+use crate::clock;
+use crate::engine::{Engine, Hold};
+use crate::error::{Holding, LockError};
+use lock_protocol::{LockKey, Terms};
+
+/// The keys of one call, checked; most often one.
+pub(crate) type Keys = SmallVec<[LockKey; 1]>;
+
+/// The right to run one body.
+pub(crate) struct Entered {
+    /// The innermost of the frames, of which there are as many as rights.
+    frame: Arc<Frame>,
+    rights: SmallVec<[Right; 1]>,
+    /// Whether the body is dropped when a lock is lost.
+    cancel: bool,
+    /// Resolves when a lock is lost; made when the body first has to wait.
+    lost: Option<BoxFuture<'static, ()>>,
+}
+
+/// A hold of its own, the turn of a nested call under the hold of a body around it, or that of a
+/// guard of the user's.
+enum Right {
+    Own(Hold),
+    Lent,
+    /// Held for its drop.
+    Nested(
+        #[expect(dead_code, reason = "gives the turn to the next when dropped")]
+        OwnedSemaphorePermit,
+    ),
+}
+
+/// The checked key of each of `keys`.
+pub(crate) fn checked<K: AsRef<str>>(
+    engine: &Engine,
+    keys: impl IntoIterator<Item = K>,
+) -> Result<Keys, LockError> {
+    let prefix = &engine.settings.key_prefix;
+    let keys = keys.into_iter();
+    let keys = keys.map(|key| LockKey::new(prefix, key.as_ref()));
+    let keys = keys.collect::<Result<Keys, _>>()?;
+    if keys.is_empty() {
+        return Err(LockError::Config(
+            "there is no key, and so nothing to lock".to_owned(),
+        ));
+    }
+    Ok(keys)
+}
+
+/// The order in which several locks are taken, the same for everybody: two who took them in
+/// different orders could wait for each other. Each is there once.
+pub(crate) fn ordered(keys: &Keys) -> Keys {
+    let mut keys = keys.clone();
+    keys.sort_unstable_by(|one, other| one.stored().cmp(other.stored()));
+    keys.dedup();
+    keys
+}
+
+impl Entered {
+    /// Gets the locks of `keys`, all or none, within one wait.
+    pub(crate) async fn enter(
+        engine: &Arc<Engine>,
+        keys: &Keys,
+        options: &LockOptions,
+        cancel: bool,
+    ) -> Result<Box<Entered>, LockError> {
+        let (terms, wait) = options.resolve(&engine.settings)?;
+        let several = (keys.len() > 1).then(|| ordered(keys));
+        let mut waiting = Entering {
+            patience: Patience::new(engine, terms, wait),
+            options,
+            frame: Frame::current(),
+            rights: SmallVec::new(),
+        };
+        for key in several.as_ref().unwrap_or(keys) {
+            let holding = Frame::holding(engine, key);
+            waiting.enter_one(key, holding, several.is_none()).await?;
+        }
+        let Entering { frame, rights, .. } = waiting;
+        let Some(frame) = frame else {
+            unreachable!("there is a key, which made a frame");
+        };
+        let entered = Entered {
+            frame,
+            rights,
+            cancel,
+            lost: None,
+        };
+        if let Some(least) = options.min_hold {
+            keep(&entered.handles().cloned().collect::<Vec<_>>(), least).await?;
+        }
+        if several.is_some() {
+            for right in &entered.rights {
+                if let Right::Own(hold) = right {
+                    hold.begin();
+                }
+            }
+        }
+        Ok(Box::new(entered))
+    }
+
+    /// The right to run a body under a lock that its caller goes on to hold.
+    pub(crate) fn within(handle: LockHandle) -> Box<Entered> {
+        Box::new(Entered {
+            frame: Frame::new(handle, Frame::current()),
+            rights: smallvec![Right::Lent],
+            cancel: true,
+            lost: None,
+        })
+    }
+
+    /// The handle of the lock of `key`, which is one of those that were entered.
+    pub(crate) fn handle_of(&self, key: &LockKey) -> LockHandle {
+        let handle = self.handles().find(|handle| handle.key() == key);
+        handle.unwrap_or_else(|| self.frame.handle()).clone()
+    }
+
+    /// The handles of `keys`, in their order.
+    pub(crate) fn handles_of(&self, keys: &Keys) -> Vec<LockHandle> {
+        keys.iter().map(|key| self.handle_of(key)).collect()
+    }
+
+    fn handles(&self) -> impl Iterator<Item = &LockHandle> {
+        let frames = successors(Some(&self.frame), |frame| frame.outer());
+        let own = frames.take(self.rights.len());
+        own.map(|frame| frame.handle())
+    }
+
+    /// Polls the body while the locks are held. An error is the end of the body, and makes its
+    /// output void.
+    pub(crate) fn poll(
+        &mut self,
+        body: impl FnOnce(&mut Context<'_>) -> Poll<()>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), LockError>> {
+        // Before the body runs: it may have lost the lock while its process was stopped.
+        self.check()?;
+        let frame = self.frame.clone();
+        match Frame::within(frame, || body(cx)) {
+            // A body that outran its lock did not succeed, whatever it says.
+            Poll::Ready(()) => Poll::Ready(self.check()),
+            Poll::Pending if self.cancel => {
+                let lost = match &mut self.lost {
+                    Some(lost) => lost,
+                    None => {
+                        let handles: SmallVec<[LockHandle; 1]> = self.handles().cloned().collect();
+                        self.lost.insert(Box::pin(any_lost(handles)))
+                    }
+                };
+                ready!(lost.as_mut().poll(cx));
+                self.lost = None;
+                self.check()?;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Why the body has to end, if it has to.
+    fn check(&self) -> Result<(), LockError> {
+        if self.cancel {
+            self.handles().try_for_each(LockHandle::check)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Releases the locks after the body. An error only if the body cannot have been alone; not if
+    /// the store did not answer.
+    pub(crate) async fn leave(self: Box<Self>) -> Result<(), LockError> {
+        let cancel = self.cancel;
+        let holds = self.rights.into_iter().filter_map(|right| match right {
+            Right::Own(hold) => Some(hold),
+            Right::Nested(_) | Right::Lent => None,
+        });
+        match release_all(holds).await {
+            Err(error) if cancel && (error.is_lost() || error.is_max_hold()) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The locks of one call.
+pub(crate) type Holds = SmallVec<[Hold; 2]>;
+
+/// Gets the locks of `keys`, all or none, within one wait, whatever the bodies around this call
+/// hold.
+pub(crate) async fn acquire_all(
+    engine: &Arc<Engine>,
+    keys: &Keys,
+    options: &LockOptions,
+) -> Result<Holds, LockError> {
+    let (terms, wait) = options.resolve(&engine.settings)?;
+    let patience = Patience::new(engine, terms, wait);
+    let mut holds = Holds::new();
+    for key in &ordered(keys) {
+        let hold = patience.acquire(key, holds.is_empty(), false).await?;
+        holds.push(hold);
+    }
+    // The first may have been lost while the last was waited for.
+    holds.iter().try_for_each(|hold| hold.view().check())?;
+    if let Some(least) = options.min_hold {
+        let handles = holds.iter().map(|hold| LockHandle::new(hold.view()));
+        keep(&handles.collect::<Vec<_>>(), least).await?;
+    }
+    holds.iter().for_each(Hold::begin);
+    Ok(holds)
+}
+
+/// Begins a minimum hold: from now on the keys stay taken for `least`, even if this process dies.
+/// Leases that are too short for that are extended first.
+pub(crate) async fn keep(handles: &[LockHandle], least: Duration) -> Result<(), LockError> {
+    // The second time is enough, unless this process stood still in between.
+    const TRIES: usize = 4;
+    for _ in 0..TRIES {
+        let short = handles.iter().filter(|handle| !handle.keep(least, false));
+        let short: SmallVec<[&LockHandle; 1]> = short.collect();
+        if short.is_empty() && handles.iter().all(|handle| handle.keep(least, true)) {
+            return Ok(());
+        }
+        for handle in short {
+            handle.renew().await?;
+        }
+    }
+    Err(LockError::Unavailable(
+        "the store answers too late to keep the lock for its minimum hold".into(),
+    ))
+}
+
+/// One wait for several locks.
+struct Patience<'a> {
+    engine: &'a Arc<Engine>,
+    terms: Terms,
+    wait: Duration,
+    started: Instant,
+}
+
+impl<'a> Patience<'a> {
+    fn new(engine: &'a Arc<Engine>, terms: Terms, wait: Duration) -> Patience<'a> {
+        Patience {
+            engine,
+            terms,
+            wait,
+            started: Instant::now(),
+        }
+    }
+
+    /// Gets one of the locks; what is done with it `begins` at once if it is the only one.
+    async fn acquire(
+        &self,
+        key: &LockKey,
+        is_first: bool,
+        begins: bool,
+    ) -> Result<Hold, LockError> {
+        let wait = if is_first {
+            self.wait
+        } else {
+            self.wait.saturating_sub(self.started.elapsed())
+        };
+        let acquired = self.engine.acquire(key, self.terms, wait, begins).await;
+        acquired.map_err(|error| match error {
+            // What is left of the wait may be too little to wait, but there was one.
+            LockError::Taken { key, .. } if !self.wait.is_zero() => self.timed_out(key),
+            LockError::Timeout { key, .. } => self.timed_out(key),
+            error => error,
+        })
+    }
+
+    /// The turn of a nested call.
+    async fn turn(
+        &self,
+        key: &LockKey,
+        outer: &Arc<Frame>,
+    ) -> Result<OwnedSemaphorePermit, LockError> {
+        match outer.turn().try_acquire_owned() {
+            Ok(turn) => Ok(turn),
+            Err(_) if self.wait.is_zero() => Err(LockError::Taken {
+                key: key.clone(),
+                remaining: Some(outer.handle().remaining()),
+            }),
+            Err(_) => timeout_at(
+                self.started + self.wait.min(clock::AGES),
+                outer.turn().acquire_owned(),
+            )
+            .await
+            .map_err(|_| self.timed_out(key.clone()))?
+            .map_err(|_| LockError::ShutDown),
+        }
+    }
+
+    fn timed_out(&self, key: LockKey) -> LockError {
+        timed_out(key, self.started.elapsed())
+    }
+}
+
+/// A call on its way into its body.
+struct Entering<'a> {
+    patience: Patience<'a>,
+    options: &'a LockOptions,
+    /// The innermost body so far.
+    frame: Option<Arc<Frame>>,
+    rights: SmallVec<[Right; 1]>,
+}
+
+impl Entering<'_> {
+    async fn enter_one(
+        &mut self,
+        key: &LockKey,
+        holding: Option<Arc<Frame>>,
+        begins: bool,
+    ) -> Result<(), LockError> {
+        let (handle, right) = match holding {
+            Some(outer) => {
+                let turn = self.patience.turn(key, &outer).await?;
+                outer.handle().check()?;
+                let handle = outer.handle().nested(self.options.max_hold);
+                (handle, Right::Nested(turn))
+            }
+            None => {
+                let is_first = self.rights.is_empty();
+                let hold = self.patience.acquire(key, is_first, begins).await?;
+                (LockHandle::new(hold.view()), Right::Own(hold))
+            }
+        };
+        self.frame = Some(Frame::new(handle, self.frame.take()));
+        self.rights.push(right);
+        Ok(())
+    }
+}
+
+/// The error of a wait that is used up. It names the locks that were held meanwhile, unless the
+/// wait was for the turn of a nested call.
+pub(crate) fn timed_out(key: LockKey, waited: Duration) -> LockError {
+    let holding = Frame::held();
+    let is_nested = holding.contains(&key);
+    let holding = if is_nested { Vec::new() } else { holding };
+    LockError::Timeout {
+        key,
+        waited,
+        holding: Holding::new(holding),
+    }
+}
+
+/// The same error; one of a wait that is used up names the locks that were held meanwhile.
+pub(crate) fn explained(error: LockError) -> LockError {
+    match error {
+        LockError::Timeout { key, waited, .. } => timed_out(key, waited),
+        error => error,
+    }
+}
+
+/// Releases all at once, and returns when the last answer has come; the first error of them.
+pub(crate) async fn release_all(holds: impl Iterator<Item = Hold>) -> Result<(), LockError> {
+    let mut holds: SmallVec<[Hold; 1]> = holds.collect();
+    if holds.len() <= 1 {
+        return match holds.pop() {
+            Some(hold) => hold.release().await,
+            None => Ok(()),
+        };
+    }
+    let releases = holds.into_iter().map(|hold| Box::pin(hold.release()));
+    let mut releases: Vec<_> = releases.collect();
+    let mut outcome = Ok(());
+    poll_fn(|cx| {
+        releases.retain_mut(|release| match release.as_mut().poll(cx) {
+            Poll::Ready(released) => {
+                // One that was lost says most.
+                let is_worse = |error: &LockError| error.is_lost() || error.is_max_hold();
+                if outcome.is_ok() || released.as_ref().is_err_and(is_worse) {
+                    outcome = released;
+                }
+                false
+            }
+            Poll::Pending => true,
+        });
+        if releases.is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    outcome
+}
+
+/// Resolves when one of the locks is lost.
+pub(crate) async fn any_lost(handles: SmallVec<[LockHandle; 1]>) {
+    if let [handle] = handles.as_slice() {
+        return handle.lost().await;
+    }
+    let mut all: Vec<Pin<Box<_>>> = handles
+        .iter()
+        .map(|handle| Box::pin(handle.lost()))
+        .collect();
+    let any = poll_fn(|cx| {
+        let is_lost = all.iter_mut().any(|lost| lost.as_mut().poll(cx).is_ready());
+        if is_lost {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    });
+    pin!(any).await;
+}

@@ -1,0 +1,11 @@
+use lock_runtime::{LockError, distributed_lock};
+
+#[distributed_lock(key = "job:<id>", skip_if_locked = true)]
+async fn job(id: u64) -> Result<(), LockError> {
+    send(id).await;
+    Ok(())
+}
+
+async fn send(_: u64) {}
+
+fn main() {}

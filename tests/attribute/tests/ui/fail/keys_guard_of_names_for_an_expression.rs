@@ -1,0 +1,9 @@
+use lock_runtime::{LockError, distributed_lock};
+
+#[distributed_lock(keys = [from, to].map(|id| id.to_string()), guard = [a, b])]
+async fn transfer(from: u64, to: u64) -> Result<u64, LockError> {
+    drop((a, b,));
+    Ok(from + to)
+}
+
+fn main() {}
