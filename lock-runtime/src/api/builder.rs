@@ -15,6 +15,8 @@ use crate::executor::Executor;
 use crate::settings::Settings;
 #[cfg(feature = "redis")]
 use crate::stores::redis::{RedisBackend, RedisSettings};
+#[cfg(feature = "redis")]
+use crate::stores::redlock::{RedlockBackend, RedlockSettings};
 use lock_protocol::LockKey;
 
 /// The configuration of a runtime, made by one of the constructors of [`LockRuntime`].
@@ -27,6 +29,8 @@ pub struct LockRuntimeBuilder {
     #[cfg(feature = "redis")]
     redis: RedisSettings,
     #[cfg(feature = "redis")]
+    restart_delay: Option<Duration>,
+    #[cfg(feature = "redis")]
     lazily: bool,
 }
 
@@ -35,6 +39,8 @@ enum Source {
     Backend(Arc<dyn ErasedBackend>),
     #[cfg(feature = "redis")]
     Redis(Box<deadpool_redis::Config>),
+    #[cfg(feature = "redis")]
+    Redlock(Vec<deadpool_redis::Config>),
     Fault(LockError),
 }
 
@@ -45,6 +51,8 @@ impl LockRuntimeBuilder {
             settings: Settings::default(),
             #[cfg(feature = "redis")]
             redis: RedisSettings::default(),
+            #[cfg(feature = "redis")]
+            restart_delay: None,
             #[cfg(feature = "redis")]
             lazily: false,
         }
@@ -62,6 +70,11 @@ impl LockRuntimeBuilder {
     #[cfg(feature = "redis")]
     pub(crate) fn redis(url: String) -> LockRuntimeBuilder {
         LockRuntimeBuilder::config(deadpool_redis::Config::from_url(url))
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn redlock(servers: Vec<deadpool_redis::Config>) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::new(Source::Redlock(servers))
     }
 
     /// A builder of which nothing becomes but this error.
@@ -188,6 +201,17 @@ impl LockRuntimeBuilder {
         self
     }
 
+    /// For how long a server that may have lost its data votes for nobody, and the longest ttl that
+    /// a lock may have; 30 s if not set. See
+    /// [`RedlockSettings::restart_delay`](crate::redlock::RedlockSettings::restart_delay) for what it
+    /// costs to turn it off by zero. No effect on other locks than those of
+    /// [`redlock`](LockRuntime::redlock).
+    #[cfg(feature = "redis")]
+    pub fn restart_delay(mut self, delay: Duration) -> LockRuntimeBuilder {
+        self.restart_delay = Some(delay);
+        self
+    }
+
     /// Checks the settings, connects, and checks the server.
     ///
     /// # Errors
@@ -213,6 +237,19 @@ impl LockRuntimeBuilder {
                     RedisBackend::connect(*config, redis).await?
                 })
             }
+            #[cfg(feature = "redis")]
+            Source::Redlock(servers) => {
+                let mut redlock = RedlockSettings::of(self.redis);
+                redlock.redis.key_prefix.clone_from(&settings.key_prefix);
+                redlock.redis.command_timeout = settings.command_timeout;
+                redlock.restart_delay = self.restart_delay.unwrap_or(redlock.restart_delay);
+                redlock.allows(settings.default_ttl)?;
+                Arc::new(if self.lazily {
+                    RedlockBackend::connect_lazily(&servers, redlock)?
+                } else {
+                    RedlockBackend::connect(&servers, redlock).await?
+                })
+            }
         };
         let executor = match backend.executor() {
             Some(own) => Executor::Backend(own),
@@ -230,6 +267,29 @@ impl LockRuntime {
     #[cfg(feature = "redis")]
     pub fn redis(url: impl Into<String>) -> LockRuntimeBuilder {
         LockRuntimeBuilder::redis(url.into())
+    }
+
+    /// Locks held by a majority of several Redis servers that know nothing of each other: an odd
+    /// number of URLs as [`redis`](LockRuntime::redis) takes them, 3 at least. The locks live on as
+    /// long as a majority of the servers does, whichever it is.
+    ///
+    /// Servers that have never been seen before vote after
+    /// [`restart_delay`](LockRuntimeBuilder::restart_delay): [`build`](LockRuntimeBuilder::build) does
+    /// not wait for that, and claims do.
+    ///
+    /// ```no_run
+    /// use lock_runtime::LockRuntime;
+    ///
+    /// # async fn example() -> Result<(), lock_runtime::LockError> {
+    /// let urls = ["redis://one", "redis://two", "redis://three"];
+    /// let locks = LockRuntime::redlock(urls).build().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "redis")]
+    pub fn redlock(urls: impl IntoIterator<Item = impl Into<String>>) -> LockRuntimeBuilder {
+        let servers = urls.into_iter().map(deadpool_redis::Config::from_url);
+        LockRuntimeBuilder::redlock(servers.collect())
     }
 
     /// Locks on the Redis server of a deadpool configuration, whose pool settings are kept.

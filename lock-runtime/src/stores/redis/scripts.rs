@@ -1,5 +1,7 @@
 //! The scripts as typed questions and typed answers: the only place that knows the order of their arguments and replies.
 
+pub(in crate::stores) mod voting;
+
 use std::fmt::Display;
 use std::io::Write;
 use std::time::Duration;
