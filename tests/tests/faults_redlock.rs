@@ -338,11 +338,16 @@ async fn a_server_that_lost_its_data_votes_for_nobody_for_the_restart_delay() {
         }
         let holder = claim(ms(6000));
         // Two hang while it is granted, so it is on three.
-        eventually("the vote of new servers", async || {
-            let probe = claim(ms(1000));
+        let all: Vec<_> = servers.iter().collect();
+        let probe = claim(ms(1000));
+        eventually("the votes of all new servers", async || {
             let is_granted = matches!(here.acquire(&probe).await, Ok(Acquired::Granted(_)));
-            here.abandon(&probe).await.unwrap();
-            is_granted
+            is_granted && holders(&all).iter().flatten().count() == 5
+        })
+        .await;
+        here.abandon(&probe).await.unwrap();
+        eventually("the end of all votes", async || {
+            holders(&all).iter().all(Option::is_none)
         })
         .await;
         servers[3].kill();

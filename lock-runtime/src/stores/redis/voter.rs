@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use deadpool_redis::Config;
-use deadpool_redis::redis::{Value, cmd};
-use lock_protocol::{BackendError, Claim, Renewal};
+use deadpool_redis::redis::{Cmd, Value, cmd};
+use lock_protocol::{BackendError, Claim, LockKey, Renewal};
 use tokio::runtime::Handle;
 
 use super::call::Call;
@@ -76,7 +76,7 @@ impl RedisBackend {
     /// which is there.
     pub(in crate::stores) async fn mark(
         &self,
-        name: &lock_protocol::LockKey,
+        name: &LockKey,
         mark: &str,
         within: Duration,
     ) -> Result<String, LockError> {
@@ -92,9 +92,21 @@ impl RedisBackend {
         }
     }
 
+    /// Makes the server known as one that votes, from when it may have to wait for its first vote.
+    pub(in crate::stores) async fn attend(
+        &self,
+        name: &LockKey,
+        terms: Terms,
+        within: Duration,
+    ) -> Result<Vote, LockError> {
+        let mut answer = self.node.lanes()[0].ask_within(voting::attend(name, terms), within);
+        let vote = decode(answer.reply().await, name, voting::voted);
+        Ok(vote.map_err(|fault| self.error(fault))?)
+    }
+
     async fn commands(
         &self,
-        commands: Vec<deadpool_redis::redis::Cmd>,
+        commands: Vec<Cmd>,
         within: Duration,
     ) -> Result<Vec<Value>, LockError> {
         let lane = &self.node.lanes()[0];

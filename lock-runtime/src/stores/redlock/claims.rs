@@ -8,6 +8,7 @@
 //! Of the rounds of one claim, only the latest decides anything. That a lock was granted is noted
 //! here before anybody is told, and nothing is given back as long as somebody may rely on it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -41,8 +42,6 @@ struct Known {
     slips: Vec<Slip>,
     /// Which round is the latest, by its place among the questions.
     round: u64,
-    /// How many questions have been asked, each of all nodes or of one.
-    asked: u64,
     /// Until when somebody may rely on the lock.
     promised: Option<Instant>,
     /// How many nodes have told of their vote since the latest round began.
@@ -111,7 +110,6 @@ impl Claims {
             claim: claim.clone(),
             slips: vec![Slip::default(); nodes],
             round: 0,
-            asked: 0,
             promised: None,
             told: 0,
             forget_at: now,
@@ -174,7 +172,7 @@ impl Claims {
         let Some(known) = state.claims.get_mut(&renewal.owner) else {
             return (0, Vec::new());
         };
-        known.asked += 1;
+        let question = next();
         known.promised = known.promised.max(Some(until));
         known.forget_at = known.forget_at.max(until + REMEMBERED);
         let lacking = (0..known.slips.len()).filter(|node| {
@@ -192,7 +190,7 @@ impl Claims {
             (node, claim)
         };
         let joining = lacking.into_iter().map(join).collect();
-        (known.asked, joining)
+        (question, joining)
     }
 
     /// Takes in that it is clear whether `node` was joined, or that it is not known.
@@ -205,16 +203,22 @@ impl Claims {
         }
     }
 
-    /// Takes in that a `node` says that it does not vote any more for the lease of `owner`.
-    pub(super) fn lost_at(&self, owner: &OwnerToken, node: usize, asked: &OwnerToken) {
+    /// Takes in whether `node`, by the answer to a renewal, votes for the lease of `owner`.
+    pub(super) fn renewed_at(
+        &self,
+        owner: &OwnerToken,
+        node: usize,
+        asked: &OwnerToken,
+        is_held: bool,
+    ) {
         let mut state = self.state();
         if let Some(known) = state.claims.get_mut(owner)
             && known.token(node) == *asked
         {
             let slip = &mut known.slips[node];
-            slip.voted = false;
-            // It may be an old answer, and the node have been joined since.
-            slip.unanswered += 1;
+            // It may be an old answer, and not be so any more.
+            slip.unanswered += u32::from(slip.voted != is_held);
+            slip.voted = is_held;
         }
     }
 
@@ -227,21 +231,23 @@ impl Claims {
     }
 
     /// Gives back what the claim has, of `votes_only` the votes and what may become one. Returns
-    /// what is to be ended; nothing if `round` is not the latest, or somebody may rely on the lock.
+    /// what is to be ended, which no round that is under way counts any more, and the round that is
+    /// the latest now. Nothing if `round` was not the latest, or somebody may rely on the lock.
     pub(super) fn give_back(
         &self,
         owner: &OwnerToken,
         round: u64,
         votes_only: bool,
         now: Instant,
-    ) -> Vec<Stub> {
+    ) -> (Vec<Stub>, u64) {
         let mut state = self.state();
         let Some(known) = state.latest(owner, round) else {
-            return Vec::new();
+            return (Vec::new(), round);
         };
         if known.promised.is_some_and(|until| until > now) {
-            return Vec::new();
+            return (Vec::new(), round);
         }
+        known.round = next();
         let mut stubs = Vec::new();
         for node in 0..known.slips.len() {
             let slip = known.slips[node];
@@ -256,7 +262,7 @@ impl Claims {
                 ..Slip::default()
             };
         }
-        stubs
+        (stubs, known.round)
     }
 
     /// Forgets the claim, and returns what is to be ended. Nothing that is under way for it decides
@@ -337,8 +343,7 @@ impl State {
 
 impl Known {
     fn begin(&mut self, now: Instant) -> (u64, Vec<Claim>) {
-        self.asked += 1;
-        self.round = self.asked;
+        self.round = next();
         self.told = 0;
         let patience = self.claim.ttl.max(self.claim.heartbeat * 2);
         self.forget_at = self.forget_at.max(now + patience + REMEMBERED);
@@ -376,6 +381,13 @@ impl Known {
             is_blank: !slip.voted && !slip.queued && slip.unanswered == 0,
         }
     }
+}
+
+/// The number of the next question, larger than all before. No two claims have the same, so that one
+/// that ended is not taken for one that was begun anew.
+fn next() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// The owner of which `token` may be a try.
@@ -416,10 +428,30 @@ mod tests {
         (claims, claim, round)
     }
 
+    fn given(claims: &Claims, claim: &Claim, round: u64, secs: u64) -> Vec<Stub> {
+        claims.give_back(&claim.owner, round, false, at(secs)).0
+    }
+
+    #[test]
+    fn a_round_whose_votes_are_given_back_grants_nothing() {
+        let (claims, claim, round) = asked();
+        let (_, latest) = claims.give_back(&claim.owner, round, false, at(2));
+        assert!(!claims.promise(&claim.owner, round, at(6)));
+        assert!(claims.begin_again(&claim.owner, latest, at(3)).is_some());
+    }
+
+    #[test]
+    fn a_claim_that_is_begun_anew_is_not_taken_for_the_one_that_ended() {
+        let (claims, claim, round) = asked();
+        claims.end(&claim.owner);
+        claims.begin(&claim, 5, at(2));
+        assert!(!claims.promise(&claim.owner, round, at(6)));
+    }
+
     #[test]
     fn what_is_given_back_is_asked_for_by_another_token() {
         let (claims, claim, round) = asked();
-        let stubs = claims.give_back(&claim.owner, round, true, at(2));
+        let (stubs, _) = claims.give_back(&claim.owner, round, true, at(2));
         let given: Vec<_> = stubs.iter().map(|stub| (stub.node, stub.voted)).collect();
         assert_eq!(given, [(0, true), (3, false), (4, false)]);
         assert!(stubs.iter().all(|stub| stub.claim.owner == claim.owner));
@@ -437,16 +469,8 @@ mod tests {
         let (claims, claim, round) = asked();
         assert!(claims.promise(&claim.owner, round, at(6)));
         let (later, _) = claims.begin(&claim, 5, at(2));
-        assert!(
-            claims
-                .give_back(&claim.owner, later, false, at(5))
-                .is_empty()
-        );
-        assert!(
-            !claims
-                .give_back(&claim.owner, later, false, at(6))
-                .is_empty()
-        );
+        assert!(given(&claims, &claim, later, 5).is_empty());
+        assert!(!given(&claims, &claim, later, 6).is_empty());
     }
 
     #[test]
@@ -454,11 +478,7 @@ mod tests {
         let (claims, claim, round) = asked();
         let (later, _) = claims.begin(&claim, 5, at(2));
         assert!(!claims.promise(&claim.owner, round, at(6)));
-        assert!(
-            claims
-                .give_back(&claim.owner, round, false, at(3))
-                .is_empty()
-        );
+        assert!(given(&claims, &claim, round, 3).is_empty());
         assert!(claims.begin_again(&claim.owner, round, at(3)).is_none());
         let (latest, _) = claims.begin_again(&claim.owner, later, at(3)).unwrap();
         assert!(claims.end(&claim.owner).is_some());
@@ -525,12 +545,16 @@ mod tests {
         };
         assert_eq!(joined(&claims), [1, 2, 3, 4]);
         assert!(joined(&claims).is_empty(), "they are being joined");
-        claims.answered(&claim.owner, (1, 9), &claim.owner, true, false);
+        claims.answered(&claim.owner, (1, u64::MAX), &claim.owner, true, false);
         for node in 1..3 {
             claims.joined(&claim.owner, node, &claim.owner);
         }
-        claims.lost_at(&claim.owner, 0, &claim.owner);
+        claims.renewed_at(&claim.owner, 0, &claim.owner, false);
         assert_eq!(joined(&claims), [0, 2]);
+        // One that says that it votes has not to be joined.
+        claims.joined(&claim.owner, 2, &claim.owner);
+        claims.renewed_at(&claim.owner, 2, &claim.owner, true);
+        assert!(joined(&claims).is_empty());
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl News for NodeNews {
 async fn unless_asked(shared: Weak<Shared>, owner: OwnerToken, round: u64) {
     sleep(UNCONFIRMED).await;
     if let Some(shared) = shared.upgrade() {
-        let stubs = shared.claims.give_back(&owner, round, false, clock::now());
+        let (stubs, _) = shared.claims.give_back(&owner, round, false, clock::now());
         shared.give_back(stubs).await;
     }
 }

@@ -63,9 +63,11 @@ impl Shared {
             async move {
                 let answers = shared.nodes[node].renew(&batches[node]).await;
                 for ((index, asked), answer) in wanted.iter().zip(&batches[node]).zip(&answers) {
-                    if let Ok(Renewed::Lost(_)) = answer {
-                        let owner = &leases[*index].owner;
-                        shared.claims.lost_at(owner, node, &asked.owner);
+                    let owner = &leases[*index].owner;
+                    if let Ok(renewed) = answer {
+                        let is_held = matches!(renewed, Renewed::Held(_));
+                        let asked = &asked.owner;
+                        shared.claims.renewed_at(owner, node, asked, is_held);
                     }
                 }
                 (node, answers)
@@ -127,8 +129,9 @@ impl Shared {
                 own.owner = tokens[node].clone();
                 async move {
                     let answer = shared.nodes[node].renew_vote(&own, terms).await;
-                    if let Ok(Vote::Lost) = answer {
-                        shared.claims.lost_at(&owner, node, &own.owner);
+                    if let Ok(vote) = &answer {
+                        let is_held = matches!(vote, Vote::Given { .. });
+                        shared.claims.renewed_at(&owner, node, &own.owner, is_held);
                     }
                     (node, answer)
                 }

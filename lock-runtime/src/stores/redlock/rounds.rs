@@ -74,6 +74,7 @@ impl Shared {
                 }
                 Verdict::Gone => {
                     self.stand_back(claim, number, false).await;
+                    self.claims.forget_blank(&claim.owner);
                     return Ok(Acquired::Taken(holder));
                 }
                 Verdict::Unavailable => {
@@ -83,14 +84,16 @@ impl Shared {
                 }
                 Verdict::Held if !claim.queue => {
                     self.stand_back(claim, number, false).await;
+                    self.claims.forget_blank(&claim.owner);
                     return Ok(Acquired::Taken(holder));
                 }
                 Verdict::Held if votes == 0 => return Ok(Acquired::Queued(holder)),
                 Verdict::Held | Verdict::Split | Verdict::Behind(_) | Verdict::Pending => {
                     tries += 1;
                     if !claim.queue {
-                        self.stand_back(claim, number, false).await;
+                        number = self.stand_back(claim, number, false).await;
                         if tries >= TRIES || clock::now().since(start) > longest_try {
+                            self.claims.forget_blank(&claim.owner);
                             return Ok(Acquired::Taken(holder));
                         }
                     } else if votes == 0 {
@@ -117,14 +120,13 @@ impl Shared {
         (self.round_trip() * PAUSE).mul_f64(share)
     }
 
-    async fn stand_back(self: &Arc<Self>, claim: &Claim, number: u64, votes_only: bool) {
-        let stubs = self
-            .claims
-            .give_back(&claim.owner, number, votes_only, clock::now());
+    /// Gives back what the claim has, as [`Claims::give_back`](super::claims::Claims::give_back)
+    /// does. Returns the latest round.
+    async fn stand_back(self: &Arc<Self>, claim: &Claim, number: u64, votes_only: bool) -> u64 {
+        let now = clock::now();
+        let (stubs, latest) = self.claims.give_back(&claim.owner, number, votes_only, now);
         self.give_back(stubs).await;
-        if !claim.queue {
-            self.claims.forget_blank(&claim.owner);
-        }
+        latest
     }
 
     /// Asks all nodes for their votes for the claim, which each knows as `asked`, until it is

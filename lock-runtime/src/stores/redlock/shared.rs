@@ -1,5 +1,7 @@
 //! The nodes, and what is asked of all of them beside rounds of votes.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -53,6 +55,23 @@ struct AtServer {
     #[source]
     source: BoxError,
 }
+
+/// What went wrong at the servers without which there is no majority.
+#[derive(Debug)]
+struct TooFew(Vec<AtServer>);
+
+impl fmt::Display for TooFew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("too few servers can be used")?;
+        for (place, error) in self.0.iter().enumerate() {
+            let before = if place == 0 { ": " } else { "; " };
+            write!(f, "{before}{}: {}", error.address, error.source)?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for TooFew {}
 
 /// Two servers are the same.
 fn same(one: &str, other: &str) -> LockError {
@@ -119,20 +138,10 @@ impl Shared {
         Duration::from_micros(self.round_trip.load(Ordering::Relaxed).max(500))
     }
 
-    /// The error of one node, which it names.
-    pub(super) fn at(&self, node: usize, error: BackendError) -> BackendError {
-        let denied = error.is_denied();
-        let source = error.into_source();
-        if source.is::<Overtaken>() {
-            return BackendError::unavailable(source);
-        }
-        let named = AtServer {
+    fn at(&self, node: usize, error: BackendError) -> AtServer {
+        AtServer {
             address: self.nodes[node].address().to_owned(),
-            source,
-        };
-        match denied {
-            true => BackendError::denied(named),
-            false => BackendError::unavailable(named),
+            source: error.into_source(),
         }
     }
 
@@ -147,6 +156,10 @@ impl Shared {
             let name = name.clone();
             async move {
                 let mark = node.to_string();
+                // What it answers is for those who want its vote.
+                let _ = shared.nodes[node]
+                    .attend(&name, shared.terms(0), within)
+                    .await;
                 (node, shared.nodes[node].mark(&name, &mark, within).await)
             }
         });
@@ -231,7 +244,8 @@ impl Shared {
     /// long as a vote may live there.
     async fn end_at(self: &Arc<Self>, stub: Stub) -> Result<(), BackendError> {
         let answer = self.nodes[stub.node].abandon(&stub.claim).await;
-        if answer.is_err() {
+        // What was overtaken is to take no effect.
+        if answer.as_ref().is_err_and(|error| !is_overtaken(error)) {
             self.home.spawn(end_later(Arc::downgrade(self), stub));
         }
         answer
@@ -280,22 +294,23 @@ impl Shared {
         (0..self.nodes.len()).map(stub).collect()
     }
 
-    /// The error that tells most.
-    pub(super) fn worst(&self, mut errors: Vec<(usize, BackendError)>) -> BackendError {
-        let spare = self.spare();
+    /// Why too few servers do what they are asked.
+    pub(super) fn worst(&self, errors: Vec<(usize, BackendError)>) -> BackendError {
         let denied = errors.iter().filter(|(_, error)| error.is_denied()).count();
         // Fewer refuse than would have to, for asking again to be useless.
-        let is_for_good = denied > spare;
-        errors.sort_by_key(|(_, error)| error.is_denied() != is_for_good);
-        match errors.into_iter().next() {
-            Some((node, error)) => {
-                let error = self.at(node, error);
-                match error.is_denied() == is_for_good {
-                    true => error,
-                    false => BackendError::unavailable(error.into_source()),
-                }
-            }
-            None => BackendError::unavailable("too few servers answered"),
+        let is_for_good = denied > self.spare();
+        if errors.iter().any(|(_, error)| is_overtaken(error)) {
+            return BackendError::unavailable(Overtaken);
+        }
+        let too_few = TooFew(
+            errors
+                .into_iter()
+                .map(|(node, error)| self.at(node, error))
+                .collect(),
+        );
+        match is_for_good {
+            true => BackendError::denied(too_few),
+            false => BackendError::unavailable(too_few),
         }
     }
 
@@ -355,6 +370,10 @@ impl Shared {
         }
         Ok(matches!(answer?, Released::Released(_)))
     }
+}
+
+fn is_overtaken(error: &BackendError) -> bool {
+    error.source().is_some_and(|cause| cause.is::<Overtaken>())
 }
 
 /// Tries to withdraw a claim at one node until it is done, or its votes have ended by themselves.

@@ -212,16 +212,18 @@ impl Tally {
     /// depend on time alone.
     pub(super) fn away(&self) -> Option<Duration> {
         let mut pauses: Vec<Duration> = Vec::new();
+        let mut failed = 0;
         for answer in self.answers.iter().flatten() {
             match answer {
                 Answer::Away(pause) => pauses.push(*pause),
-                Answer::Failed | Answer::Gone => {}
-                Answer::Vote { .. } | Answer::Refused { .. } => pauses.push(Duration::ZERO),
+                Answer::Failed => failed += 1,
+                _ => {}
             }
         }
+        let spare = self.answers.len() - majority(self.answers.len());
+        let missing = (failed + pauses.len()).checked_sub(spare)?;
         pauses.sort_unstable();
-        let pause = pauses.get(majority(self.answers.len()) - 1)?;
-        (!pause.is_zero()).then_some(*pause)
+        pauses.get(missing.checked_sub(1)?).copied()
     }
 }
 

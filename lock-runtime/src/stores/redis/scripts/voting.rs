@@ -14,6 +14,8 @@ fn voting(verb: &str) -> Script {
 }
 
 static ACQUIRE: Lazy<Script> = Lazy::new(|| voting(include_str!("acquire.lua")));
+/// Does nothing, but that the server is known to vote from then on.
+static ATTEND: Lazy<Script> = Lazy::new(|| voting("return ARGV[1] .. ' lost'\n"));
 static RENEW: Lazy<Script> = Lazy::new(|| voting(include_str!("renew.lua")));
 
 /// What is asked of every server that votes.
@@ -66,6 +68,17 @@ pub(in crate::stores::redis) fn vote(claim: &Claim, channel: &str, terms: Terms)
     claim_arguments(&mut call, claim, channel);
     // It may not own the lock without a look at the queue.
     call.arg("");
+    terms_arguments(&mut call, terms);
+    call
+}
+
+/// Makes the server known as one that votes, with the name of no lock.
+pub(in crate::stores::redis) fn attend(name: &LockKey, terms: Terms) -> Call {
+    let mut command = ATTEND.with_keys(3, name);
+    command
+        .arg(Companion::fence(name))
+        .arg(Companion::marker(name));
+    let mut call = Call::script(&ATTEND, command);
     terms_arguments(&mut call, terms);
     call
 }
