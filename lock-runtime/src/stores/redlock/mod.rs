@@ -1,8 +1,8 @@
 //! Locks held by a majority of several Redis servers that know nothing of each other: Redlock.
 //!
 //! Each server is a [`RedisBackend`], with its links and scripts, and votes for one claim of a key
-//! at a time. What the votes come to is decided by the [tally](tally); what a claim has at each node
-//! is kept in [claims], so that what is late is harmless.
+//! at a time. What the votes come to is decided by the tally; what a claim has at each node is kept
+//! among the claims, so that what is late is harmless.
 //!
 //! ```text
 //!   verbs (here) ── rounds ── flights ──► node 1 … node N: a vote is a script
