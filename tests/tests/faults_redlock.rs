@@ -285,12 +285,15 @@ async fn nobody_is_alone_with_another_while_servers_hang_in_turn() {
     }
 }
 
-/// Each server in turn loses everything; the lease is joined again by its renewals.
+/// Each server in turn loses everything, so that it votes for nobody for a while; the lease is joined
+/// again by its renewals.
 #[tokio::test]
 async fn a_rolling_restart_of_all_servers_loses_no_lock() {
     let mut servers = five();
-    let locks = runtime(&servers).await;
-    let guard = locks.lock("k").ttl(ms(3000)).acquire().await.unwrap();
+    let builder = LockRuntime::redlock(urls(&servers)).restart_delay(ms(4000));
+    let builder = builder.default_ttl(ms(4000)).command_timeout(ms(400));
+    let locks = builder.build().await.unwrap();
+    let guard = locks.lock("k").wait(DEADLINE).acquire().await.unwrap();
     let owner = guard.owner_token().as_str().to_owned();
     for server in &mut servers {
         server.kill();

@@ -62,7 +62,9 @@ impl Clock {
             return None;
         }
         known.sort_unstable();
-        let offset = known[(known.len() - 1) / 2];
+        // The median, once all are known. Before, one that so many others are not behind that one of
+        // them must be right.
+        let offset = known[known.len() - majority(state.offsets.len())];
         let time = u64::try_from(micros(now) + offset).ok()?;
         state.last = time.max(state.last + 1);
         Some(state.last)
@@ -93,6 +95,11 @@ mod tests {
         }
         assert_eq!(clock.next(at(100)), None, "two of five are no majority");
         clock.heard(2, 7 * HOUR, at(100));
+        assert_eq!(
+            clock.next(at(100)),
+            Some(5 * HOUR),
+            "not ahead of a right one"
+        );
         clock.heard(3, 9 * HOUR, at(100));
         clock.heard(4, 7 * HOUR + 20, at(100));
         assert_eq!(clock.next(at(300)), Some(7 * HOUR + 210));
