@@ -112,3 +112,6 @@ pub use crate::stores::memory;
 #[cfg(feature = "redis")]
 #[doc(inline)]
 pub use crate::stores::redis;
+#[cfg(feature = "redis")]
+#[doc(inline)]
+pub use crate::stores::redlock;

@@ -9,6 +9,7 @@ pub mod etcd_store;
 pub mod faults;
 pub mod memory_store;
 pub mod redis_store;
+pub mod redlock_store;
 pub mod server;
 
 /// The text of an error and all of its causes, as a log shows it.

@@ -18,6 +18,8 @@ use crate::settings::Settings;
 use crate::stores::etcd::{EtcdBackend, EtcdSettings, EtcdTls};
 #[cfg(feature = "redis")]
 use crate::stores::redis::{RedisBackend, RedisSettings};
+#[cfg(feature = "redis")]
+use crate::stores::redlock::{RedlockBackend, RedlockSettings};
 use lock_protocol::LockKey;
 
 /// The configuration of a runtime, made by one of the constructors of [`LockRuntime`].
@@ -29,6 +31,8 @@ pub struct LockRuntimeBuilder {
     settings: Settings,
     #[cfg(feature = "redis")]
     redis: RedisSettings,
+    #[cfg(feature = "redis")]
+    restart_delay: Option<Duration>,
     #[cfg(any(feature = "redis", feature = "etcd"))]
     lazily: bool,
 }
@@ -38,6 +42,8 @@ enum Source {
     Backend(Arc<dyn ErasedBackend>),
     #[cfg(feature = "redis")]
     Redis(Box<deadpool_redis::Config>),
+    #[cfg(feature = "redis")]
+    Redlock(Vec<deadpool_redis::Config>),
     #[cfg(feature = "etcd")]
     Etcd(Box<EtcdSettings>),
     Fault(LockError),
@@ -50,6 +56,8 @@ impl LockRuntimeBuilder {
             settings: Settings::default(),
             #[cfg(feature = "redis")]
             redis: RedisSettings::default(),
+            #[cfg(feature = "redis")]
+            restart_delay: None,
             #[cfg(any(feature = "redis", feature = "etcd"))]
             lazily: false,
         }
@@ -72,6 +80,11 @@ impl LockRuntimeBuilder {
     #[cfg(feature = "etcd")]
     pub(crate) fn etcd(settings: EtcdSettings) -> LockRuntimeBuilder {
         LockRuntimeBuilder::new(Source::Etcd(Box::new(settings)))
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn redlock(servers: Vec<deadpool_redis::Config>) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::new(Source::Redlock(servers))
     }
 
     /// A builder of which nothing becomes but this error.
@@ -237,6 +250,17 @@ impl LockRuntimeBuilder {
         self
     }
 
+    /// For how long a server that may have lost its data votes for nobody, and the longest ttl that
+    /// a lock may have; 30 s if not set. See
+    /// [`RedlockSettings::restart_delay`](crate::redlock::RedlockSettings::restart_delay) for what it
+    /// costs to turn it off by zero. No effect on other locks than those of
+    /// [`redlock`](LockRuntime::redlock).
+    #[cfg(feature = "redis")]
+    pub fn restart_delay(mut self, delay: Duration) -> LockRuntimeBuilder {
+        self.restart_delay = Some(delay);
+        self
+    }
+
     /// Checks the settings, connects, and checks the server.
     ///
     /// # Errors
@@ -260,6 +284,19 @@ impl LockRuntimeBuilder {
                     RedisBackend::connect_lazily(*config, redis)?
                 } else {
                     RedisBackend::connect(*config, redis).await?
+                })
+            }
+            #[cfg(feature = "redis")]
+            Source::Redlock(servers) => {
+                let mut redlock = RedlockSettings::of(self.redis);
+                redlock.redis.key_prefix.clone_from(&settings.key_prefix);
+                redlock.redis.command_timeout = settings.command_timeout;
+                redlock.restart_delay = self.restart_delay.unwrap_or(redlock.restart_delay);
+                redlock.allows(settings.default_ttl)?;
+                Arc::new(if self.lazily {
+                    RedlockBackend::connect_lazily(&servers, redlock)?
+                } else {
+                    RedlockBackend::connect(&servers, redlock).await?
                 })
             }
             #[cfg(feature = "etcd")]
@@ -294,6 +331,29 @@ impl LockRuntime {
     #[cfg(feature = "redis")]
     pub fn redis(url: impl Into<String>) -> LockRuntimeBuilder {
         LockRuntimeBuilder::redis(url.into())
+    }
+
+    /// Locks held by a majority of several Redis servers that know nothing of each other: an odd
+    /// number of URLs as [`redis`](LockRuntime::redis) takes them, 3 at least. The locks live on as
+    /// long as a majority of the servers does, whichever it is.
+    ///
+    /// Servers that have never been seen before vote after
+    /// [`restart_delay`](LockRuntimeBuilder::restart_delay): [`build`](LockRuntimeBuilder::build) does
+    /// not wait for that, and claims do.
+    ///
+    /// ```no_run
+    /// use lock_runtime::LockRuntime;
+    ///
+    /// # async fn example() -> Result<(), lock_runtime::LockError> {
+    /// let urls = ["redis://one", "redis://two", "redis://three"];
+    /// let locks = LockRuntime::redlock(urls).build().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "redis")]
+    pub fn redlock(urls: impl IntoIterator<Item = impl Into<String>>) -> LockRuntimeBuilder {
+        let servers = urls.into_iter().map(deadpool_redis::Config::from_url);
+        LockRuntimeBuilder::redlock(servers.collect())
     }
 
     /// Locks on the Redis server of a deadpool configuration, whose pool settings are kept.

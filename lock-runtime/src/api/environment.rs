@@ -16,7 +16,8 @@ const LOCK_URL: &str = "LOCK_URL";
 
 /// What [`LOCK_URL`] may be.
 const FORMS: &str = "`redis://host:port`, `rediss://host:port`, `unix:///path/to/socket`, \
-     `etcd://host:port,host:port`, `etcds://host:port` or `memory:`";
+     `redis+redlock://host:port,host:port,host:port`, `etcd://host:port,host:port`, \
+     `etcds://host:port` or `memory:`";
 
 /// Hands the value of a variable to the builder, or says what is wrong with it.
 type Set = fn(LockRuntimeBuilder, &str) -> Result<LockRuntimeBuilder, String>;
@@ -102,6 +103,16 @@ fn source(
         Some("memory") if url == "memory:" => Ok(LockRuntimeBuilder::backend(MemoryBackend::new())),
         #[cfg(feature = "redis")]
         Some("redis" | "rediss" | "unix") => Ok(LockRuntimeBuilder::redis(url.to_owned())),
+        #[cfg(feature = "redis")]
+        Some("redis+redlock" | "rediss+redlock" | "redlock") => {
+            let (urls, restart_delay) = redlock(url)
+                .map_err(|fault| format!("the environment variable `{LOCK_URL}` {fault}"))?;
+            let builder = LockRuntime::redlock(urls);
+            Ok(match restart_delay {
+                Some(delay) => builder.restart_delay(delay),
+                None => builder,
+            })
+        }
         #[cfg(feature = "etcd")]
         Some(scheme) if etcd::is_scheme(scheme) => {
             let settings = etcd::settings(url, variable);
@@ -110,7 +121,9 @@ fn source(
             Ok(LockRuntimeBuilder::etcd(settings))
         }
         #[cfg(not(feature = "redis"))]
-        Some("redis" | "rediss" | "unix") => Err(is_off("redis")),
+        Some("redis" | "rediss" | "unix" | "redis+redlock" | "rediss+redlock" | "redlock") => {
+            Err(is_off("redis"))
+        }
         #[cfg(not(feature = "etcd"))]
         Some("etcd" | "etcds" | "etcd+http" | "etcd+https") => Err(is_off("etcd")),
         // The value may hold a password, so it is not shown.
@@ -127,6 +140,45 @@ fn is_off(feature: &str) -> String {
         "the environment variable `{LOCK_URL}` needs the feature `{feature}` of lock-runtime, which \
          is off; `cargo add lock-runtime --features {feature}` switches it on"
     )
+}
+
+/// The servers of `scheme://[user:password@]host:port,host:port,…[/db][?restart_delay=30s]`, as one
+/// URL each, and the parameter. Of a fault no part of the value is told: it may hold a password.
+#[cfg(feature = "redis")]
+fn redlock(url: &str) -> Result<(Vec<String>, Option<Duration>), String> {
+    let form = || "must be `redis+redlock://host:port,host:port,host:port`".to_owned();
+    let (scheme, rest) = url.split_once("://").ok_or_else(form)?;
+    let scheme = match scheme {
+        "rediss+redlock" => "rediss",
+        _ => "redis",
+    };
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, query)) => (rest, Some(query)),
+        None => (rest, None),
+    };
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((user, rest)) => (format!("{user}@"), rest),
+        None => (String::new(), rest),
+    };
+    let (hosts, database) = match rest.split_once('/') {
+        Some((hosts, database)) => (hosts, format!("/{database}")),
+        None => (rest, String::new()),
+    };
+    if hosts.split(',').any(str::is_empty) {
+        return Err(form());
+    }
+    let of_host = |host| format!("{scheme}://{user}{host}{database}");
+    let urls = hosts.split(',').map(of_host).collect();
+    let mut restart_delay = None;
+    for parameter in query.iter().flat_map(|query| query.split('&')) {
+        restart_delay = match parameter.split_once('=') {
+            Some(("restart_delay", text)) => Some(
+                duration(text).map_err(|fault| format!("has a `restart_delay` that {fault}"))?,
+            ),
+            _ => return Err("has a parameter other than `restart_delay`".to_owned()),
+        };
+    }
+    Ok((urls, restart_delay))
 }
 
 /// A duration of a setting that is bounded like a ttl: out of its bounds, the error shall name the variable.
@@ -157,7 +209,7 @@ impl LockRuntime {
     ///
     /// | variable | what it sets |
     /// |---|---|
-    /// | `LOCK_URL` | the store: `redis://…`, `rediss://…`, `unix://…`, `etcd://host:port,host:port`, `etcds://…` or `memory:`; required |
+    /// | `LOCK_URL` | the store: `redis://…`, `rediss://…`, `unix://…`, `redis+redlock://…` (or `rediss+redlock://…`) with the servers of [`redlock`](LockRuntime::redlock) and perhaps `?restart_delay=30s`, `etcd://host:port,host:port`, `etcds://…` or `memory:`; required |
     /// | `LOCK_PREFIX` | [`key_prefix`](LockRuntimeBuilder::key_prefix) |
     /// | `LOCK_TTL` | [`default_ttl`](LockRuntimeBuilder::default_ttl) |
     /// | `LOCK_WAIT` | [`default_wait`](LockRuntimeBuilder::default_wait) |
@@ -301,5 +353,36 @@ mod tests {
         let missing = ("LOCK_TLS_ROOT_CERTIFICATES", "/nowhere/ca.pem");
         let fault = settings(&[URL, missing]).await.expect_err("no such file");
         assert!(fault.contains(missing.0), "{fault}");
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn a_url_names_several_servers_and_the_restart_delay() {
+        let (urls, delay) = redlock("redis+redlock://a:1,b,[::1]:3").expect("a URL");
+        assert_eq!(urls, ["redis://a:1", "redis://b", "redis://[::1]:3"]);
+        assert_eq!(delay, None);
+        let (urls, delay) =
+            redlock("rediss+redlock://u:p@a,b,c/2?restart_delay=0s").expect("a URL");
+        let each = ["a", "b", "c"].map(|host| format!("rediss://u:p@{host}/2"));
+        assert_eq!(urls, each);
+        assert_eq!(delay, Some(Duration::ZERO));
+        assert_eq!(redlock("redlock://a,b,c").expect("a URL").0[0], "redis://a");
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn what_is_wrong_with_a_url_of_several_servers_is_told_without_the_password() {
+        for (url, part) in [
+            ("redlock:a,b,c", "must be"),
+            ("redlock://u:secret@a,,c", "must be"),
+            (
+                "redlock://u:secret@a,b,c?restart_delay=soon",
+                "restart_delay",
+            ),
+            ("redlock://u:secret@a,b,c?secret=1", "parameter"),
+        ] {
+            let fault = redlock(url).expect_err("a fault");
+            assert!(fault.contains(part) && !fault.contains("secret"), "{fault}");
+        }
     }
 }

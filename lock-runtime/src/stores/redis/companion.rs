@@ -6,6 +6,8 @@ use lock_protocol::LockKey;
 
 /// What ends the name of the queue of a lock.
 const QUEUE: &str = LockKey::COMPANIONS[0];
+/// What ends the name of the largest fencing token of a lock.
+const FENCE: &str = LockKey::COMPANIONS[4];
 /// What ends the name of a counter.
 const COUNTER: &str = LockKey::COMPANIONS[1];
 /// The counters that the locks of a prefix share, two digits each: few, since each is a key that
@@ -33,6 +35,20 @@ impl<'a> Companion<'a> {
         // `LockKey` refuses whatever could be called like this.
         Companion {
             parts: ["{", key.prefix(), "}:", &COUNTERS[at..at + 2], COUNTER],
+        }
+    }
+
+    /// The largest fencing token that a server has stored for `key`, where it is one of several that
+    /// vote.
+    pub(super) fn fence(key: &'a LockKey) -> Companion<'a> {
+        Companion::in_slot(key, FENCE)
+    }
+
+    /// Since when a server is known to vote for the locks of the prefix of `key`.
+    pub(super) fn marker(key: &'a LockKey) -> Companion<'a> {
+        // It ends like a counter, so no lock is called like this.
+        Companion {
+            parts: ["{", key.prefix(), "}:", "votes", COUNTER],
         }
     }
 
@@ -101,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_endings_are_those_that_keys_must_not_have() {
-        assert_eq!([QUEUE, COUNTER], [":waiters", ":counter"]);
+        assert_eq!([QUEUE, COUNTER, FENCE], [":waiters", ":counter", ":fence"]);
         assert!(LockKey::COMPANIONS.contains(&":holders"));
     }
 
@@ -120,7 +136,7 @@ mod tests {
     #[test]
     fn no_key_is_called_like_a_counter() {
         for prefix in ["lock:", "", "a", "a{b}", "{", "}", "a}", "{}", "{t}"] {
-            for number in ["00", "3f"] {
+            for number in ["00", "3f", "votes"] {
                 let name = format!("{{{prefix}}}:{number}{COUNTER}");
                 for (at, _) in name.char_indices() {
                     let (prefix, key) = name.split_at(at);

@@ -232,7 +232,12 @@ impl Link {
 
     /// Asks for a sign of life, as soon as there is a connection.
     pub(super) fn ping(&self, within: Duration) -> Answer {
-        self.send_within(smallvec![Call::ping()], Unheard::Skip, within)
+        self.ask_within(Call::ping(), within)
+    }
+
+    /// Asks as soon as there is a connection.
+    pub(super) fn ask_within(&self, call: Call, within: Duration) -> Answer {
+        self.send_within(smallvec![call], Unheard::Skip, within)
     }
 
     /// Looks whether the connection is alive, if there is one.

@@ -27,8 +27,9 @@ mod link;
 mod message;
 mod node;
 mod pushes;
-mod scripts;
+pub(in crate::stores) mod scripts;
 mod thread;
+pub(in crate::stores) mod voter;
 mod wakeups;
 
 use std::fmt;
@@ -73,7 +74,7 @@ pub struct RedisBackend {
     pool: Pool,
     acl_rule: String,
     executor: Arc<OnTokio>,
-    _thread: Running,
+    _thread: Option<Running>,
 }
 
 impl RedisBackend {
@@ -114,16 +115,28 @@ impl RedisBackend {
         config: Config,
         settings: RedisSettings,
     ) -> Result<RedisBackend, LockError> {
+        let thread = Thread::start().map_err(BackendError::unavailable)?;
+        let (mut backend, keepers) = RedisBackend::on(&config, &settings, thread.handle())?;
+        backend._thread = Some(thread.run(keepers.into_iter().map(Keeper::run)));
+        Ok(backend)
+    }
+
+    /// The backend whose connections live on `executor`, and what keeps them, which is still to be
+    /// run there.
+    fn on(
+        config: &Config,
+        settings: &RedisSettings,
+        executor: &Handle,
+    ) -> Result<(RedisBackend, Vec<Keeper>), LockError> {
         let wakeups = Arc::new(Wakeups::default());
         let short_ways = ShortWays::default();
         let pushes = Arc::new(Pushes::new(Arc::clone(&wakeups), Arc::clone(&short_ways)));
         let receiver = Arc::clone(&pushes);
-        let (pool, address) = config::pool(&config, &settings, move |push| {
+        let (pool, address) = config::pool(config, settings, move |push| {
             receiver.receive(&push);
             Ok(())
         })?;
 
-        let thread = Thread::start().map_err(BackendError::unavailable)?;
         let channel_prefix = settings.channel_prefix();
         let backend = Uuid::new_v4().simple();
         let target = Target {
@@ -138,17 +151,17 @@ impl RedisBackend {
         };
         let channels =
             (0..settings.lanes).map(|lane| format!("{channel_prefix}{backend}:{lane}").into());
-        let executor = thread.handle().clone();
-        let (node, keepers) = Node::new(&executor, target, channels, &wakeups, short_ways);
+        let (node, keepers) = Node::new(executor, target, channels, &wakeups, short_ways);
         pushes.connect(node.lanes());
-        Ok(RedisBackend {
+        let backend = RedisBackend {
             node,
             wakeups,
             pool,
             acl_rule: scripts::acl_rule(&settings.key_prefix, &channel_prefix),
-            executor: Arc::new(OnTokio(executor)),
-            _thread: thread.run(keepers.into_iter().map(Keeper::run)),
-        })
+            executor: Arc::new(OnTokio(executor.clone())),
+            _thread: None,
+        };
+        Ok((backend, keepers))
     }
 
     /// The pool the connections are checked out of: for its [status](Pool::status), and to resize it.

@@ -99,6 +99,11 @@ impl Node {
         &self.lanes
     }
 
+    /// Where the server is.
+    pub(super) fn address(&self) -> &str {
+        &self.target.address
+    }
+
     /// Which lane is that of `key`: always the same, so that whatever concerns one key stays in
     /// order.
     pub(super) fn lane_of(&self, key: &LockKey) -> usize {

@@ -1,5 +1,7 @@
 //! The scripts as typed questions and typed answers: the only place that knows the order of their arguments and replies.
 
+pub(in crate::stores) mod voting;
+
 use std::fmt::Display;
 use std::io::Write;
 use std::time::Duration;
@@ -64,8 +66,8 @@ impl Script {
         }
     }
 
-    /// A call of the script with its keys.
-    fn call(&'static self, key: &LockKey) -> Call {
+    /// EVALSHA, the hash, the number of keys, and the first of these.
+    fn command(&self, key: &LockKey) -> Cmd {
         // Enough for a release with a next claim, which has the most arguments.
         let mut command = empty_command(12, 320 + 3 * key.stored().len());
         command
@@ -73,6 +75,12 @@ impl Script {
             .arg(&self.hash)
             .arg(self.keys)
             .arg(key.stored());
+        command
+    }
+
+    /// A call of the script with its keys.
+    fn call(&'static self, key: &LockKey) -> Call {
+        let mut command = self.command(key);
         if self.keys > 1 {
             command
                 .arg(Companion::queue(key))

@@ -1,0 +1,253 @@
+//! Rounds of votes: how a claim gets the lock, or stands back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lock_protocol::{Acquired, BackendError, Claim, Grant, Holder, Instant, valid_until};
+use tokio::time::{sleep, timeout};
+
+use super::claims::claimed_by;
+use super::config::too_long;
+use super::shared::{PROPOSALS, Shared, block};
+use super::tally::{Answer, Tally, Verdict};
+use crate::clock;
+use crate::stores::redis::scripts::voting::Vote;
+use lock_protocol::Overtaken;
+
+/// How often a claim that does not wait tries again where nobody has a majority.
+const TRIES: u32 = 6;
+/// In how many round trips one who has votes and no majority asks again, at the most.
+const PAUSE: u32 = 4;
+
+/// For how long a claim without a majority waits for the answers that are still to come, at least,
+/// when a majority of the nodes has answered.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// Why a lock cannot be had of servers that have restarted.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "servers that may have lost their data vote again in {}, as `restart_delay` says",
+    humantime::format_duration(*.0)
+)]
+struct Restarted(Duration);
+
+/// What became of one round.
+struct Round {
+    tally: Tally,
+    proposal: u64,
+    errors: Vec<(usize, BackendError)>,
+}
+
+impl Shared {
+    pub(super) async fn acquire(self: &Arc<Self>, claim: &Claim) -> Result<Acquired, BackendError> {
+        let longest = self.settings.longest_ttl();
+        if claim.ttl > longest {
+            return Err(BackendError::denied(too_long(claim.ttl, longest)));
+        }
+        let start = clock::now();
+        let longest_try = self.settings.redis.command_timeout / 2;
+        if !self.clock.is_known() {
+            let within = self.settings.redis.command_timeout;
+            let learned = self.learn_time(within).await;
+            learned.map_err(BackendError::unavailable)?;
+        }
+        let (mut number, mut asked) = self.claims.begin(claim, self.nodes.len(), clock::now());
+        let (mut least, mut proposals, mut tries) = (0, 0, 0);
+        loop {
+            let round = self.round(claim, (number, asked), least).await?;
+            let holder = round.tally.holder();
+            let votes = round.tally.votes();
+            let pause = match round.tally.verdict(clock::now()) {
+                Verdict::Granted { until, above } => {
+                    let valid_for = until.since(start).min(claim.ttl);
+                    let promised = valid_until(start, valid_for);
+                    if !self.claims.promise(&claim.owner, number, promised) {
+                        return Err(overtaken());
+                    }
+                    let block = block(round.proposal, above, claim.tokens);
+                    return Ok(Acquired::Granted(Grant::new(block, valid_for)));
+                }
+                Verdict::Behind(known) if proposals < PROPOSALS => {
+                    proposals += 1;
+                    least = known + 1;
+                    Duration::ZERO
+                }
+                Verdict::Gone => {
+                    self.stand_back(claim, number, false).await;
+                    self.claims.forget_blank(&claim.owner);
+                    return Ok(Acquired::Taken(holder));
+                }
+                Verdict::Unavailable => {
+                    // A claim that cannot win must not sit on votes.
+                    self.stand_back(claim, number, false).await;
+                    return Err(self.why(round));
+                }
+                Verdict::Held if !claim.queue => {
+                    self.stand_back(claim, number, false).await;
+                    self.claims.forget_blank(&claim.owner);
+                    return Ok(Acquired::Taken(holder));
+                }
+                Verdict::Held if votes == 0 => return Ok(Acquired::Queued(holder)),
+                Verdict::Held | Verdict::Split | Verdict::Behind(_) | Verdict::Pending => {
+                    tries += 1;
+                    if !claim.queue {
+                        number = self.stand_back(claim, number, false).await;
+                        if tries >= TRIES || clock::now().since(start) > longest_try {
+                            self.claims.forget_blank(&claim.owner);
+                            return Ok(Acquired::Taken(holder));
+                        }
+                    } else if votes == 0 {
+                        return Ok(Acquired::Queued(holder));
+                    } else if tries > 1 {
+                        // Others had time to give theirs to this one.
+                        self.stand_back(claim, number, true).await;
+                        return Ok(Acquired::Queued(Holder::of_ours(self.pause())));
+                    }
+                    self.pause()
+                }
+            };
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
+            let begun = self.claims.begin_again(&claim.owner, number, clock::now());
+            (number, asked) = begun.ok_or_else(overtaken)?;
+        }
+    }
+
+    /// A random pause, so that of those who have split the votes one asks first.
+    fn pause(&self) -> Duration {
+        let share = f64::from(clock::chance()) / f64::from(u32::MAX);
+        (self.round_trip() * PAUSE).mul_f64(share)
+    }
+
+    /// Gives back what the claim has, as [`Claims::give_back`](super::claims::Claims::give_back)
+    /// does. Returns the latest round.
+    async fn stand_back(self: &Arc<Self>, claim: &Claim, number: u64, votes_only: bool) -> u64 {
+        let now = clock::now();
+        let (stubs, latest) = self.claims.give_back(&claim.owner, number, votes_only, now);
+        self.give_back(stubs).await;
+        latest
+    }
+
+    /// Asks all nodes for their votes for the claim, which each knows as `asked`, until it is
+    /// decided. What is answered later is taken in as well.
+    async fn round(
+        self: &Arc<Self>,
+        claim: &Claim,
+        (number, asked): (u64, Vec<Claim>),
+        least: u64,
+    ) -> Result<Round, BackendError> {
+        let sent_at = clock::now();
+        let Some(time) = self.clock.next(sent_at) else {
+            return Err(BackendError::unavailable(
+                "the time of the servers is not known",
+            ));
+        };
+        let proposal = time.max(least);
+        let terms = self.terms(proposal);
+        let mut flights = self.flights(0..self.nodes.len(), |shared, node| {
+            let (asked, owner) = (asked[node].clone(), claim.owner.clone());
+            async move {
+                let answer = shared.nodes[node].vote(&asked, terms).await;
+                let now = clock::now();
+                match &answer {
+                    Ok(Vote::Given { time, .. }) => {
+                        shared.clock.heard(node, *time, now);
+                        shared
+                            .claims
+                            .answered(&owner, (node, number), &asked.owner, true, false);
+                    }
+                    Ok(Vote::Refused { time, queued, .. }) => {
+                        shared.clock.heard(node, *time, now);
+                        shared.claims.answered(
+                            &owner,
+                            (node, number),
+                            &asked.owner,
+                            false,
+                            *queued,
+                        );
+                    }
+                    Ok(Vote::Away(_) | Vote::Lost) => {
+                        shared
+                            .claims
+                            .answered(&owner, (node, number), &asked.owner, false, false);
+                    }
+                    Err(_) => {}
+                }
+                (node, answer)
+            }
+        });
+        let mut round = Round {
+            tally: Tally::new(self.nodes.len(), proposal),
+            proposal,
+            errors: Vec::new(),
+        };
+        let quorum = self.quorum();
+        let mut answered = 0;
+        flights
+            .until(|(node, answer)| {
+                answered += 1;
+                round.take(node, claim, sent_at, answer);
+                answered >= quorum || round.tally.verdict(clock::now()) != Verdict::Pending
+            })
+            .await;
+        self.took(clock::now().since(sent_at));
+        if round.tally.verdict(clock::now()) == Verdict::Pending {
+            // Of the rest some may hang, and nobody is to sit on votes as long.
+            let patience = (self.round_trip() * PAUSE).max(PATIENCE);
+            let rest = flights.until(|(node, answer)| {
+                round.take(node, claim, sent_at, answer);
+                round.tally.verdict(clock::now()) != Verdict::Pending
+            });
+            // Whether it is decided then, the tally tells.
+            let _ = timeout(patience, rest).await;
+        }
+        Ok(round)
+    }
+
+    /// Why too few servers vote.
+    fn why(&self, round: Round) -> BackendError {
+        match round.tally.away() {
+            Some(pause) => BackendError::unavailable(Restarted(pause)),
+            None => self.worst(round.errors),
+        }
+    }
+}
+
+impl Round {
+    fn take(
+        &mut self,
+        node: usize,
+        claim: &Claim,
+        sent_at: Instant,
+        answer: Result<Vote, BackendError>,
+    ) {
+        let answer = match answer {
+            Ok(Vote::Given { before, .. }) => Answer::Vote {
+                sent_at,
+                ttl: claim.ttl,
+                before,
+            },
+            // A free node, or one where it would wait, refuses only what was withdrawn.
+            Ok(Vote::Refused { who, queued, .. }) if !queued && (claim.queue || who.is_empty()) => {
+                Answer::Gone
+            }
+            Ok(Vote::Refused { holder, who, .. }) => Answer::Refused {
+                holder,
+                who: claimed_by(&who).into(),
+            },
+            Ok(Vote::Away(pause)) => Answer::Away(pause),
+            Ok(Vote::Lost) => Answer::Failed,
+            Err(error) => {
+                self.errors.push((node, error));
+                Answer::Failed
+            }
+        };
+        self.tally.take(node, answer);
+    }
+}
+
+/// A later question about the claim went ahead, or its end.
+fn overtaken() -> BackendError {
+    BackendError::unavailable(Overtaken)
+}
