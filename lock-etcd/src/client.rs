@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use prost::Message;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::client::Grpc;
@@ -35,6 +36,8 @@ pub(crate) struct Client {
     patience: Duration,
     permission: String,
     state: Mutex<State>,
+    /// The number of the present connection, for those who use one for long.
+    moved: watch::Sender<u64>,
 }
 
 struct State {
@@ -88,6 +91,7 @@ impl Client {
                 is_open_to_all: false,
             }),
             targets,
+            moved: watch::Sender::new(0),
         })
     }
 
@@ -204,6 +208,17 @@ impl Client {
         state.number += 1;
         state.place = (state.place + 1) % self.targets.len();
         state.channel = self.targets[state.place].connect_lazy();
+        self.moved.send_replace(state.number);
+    }
+
+    /// Resolves when this connection has been left for another: its member may stand still, of which
+    /// a stream that has nothing to say hears nothing.
+    pub(crate) fn left(&self, connection: &Connection) -> impl Future<Output = ()> + use<> {
+        let (mut moved, number) = (self.moved.subscribe(), connection.number);
+        async move {
+            // It fails only when the client has gone.
+            let _ = moved.wait_for(|present| *present != number).await;
+        }
     }
 
     /// Gets a token for the user, if there is one and it has none.

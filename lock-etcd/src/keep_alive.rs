@@ -104,6 +104,7 @@ async fn serve(
         Ok(opened) => opened,
         Err(fault) => return fault,
     };
+    let mut left = pin!(client.left(&connection));
     loop {
         let patience = client.patience();
         let deadline = waiting.front().map(|ask| ask.sent + patience);
@@ -131,6 +132,9 @@ async fn serve(
                     return Fault::of(&status);
                 }
             },
+            () = &mut left, if waiting.is_empty() => {
+                return Fault::Unknown("the member was left for another".to_owned());
+            }
             next = asked.recv() => match next {
                 Some(next) => ask(questions, waiting, next),
                 None => return Fault::Closed,

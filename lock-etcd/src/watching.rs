@@ -3,6 +3,7 @@
 //! What it tells only wakes: who holds a lock is concluded from reads alone.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -135,8 +136,10 @@ impl Stream {
         let Ok((connection, mut answers)) = opened else {
             return;
         };
+        let mut left = pin!(self.client.left(&connection));
         loop {
             tokio::select! {
+                () = &mut left => return,
                 answer = answers.message() => match answer {
                     Ok(Some(answer)) => self.hear(&answer),
                     Ok(None) => return self.client.broke(&connection, None),
