@@ -175,6 +175,26 @@ async fn a_call_that_is_dropped_at_any_poll_leaves_none_taken() {
     assert!(polls > 5, "{polls}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_timeout_names_each_lock_once() {
+    let store = MemoryBackend::new();
+    let (one, other) = (runtime(&store).await, runtime(&store).await);
+    let _theirs = other.lock("b").acquire().await.unwrap();
+    let outer = one.lock("a").run(async |_| {
+        let again = one.lock("a").run(async |_| {
+            let wanted = one.lock("b").wait(Duration::from_secs(1));
+            wanted.run(async |_| ()).await
+        });
+        again.await?
+    });
+    let refused = outer.await.unwrap().unwrap_err();
+    let LockError::Timeout { holding, .. } = &refused else {
+        panic!("{refused}");
+    };
+    let names: Vec<_> = holding.keys().iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["a"]);
+}
+
 /// What is in the accounts, added up.
 fn sum(accounts: &[AtomicU64]) -> u64 {
     accounts.iter().map(|it| it.load(Ordering::Relaxed)).sum()

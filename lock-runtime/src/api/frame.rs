@@ -71,12 +71,15 @@ impl Frame {
         None
     }
 
-    /// The keys of the locks that the bodies around this call hold.
+    /// The keys of the locks that the bodies around this call hold, each once.
     pub(crate) fn held() -> Vec<LockKey> {
         let mut held = Vec::new();
         let mut frame = Frame::current();
         while let Some(inner) = frame {
-            held.push(inner.handle.key().clone());
+            // A nested body has the lock of another around it.
+            if !held.contains(inner.handle.key()) {
+                held.push(inner.handle.key().clone());
+            }
             frame = inner.outer.clone();
         }
         held
