@@ -85,15 +85,35 @@ impl Entered {
         let several = (keys.len() > 1).then(|| ordered(keys));
         let mut waiting = Entering {
             patience: Patience::new(engine, terms, wait),
-            options,
-            frame: Frame::current(),
+            handles: SmallVec::new(),
             rights: SmallVec::new(),
         };
         for key in several.as_ref().unwrap_or(keys) {
             let holding = Frame::holding(engine, key);
             waiting.enter_one(key, holding, several.is_none()).await?;
         }
-        let Entering { frame, rights, .. } = waiting;
+        let Entering {
+            handles, rights, ..
+        } = waiting;
+        if several.is_some() {
+            // The first may have been lost while the last was waited for; and that would be no end
+            // of a body that goes on when a lock is lost.
+            handles.iter().try_for_each(LockHandle::check)?;
+            for right in &rights {
+                if let Right::Own(hold) = right {
+                    hold.begin();
+                }
+            }
+        }
+        let mut frame = Frame::current();
+        for (handle, right) in handles.into_iter().zip(&rights) {
+            let handle = match right {
+                Right::Own(_) | Right::Lent => handle,
+                // Its limit counts from when all are there, too.
+                Right::Nested(_) => handle.nested(options.max_hold),
+            };
+            frame = Some(Frame::new(handle, frame));
+        }
         let Some(frame) = frame else {
             unreachable!("there is a key, which made a frame");
         };
@@ -105,13 +125,6 @@ impl Entered {
         };
         if let Some(least) = options.min_hold {
             keep(&entered.handles().cloned().collect::<Vec<_>>(), least).await?;
-        }
-        if several.is_some() {
-            for right in &entered.rights {
-                if let Right::Own(hold) = right {
-                    hold.begin();
-                }
-            }
         }
         Ok(Box::new(entered))
     }
@@ -314,9 +327,8 @@ impl<'a> Patience<'a> {
 /// A call on its way into its body.
 struct Entering<'a> {
     patience: Patience<'a>,
-    options: &'a LockOptions,
-    /// The innermost body so far.
-    frame: Option<Arc<Frame>>,
+    /// Those of the rights; of a nested one that of the body around it.
+    handles: SmallVec<[LockHandle; 1]>,
     rights: SmallVec<[Right; 1]>,
 }
 
@@ -331,8 +343,7 @@ impl Entering<'_> {
             Some(outer) => {
                 let turn = self.patience.turn(key, &outer).await?;
                 outer.handle().check()?;
-                let handle = outer.handle().nested(self.options.max_hold);
-                (handle, Right::Nested(turn))
+                (outer.handle().clone(), Right::Nested(turn))
             }
             None => {
                 let is_first = self.rights.is_empty();
@@ -340,7 +351,7 @@ impl Entering<'_> {
                 (LockHandle::new(hold.view()), Right::Own(hold))
             }
         };
-        self.frame = Some(Frame::new(handle, self.frame.take()));
+        self.handles.push(handle);
         self.rights.push(right);
         Ok(())
     }

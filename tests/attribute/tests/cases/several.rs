@@ -187,3 +187,65 @@ async fn a_lost_key_ends_a_body_that_holds_others() {
     })
     .await;
 }
+
+#[distributed_lock(keys = ["a", "b"], ttl = "1s", wait = "9s", on_lost = continue)]
+async fn goes_on() -> Res<()> {
+    note("the body of goes_on");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_goes_on_when_lost_does_not_begin_without_all_of_its_keys() {
+    let (store, locks) = recorded().await;
+    LockRuntime::scope(locks.clone(), async {
+        for is_stolen in [false, true] {
+            let b = locks.lock("b").acquire().await.unwrap();
+            let meanwhile = async {
+                sleep(Duration::from_millis(10)).await;
+                assert!(store.is_held("a"));
+                if is_stolen {
+                    store.steal("a");
+                }
+                sleep(Duration::from_secs(3)).await;
+                b.release().await.unwrap();
+            };
+            let (outcome, ()) = tokio::join!(goes_on(), meanwhile);
+            let begun = events().iter().any(|event| event == "the body of goes_on");
+            assert_eq!(begun, !is_stolen);
+            assert_eq!(outcome.is_err_and(|error| error.is_lost()), is_stolen);
+        }
+        store.expire("a");
+    })
+    .await;
+}
+
+#[distributed_lock(key = "a")]
+async fn around_limited() -> Res<Duration> {
+    limited_within().await
+}
+
+#[distributed_lock(keys = ["a", "b"], wait = "9s", max_hold = "1s", guard = [a, _b])]
+async fn limited_within() -> Res<Duration> {
+    sleep(Duration::from_millis(900)).await;
+    Ok(a.remaining())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_limit_of_a_nested_call_counts_from_the_last_of_its_keys() {
+    let (_, locks) = recorded().await;
+    LockRuntime::scope(locks.clone(), async {
+        let b = locks.lock("b").acquire().await.unwrap();
+        let frees = async {
+            sleep(Duration::from_millis(1_500)).await;
+            b.release().await.unwrap();
+        };
+        let (left, ()) = tokio::join!(around_limited(), frees);
+        let left = left.unwrap();
+        assert!(
+            !left.is_zero() && left <= Duration::from_millis(100),
+            "{left:?}"
+        );
+    })
+    .await;
+    let _ = events();
+}
