@@ -44,18 +44,20 @@ impl Core {
         });
     }
 
-    /// The same, unless a claim may live by it that is known here.
+    /// The same, unless a claim may live by it that is known here. None comes to use it later.
     pub(crate) fn discard_unless_used(self: &Arc<Core>, lease: Lease) {
         if !self.book.uses(lease.id, None) {
+            self.leases.take_out(lease.id);
             self.discard(lease);
         }
     }
 
-    /// Keeps the lease of a claim that ended, or ends it where that claim may still be heard of.
+    /// Keeps the lease of a claim that ended and is forgotten, or ends it where that claim may still
+    /// be heard of. Where another claim lives by it, it is left to that.
     pub(crate) fn end(self: &Arc<Core>, lease: Lease, in_doubt: bool) {
         if in_doubt || lease.proven.is_none() {
-            self.discard(lease);
-        } else {
+            self.discard_unless_used(lease);
+        } else if !self.book.uses(lease.id, None) {
             self.leases.put_back(lease);
         }
     }

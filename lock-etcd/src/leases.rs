@@ -139,6 +139,11 @@ impl Leases {
         }
     }
 
+    /// Lets nobody use this lease that is kept, if it is.
+    pub(crate) fn take_out(&self, id: i64) {
+        self.idle_ones().retain(|idle| idle.lease.id != id);
+    }
+
     /// Takes out the leases that nobody has used for long, to be revoked; all if `all`.
     pub(crate) fn stale(&self, all: bool) -> Vec<i64> {
         let now = Instant::now();

@@ -300,7 +300,9 @@ impl Core {
                 let is_shared = next
                     .as_ref()
                     .is_some_and(|(_, boarding)| boarding.is_shared);
-                if let (Some(entry), false) = (self.forget(owner), is_shared) {
+                let entry = self.forget(owner);
+                // By one that was lent the next claim may live, even if it was given another since.
+                if let Some(entry) = entry.filter(|entry| !is_shared && !entry.lent) {
                     self.end(entry.lease, entry.in_doubt);
                 }
                 let Some(((next, boarding), entered)) = next.zip(*entered) else {
@@ -508,7 +510,9 @@ impl Core {
                 .await?;
         }
         self.forget(owner.as_str());
-        self.end(entry.lease, entry.in_doubt);
+        if !entry.lent {
+            self.end(entry.lease, entry.in_doubt);
+        }
         Ok(())
     }
 

@@ -1,0 +1,69 @@
+//! Leases of etcd that claims share or have left: none is ended by which another claim lives.
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use lock_protocol::{Acquired, Backend, Claim, LockKey, OwnerToken, Release, Released};
+use lock_tests::etcd::Cluster;
+use lock_tests::etcd_store::connect;
+use tokio::time::sleep;
+
+const TTL: Duration = Duration::from_secs(60);
+/// By when a server that was started again answers.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn claim(key: &LockKey, owner: &str) -> Claim {
+    Claim::new(key.clone(), OwnerToken::new(owner), TTL).queued()
+}
+
+/// Asks for `claim` until the answer is as wanted.
+async fn acquire(backend: &impl Backend, claim: &Claim, is_wanted: fn(&Acquired) -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let answer = backend.acquire(claim).await;
+        if answer.as_ref().is_ok_and(is_wanted) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{answer:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_release_that_is_asked_again_does_not_end_the_lease_of_the_next_claim() {
+    let mut cluster = Cluster::start();
+    let here = connect(&cluster).await;
+    for (name, is_told_again) in [("alone", false), ("together", true)] {
+        let key = LockKey::new("lock:", name).unwrap();
+        let (holder, next) = (claim(&key, "holder"), claim(&key, "next"));
+        acquire(&here, &holder, |it| matches!(it, Acquired::Granted(_))).await;
+        let (_, lease) = cluster.owner(key.stored()).unwrap();
+
+        // A release that takes the next claim along is lost on its way, with the server.
+        cluster.pause(0);
+        let release = Release::new(key.clone(), holder.owner.clone());
+        let lost = here
+            .release(&release.clone().then(Some(next.clone())))
+            .await;
+        lost.unwrap_err();
+        cluster.kill(0);
+        cluster.revive(0);
+        // So the next claim asks by itself, and waits behind the holder.
+        acquire(&here, &next, |it| matches!(it, Acquired::Queued(_))).await;
+        let contenders = format!("{}/", key.stored());
+        let claims = cluster.claims();
+        let contend = claims.iter().filter(|it| it.starts_with(&contenders));
+        assert_eq!(contend.count(), 2);
+
+        let again = release.then(is_told_again.then(|| next.clone()));
+        let released = here.release(&again).await.unwrap();
+        assert!(matches!(released, Released::Released(_)), "{released:?}");
+        acquire(&here, &next, |it| matches!(it, Acquired::Granted(_))).await;
+        // It has got the lease of the holder, and keeps it.
+        let expected = Some((format!("{}/next", key.stored()), lease));
+        for _ in 0..10 {
+            assert_eq!(cluster.owner(key.stored()), expected);
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
