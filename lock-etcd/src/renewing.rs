@@ -97,20 +97,22 @@ impl Core {
                 None => None,
             });
         }
-        let mut answers = Vec::with_capacity(renewals.len());
+        // Together, since some of them write: one after the other they would take too long.
         let mut found = found.into_iter();
-        for ((renewal, entry), life) in renewals.into_iter().zip(entries).zip(known_lives) {
-            let found = found.next().unwrap_or(Err(Fault::Closed));
-            answers.push(
-                self.judge(
-                    renewal,
-                    entry,
-                    life.map(|life| (life, overlapping)),
-                    found,
-                    asked,
-                )
-                .await,
-            );
+        let all = renewals.into_iter().zip(entries).zip(known_lives);
+        let judged: Vec<_> = all
+            .map(|((renewal, entry), life)| {
+                let found = found.next().unwrap_or(Err(Fault::Closed));
+                let life = life.map(|life| (life, overlapping));
+                let core = Arc::clone(self);
+                self.home
+                    .spawn(async move { core.judge(renewal, entry, life, found, asked).await })
+            })
+            .collect();
+        let mut answers = Vec::with_capacity(judged.len());
+        for answer in judged {
+            // Without an answer the thread ends.
+            answers.push(answer.await.unwrap_or(Err(Fault::Closed)));
         }
         answers
     }
