@@ -141,7 +141,7 @@ impl Stream {
             tokio::select! {
                 () = &mut left => return,
                 answer = answers.message() => match answer {
-                    Ok(Some(answer)) => self.hear(&answer),
+                    Ok(Some(answer)) => self.hear(&answer, &questions),
                     Ok(None) => return self.client.broke(&connection, None),
                     Err(status) => return self.client.broke(&connection, Some(&status)),
                 },
@@ -169,16 +169,13 @@ impl Stream {
                 if self.watchers.remove(&watch_id).is_none() {
                     return;
                 }
-                WatchVerb::Cancel(WatchCancelRequest { watch_id })
+                cancel(watch_id)
             }
         };
-        // It fails where the stream has ended, which is noticed by its answers.
-        let _ = questions.send(WatchRequest {
-            request: Some(verb),
-        });
+        say(questions, verb);
     }
 
-    fn hear(&mut self, answer: &WatchResponse) {
+    fn hear(&mut self, answer: &WatchResponse, questions: &UnboundedSender<WatchRequest>) {
         let pause = if answer.canceled {
             PAUSE
         } else if answer.events.is_empty() {
@@ -189,6 +186,11 @@ impl Stream {
         let Some(watcher) = self.watchers.remove(&answer.watch_id) else {
             return;
         };
+        if !answer.canceled {
+            // The key will not be there again, but the server would watch it as long as the stream
+            // lives.
+            say(questions, cancel(answer.watch_id));
+        }
         let now = Instant::now();
         self.book.change(watcher.owner.as_str(), |entry| {
             if entry
@@ -208,4 +210,15 @@ impl Stream {
         let at = (now + pause).into();
         self.sinks.ask_at(&watcher.key, &watcher.owner, at);
     }
+}
+
+fn cancel(watch_id: i64) -> WatchVerb {
+    WatchVerb::Cancel(WatchCancelRequest { watch_id })
+}
+
+fn say(questions: &UnboundedSender<WatchRequest>, verb: WatchVerb) {
+    // It fails where the stream has ended, which is noticed by its answers.
+    let _ = questions.send(WatchRequest {
+        request: Some(verb),
+    });
 }
