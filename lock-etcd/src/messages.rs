@@ -272,6 +272,9 @@ pub(crate) enum WatchVerb {
 pub(crate) struct WatchResponse {
     #[prost(int64, tag = "2")]
     pub(crate) watch_id: i64,
+    /// Whether it answers a request for a watcher; one that is cancelled at once is refused.
+    #[prost(bool, tag = "3")]
+    pub(crate) created: bool,
     /// By the server, as where the revision that was asked for has been compacted.
     #[prost(bool, tag = "4")]
     pub(crate) canceled: bool,

@@ -12,6 +12,7 @@ use lock_protocol::{LockKey, OwnerToken, Sinks};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::sleep;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Status, Streaming};
 
 use crate::book::{Book, Turn};
 use crate::client::{Client, method};
@@ -133,7 +134,7 @@ impl Stream {
         self.obey(first, &questions);
         let outbound = UnboundedReceiverStream::new(outbound);
         let opened = self.client.open(method::WATCH, outbound).await;
-        let Ok((connection, mut answers)) = opened else {
+        let Ok((connection, mut answers)): Result<(_, Streaming<WatchResponse>), _> = opened else {
             return;
         };
         let mut left = pin!(self.client.left(&connection));
@@ -141,6 +142,12 @@ impl Stream {
             tokio::select! {
                 () = &mut left => return,
                 answer = answers.message() => match answer {
+                    // It does not say which one it refuses. The user is known by what opened the
+                    // stream, which may have ended.
+                    Ok(Some(answer)) if answer.created && answer.canceled => {
+                        let refused = Status::unauthenticated("a watcher was refused");
+                        return self.client.broke(&connection, Some(&refused));
+                    }
                     Ok(Some(answer)) => self.hear(&answer, &questions),
                     Ok(None) => return self.client.broke(&connection, None),
                     Err(status) => return self.client.broke(&connection, Some(&status)),

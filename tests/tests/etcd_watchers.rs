@@ -1,4 +1,4 @@
-//! What waiters leave behind in etcd once they have had their turn.
+//! The watchers of those who wait: that they are there when they are needed, and no longer.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use lock_conformance::inbox::Inbox;
+use lock_etcd::{EtcdBackend, EtcdSettings};
 use lock_protocol::{Acquired, Backend, Claim, LockKey, OwnerToken, Release};
 use lock_tests::etcd::Cluster;
 use lock_tests::etcd_store::connect;
@@ -84,4 +85,36 @@ async fn a_waiter_that_has_had_its_turn_leaves_no_watcher_behind() {
     comes_to(&cluster, none, Duration::from_secs(5))
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_waiter_hears_of_its_turn_after_the_token_of_the_user_has_ended() {
+    let cluster = Cluster::start();
+    cluster.ctl(&["user", "add", "root:secret"]);
+    cluster.ctl(&["user", "grant-role", "root", "root"]);
+    cluster.ctl(&["auth", "enable"]);
+    let mut settings = EtcdSettings::new(cluster.endpoints());
+    settings.user = Some(("root".to_owned(), "secret".to_owned()));
+    settings.command_timeout = Duration::from_secs(4);
+    let here = EtcdBackend::connect(settings).await.unwrap();
+    let inbox = Inbox::of(&here);
+    let key = LockKey::new("lock:", "watched").unwrap();
+    let claim = |turn: usize| {
+        let owner = OwnerToken::new(format!("o{turn}"));
+        Claim::new(key.clone(), owner, TTL).queued()
+    };
+    acquire(&here, &claim(0), |it| matches!(it, Acquired::Granted(_))).await;
+    // The first time is the control.
+    for turn in 0..2 {
+        let (holder, waiter) = (claim(turn), claim(turn + 1));
+        acquire(&here, &waiter, |it| matches!(it, Acquired::Queued(_))).await;
+        let release = Release::new(key.clone(), holder.owner);
+        here.release(&release).await.unwrap();
+        let told = timeout(DEADLINE, inbox.changed(&waiter)).await;
+        assert!(told.is_ok(), "waiter {turn} hears nothing");
+        acquire(&here, &waiter, |it| matches!(it, Acquired::Granted(_))).await;
+        // No token of before is known any more.
+        cluster.ctl(&["--user=root:secret", "auth", "disable"]);
+        cluster.ctl(&["auth", "enable"]);
+    }
 }
