@@ -312,7 +312,7 @@ impl Core {
                 Ok(Released::Released(Some(settled.await?)))
             }
             Ok(Ended::No { waits }) => {
-                self.disembark(next);
+                self.disembark(next, true);
                 if waits {
                     return Ok(Released::NotHeld);
                 }
@@ -331,7 +331,8 @@ impl Core {
                         entry.lent |= lent;
                     });
                 } else {
-                    self.disembark(next);
+                    let is_alive = !matches!(fault, Fault::NoLease);
+                    self.disembark(next, is_alive);
                 }
                 Err(fault)
             }
@@ -364,15 +365,16 @@ impl Core {
         Ok(boarding)
     }
 
-    /// The release was not done, and so the next claim was not looked at.
-    fn disembark(self: &Arc<Core>, next: Option<(&Claim, Boarding)>) {
+    /// The release was not done, and so the next claim was not looked at. Its lease may be used
+    /// again if it `is_alive`.
+    fn disembark(self: &Arc<Core>, next: Option<(&Claim, Boarding)>, is_alive: bool) {
         if let Some((next, boarding)) = next {
             let in_doubt = self.is_in_doubt(next.owner.as_str());
             if in_doubt {
                 return;
             }
             self.forget(next.owner.as_str());
-            if !boarding.is_shared {
+            if !boarding.is_shared && is_alive {
                 self.end(boarding.lease, false);
             }
         }

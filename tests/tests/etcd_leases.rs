@@ -67,3 +67,29 @@ async fn a_release_that_is_asked_again_does_not_end_the_lease_of_the_next_claim(
         }
     }
 }
+
+#[tokio::test]
+async fn a_kept_lease_that_has_ended_is_not_used_for_a_next_claim_twice() {
+    let cluster = Cluster::start();
+    let here = connect(&cluster).await;
+    let [kept, key] = ["kept", "key"].map(|name| LockKey::new("lock:", name).unwrap());
+    let (first, next) = (claim(&kept, "first"), claim(&key, "next"));
+    let mut holder = claim(&key, "holder");
+    // Its lease is too short for the next claim.
+    holder.ttl = TTL / 2;
+    acquire(&here, &holder, |it| matches!(it, Acquired::Granted(_))).await;
+    acquire(&here, &first, |it| matches!(it, Acquired::Granted(_))).await;
+    let (_, lease) = cluster.owner(kept.stored()).unwrap();
+    here.release(&Release::new(kept, first.owner))
+        .await
+        .unwrap();
+    cluster.ctl(&["lease", "revoke", &format!("{lease:x}")]);
+
+    let release = Release::new(key, holder.owner).then(Some(next));
+    // The control: it was kept, and would be used.
+    here.release(&release).await.unwrap_err();
+    let released = here.release(&release).await.unwrap();
+    let Released::Released(Some(Acquired::Granted(_))) = released else {
+        panic!("{released:?}");
+    };
+}
