@@ -300,7 +300,9 @@ async fn a_rolling_restart_of_all_servers_loses_no_lock() {
         server.restart();
         assert_eq!(holders(&[server]), [None], "it should have lost its data");
         eventually("the vote of the restarted server", async || {
-            holders(&[server]) == [Some(owner.clone())]
+            // Where the claim was not granted at first, the number of its try stands before it.
+            let holder = holders(&[server]).remove(0);
+            holder.is_some_and(|holder| holder.ends_with(&owner))
         })
         .await;
     }
