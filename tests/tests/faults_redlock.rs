@@ -42,6 +42,11 @@ fn holders(servers: &[&Server]) -> Vec<Option<String>> {
         .collect()
 }
 
+/// Makes a server one that has been known for long, as far as the rule of restarts goes.
+fn was_there_before(server: &Server) {
+    server.run::<()>(&["SET", "{lock:}:votes:counter", "1000000", "PX", "60000"]);
+}
+
 async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let wait = async {
         while !condition().await {
@@ -290,10 +295,11 @@ async fn nobody_is_alone_with_another_while_servers_hang_in_turn() {
 #[tokio::test]
 async fn a_rolling_restart_of_all_servers_loses_no_lock() {
     let mut servers = five();
-    let builder = LockRuntime::redlock(urls(&servers)).restart_delay(ms(4000));
+    let builder = LockRuntime::redlock(urls(&servers)).restart_delay(LONG);
     let builder = builder.default_ttl(ms(4000)).command_timeout(ms(400));
     let locks = builder.build().await.unwrap();
-    let guard = locks.lock("k").wait(DEADLINE).acquire().await.unwrap();
+    servers.iter().for_each(was_there_before);
+    let guard = locks.lock("k").acquire().await.unwrap();
     let owner = guard.owner_token().as_str().to_owned();
     for server in &mut servers {
         server.kill();
@@ -355,11 +361,7 @@ async fn a_server_that_lost_its_data_votes_for_nobody_for_the_restart_delay() {
         sleep(ms(400)).await;
         servers[3].restart();
         servers[4].restart();
-        for server in &servers[3..] {
-            // They were there before, as far as the rule goes.
-            let longago = "1000000";
-            server.run::<()>(&["SET", "{lock:}:votes:counter", longago, "PX", "60000"]);
-        }
+        servers[3..].iter().for_each(was_there_before);
         servers[0].kill();
         servers[0].restart();
         assert_eq!(
