@@ -162,10 +162,12 @@ async fn copy(
             read = from.read(&mut buffer), if !has_ended => match read {
                 Ok(0) | Err(_) => has_ended = true,
                 // Only what a client sends is lost.
-                Ok(_) if now == Mode::Sealed && held.is_some() => {}
+                Ok(_) if *mode.borrow() == Mode::Sealed && held.is_some() => {}
                 Ok(count) => {
                     waiting.extend_from_slice(&buffer[..count]);
-                    if let (true, Some(held)) = (now != Mode::Open, &held) {
+                    // It may have changed while this was waited for.
+                    let is_held = *mode.borrow() != Mode::Open;
+                    if let (true, Some(held)) = (is_held, &held) {
                         was_held = true;
                         held.fetch_add(count as u64, Ordering::SeqCst);
                     }
