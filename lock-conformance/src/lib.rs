@@ -61,6 +61,7 @@ macro_rules! for_each_promise {
             a_release_grants_the_next_claim_if_nobody_waits
             a_release_queues_the_next_claim_behind_those_who_wait
             a_release_of_nothing_ignores_the_next_claim
+            all_keys_are_taken_together_or_none
             a_kept_key_is_nobodys_and_is_served_afterwards
             what_comes_late_finds_a_kept_key_as_it_is
             a_hand_over_is_told_to_a_sink_attached_before

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lock_protocol::{Acquired, Released};
+use lock_protocol::{Acquired, Backend, Released};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -158,4 +158,45 @@ pub async fn a_lease_that_a_foreign_owner_took_is_lost<S: Store>(store: &S) {
     if !is_foreign {
         assert_owner(&backend, &other).await;
     }
+}
+
+/// Whoever asks for several keys at once gets all or none, and waits for none. A store that does not
+/// do it says so, and has done nothing.
+pub async fn all_keys_are_taken_together_or_none<S: Store>(store: &S) {
+    let (here, there) = (connect(store).await, connect(store).await);
+    let (one, other) = (key(), key());
+    let all = [claim(&one), claim(&other)];
+    let granted_all = here
+        .answer(here.acquire_all(&all))
+        .await
+        .expect("it answers");
+    if let Some(grants) = &granted_all {
+        assert_eq!(grants.len(), 2);
+        for claim in &all {
+            assert_held(renewed(&here, claim).await);
+            taken(&there, &self::claim(&claim.key)).await;
+        }
+        released(&here, &all[0]).await;
+        abandon(&here, &all[1]).await;
+    }
+    let (free, held) = (claim(&one), claim(&other));
+    granted(&there, &held).await;
+    taken(&here, &claim(&other)).await;
+    for mut all in [[claim(&one), claim(&other)], [claim(&other), claim(&one)]] {
+        all.iter_mut().for_each(|claim| claim.queue = true);
+        let none = here
+            .answer(here.acquire_all(&all))
+            .await
+            .expect("it answers");
+        assert!(none.is_none(), "one of them is held");
+        for claim in &all {
+            assert_lost(renewed(&here, claim).await);
+        }
+    }
+    granted(&there, &free).await;
+    // Nobody waits.
+    released(&there, &free).await;
+    released(&there, &held).await;
+    granted(&there, &claim(&one)).await;
+    granted(&there, &claim(&other)).await;
 }

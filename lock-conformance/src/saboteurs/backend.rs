@@ -513,6 +513,18 @@ impl<S: Store> Backend for Saboteur<S> {
         }
     }
 
+    async fn acquire_all(&self, claims: &[Claim]) -> Result<Option<Vec<Grant>>, BackendError> {
+        if self.does(Sabotage::AllTakesSome) {
+            for claim in claims {
+                let mut claim = claim.clone();
+                claim.queue = false;
+                self.inner.acquire(&claim).await?;
+            }
+            return Ok(None);
+        }
+        self.inner.acquire_all(claims).await
+    }
+
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         self.overtaken(claim.number)?;
         match self.sabotage {

@@ -111,6 +111,8 @@ sabotages! {
     Barging,
     /// Hands a lock over for its whole ttl.
     GraceIsTtl,
+    /// Takes what is free of several keys.
+    AllTakesSome,
     /// Hands a key over that is to be kept.
     KeepHandsOver,
     /// Keeps a key by leaving it to its owner.
@@ -309,6 +311,10 @@ const BREACHES: &[(&str, &[Sabotage])] = {
         (
             "an_abandon_in_doubt_leaves_nothing_to_a_late_acquire",
             &[ForgetsDoubts],
+        ),
+        (
+            "all_keys_are_taken_together_or_none",
+            &[AllTakesSome, GrantsTwice],
         ),
         (
             "a_kept_key_is_nobodys_and_is_served_afterwards",

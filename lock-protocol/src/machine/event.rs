@@ -26,6 +26,9 @@ pub enum Event<'a> {
     Left(WaiterId),
     /// A waiter has heard that it was granted the lock.
     Took(WaiterId),
+    /// The question for this waiter, who does not wait, went with those of other keys, and nothing
+    /// came of it: nothing of its claim is in the store.
+    NotTaken(WaiterId, &'a OwnerToken),
     /// What a holder does with its hold begins only now: it has waited for other keys before.
     Began(LeaseId, FencingToken),
     /// A holder wants the key to stay taken for `least` from now, whenever it ends.

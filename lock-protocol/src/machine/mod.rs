@@ -93,6 +93,12 @@
 //! | any | a hold that has been passed on or ended is ended | as before | the holder is told |
 //! | any | shut down | as before | everybody in line is told; what pauses is asked once more |
 //!
+//! # Several keys
+//!
+//! - The question of a waiter that does not wait may go with those of other keys. If the store did
+//!   not take all, it has [nothing](Event::NotTaken) of the claim: the waiter leaves, and those who came
+//!   meanwhile are asked for.
+//!
 //! # Holds that begin later, and keys that are kept
 //!
 //! - A holder that waits for other keys [begins](Event::Began) when it has all: its `max_hold` counts
@@ -366,6 +372,7 @@ impl Turn<'_> {
             Event::GaveUp(id) => self.gave_up(id),
             Event::Left(id) => self.left(id),
             Event::Took(id) => self.took(id),
+            Event::NotTaken(id, owner) => self.not_taken(id, owner),
             Event::Began(lease, token) => self.began(lease, token),
             Event::Keep {
                 lease,

@@ -62,6 +62,25 @@ impl Turn<'_> {
         }
     }
 
+    /// Takes in that the claim of `owner` was not granted together with others, for the waiter `id`.
+    pub(super) fn not_taken(&mut self, id: WaiterId, owner: &OwnerToken) {
+        self.key.line.remove(id);
+        let is_empty = self.key.line.is_empty();
+        let Some(pursuit) = &mut self.key.pursuit else {
+            return;
+        };
+        if pursuit.claim.owner != *owner || pursuit.claim.in_doubt {
+            return;
+        }
+        if is_empty {
+            self.key.pursuit = None;
+        } else {
+            // Others have come meanwhile, for whom it is asked as if for the first time.
+            self.stage(Stage::Queued(self.now));
+            self.ask_for_pursuit();
+        }
+    }
+
     /// What a waiter is told whose wait is used up.
     pub(super) fn late(&self, waiter: &Waiter) -> Outcome {
         let is_held = self.key.is_held() || matches!(self.key.known, Known::Held(_));

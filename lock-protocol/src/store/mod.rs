@@ -112,6 +112,33 @@ impl<W: Clone> Store<W> {
         self.on(&claim.key, at, |turn| turn.acquire(claim, way, is_gone))
     }
 
+    /// See [`Backend::acquire_all`](crate::Backend::acquire_all).
+    pub fn acquire_all(
+        &mut self,
+        claims: &[Claim],
+        way: &W,
+        at: Moment,
+    ) -> (Option<Vec<Grant>>, Messages<W>) {
+        let mut messages = Messages::new();
+        for claim in claims {
+            let is_gone = self.gone.has(&claim.owner, at.now);
+            let (is_free, told) = self.on(&claim.key, at, |turn| turn.lock.is_idle());
+            messages.extend(told);
+            if is_gone || !is_free {
+                return (None, messages);
+            }
+        }
+        let grants = claims.iter().map(|claim| {
+            let (answer, told) = self.acquire(claim, way, at);
+            messages.extend(told);
+            match answer {
+                Acquired::Granted(grant) => Some(grant),
+                _ => None,
+            }
+        });
+        (grants.collect(), messages)
+    }
+
     /// See [`Backend::renew`](crate::Backend::renew).
     pub fn renew(&mut self, renewal: &Renewal, at: Moment) -> (Renewed, Messages<W>) {
         self.on(&renewal.key, at, |turn| turn.renew(renewal))

@@ -88,9 +88,17 @@ impl Entered {
             handles: SmallVec::new(),
             rights: SmallVec::new(),
         };
-        for key in several.as_ref().unwrap_or(keys) {
-            let holding = Frame::holding(engine, key);
-            waiting.enter_one(key, holding, several.is_none()).await?;
+        if let Some(keys) = &several
+            && keys.iter().all(|key| Frame::holding(engine, key).is_none())
+        {
+            let holds = waiting.patience.acquire_together(keys).await?;
+            holds.into_iter().for_each(|hold| waiting.enter_with(hold));
+        }
+        if waiting.rights.is_empty() {
+            for key in several.as_ref().unwrap_or(keys) {
+                let holding = Frame::holding(engine, key);
+                waiting.enter_one(key, holding, several.is_none()).await?;
+            }
         }
         let Entering {
             handles, rights, ..
@@ -223,10 +231,13 @@ pub(crate) async fn acquire_all(
 ) -> Result<Holds, LockError> {
     let (terms, wait) = options.resolve(&engine.settings)?;
     let patience = Patience::new(engine, terms, wait);
-    let mut holds = Holds::new();
-    for key in &ordered(keys) {
-        let hold = patience.acquire(key, holds.is_empty(), false).await?;
-        holds.push(hold);
+    let keys = ordered(keys);
+    let mut holds = patience.acquire_together(&keys).await?;
+    if holds.is_empty() {
+        for key in &keys {
+            let hold = patience.acquire(key, holds.is_empty(), false).await?;
+            holds.push(hold);
+        }
     }
     // The first may have been lost while the last was waited for.
     holds.iter().try_for_each(|hold| hold.view().check())?;
@@ -274,6 +285,16 @@ impl<'a> Patience<'a> {
             wait,
             started: Instant::now(),
         }
+    }
+
+    /// Gets all of several locks by one question, if that is possible; none if not.
+    async fn acquire_together(&self, keys: &Keys) -> Result<Holds, LockError> {
+        if keys.len() < 2 {
+            return Ok(Holds::new());
+        }
+        // Boxed, since most calls have one key, and wait in a smaller future.
+        let together = Box::pin(self.engine.acquire_together(keys, self.terms));
+        Ok(together.await?.map(Holds::from_vec).unwrap_or_default())
     }
 
     /// Gets one of the locks; what is done with it `begins` at once if it is the only one.
@@ -333,6 +354,11 @@ struct Entering<'a> {
 }
 
 impl Entering<'_> {
+    fn enter_with(&mut self, hold: Hold) {
+        self.handles.push(LockHandle::new(hold.view()));
+        self.rights.push(Right::Own(hold));
+    }
+
     async fn enter_one(
         &mut self,
         key: &LockKey,

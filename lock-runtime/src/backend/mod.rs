@@ -33,6 +33,10 @@ pub(crate) trait ErasedBackend: Send + Sync {
     fn release<'a>(&'a self, release: &'a Release)
     -> BoxFuture<'a, Result<Released, BackendError>>;
     fn abandon<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<(), BackendError>>;
+    fn acquire_all<'a>(
+        &'a self,
+        claims: &'a [Claim],
+    ) -> BoxFuture<'a, Result<Option<Vec<Grant>>, BackendError>>;
     fn executor(&self) -> Option<Arc<dyn Executor>>;
     fn close(&self) -> BoxFuture<'_, ()>;
 }
@@ -69,6 +73,13 @@ impl<B: Backend> ErasedBackend for B {
 
     fn abandon<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<(), BackendError>> {
         Box::pin(async move { caught(|| Backend::abandon(self, claim)).await? })
+    }
+
+    fn acquire_all<'a>(
+        &'a self,
+        claims: &'a [Claim],
+    ) -> BoxFuture<'a, Result<Option<Vec<Grant>>, BackendError>> {
+        Box::pin(async move { caught(|| Backend::acquire_all(self, claims)).await? })
     }
 
     fn executor(&self) -> Option<Arc<dyn Executor>> {

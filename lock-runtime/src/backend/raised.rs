@@ -115,6 +115,20 @@ impl ErasedBackend for Raised {
         self.store.abandon(claim)
     }
 
+    fn acquire_all<'a>(
+        &'a self,
+        claims: &'a [Claim],
+    ) -> BoxFuture<'a, Result<Option<Vec<Grant>>, BackendError>> {
+        Box::pin(async move {
+            let grants = self.store.acquire_all(claims).await?;
+            let raise = |grants: Vec<Grant>| {
+                let grants = grants.into_iter().map(|grant| granted(grant, self.floor));
+                grants.collect()
+            };
+            Ok(grants.map(raise))
+        })
+    }
+
     fn executor(&self) -> Option<Arc<dyn Executor>> {
         self.store.executor()
     }

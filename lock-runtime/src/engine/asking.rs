@@ -71,7 +71,7 @@ impl Effects {
 
 /// Something that the store has been asked. Dropped before it is clear what became of it, it leaves
 /// the keys to go on without an answer.
-struct InFlight<'a> {
+pub(super) struct InFlight<'a> {
     engine: &'a Arc<Engine>,
     asked: Asked,
     sent_at: Instant,
@@ -86,6 +86,30 @@ enum Asked {
     /// It has its answer.
     #[default]
     Nothing,
+}
+
+impl<'a> InFlight<'a> {
+    /// A question that a caller asks itself, at `sent_at`.
+    pub(super) fn of_a_caller(
+        engine: &'a Arc<Engine>,
+        ask: Box<Ask>,
+        sent_at: Instant,
+    ) -> InFlight<'a> {
+        InFlight {
+            engine,
+            asked: Asked::Question(ask),
+            sent_at,
+            is_task: false,
+        }
+    }
+
+    /// The question, which has its answer now.
+    pub(super) fn land(mut self) -> Option<Box<Ask>> {
+        match take(&mut self.asked) {
+            Asked::Question(ask) => Some(ask),
+            _ => None,
+        }
+    }
 }
 
 impl Drop for InFlight<'_> {

@@ -20,6 +20,7 @@ mod effects;
 mod hold;
 mod table;
 mod ticker;
+mod together;
 mod waiting;
 
 use std::fmt;
@@ -103,6 +104,19 @@ impl Engine {
             self.can_keep(least, terms.lease(&self.rules))?;
         }
         waiting::acquire(self, key, terms, wait, begins).await
+    }
+
+    /// Gets the locks of all `keys`, each of which is there once, by one question, if nobody holds
+    /// or waits for one of them, here or in the store; `None` if it did not come to that.
+    pub(crate) async fn acquire_together(
+        self: &Arc<Engine>,
+        keys: &[LockKey],
+        terms: Terms,
+    ) -> Result<Option<Vec<Hold>>, LockError> {
+        if let Some(least) = terms.min_hold {
+            self.can_keep(least, terms.lease(&self.rules))?;
+        }
+        together::acquire(self, keys, terms).await
     }
 
     /// Whether the store can keep a key for `least`, by leases of this `ttl`.

@@ -18,11 +18,11 @@ use crate::error::{Holding, LockError};
 
 /// Somebody who waits to be told. Dropped before, it leaves: a place in the line is given up, and a
 /// lock that came in this instant is handed on.
-struct Waiting<'a> {
-    engine: &'a Arc<Engine>,
-    key: &'a LockKey,
+pub(super) struct Waiting<'a> {
+    pub(super) engine: &'a Arc<Engine>,
+    pub(super) key: &'a LockKey,
     /// `None` once it has been told, or is not seated yet.
-    seat: Option<Seated>,
+    pub(super) seat: Option<Seated>,
 }
 
 impl Drop for Waiting<'_> {
@@ -138,18 +138,18 @@ pub(super) async fn release(
 }
 
 /// A waiter that has taken a seat in the line.
-struct Joined {
-    id: WaiterId,
-    at: Instant,
+pub(super) struct Joined {
+    pub(super) id: WaiterId,
+    pub(super) at: Instant,
     /// What is to be asked for it, if anything.
-    question: Option<Box<Ask>>,
+    pub(super) question: Option<Box<Ask>>,
     /// What it has been told at once; nobody wakes it then.
-    told: Option<Outcome>,
+    pub(super) told: Option<Outcome>,
 }
 
 impl Waiting<'_> {
     /// Takes a seat in the line, for the waiter that is made with its id and the time.
-    async fn join(
+    pub(super) async fn join(
         &mut self,
         joining: impl FnOnce(WaiterId, Instant) -> Waiter,
     ) -> Result<Joined, LockError> {
@@ -191,7 +191,7 @@ impl Waiting<'_> {
 
     /// What the waiter that joined `now` is told by its deadline. Asks `question` first, if it has
     /// one to ask.
-    async fn outcome(
+    pub(super) async fn outcome(
         self,
         id: WaiterId,
         question: Option<Box<Ask>>,
@@ -284,7 +284,7 @@ impl Waiting<'_> {
 }
 
 /// Tells the machine that its grant has reached the waiter.
-fn took(entry: &mut Entry, turn: &mut Turn<'_>, id: WaiterId, told: Option<&Outcome>) {
+pub(super) fn took(entry: &mut Entry, turn: &mut Turn<'_>, id: WaiterId, told: Option<&Outcome>) {
     if let Some(Outcome::Granted(_)) = told {
         turn.feed(entry, Event::Took(id));
     }

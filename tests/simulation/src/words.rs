@@ -38,6 +38,7 @@ fn event_words(event: &Event<'_>) -> String {
         Event::GaveUp(id) => format!("{} gives up", id.0),
         Event::Left(id) => format!("{} leaves", id.0),
         Event::Took(id) => format!("{} takes", id.0),
+        Event::NotTaken(id, owner) => format!("{owner} is not taken for {}", id.0),
         Event::Began(lease, token) => format!("{token} of lease {} begins", lease.0),
         Event::Keep {
             lease,

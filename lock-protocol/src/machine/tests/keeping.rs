@@ -172,6 +172,34 @@ fn a_hold_that_begins_later_has_its_limit_from_there() {
     assert!(!b.is_held());
 }
 
+/// A machine whose only waiter does not wait, and whose question goes with those of other keys.
+fn together() -> Bench {
+    let mut b = Bench::new();
+    b.tries();
+    b
+}
+
+fn not_taken(b: &mut Bench) -> Vec<String> {
+    let owner = b.claim(1).owner;
+    b.on(Event::NotTaken(super::super::WaiterId(1), &owner))
+}
+
+#[test]
+fn a_question_that_went_with_others_in_vain_leaves_nothing() {
+    let mut b = together();
+    assert_eq!(not_taken(&mut b), [""; 0]);
+    assert!(b.key.is_gone());
+}
+
+#[test]
+fn whoever_came_meanwhile_is_asked_for_by_itself() {
+    let mut b = together();
+    b.joins();
+    assert_eq!(not_taken(&mut b), ["#2 acquire w1 (waits)"]);
+    let told = b.granted(2, 100);
+    assert!(told[0].starts_with("tell 2: granted"), "{told:?}");
+}
+
 #[test]
 fn a_grant_for_another_minimum_is_asked_for_again() {
     let mut b = Bench::new();

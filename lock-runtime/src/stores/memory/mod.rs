@@ -13,8 +13,8 @@ use std::time::SystemTime;
 
 use lock_protocol::store::{Messages, Moment, Store, Word};
 use lock_protocol::{
-    Acquired, AskNumber, Backend, BackendError, Claim, Limits, LockKey, News, OwnerToken, Release,
-    Released, Renewal, Renewed,
+    Acquired, AskNumber, Backend, BackendError, Claim, Grant, Limits, LockKey, News, OwnerToken,
+    Release, Released, Renewal, Renewed,
 };
 
 pub use self::faults::Fault;
@@ -305,6 +305,14 @@ impl Backend for MemoryBackend {
                 store.abandon(&claim.key, &claim.owner, claim.in_doubt, at),
             )
         };
+        Ok(self.run(verb).await?)
+    }
+
+    async fn acquire_all(&self, claims: &[Claim]) -> Result<Option<Vec<Grant>>, BackendError> {
+        for claim in claims {
+            self.admit(&claim.key, claim.number)?;
+        }
+        let verb = |store: &mut Store<_>, at| store.acquire_all(claims, &self.sinks, at);
         Ok(self.run(verb).await?)
     }
 

@@ -39,8 +39,8 @@ use std::time::Duration;
 use deadpool_redis::redis::Value;
 use deadpool_redis::{Config, Pool};
 use lock_protocol::{
-    Acquired, Backend, BackendError, Claim, Executor, Limits, LockKey, News, Release, Released,
-    Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, Executor, Grant, Limits, LockKey, News, Release,
+    Released, Renewal, Renewed,
 };
 use tokio::runtime::Handle;
 use uuid::Uuid;
@@ -295,6 +295,17 @@ impl Backend for RedisBackend {
         // Once more: an acquire that went ahead may have been answered since.
         self.wakeups.left(claim.owner.as_str());
         decode(reply, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))
+    }
+
+    async fn acquire_all(&self, claims: &[Claim]) -> Result<Option<Vec<Grant>>, BackendError> {
+        let (Some(first), Some(call)) = (claims.first(), scripts::acquire_all(claims)) else {
+            return Ok(None);
+        };
+        let asked = self.node.ask(&first.key, first.number, call, Unheard::Skip);
+        let answer = decode(asked.await, &first.key, |reply| {
+            scripts::acquired_all(reply, claims)
+        });
+        answer.map_err(|fault| self.error(fault))
     }
 
     fn executor(&self) -> Option<Arc<dyn Executor>> {

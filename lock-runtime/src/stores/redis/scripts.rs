@@ -66,14 +66,19 @@ impl Script {
         }
     }
 
-    /// EVALSHA, the hash, the number of keys, and the first of these.
+    /// EVALSHA, the hash, the number of the keys, and the first of these.
     fn command(&self, key: &LockKey) -> Cmd {
+        self.command_for(1, key)
+    }
+
+    /// The same for so many locks, of which `key` is the first.
+    fn command_for(&self, locks: usize, key: &LockKey) -> Cmd {
         // Enough for a release with a next claim, which has the most arguments.
         let mut command = empty_command(12, 320 + 3 * key.stored().len());
         command
             .arg("EVALSHA")
             .arg(&self.hash)
-            .arg(self.keys)
+            .arg(self.keys * locks)
             .arg(key.stored());
         command
     }
@@ -103,6 +108,8 @@ macro_rules! script {
 }
 
 static ACQUIRE: Lazy<Script> = script!(shared, "acquire", 3);
+/// It has so many keys for each lock.
+static ACQUIRE_ALL: Lazy<Script> = script!(new, "acquire_all", 3);
 /// It has no other key than the lock itself.
 static RENEW: Lazy<Script> = script!(shared, "renew", 1);
 static RESERVE: Lazy<Script> = script!(new, "reserve", 3);
@@ -114,7 +121,14 @@ static PROBE: Lazy<Script> = script!(new, "probe", 3);
 
 fn all() -> impl Iterator<Item = &'static Script> {
     let scripts = [
-        &ACQUIRE, &RENEW, &RESERVE, &RELEASE, &HAND_OVER, &KEEP, &ABANDON,
+        &ACQUIRE,
+        &ACQUIRE_ALL,
+        &RENEW,
+        &RESERVE,
+        &RELEASE,
+        &HAND_OVER,
+        &KEEP,
+        &ABANDON,
     ];
     let with_many = |script: &'static Lazy<Script>| [Some(&**script), script.many.as_deref()];
     scripts.into_iter().flat_map(with_many).flatten()
@@ -184,6 +198,26 @@ pub(super) fn acquire(claim: &Claim, channel: &str) -> Call {
     let mut call = ACQUIRE.call(&claim.key);
     claim_arguments(&mut call, claim, channel);
     call
+}
+
+/// Takes the locks of all `claims`, or none; `None` if there is no claim.
+pub(super) fn acquire_all(claims: &[Claim]) -> Option<Call> {
+    let (first, others) = claims.split_first()?;
+    let mut command = ACQUIRE_ALL.command_for(claims.len(), &first.key);
+    command
+        .arg(Companion::queue(&first.key))
+        .arg(Companion::counter(&first.key));
+    for Claim { key, .. } in others {
+        command
+            .arg(key.stored())
+            .arg(Companion::queue(key))
+            .arg(Companion::counter(key));
+    }
+    let mut call = Call::script(&ACQUIRE_ALL, &first.key, command);
+    for claim in claims {
+        call.arg(claim.owner.as_str()).arg(millis(claim.ttl));
+    }
+    Some(call)
 }
 
 /// Extends a lease.
@@ -293,6 +327,23 @@ fn millis(duration: Duration) -> u64 {
 /// The answer to [`acquire`] for this claim; `None` if no script answers like that.
 pub(super) fn acquired(reply: &Value, claim: &Claim) -> Option<Acquired> {
     became_of(words(reply), claim)
+}
+
+/// The answer to [`acquire_all`].
+pub(super) fn acquired_all(reply: &Value, claims: &[Claim]) -> Option<Option<Vec<Grant>>> {
+    let mut words = words(reply);
+    let grants = match words.next()? {
+        "granted" => {
+            let grants = claims.iter().map(|claim| {
+                let tokens = tokens(&mut words, claim.tokens)?;
+                Some(Grant::new(tokens, claim.ttl))
+            });
+            Some(grants.collect::<Option<_>>()?)
+        }
+        "taken" => None,
+        _ => return None,
+    };
+    words.next().is_none().then_some(grants)
 }
 
 fn became_of(mut words: Words<'_>, claim: &Claim) -> Option<Acquired> {
