@@ -400,8 +400,9 @@ async fn race_of_processes(
         let (progress, answered) = (progress.clone(), Arc::clone(&answered));
         let done = move || {
             progress.inc(1);
-            if answered.fetch_add(1, Ordering::Relaxed) + 1 == quarter {
-                victim.map(kill);
+            let count = answered.fetch_add(1, Ordering::Relaxed) + 1;
+            if let Some(victim) = victim.filter(|_| count == quarter) {
+                kill(victim);
             }
         };
         running.spawn(async move { process.end(done).await });
