@@ -6,8 +6,8 @@
 //! other; `keys` takes both or none, in one order for everybody.
 //!
 //! ```text
-//! $ LOCK_URL=redis://127.0.0.1/ cargo run --release --example transfer -- --transfers 1000000
-//! 1000000 transfers among 8 accounts by 4 processes: 8000000 before, 8000000 after
+//! $ LOCK_URL=redis://127.0.0.1/ cargo run --example transfer
+//! 4000 transfers among 8 accounts by 4 processes: 8000000 before, 8000000 after
 //! $ LOCK_URL=redis://127.0.0.1/ cargo run --example transfer -- --without-lock
 //! 4000 transfers among 8 accounts by 4 processes: 8000000 before, 8000039 after
 //! ```
