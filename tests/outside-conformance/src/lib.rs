@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lock_protocol::store::{Message, Messages, Moment, Store, Word};
 use lock_protocol::{
-    Acquired, AskNumber, Backend, BackendError, Claim, LockKey, News, OwnerToken, Release,
+    Acquired, AskNumber, Backend, BackendError, Claim, Limits, LockKey, News, OwnerToken, Release,
     Released, Renewal, Renewed,
 };
 use tokio::time::Instant;
@@ -119,6 +119,12 @@ fn is_welcome(message: &Message<Sinks>) -> bool {
 }
 
 impl Backend for Client {
+    fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        limits.keep = true;
+        limits
+    }
+
     fn attach(&self, news: Weak<dyn News>) {
         lock(&self.sinks).push(news);
     }
