@@ -156,9 +156,10 @@ impl Shared {
             let name = name.clone();
             async move {
                 let mark = node.to_string();
+                let time = shared.clock.next(clock::now()).unwrap_or(0);
                 // What it answers is for those who want its vote.
                 let _ = shared.nodes[node]
-                    .attend(&name, shared.terms(0), within)
+                    .attend(&name, shared.terms(time), within)
                     .await;
                 (node, shared.nodes[node].mark(&name, &mark, within).await)
             }
