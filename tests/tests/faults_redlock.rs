@@ -392,6 +392,39 @@ async fn a_server_that_lost_its_data_votes_for_nobody_for_the_restart_delay() {
 }
 
 /// A clock an hour ahead on one server costs its vote, and moves no token.
+/// A machine often starts with a clock that is behind, and is set forward: what its server takes
+/// for the restart delay has not passed then.
+#[tokio::test]
+async fn a_clock_that_is_set_forward_after_a_restart_does_not_shorten_the_restart_delay() {
+    let servers = five();
+    let mut settings = lock_runtime::redlock::RedlockSettings::default();
+    settings.restart_delay = LONG;
+    let configs = urls(&servers).into_iter();
+    let configs = configs.map(lock_runtime::redis::deadpool_redis::Config::from_url);
+    let configs: Vec<_> = configs.collect();
+    let backend = RedlockBackend::connect(&configs, settings).await.unwrap();
+    const MARKER: &str = "{lock:}:votes:counter";
+    let is_known = |server: &Server| server.run::<bool>(&["EXISTS", MARKER]);
+    eventually("the first sight", async || servers.iter().all(is_known)).await;
+    // As the clock sees it that is set forward since.
+    let set_back = |by_own: u64, by_most: u64| {
+        for server in &servers {
+            let since: String = server.run(&["GET", MARKER]);
+            let (own, most) = since.split_once(' ').unwrap();
+            let (own, most): (u64, u64) = (own.parse().unwrap(), most.parse().unwrap());
+            let since = format!("{} {}", own - by_own, most - by_most);
+            server.run::<()>(&["SET", MARKER, &since, "PX", "60000"]);
+        }
+    };
+    let step = 1_000_000 * 2 * LONG.as_secs();
+    set_back(step, 0);
+    let error = backend.acquire(&claim(LONG)).await.unwrap_err();
+    let cause = error.into_source().to_string();
+    assert!(cause.contains("restart_delay"), "{cause}");
+    set_back(0, step);
+    granted(&backend, &claim(LONG)).await;
+}
+
 #[tokio::test]
 async fn the_tokens_of_a_server_with_a_wrong_clock_move_nothing() {
     let servers = five();
@@ -405,6 +438,51 @@ async fn the_tokens_of_a_server_with_a_wrong_clock_move_nothing() {
     servers[0].run::<()>(&["SET", "{lock:k}:fence", &ahead.to_string(), "PX", "60000"]);
     let second = granted(&backend, &claim(LONG)).await;
     assert!(second > first && second < ahead, "{first} {second} {ahead}");
+}
+
+/// Who waits for a lease on three servers keeps the votes of the other two from nobody, so that the
+/// lease can grow to them.
+#[tokio::test]
+async fn a_claim_that_waits_for_a_majority_leaves_the_other_servers_to_it() {
+    let servers = five();
+    let all: Vec<_> = servers.iter().collect();
+    let (here, there) = (connect(&servers).await, connect(&servers).await);
+    for server in &servers[3..] {
+        server.run::<()>(&["SET", "lock:k", "foreign", "PX", "60000"]);
+    }
+    let (holder, waiter) = (claim(LONG), claim(LONG).queued());
+    granted(&here, &holder).await;
+    for server in &servers[3..] {
+        server.run::<()>(&["DEL", "lock:k"]);
+    }
+    let owner = Some(holder.owner.to_string());
+    for _ in 0..5 {
+        match there.acquire(&waiter).await.unwrap() {
+            // Not soon again, as after a split.
+            Acquired::Queued(held) => assert!(held.remaining.unwrap() > LONG / 2, "{held:?}"),
+            other => panic!("{other:?}"),
+        }
+        eventually("the end of the waiter's votes", async || {
+            holders(&all)[3..].iter().all(Option::is_none)
+        })
+        .await;
+        assert!(holders(&all)[..3].iter().all(|vote| *vote == owner));
+    }
+    let renewal = [Renewal::new(key(), holder.owner.clone(), LONG)];
+    here.renew(&renewal).await.remove(0).unwrap();
+    eventually("the growth of the lease", async || {
+        holders(&all).iter().all(|vote| *vote == owner)
+    })
+    .await;
+    let release = Release::new(key(), holder.owner.clone());
+    assert_eq!(
+        here.release(&release).await.unwrap(),
+        Released::Released(None)
+    );
+    eventually("the turn of the waiter", async || {
+        matches!(there.acquire(&waiter).await.unwrap(), Acquired::Granted(_))
+    })
+    .await;
 }
 
 /// However an acquire is cut off, its withdrawal leaves nothing.

@@ -19,7 +19,9 @@ use crate::sync::lock;
 
 /// How much longer than it can matter a claim is remembered that nobody ends.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// After how many new claims those are looked for that nobody ends.
+/// How much longer than its votes can live a claim is remembered that was refused.
+const REFUSED: Duration = Duration::from_secs(5);
+/// After how many new claims, at least, those are looked for that nobody ends.
 const SWEEP: usize = 256;
 
 /// The claims of this process.
@@ -46,6 +48,8 @@ struct Known {
     promised: Option<Instant>,
     /// How many nodes have told of their vote since the latest round began.
     told: usize,
+    /// The question of which further votes are not wanted, since another has a majority; 0: none.
+    unwanted: u64,
     /// When it may be forgotten.
     forget_at: Instant,
 }
@@ -100,7 +104,8 @@ impl Claims {
         let mut state = self.state();
         if !state.claims.contains_key(&claim.owner) {
             state.added += 1;
-            if state.added >= SWEEP {
+            // Not more often than there are new ones for those that stay.
+            if state.added >= SWEEP.max(state.claims.len() / 2) {
                 state.added = 0;
                 state.claims.retain(|_, known| known.forget_at > now);
             }
@@ -112,6 +117,7 @@ impl Claims {
             round: 0,
             promised: None,
             told: 0,
+            unwanted: 0,
             forget_at: now,
         });
         known.claim = claim.clone();
@@ -129,7 +135,8 @@ impl Claims {
         Some(state.latest(owner, round)?.begin(now))
     }
 
-    /// Takes in what a `node` that knows the claim as `asked` answered to a `question`.
+    /// Takes in what a `node` that knows the claim as `asked` answered to a `question`. Returns what
+    /// is to be ended: a vote that is [not wanted](Claims::decline) any more.
     pub(super) fn answered(
         &self,
         owner: &OwnerToken,
@@ -137,20 +144,21 @@ impl Claims {
         asked: &OwnerToken,
         voted: bool,
         queued: bool,
-    ) {
+    ) -> Option<Stub> {
         let mut state = self.state();
-        if let Some(known) = state.claims.get_mut(owner)
-            && known.token(node) == *asked
-        {
-            let slip = &mut known.slips[node];
-            slip.unanswered = slip.unanswered.saturating_sub(1);
-            // Answers may be heard of in another order than they came in.
-            if question >= slip.heard {
-                slip.heard = question;
-                slip.voted = voted;
-                slip.queued = queued;
-            }
+        let known = state.claims.get_mut(owner)?;
+        if known.token(node) != *asked {
+            return None;
         }
+        let slip = &mut known.slips[node];
+        slip.unanswered = slip.unanswered.saturating_sub(1);
+        // Answers may be heard of in another order than they came in.
+        if question >= slip.heard {
+            slip.heard = question;
+            slip.voted = voted;
+            slip.queued = queued;
+        }
+        (voted && question == known.unwanted).then(|| known.give_back(node))
     }
 
     /// Takes in that the lock is the claim's until then, unless `round` is not the latest any more.
@@ -164,11 +172,20 @@ impl Claims {
         true
     }
 
-    /// Takes in that a renewal was confirmed until then, and returns where there is no vote yet: the
-    /// nodes to be joined, with the claim as each knows it.
+    /// Takes in `now` that a renewal was confirmed until then, and returns where there is no vote
+    /// yet: the nodes to be joined, with the claim as each knows it.
     /// That question is the first of the answer.
-    pub(super) fn renewed(&self, renewal: &Renewal, until: Instant) -> (u64, Vec<(usize, Claim)>) {
+    pub(super) fn renewed(
+        &self,
+        renewal: &Renewal,
+        until: Instant,
+        now: Instant,
+    ) -> (u64, Vec<(usize, Claim)>) {
         let mut state = self.state();
+        if until <= now {
+            // The answers took so long that the majority may be another's by now.
+            return (0, Vec::new());
+        }
         let Some(known) = state.claims.get_mut(&renewal.owner) else {
             return (0, Vec::new());
         };
@@ -256,13 +273,31 @@ impl Claims {
             if stub.is_blank || is_kept {
                 continue;
             }
-            stubs.push(stub);
-            known.slips[node] = Slip {
-                number: slip.number + 1,
-                ..Slip::default()
-            };
+            stubs.push(known.give_back(node));
         }
         (stubs, known.round)
+    }
+
+    /// Gives back the votes that the claim has, and those that are still to be given in answer to
+    /// `round`, but waits where it waits: another has a majority. Returns what is to be ended, which
+    /// no round that is under way counts any more. Nothing if `round` was not the latest, or somebody
+    /// may rely on the lock.
+    pub(super) fn decline(&self, owner: &OwnerToken, round: u64, now: Instant) -> Vec<Stub> {
+        let mut state = self.state();
+        let Some(known) = state.latest(owner, round) else {
+            return Vec::new();
+        };
+        if known.promised.is_some_and(|until| until > now) {
+            return Vec::new();
+        }
+        known.round = next();
+        known.unwanted = round;
+        let voted = (0..known.slips.len()).filter(|node| known.slips[*node].voted);
+        let voted: Vec<_> = voted.collect();
+        voted
+            .into_iter()
+            .map(|node| known.give_back(node))
+            .collect()
     }
 
     /// Forgets the claim, and returns what is to be ended. Nothing that is under way for it decides
@@ -276,10 +311,15 @@ impl Claims {
         )
     }
 
-    /// Forgets the claim if there is nothing to be ended, and no try that could be mistaken for
-    /// another.
-    pub(super) fn forget_blank(&self, owner: &OwnerToken) {
+    /// Takes in that the claim was refused, and so may not be asked for again: it is forgotten when
+    /// no withdrawal of it can be on its way any more, or at once if there is nothing to be ended,
+    /// and no try that could be mistaken for another.
+    pub(super) fn refused(&self, owner: &OwnerToken, now: Instant) {
         let mut state = self.state();
+        if let Some(known) = state.claims.get_mut(owner) {
+            let least = known.promised.unwrap_or(now).max(now);
+            known.forget_at = least + known.claim.ttl + REFUSED;
+        }
         let is_blank = |known: &Known| {
             let mut nodes = 0..known.slips.len();
             nodes.all(|node| known.slips[node].number == 0 && known.stub(node).is_blank)
@@ -347,6 +387,7 @@ impl Known {
         self.told = 0;
         let patience = self.claim.ttl.max(self.claim.heartbeat * 2);
         self.forget_at = self.forget_at.max(now + patience + REMEMBERED);
+        self.unwanted = 0;
         for slip in &mut self.slips {
             slip.unanswered += 1;
         }
@@ -366,6 +407,16 @@ impl Known {
             0 => self.claim.owner.clone(),
             number => OwnerToken::new(format!("{number}~{}", self.claim.owner)),
         }
+    }
+
+    /// Begins the next try at `node`. Returns the end of this one.
+    fn give_back(&mut self, node: usize) -> Stub {
+        let stub = self.stub(node);
+        self.slips[node] = Slip {
+            number: self.slips[node].number + 1,
+            ..Slip::default()
+        };
+        stub
     }
 
     fn stub(&self, node: usize) -> Stub {
@@ -400,172 +451,4 @@ pub(super) fn claimed_by(token: &str) -> &str {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn claim() -> Claim {
-        let key = LockKey::new("lock:", "k").unwrap();
-        Claim::new(key, OwnerToken::unique("me"), Duration::from_secs(5)).queued()
-    }
-
-    fn at(secs: u64) -> Instant {
-        Instant::from_nanos(1_000_000_000 * secs)
-    }
-
-    /// A claim for which three of five nodes have answered: one votes, one queues, one refuses.
-    fn asked() -> (Claims, Claim, u64) {
-        let (claims, claim) = (Claims::default(), claim());
-        let (round, asked) = claims.begin(&claim, 5, at(1));
-        for (node, voted, queued) in [(0, true, false), (1, false, true), (2, false, false)] {
-            claims.answered(
-                &claim.owner,
-                (node, round),
-                &asked[node].owner,
-                voted,
-                queued,
-            );
-        }
-        (claims, claim, round)
-    }
-
-    fn given(claims: &Claims, claim: &Claim, round: u64, secs: u64) -> Vec<Stub> {
-        claims.give_back(&claim.owner, round, false, at(secs)).0
-    }
-
-    #[test]
-    fn a_round_whose_votes_are_given_back_grants_nothing() {
-        let (claims, claim, round) = asked();
-        let (_, latest) = claims.give_back(&claim.owner, round, false, at(2));
-        assert!(!claims.promise(&claim.owner, round, at(6)));
-        assert!(claims.begin_again(&claim.owner, latest, at(3)).is_some());
-    }
-
-    #[test]
-    fn a_claim_that_is_begun_anew_is_not_taken_for_the_one_that_ended() {
-        let (claims, claim, round) = asked();
-        claims.end(&claim.owner);
-        claims.begin(&claim, 5, at(2));
-        assert!(!claims.promise(&claim.owner, round, at(6)));
-    }
-
-    #[test]
-    fn what_is_given_back_is_asked_for_by_another_token() {
-        let (claims, claim, round) = asked();
-        let (stubs, _) = claims.give_back(&claim.owner, round, true, at(2));
-        let given: Vec<_> = stubs.iter().map(|stub| (stub.node, stub.voted)).collect();
-        assert_eq!(given, [(0, true), (3, false), (4, false)]);
-        assert!(stubs.iter().all(|stub| stub.claim.owner == claim.owner));
-        // Only where something of an earlier try may come late, the node has to remember its end.
-        assert!(!stubs[0].claim.in_doubt && stubs[1].claim.in_doubt);
-        let (_, again) = claims.begin(&claim, 5, at(3));
-        let tokens: Vec<_> = again.iter().map(|claim| claim.owner.as_str()).collect();
-        let (own, next) = (claim.owner.to_string(), format!("1~{}", claim.owner));
-        assert_eq!(tokens, [&*next, &own, &own, &next, &next]);
-        assert_eq!(claimed_by(&next), own);
-    }
-
-    #[test]
-    fn nothing_is_given_back_while_somebody_relies_on_the_lock() {
-        let (claims, claim, round) = asked();
-        assert!(claims.promise(&claim.owner, round, at(6)));
-        let (later, _) = claims.begin(&claim, 5, at(2));
-        assert!(given(&claims, &claim, later, 5).is_empty());
-        assert!(!given(&claims, &claim, later, 6).is_empty());
-    }
-
-    #[test]
-    fn only_the_latest_round_decides() {
-        let (claims, claim, round) = asked();
-        let (later, _) = claims.begin(&claim, 5, at(2));
-        assert!(!claims.promise(&claim.owner, round, at(6)));
-        assert!(given(&claims, &claim, round, 3).is_empty());
-        assert!(claims.begin_again(&claim.owner, round, at(3)).is_none());
-        let (latest, _) = claims.begin_again(&claim.owner, later, at(3)).unwrap();
-        assert!(claims.end(&claim.owner).is_some());
-        assert!(!claims.promise(&claim.owner, latest, at(6)));
-        assert!(claims.begin_again(&claim.owner, latest, at(3)).is_none());
-    }
-
-    #[test]
-    fn an_answer_to_a_try_that_is_over_is_no_vote() {
-        let (claims, claim, round) = asked();
-        claims.give_back(&claim.owner, round, false, at(2));
-        claims.answered(&claim.owner, (3, round), &claim.owner, true, false);
-        assert!(
-            claims
-                .end(&claim.owner)
-                .unwrap()
-                .iter()
-                .all(|stub| !stub.voted)
-        );
-    }
-
-    #[test]
-    fn an_old_answer_that_is_heard_late_hides_no_vote() {
-        let (claims, claim, round) = asked();
-        let (later, _) = claims.begin(&claim, 5, at(2));
-        let answered = |question, voted| {
-            claims.answered(&claim.owner, (3, question), &claim.owner, voted, !voted);
-        };
-        answered(later, true);
-        answered(round, false);
-        let stubs = claims.end(&claim.owner).unwrap();
-        assert!(stubs[3].voted && !stubs[3].claim.in_doubt);
-    }
-
-    #[test]
-    fn news_of_a_vote_count_if_they_are_of_the_present_try() {
-        let (claims, claim, round) = asked();
-        let owner = claim.owner.as_str();
-        let waiting = |told, round| Told::Waiting {
-            told,
-            owner: claim.owner.clone(),
-            round,
-        };
-        assert_eq!(claims.told(1, owner, at(2)), waiting(1, round));
-        assert_eq!(claims.told(2, owner, at(2)), waiting(2, round));
-        claims.give_back(&claim.owner, round, false, at(2));
-        assert_eq!(claims.told(1, owner, at(2)), Told::Unknown);
-        assert_eq!(claims.told(1, "another", at(2)), Told::Unknown);
-        let (next, _) = claims.begin(&claim, 5, at(2));
-        let token = format!("1~{owner}");
-        assert_eq!(claims.told(1, &token, at(2)), waiting(1, next));
-        assert!(claims.promise(&claim.owner, next, at(6)));
-        assert_eq!(claims.told(0, &token, at(3)), Told::More);
-    }
-
-    #[test]
-    fn a_node_that_lacks_a_lease_is_joined_by_its_renewal() {
-        let (claims, claim, round) = asked();
-        assert!(claims.promise(&claim.owner, round, at(6)));
-        let renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), claim.ttl);
-        let joined = |claims: &Claims| -> Vec<usize> {
-            let (_, lacking) = claims.renewed(&renewal, at(9));
-            lacking.into_iter().map(|(node, _)| node).collect()
-        };
-        assert_eq!(joined(&claims), [1, 2, 3, 4]);
-        assert!(joined(&claims).is_empty(), "they are being joined");
-        claims.answered(&claim.owner, (1, u64::MAX), &claim.owner, true, false);
-        for node in 1..3 {
-            claims.joined(&claim.owner, node, &claim.owner);
-        }
-        claims.renewed_at(&claim.owner, 0, &claim.owner, false);
-        assert_eq!(joined(&claims), [0, 2]);
-        // One that says that it votes has not to be joined.
-        claims.joined(&claim.owner, 2, &claim.owner);
-        claims.renewed_at(&claim.owner, 2, &claim.owner, true);
-        assert!(joined(&claims).is_empty());
-    }
-
-    #[test]
-    fn a_claim_that_nobody_ends_is_forgotten_in_time() {
-        let claims = Claims::default();
-        for number in 0..2_000_u64 {
-            claims.begin(&claim(), 5, at(number * 10));
-        }
-        assert!(claims.count() < 300, "{}", claims.count());
-        let last = claim();
-        claims.begin(&last, 5, at(20_000));
-        assert_eq!(claims.named(&last.owner).unwrap().1, last.owner);
-    }
-}
+mod tests;

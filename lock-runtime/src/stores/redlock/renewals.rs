@@ -186,7 +186,7 @@ impl Shared {
     /// the nodes that do not vote for the lease, in the background.
     fn join(self: &Arc<Self>, renewal: &Renewal, sent_at: Instant) {
         let until = valid_until(sent_at, renewal.ttl);
-        let (question, lacking) = self.claims.renewed(renewal, until);
+        let (question, lacking) = self.claims.renewed(renewal, until, clock::now());
         for (node, claim) in lacking {
             let (shared, owner) = (Arc::clone(self), renewal.owner.clone());
             self.home.spawn(async move {
@@ -197,9 +197,8 @@ impl Shared {
                     if let Ok(vote) = answer {
                         let voted = matches!(vote, Vote::Given { .. });
                         let asked = &claim.owner;
-                        shared
-                            .claims
-                            .answered(&owner, (node, question), asked, voted, false);
+                        let place = (node, question);
+                        shared.claims.answered(&owner, place, asked, voted, false);
                     }
                 }
                 shared.claims.joined(&owner, node, &claim.owner);

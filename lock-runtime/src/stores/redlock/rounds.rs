@@ -74,7 +74,7 @@ impl Shared {
                 }
                 Verdict::Gone => {
                     self.stand_back(claim, number, false).await;
-                    self.claims.forget_blank(&claim.owner);
+                    self.claims.refused(&claim.owner, clock::now());
                     return Ok(Acquired::Taken(holder));
                 }
                 Verdict::Unavailable => {
@@ -84,16 +84,22 @@ impl Shared {
                 }
                 Verdict::Held if !claim.queue => {
                     self.stand_back(claim, number, false).await;
-                    self.claims.forget_blank(&claim.owner);
+                    self.claims.refused(&claim.owner, clock::now());
                     return Ok(Acquired::Taken(holder));
                 }
-                Verdict::Held if votes == 0 => return Ok(Acquired::Queued(holder)),
-                Verdict::Held | Verdict::Split | Verdict::Behind(_) | Verdict::Pending => {
+                Verdict::Held => {
+                    // It waits at the majority that the other has. To keep the other votes would
+                    // keep the other lease from growing to these nodes, too.
+                    let stubs = self.claims.decline(&claim.owner, number, clock::now());
+                    self.give_back(stubs).await;
+                    return Ok(Acquired::Queued(holder));
+                }
+                Verdict::Split | Verdict::Behind(_) | Verdict::Pending => {
                     tries += 1;
                     if !claim.queue {
                         number = self.stand_back(claim, number, false).await;
                         if tries >= TRIES || clock::now().since(start) > longest_try {
-                            self.claims.forget_blank(&claim.owner);
+                            self.claims.refused(&claim.owner, clock::now());
                             return Ok(Acquired::Taken(holder));
                         }
                     } else if votes == 0 {
@@ -150,29 +156,22 @@ impl Shared {
             async move {
                 let answer = shared.nodes[node].vote(&asked, terms).await;
                 let now = clock::now();
-                match &answer {
-                    Ok(Vote::Given { time, .. }) => {
-                        shared.clock.heard(node, *time, now);
-                        shared
-                            .claims
-                            .answered(&owner, (node, number), &asked.owner, true, false);
+                let time = match &answer {
+                    Ok(Vote::Given { time, .. } | Vote::Refused { time, .. }) => Some(*time),
+                    _ => None,
+                };
+                if let Some(time) = time {
+                    shared.clock.heard(node, time, now);
+                }
+                if let Ok(vote) = &answer {
+                    let voted = matches!(vote, Vote::Given { .. });
+                    let queued = matches!(vote, Vote::Refused { queued: true, .. });
+                    let place = (node, number);
+                    let asked = &asked.owner;
+                    let unwanted = shared.claims.answered(&owner, place, asked, voted, queued);
+                    if let Some(stub) = unwanted {
+                        shared.give_back(vec![stub]).await;
                     }
-                    Ok(Vote::Refused { time, queued, .. }) => {
-                        shared.clock.heard(node, *time, now);
-                        shared.claims.answered(
-                            &owner,
-                            (node, number),
-                            &asked.owner,
-                            false,
-                            *queued,
-                        );
-                    }
-                    Ok(Vote::Away(_) | Vote::Lost) => {
-                        shared
-                            .claims
-                            .answered(&owner, (node, number), &asked.owner, false, false);
-                    }
-                    Err(_) => {}
                 }
                 (node, answer)
             }

@@ -156,9 +156,10 @@ impl Shared {
             let name = name.clone();
             async move {
                 let mark = node.to_string();
+                let time = shared.clock.next(clock::now()).unwrap_or(0);
                 // What it answers is for those who want its vote.
                 let _ = shared.nodes[node]
-                    .attend(&name, shared.terms(0), within)
+                    .attend(&name, shared.terms(time), within)
                     .await;
                 (node, shared.nodes[node].mark(&name, &mark, within).await)
             }
@@ -244,8 +245,9 @@ impl Shared {
     /// long as a vote may live there.
     async fn end_at(self: &Arc<Self>, stub: Stub) -> Result<(), BackendError> {
         let answer = self.nodes[stub.node].abandon(&stub.claim).await;
-        // What was overtaken is to take no effect.
-        if answer.as_ref().is_err_and(|error| !is_overtaken(error)) {
+        // Also where another question went ahead at this node alone: elsewhere it took effect, and
+        // its caller may not ask again.
+        if answer.is_err() {
             self.home.spawn(end_later(Arc::downgrade(self), stub));
         }
         answer
