@@ -11,6 +11,7 @@ use lock_protocol::{
     Released,
 };
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use super::claims::{Claims, Stub};
@@ -31,6 +32,9 @@ const GIVE_BACK: Backoff = Backoff {
     first: Duration::from_millis(50),
     longest: Duration::from_secs(1),
 };
+/// How many claims may be withdrawn in the background at one node. A node that is down for long would
+/// gather as many as are made in a ttl; what is left out ends by its ttl, and few have got there.
+const LATER: usize = 1024;
 /// How often a larger fencing token is proposed in a row.
 pub(super) const PROPOSALS: u32 = 3;
 
@@ -45,6 +49,8 @@ pub(super) struct Shared {
     pub(super) home: Handle,
     /// About how long a round takes, in microseconds.
     round_trip: AtomicU64,
+    /// Of each node, how many more claims may be withdrawn there in the background.
+    later: Vec<Arc<Semaphore>>,
 }
 
 /// What went wrong at one server.
@@ -87,6 +93,10 @@ impl Shared {
             clock: Clock::new(nodes.len()),
             sinks: Sinks::default(),
             round_trip: AtomicU64::new(1_000),
+            later: nodes
+                .iter()
+                .map(|_| Arc::new(Semaphore::new(LATER)))
+                .collect(),
             nodes,
             settings,
             home,
@@ -248,9 +258,20 @@ impl Shared {
         // Also where another question went ahead at this node alone: elsewhere it took effect, and
         // its caller may not ask again.
         if answer.is_err() {
-            self.home.spawn(end_later(Arc::downgrade(self), stub));
+            self.end_later(stub);
         }
         answer
+    }
+
+    /// Withdraws a claim at one node in the background, unless too many are by now.
+    fn end_later(self: &Arc<Self>, stub: Stub) {
+        if let Ok(permit) = Arc::clone(&self.later[stub.node]).try_acquire_owned() {
+            let shared = Arc::downgrade(self);
+            self.home.spawn(async move {
+                let _permit = permit;
+                end_later(shared, stub).await;
+            });
+        }
     }
 
     pub(super) async fn abandon(self: &Arc<Self>, claim: &Claim) -> Result<(), BackendError> {
@@ -368,7 +389,7 @@ impl Shared {
         let release = Release::new(stub.claim.key.clone(), stub.claim.owner.clone());
         let answer = self.nodes[stub.node].release(&release).await;
         if answer.is_err() {
-            self.home.spawn(end_later(Arc::downgrade(self), stub));
+            self.end_later(stub);
         }
         Ok(matches!(answer?, Released::Released(_)))
     }
