@@ -274,7 +274,7 @@ use crate::key::CheckedKeys;
 /// # `on_taken`
 ///
 /// What a call returns whose lock another holds when its `wait` is over. `error`, the default: the
-/// [`LockError`], as for any other reason. `skip`: that nothing was done, which is a success; the
+/// `LockError`, as for any other reason. `skip`: that nothing was done, which is a success; the
 /// trait [`LockSkip`] knows the return types that can say so, `()`, `Option<T>`, `Result<(), E>`
 /// and `Result<Option<T>, E>`. Whoever skips does not wait: `wait` is then zero if it is not given.
 /// Or a function, by its path or as a closure, that makes a return value of the error.
