@@ -24,7 +24,7 @@ fn build() -> Result<PathBuf, String> {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/local/go/bin");
     let status = Command::new("go")
-        .args(["build", "-o"])
+        .args(["build", "-buildvcs=false", "-o"])
         .arg(&program)
         .arg(".")
         .current_dir(sources)
