@@ -26,8 +26,8 @@ use std::time::Duration;
 
 use deadpool_redis::Config;
 use lock_protocol::{
-    Acquired, Backend, BackendError, Claim, Executor, Limits, LockKey, News, Release, Released,
-    Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, Executor, Limits, LockKey, News, Numbers, Release,
+    Released, Renewal, Renewed,
 };
 use uuid::Uuid;
 
@@ -41,7 +41,6 @@ use crate::executor::OnTokio;
 use crate::stores::redis::RedisBackend;
 use crate::stores::redis::voter::{Alive, Keepers, Together};
 use crate::sync::lock;
-use lock_protocol::Numbers;
 
 /// However long commands may take, [`RedlockBackend::connect`] fails by then.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);

@@ -116,12 +116,7 @@ impl Shared {
         let mut least = 0;
         for _ in 0..PROPOSALS {
             let sent_at = clock::now();
-            let Some(time) = self.clock.next(sent_at) else {
-                return Err(BackendError::unavailable(
-                    "the time of the servers is not known",
-                ));
-            };
-            let proposal = time.max(least);
+            let proposal = self.proposal(sent_at, least)?;
             let terms = self.terms(proposal);
             let tokens: Arc<[OwnerToken]> = self.claims.tokens(&renewal.owner, nodes).into();
             let mut asked = self.flights(0..nodes, |shared, node| {

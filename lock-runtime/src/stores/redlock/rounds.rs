@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_protocol::{Acquired, BackendError, Claim, Grant, Holder, Instant, valid_until};
+use lock_protocol::{
+    Acquired, BackendError, Claim, Grant, Holder, Instant, Overtaken, valid_until,
+};
 use tokio::time::{sleep, timeout};
 
 use super::claims::claimed_by;
@@ -12,7 +14,6 @@ use super::shared::{PROPOSALS, Shared, block};
 use super::tally::{Answer, Tally, Verdict};
 use crate::clock;
 use crate::stores::redis::scripts::voting::Vote;
-use lock_protocol::Overtaken;
 
 /// How often a claim that does not wait tries again where nobody has a majority.
 const TRIES: u32 = 6;
@@ -144,12 +145,7 @@ impl Shared {
         least: u64,
     ) -> Result<Round, BackendError> {
         let sent_at = clock::now();
-        let Some(time) = self.clock.next(sent_at) else {
-            return Err(BackendError::unavailable(
-                "the time of the servers is not known",
-            ));
-        };
-        let proposal = time.max(least);
+        let proposal = self.proposal(sent_at, least)?;
         let terms = self.terms(proposal);
         let mut flights = self.flights(0..self.nodes.len(), |shared, node| {
             let (asked, owner) = (asked[node].clone(), claim.owner.clone());

@@ -7,8 +7,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use lock_protocol::{
-    Backend, BackendError, BoxError, Claim, FenceBlock, FencingToken, LockKey, OwnerToken, Release,
-    Released,
+    Backend, BackendError, BoxError, Claim, FenceBlock, FencingToken, Instant, LockKey, Overtaken,
+    OwnerToken, Release, Released, Sinks,
 };
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -24,8 +24,6 @@ use crate::clock;
 use crate::error::LockError;
 use crate::stores::redis::RedisBackend;
 use crate::stores::redis::scripts::voting::Terms;
-use lock_protocol::Overtaken;
-use lock_protocol::Sinks;
 
 /// The pauses between attempts to give back what a node has not heard of.
 const GIVE_BACK: Backoff = Backoff {
@@ -110,6 +108,13 @@ impl Shared {
     /// How many nodes may fail.
     pub(super) fn spare(&self) -> usize {
         self.nodes.len() - self.quorum()
+    }
+
+    /// The fencing token to propose `now`, not below `least`.
+    pub(super) fn proposal(&self, now: Instant, least: u64) -> Result<u64, BackendError> {
+        let time = self.clock.next(now);
+        let unknown = || BackendError::unavailable("the time of the servers is not known");
+        Ok(time.ok_or_else(unknown)?.max(least))
     }
 
     pub(super) fn terms(&self, proposal: u64) -> Terms {
