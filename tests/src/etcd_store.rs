@@ -1,10 +1,11 @@
 //! The etcd backend on a real server as a store under test.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lock_conformance::{Remaining, Store};
 use lock_etcd::{EtcdBackend, EtcdSettings};
-use lock_protocol::LockKey;
+use lock_protocol::{Acquired, Backend, Claim, LockKey};
+use tokio::time::sleep;
 
 use crate::etcd::Cluster;
 
@@ -60,4 +61,22 @@ pub async fn connect(cluster: &Cluster) -> EtcdBackend {
     // A busy machine is no fault of the store.
     settings.command_timeout = Duration::from_secs(4);
     EtcdBackend::connect(settings).await.unwrap()
+}
+
+/// Asks for `claim` until the answer is as wanted, for so long at the most.
+pub async fn acquire_within(
+    limit: Duration,
+    backend: &impl Backend,
+    claim: &Claim,
+    is_wanted: fn(&Acquired) -> bool,
+) {
+    let deadline = Instant::now() + limit;
+    loop {
+        let answer = backend.acquire(claim).await;
+        if answer.as_ref().is_ok_and(is_wanted) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{answer:?}");
+        sleep(Duration::from_millis(10)).await;
+    }
 }

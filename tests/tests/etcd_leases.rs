@@ -1,11 +1,11 @@
 //! Leases of etcd that claims share or have left: none is ended by which another claim lives.
 #![allow(clippy::unwrap_used)]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lock_protocol::{Acquired, Backend, Claim, LockKey, OwnerToken, Release, Released};
 use lock_tests::etcd::Cluster;
-use lock_tests::etcd_store::connect;
+use lock_tests::etcd_store::{acquire_within, connect};
 use tokio::time::sleep;
 
 const TTL: Duration = Duration::from_secs(60);
@@ -16,19 +16,6 @@ fn claim(key: &LockKey, owner: &str) -> Claim {
     Claim::new(key.clone(), OwnerToken::new(owner), TTL).queued()
 }
 
-/// Asks for `claim` until the answer is as wanted.
-async fn acquire(backend: &impl Backend, claim: &Claim, is_wanted: fn(&Acquired) -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let answer = backend.acquire(claim).await;
-        if answer.as_ref().is_ok_and(is_wanted) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{answer:?}");
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
 #[tokio::test]
 async fn a_release_that_is_asked_again_does_not_end_the_lease_of_the_next_claim() {
     let mut cluster = Cluster::start();
@@ -36,7 +23,10 @@ async fn a_release_that_is_asked_again_does_not_end_the_lease_of_the_next_claim(
     for (name, is_told_again) in [("alone", false), ("together", true)] {
         let key = LockKey::new("lock:", name).unwrap();
         let (holder, next) = (claim(&key, "holder"), claim(&key, "next"));
-        acquire(&here, &holder, |it| matches!(it, Acquired::Granted(_))).await;
+        acquire_within(DEADLINE, &here, &holder, |it| {
+            matches!(it, Acquired::Granted(_))
+        })
+        .await;
         let (_, lease) = cluster.owner(key.stored()).unwrap();
 
         // A release that takes the next claim along is lost on its way, with the server.
@@ -49,7 +39,10 @@ async fn a_release_that_is_asked_again_does_not_end_the_lease_of_the_next_claim(
         cluster.kill(0);
         cluster.revive(0);
         // So the next claim asks by itself, and waits behind the holder.
-        acquire(&here, &next, |it| matches!(it, Acquired::Queued(_))).await;
+        acquire_within(DEADLINE, &here, &next, |it| {
+            matches!(it, Acquired::Queued(_))
+        })
+        .await;
         let contenders = format!("{}/", key.stored());
         let claims = cluster.claims();
         let contend = claims.iter().filter(|it| it.starts_with(&contenders));
@@ -58,7 +51,10 @@ async fn a_release_that_is_asked_again_does_not_end_the_lease_of_the_next_claim(
         let again = release.then(is_told_again.then(|| next.clone()));
         let released = here.release(&again).await.unwrap();
         assert!(matches!(released, Released::Released(_)), "{released:?}");
-        acquire(&here, &next, |it| matches!(it, Acquired::Granted(_))).await;
+        acquire_within(DEADLINE, &here, &next, |it| {
+            matches!(it, Acquired::Granted(_))
+        })
+        .await;
         // It has got the lease of the holder, and keeps it.
         let expected = Some((format!("{}/next", key.stored()), lease));
         for _ in 0..10 {
@@ -77,8 +73,14 @@ async fn a_kept_lease_that_has_ended_is_not_used_for_a_next_claim_twice() {
     let mut holder = claim(&key, "holder");
     // Its lease is too short for the next claim.
     holder.ttl = TTL / 2;
-    acquire(&here, &holder, |it| matches!(it, Acquired::Granted(_))).await;
-    acquire(&here, &first, |it| matches!(it, Acquired::Granted(_))).await;
+    acquire_within(DEADLINE, &here, &holder, |it| {
+        matches!(it, Acquired::Granted(_))
+    })
+    .await;
+    acquire_within(DEADLINE, &here, &first, |it| {
+        matches!(it, Acquired::Granted(_))
+    })
+    .await;
     let (_, lease) = cluster.owner(kept.stored()).unwrap();
     here.release(&Release::new(kept, first.owner))
         .await

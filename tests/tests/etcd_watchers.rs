@@ -9,7 +9,7 @@ use lock_conformance::inbox::Inbox;
 use lock_etcd::{EtcdBackend, EtcdSettings};
 use lock_protocol::{Acquired, Backend, Claim, LockKey, OwnerToken, Release};
 use lock_tests::etcd::Cluster;
-use lock_tests::etcd_store::connect;
+use lock_tests::etcd_store::{acquire_within, connect};
 use tokio::time::{sleep, timeout};
 
 const TTL: Duration = Duration::from_secs(60);
@@ -27,19 +27,6 @@ fn watchers(cluster: &Cluster) -> usize {
     let name = "etcd_debugging_mvcc_watcher_total ";
     let count = answer.lines().find_map(|line| line.strip_prefix(name));
     count.unwrap().parse().unwrap()
-}
-
-/// Asks for `claim` until the answer is as wanted.
-async fn acquire(backend: &impl Backend, claim: &Claim, is_wanted: fn(&Acquired) -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let answer = backend.acquire(claim).await;
-        if answer.as_ref().is_ok_and(is_wanted) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{answer:?}");
-        sleep(Duration::from_millis(10)).await;
-    }
 }
 
 /// Waits until the server has so many watchers; how many it has, if that does not come.
@@ -68,10 +55,16 @@ async fn a_waiter_that_has_had_its_turn_leaves_no_watcher_behind() {
         let owner = OwnerToken::new(format!("o{turn}"));
         Claim::new(key.clone(), owner, TTL).queued()
     };
-    acquire(&here, &claim(0), |it| matches!(it, Acquired::Granted(_))).await;
+    acquire_within(DEADLINE, &here, &claim(0), |it| {
+        matches!(it, Acquired::Granted(_))
+    })
+    .await;
     for turn in 0..HAND_OVERS {
         let (holder, waiter) = (claim(turn), claim(turn + 1));
-        acquire(&here, &waiter, |it| matches!(it, Acquired::Queued(_))).await;
+        acquire_within(DEADLINE, &here, &waiter, |it| {
+            matches!(it, Acquired::Queued(_))
+        })
+        .await;
         if turn == 0 {
             // The control: a waiter has one.
             comes_to(&cluster, none + 1, DEADLINE).await.unwrap();
@@ -80,7 +73,10 @@ async fn a_waiter_that_has_had_its_turn_leaves_no_watcher_behind() {
         here.release(&release).await.unwrap();
         let told = timeout(DEADLINE, inbox.changed(&waiter)).await;
         assert!(told.is_ok(), "the waiter hears of its turn");
-        acquire(&here, &waiter, |it| matches!(it, Acquired::Granted(_))).await;
+        acquire_within(DEADLINE, &here, &waiter, |it| {
+            matches!(it, Acquired::Granted(_))
+        })
+        .await;
     }
     comes_to(&cluster, none, Duration::from_secs(5))
         .await
@@ -103,16 +99,25 @@ async fn a_waiter_hears_of_its_turn_after_the_token_of_the_user_has_ended() {
         let owner = OwnerToken::new(format!("o{turn}"));
         Claim::new(key.clone(), owner, TTL).queued()
     };
-    acquire(&here, &claim(0), |it| matches!(it, Acquired::Granted(_))).await;
+    acquire_within(DEADLINE, &here, &claim(0), |it| {
+        matches!(it, Acquired::Granted(_))
+    })
+    .await;
     // The first time is the control.
     for turn in 0..2 {
         let (holder, waiter) = (claim(turn), claim(turn + 1));
-        acquire(&here, &waiter, |it| matches!(it, Acquired::Queued(_))).await;
+        acquire_within(DEADLINE, &here, &waiter, |it| {
+            matches!(it, Acquired::Queued(_))
+        })
+        .await;
         let release = Release::new(key.clone(), holder.owner);
         here.release(&release).await.unwrap();
         let told = timeout(DEADLINE, inbox.changed(&waiter)).await;
         assert!(told.is_ok(), "waiter {turn} hears nothing");
-        acquire(&here, &waiter, |it| matches!(it, Acquired::Granted(_))).await;
+        acquire_within(DEADLINE, &here, &waiter, |it| {
+            matches!(it, Acquired::Granted(_))
+        })
+        .await;
         // No token of before is known any more.
         cluster.ctl(&["--user=root:secret", "auth", "disable"]);
         cluster.ctl(&["auth", "enable"]);

@@ -199,9 +199,9 @@ async fn e04_an_acquire_that_is_done_late_is_granted_once_to_who_asks_again() {
     assert_eq!(cluster.claims(), Vec::<String>::new());
 }
 
-/// A claim lies in the network when it is withdrawn by another way; what arrives then does nothing.
-#[tokio::test(flavor = "multi_thread")]
-async fn e04_an_acquire_that_comes_after_its_withdrawal_takes_no_lock() {
+/// A claim that lies in the network, though whoever asked for it has been told that there is no
+/// answer: it arrives when the pipe is opened.
+async fn claim_on_its_way() -> (Cluster, Pipe, EtcdBackend, Claim) {
     let cluster = Cluster::start();
     let pipe = Pipe::to(cluster.port(0));
     let backend = backend(&[pipe.endpoint()]).await;
@@ -210,12 +210,21 @@ async fn e04_an_acquire_that_comes_after_its_withdrawal_takes_no_lock() {
     released(&backend, &before).await;
     pipe.hold();
     let gone = claim("k");
-    let mut asking = Box::pin(backend.acquire(&gone));
-    assert!(timeout(ms(1), &mut asking).await.is_err());
-    eventually("the claim is on its way", || pipe.held() > 200).await;
-    sleep(ms(200)).await;
-    pipe.seal();
-    assert!(asking.await.is_err());
+    {
+        let mut asking = Box::pin(backend.acquire(&gone));
+        assert!(timeout(ms(1), &mut asking).await.is_err());
+        eventually("the claim is on its way", || pipe.held() > 200).await;
+        sleep(ms(200)).await;
+        pipe.seal();
+        assert!(asking.await.is_err());
+    }
+    (cluster, pipe, backend, gone)
+}
+
+/// A claim lies in the network when it is withdrawn by another way; what arrives then does nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn e04_an_acquire_that_comes_after_its_withdrawal_takes_no_lock() {
+    let (cluster, pipe, _backend, gone) = claim_on_its_way().await;
     let lease = cluster.leases();
     assert_eq!(lease.len(), 1, "the lease of the claim");
     // By another process, since all ways of this one lead through the pipe.
@@ -233,20 +242,7 @@ async fn e04_an_acquire_that_comes_after_its_withdrawal_takes_no_lock() {
 /// The control of the test before: a key that is only deleted appears when the write arrives.
 #[tokio::test(flavor = "multi_thread")]
 async fn e04_control_a_deletion_is_overtaken_by_a_write_that_comes_late() {
-    let cluster = Cluster::start();
-    let pipe = Pipe::to(cluster.port(0));
-    let backend = backend(&[pipe.endpoint()]).await;
-    let before = claim("k");
-    granted(&backend, &before).await;
-    released(&backend, &before).await;
-    pipe.hold();
-    let gone = claim("k");
-    let mut asking = Box::pin(backend.acquire(&gone));
-    assert!(timeout(ms(1), &mut asking).await.is_err());
-    eventually("the claim is on its way", || pipe.held() > 200).await;
-    sleep(ms(200)).await;
-    pipe.seal();
-    assert!(asking.await.is_err());
+    let (cluster, pipe, _backend, _) = claim_on_its_way().await;
     cluster.ctl(&["del", "--prefix", "lock:k/"]);
     pipe.open();
     eventually("the claim appears", || cluster.claims().len() == 1).await;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use lock_runtime::{LockError, LockRuntime, distributed_lock};
+use lock_tests::faults::eventually;
 use lock_tests::redlock_store::{five, urls};
 use lock_tests::server::Server;
 use tokio::task::JoinSet;
@@ -20,6 +21,16 @@ fn ms(n: u64) -> Duration {
 async fn runtime(servers: &[Server]) -> LockRuntime {
     let builder = LockRuntime::redlock(urls(servers)).restart_delay(Duration::ZERO);
     builder.build().await.unwrap()
+}
+
+/// Waits until every server has voted for a holder of `k`.
+async fn held_by_all(servers: &[Server]) {
+    eventually("all servers vote", || {
+        servers
+            .iter()
+            .all(|server| server.run(&["EXISTS", "lock:k"]))
+    })
+    .await;
 }
 
 /// Ends with an instant when the lock was held.
@@ -112,14 +123,7 @@ async fn a_body_longer_than_three_ttls_keeps_its_lock() {
         let locks = locks.clone();
         async move { hold(&locks, ms(4000)).await }
     });
-    while servers
-        .iter()
-        .filter(|server| server.run(&["EXISTS", "lock:k"]))
-        .count()
-        < 5
-    {
-        sleep(ms(5)).await;
-    }
+    held_by_all(&servers).await;
     let mut tries = 0;
     let started = Instant::now();
     while started.elapsed() < ms(3500) {
@@ -164,14 +168,7 @@ async fn a_lock_that_another_library_has_on_a_majority_is_waited_for() {
         let locks = locks.clone();
         async move { hold(&locks, ms(600)).await }
     });
-    while servers
-        .iter()
-        .filter(|server| server.run(&["EXISTS", "lock:k"]))
-        .count()
-        < 5
-    {
-        sleep(ms(5)).await;
-    }
+    held_by_all(&servers).await;
     let set = |server: &Server| -> Option<String> {
         server.run(&["SET", "lock:k", "another's", "NX", "PX", "1500"])
     };
