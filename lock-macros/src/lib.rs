@@ -257,6 +257,7 @@ use crate::key::CheckedKeys;
 /// # }
 /// ```
 ///
+#[doc = include_str!("../doc/modes.md")]
 /// # `on_lost`
 ///
 /// What happens when the lease can no longer be proven, because the store was away for too long or

@@ -32,6 +32,7 @@ pub mod machine;
 pub mod mistakes;
 #[cfg(not(lock_mistakes))]
 mod mistakes;
+mod mode;
 mod name;
 mod numbers;
 #[cfg(feature = "std")]
@@ -44,10 +45,11 @@ mod token;
 
 pub use crate::backend::{Backend, BackendError, BoxError, Executor, News};
 pub use crate::claim::{
-    Acquired, AskNumber, Claim, Contended, Extension, Grant, Holder, LostReason, Mode, Release,
-    Released, Renewal, Renewed,
+    Acquired, AskNumber, Claim, Contended, Extension, Grant, Holder, LostReason, Release, Released,
+    Renewal, Renewed,
 };
 pub use crate::limits::{GraceBy, Limits, Order};
+pub use crate::mode::{Kind, Mode};
 pub use crate::name::{InvalidKey, LockKey};
 pub use crate::numbers::{Numbers, Overtaken};
 #[cfg(feature = "std")]

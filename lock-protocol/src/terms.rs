@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use crate::mode::Mode;
 use crate::time::Instant;
 
 /// The shortest ttl: below it, an ordinary pause of the scheduler ends the lease.
@@ -30,6 +31,8 @@ pub struct Terms {
     pub max_hold: Option<Duration>,
     /// For how long from its beginning the key stays taken, whenever the holder ends or dies.
     pub min_hold: Option<Duration>,
+    /// What is wanted of the key.
+    pub mode: Mode,
 }
 
 impl Terms {
@@ -40,6 +43,7 @@ impl Terms {
             renew: None,
             max_hold: None,
             min_hold: None,
+            mode: Mode::Exclusive,
         }
     }
 
@@ -67,6 +71,8 @@ pub struct Rules {
     pub local_passes: u32,
     /// For which share of its ttl a lease is passed on inside the process, from 0 to 1.
     pub local_share: f64,
+    /// Whether the store grants other modes than the exclusive one as what they are.
+    pub modes: bool,
 }
 
 impl Default for Rules {
@@ -77,6 +83,7 @@ impl Default for Rules {
             heartbeat: Duration::from_secs(10),
             local_passes: 1_000,
             local_share: 0.1,
+            modes: true,
         }
     }
 }
@@ -95,6 +102,14 @@ impl Rules {
     pub fn passes(&self, waiting: usize) -> u32 {
         let passes = u32::try_from(waiting).unwrap_or(u32::MAX).saturating_mul(2);
         passes.min(self.local_passes)
+    }
+
+    /// For how long after its grant a shared lease of this `ttl` is open to further readers of the
+    /// process, if nobody waited for the key then: it bounds how long a writer elsewhere may wait for
+    /// them.
+    pub fn open_for(&self, ttl: Duration) -> Duration {
+        const AT_MOST: Duration = Duration::from_secs(1);
+        ttl.mul_f64(self.local_share).min(AT_MOST)
     }
 
     /// How many fencing tokens a claim for so many waiters reserves: one for its first holder, and

@@ -2,10 +2,14 @@
 
 use core::time::Duration;
 
+use smallvec::SmallVec;
+
+use super::event::Granted;
 use super::exchange::{Ending, Releasing};
 use super::line::WaiterId;
-use crate::claim::{Extension, LostReason, Renewal};
+use crate::claim::{Extension, LostReason, Release, Renewal};
 use crate::mistakes::{Mistake, made};
+use crate::mode::Mode;
 use crate::name::LockKey;
 use crate::terms::{Rules, Terms, covering, valid_until};
 use crate::time::Instant;
@@ -57,8 +61,15 @@ pub(super) struct Lease {
     /// For how long the holder wants to keep the key from its beginning, which has to wait, since
     /// the lease is too short.
     pub(super) wanted: Option<Duration>,
-    /// Who was told of the grant and has not been seen since, and how long it may take.
-    pub(super) untaken: Option<(WaiterId, Instant)>,
+    /// Who were told of the grant and have not been seen since, and how long each may take: one,
+    /// but for those who share.
+    pub(super) untaken: SmallVec<[(WaiterId, Instant); 1]>,
+    /// Which part of the key it is.
+    pub(super) shard: u8,
+    /// How many hold it: one, but for those who share.
+    pub(super) sharing: u32,
+    /// Until when others may come to share it.
+    pub(super) open_until: Instant,
     pub(super) state: State,
 }
 
@@ -106,6 +117,45 @@ impl Lease {
     pub(super) fn end(&mut self, end: End, now: Instant) {
         self.state = State::Ended(end, now.since(self.held_since));
         self.renew_at = None;
+    }
+
+    /// Until when the first of those who were told has to take it.
+    pub(super) fn untaken_until(&self) -> Option<Instant> {
+        self.untaken.iter().map(|(_, deadline)| *deadline).min()
+    }
+
+    /// No longer waits for this waiter to take it. Whether it did.
+    pub(super) fn took(&mut self, id: WaiterId) -> bool {
+        let untaken = self.untaken.len();
+        self.untaken.retain(|(waiter, _)| *waiter != id);
+        self.untaken.len() < untaken
+    }
+
+    /// Whether it is what a waiter with these terms wants.
+    pub(super) fn suits(&self, wanted: &Terms) -> bool {
+        let mut terms = self.terms;
+        terms.mode = wanted.mode;
+        terms == *wanted && self.terms.mode.satisfies(&wanted.mode, self.shard)
+    }
+
+    /// How much has to be left of it for another holder.
+    pub(super) fn enough(&self, rules: &Rules) -> Duration {
+        match self.terms.renew {
+            Some(_) => rules.grace.min(self.terms.ttl) / 2,
+            // Nothing will be added to it.
+            None => self.terms.ttl / 10 * 9,
+        }
+    }
+
+    /// Whether one more reader of this process, with these terms, can share it: each has a `max_hold`
+    /// of its own, so with one it has a lease of its own.
+    pub(super) fn is_open_to(&self, wanted: &Terms, rules: &Rules, now: Instant) -> bool {
+        self.terms.mode == Mode::Shared
+            && self.is_held()
+            && now < self.open_until
+            && self.suits(wanted)
+            && wanted.max_hold.is_none()
+            && self.valid_until.since(now) >= self.enough(rules)
     }
 
     /// Whether it is taken back if its waiter does not take it by its deadline.
@@ -169,8 +219,7 @@ impl Lease {
 
     /// When something happens to a lease that is held, without anybody's doing.
     pub(super) fn attention_at(&self) -> Instant {
-        let untaken = self.untaken.filter(|_| self.is_taken_back());
-        let untaken = untaken.map(|(_, deadline)| deadline);
+        let untaken = self.untaken_until().filter(|_| self.is_taken_back());
         [self.renew_at, self.max_hold_ends(), untaken]
             .into_iter()
             .flatten()
@@ -187,10 +236,31 @@ impl Lease {
     ) -> Renewal {
         let ttl = self.terms.ttl.max(self.least(rules, now));
         let mut renewal = Renewal::new(key.clone(), self.owner.clone(), ttl);
-        if self.spare.is_none() {
+        renewal.mode = self.terms.mode;
+        renewal.shard = self.shard;
+        if self.spare.is_none() && self.terms.mode != Mode::Shared {
             renewal.tokens = rules.passes(waiting);
         }
         renewal
+    }
+
+    /// What its present holder is told that it has.
+    pub(super) fn granted(&self, now: Instant) -> Granted {
+        Granted {
+            lease: self.id,
+            owner: self.owner.clone(),
+            token: self.token,
+            since: now,
+            shard: self.shard,
+        }
+    }
+
+    /// Its release.
+    pub(super) fn release(&self, key: &LockKey) -> Release {
+        let mut release = Release::new(key.clone(), self.owner.clone());
+        release.mode = self.terms.mode;
+        release.shard = self.shard;
+        release
     }
 
     /// How long the lease has to live at least, where the key is kept: never shorter than its holder

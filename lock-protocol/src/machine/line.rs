@@ -82,6 +82,15 @@ impl Line {
         once
     }
 
+    /// Takes out those who want to keep the lease by these terms.
+    pub(super) fn take_alike(&mut self, terms: &Terms) -> VecDeque<Waiter> {
+        let (alike, staying) = core::mem::take(&mut self.0)
+            .into_iter()
+            .partition(|waiter| waiter.terms == *terms);
+        self.0 = staying;
+        alike
+    }
+
     /// Takes out everybody.
     pub(super) fn take_all(&mut self) -> VecDeque<Waiter> {
         core::mem::take(&mut self.0)

@@ -2,7 +2,7 @@
 
 use super::exchange::Stage;
 use super::lease::State;
-use super::{Key, Lease};
+use super::{Group, Lease};
 use crate::token::OwnerToken;
 
 /// What a machine is at, at one look.
@@ -36,9 +36,23 @@ pub enum Pursued {
     Pausing,
 }
 
-impl Key {
+impl Look {
+    /// What two of the groups of a machine are at.
+    pub(super) fn and(self, other: Look) -> Look {
+        Look {
+            waiting: self.waiting + other.waiting,
+            pursuit: self.pursuit.or(other.pursuit),
+            held: self.held + other.held,
+            ended: self.ended + other.ended,
+            releasing: self.releasing + other.releasing,
+            withdrawing: self.withdrawing + other.withdrawing,
+        }
+    }
+}
+
+impl Group {
     /// What the machine is at.
-    pub fn look(&self) -> Look {
+    pub(super) fn look(&self) -> Look {
         let mut look = Look {
             waiting: self.line.len(),
             pursuit: self.pursuit.as_ref().map(|pursuit| match pursuit.stage {
@@ -62,7 +76,7 @@ impl Key {
 
     /// The owner tokens by which the store may know this machine: of the claim that is pursued, of
     /// leases, and of claims that are being withdrawn.
-    pub fn owners(&self) -> impl Iterator<Item = &OwnerToken> {
+    pub(super) fn owners(&self) -> impl Iterator<Item = &OwnerToken> {
         let pursued = self.pursuit.iter().map(|pursuit| &pursuit.claim.owner);
         let leased = self.leases.iter().map(|lease| &lease.owner);
         let withdrawn = self
@@ -73,7 +87,7 @@ impl Key {
     }
 
     /// The owner token of the claim that is pursued.
-    pub fn pursued(&self) -> Option<&OwnerToken> {
+    pub(super) fn pursued(&self) -> Option<&OwnerToken> {
         self.pursuit.as_ref().map(|pursuit| &pursuit.claim.owner)
     }
 }

@@ -83,6 +83,21 @@ impl Spec {
         self
     }
 
+    pub fn shared(mut self) -> Spec {
+        self.0.options.shared = true;
+        self
+    }
+
+    pub fn permits(mut self, permits: u32) -> Spec {
+        self.0.options.permits = Some(permits);
+        self
+    }
+
+    pub fn shards(mut self, shards: u32) -> Spec {
+        self.0.options.shards = Some(shards);
+        self
+    }
+
     pub fn continue_when_lost(mut self) -> Spec {
         self.0.keep_running = true;
         self

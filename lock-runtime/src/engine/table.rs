@@ -11,7 +11,7 @@ use hashbrown::hash_table::Entry as Place;
 use lock_protocol::machine::{
     self, Action, Actions, Ask, Event, LeaseId, Outcome, ReleaseOutcome, Waiter, WaiterId,
 };
-use lock_protocol::{Instant, LockKey, Rules};
+use lock_protocol::{Instant, Kind, LockKey, Rules};
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
@@ -24,6 +24,9 @@ use crate::sync::lock;
 const SHARDS: usize = 16;
 /// How many empty seats a shard keeps for the next who wait.
 const SPARE_SEATS: usize = 16;
+
+/// Of how many keys without a machine a shard of the table remembers which part was had last.
+const LAST_SHARDS: usize = 16;
 
 /// The number of the next question to a backend. One count for all, since runtimes may share a
 /// backend.
@@ -48,6 +51,9 @@ struct Shard {
     due: BTreeSet<(Instant, u32)>,
     /// The largest number that a machine gave which is not here any more.
     last_number: u64,
+    /// Which part of a key this process had last, by the hash of the key, for a few keys with parts
+    /// that have no machine any more.
+    last_shards: VecDeque<(u32, u8)>,
     /// What a machine wants done, empty between events: a buffer that is used again.
     actions: Actions,
     /// Seats that nobody has, to be used again: most held locks are never waited for.
@@ -100,6 +106,7 @@ pub(super) struct Turn<'a> {
     comes: bool,
     /// What the looker has been told of its release.
     release_told: Option<ReleaseOutcome>,
+    last_shards: &'a VecDeque<(u32, u8)>,
     actions: &'a mut Actions,
     #[expect(clippy::vec_box, reason = "they go from entry to entry as they are")]
     empty: &'a mut Vec<Box<Seats>>,
@@ -196,7 +203,7 @@ impl Table {
         let held = |shard: &Mutex<Shard>| {
             let shard = lock(shard);
             let entries = shard.entries.iter();
-            entries.filter(|entry| entry.machine.is_held()).count()
+            entries.map(|entry| entry.machine.holders()).sum::<usize>()
         };
         self.shards.iter().map(held).sum()
     }
@@ -212,6 +219,7 @@ impl Default for Shard {
             entries: HashTable::default(),
             due: BTreeSet::from([NEVER]),
             last_number: 0,
+            last_shards: VecDeque::new(),
             actions: Actions::default(),
             empty: Vec::new(),
         }
@@ -245,6 +253,7 @@ impl Shard {
             looker: None,
             comes: false,
             release_told: None,
+            last_shards: &self.last_shards,
             actions: &mut self.actions,
             empty: &mut self.empty,
             effects,
@@ -289,6 +298,12 @@ impl Shard {
         }
         if is_over {
             self.last_number = self.last_number.max(entry.machine.last_number());
+            if let Some(shard) = entry.machine.last_shard() {
+                self.last_shards
+                    .retain(|(hash, _)| *hash != key.hash_value());
+                self.last_shards.truncate(LAST_SHARDS - 1);
+                self.last_shards.push_front((key.hash_value(), shard));
+            }
             place.remove();
         }
         output
@@ -465,10 +480,20 @@ impl Turn<'_> {
     /// performed when no mutex is held.
     pub(super) fn feed(&mut self, entry: &mut Entry, event: Event<'_>) {
         self.comes |= matches!(event, Event::Joined(_) | Event::Took(_));
-        let joins = matches!(event, Event::Joined(Waiter { owner: None, .. }));
-        if entry.machine.wants_owner(joins) {
+        if let Event::Joined(Waiter { terms, .. }) = &event
+            && terms.mode.kind() == Kind::Shard
+            && entry.machine.last_shard().is_none()
+        {
+            let hash = entry.machine.key().hash_value();
+            let mut last = self.last_shards.iter();
+            let last = last.find(|(key, _)| *key == hash).map(|(_, shard)| *shard);
+            // Processes begin at different parts.
+            let shard = last.unwrap_or_else(|| (clock::chance() >> 24) as u8);
+            entry.machine.prefer_shard(shard);
+        }
+        while let Some(kind) = entry.machine.wants_owner(&event) {
             // The default generator: no function of a user is called under a mutex.
-            entry.machine.provide_owner(unique_owner());
+            entry.machine.provide_owner(kind, unique_owner());
         }
         let machine = &mut entry.machine;
         machine.take_in(self.rules, self.now, event, self.actions);
@@ -476,8 +501,13 @@ impl Turn<'_> {
         for action in self.actions.drain(..) {
             let (told, waker) = match action {
                 Action::Ask(mut ask) => {
-                    ask.verb
-                        .set_number(NEXT_ASK.fetch_add(1, Ordering::Relaxed));
+                    let number = match ask.verb.kind() {
+                        Kind::Exclusive => NEXT_ASK.fetch_add(1, Ordering::Relaxed),
+                        // Several leases of the key are asked about at the same time, each of
+                        // which is told from the others by its owner: none is overtaken.
+                        _ => 0,
+                    };
+                    ask.verb.set_number(number);
                     effects.questions.push(ask);
                     continue;
                 }

@@ -132,7 +132,7 @@ pub(super) async fn acquire(
             }
         };
         match outcome {
-            Outcome::Granted(granted) => holds.push(Hold::new(engine, key, granted)),
+            Outcome::Granted(granted) => holds.push(Hold::new(engine, key, granted, terms.mode)),
             _ => is_complete = false,
         }
     }

@@ -87,7 +87,7 @@ pub(super) async fn acquire(
         None => waiting.outcome(id, question, joined_at, deadline).await,
     };
     match outcome {
-        Outcome::Granted(granted) => Ok(Hold::new(engine, key, granted)),
+        Outcome::Granted(granted) => Ok(Hold::new(engine, key, granted, terms.mode)),
         Outcome::Taken(remaining) => Err(LockError::Taken {
             key: key.clone(),
             remaining,

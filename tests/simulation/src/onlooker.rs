@@ -379,7 +379,10 @@ impl World {
             }
             Event::AskAt(owner, at) => {
                 if let Some(machine) = self.processes[process].machines.get_mut(&key)
-                    && machine.key.pursued() == Some(owner)
+                    && machine
+                        .key
+                        .pursued()
+                        .any(|it| it.as_str() == owner.as_str())
                     && before.pursuit != Some(Pursued::Pausing)
                 {
                     let (_, by) = machine
@@ -465,7 +468,7 @@ impl World {
         let mut broken = None;
         // A claim that is queued looks when it was told to.
         if let Some((owner, at)) = &machine.look_by {
-            if machine.key.pursued() != Some(owner) {
+            if !machine.key.pursued().any(|it| *it == *owner) {
                 machine.look_by = None;
             } else if after.pursuit == Some(Pursued::Queued) && wants.is_none_or(|it| it > *at) {
                 broken = Some((

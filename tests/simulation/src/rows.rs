@@ -23,7 +23,7 @@ pub(crate) struct Step {
 impl Step {
     pub(crate) fn before(key: &Key, event: &Event<'_>, rules: &Rules, now: Instant) -> Step {
         let _ = rules;
-        let is_pursued = |owner: &str| key.pursued().is_some_and(|it| it.as_str() == owner);
+        let is_pursued = |owner: &str| key.pursued().any(|it| it.as_str() == owner);
         let may_give_up = matches!(
             event,
             Event::Time
@@ -51,7 +51,7 @@ impl Step {
             is_pursued: match event {
                 Event::HandedOver { owner, .. } => is_pursued(owner),
                 Event::AskAt(owner, _) => is_pursued(owner.as_str()),
-                Event::AskAll => key.pursued().is_some(),
+                Event::AskAll => key.pursued().next().is_some(),
                 Event::Answered { ask, .. } => {
                     claim_of(ask).is_some_and(|it| is_pursued(it.as_str()))
                 }

@@ -12,6 +12,7 @@ use super::super::{
 use crate::backend::BackendError;
 use crate::claim::AskNumber;
 use crate::claim::{Acquired, Claim, Extension, Grant, Holder, Released, Renewed};
+use crate::mode::Kind;
 use crate::name::LockKey;
 use crate::terms::{Rules, Terms};
 use crate::time::Instant;
@@ -108,6 +109,20 @@ impl Bench {
     pub(super) fn in_time(&mut self) -> Vec<String> {
         let pause = self.wants_time_in().expect("nothing is to be done");
         self.after(pause)
+    }
+
+    /// Whether an owner token is wanted for an exclusive claim, should one join that brings none.
+    pub(super) fn wants_owner(&self, joins: bool) -> bool {
+        let joined = Event::Joined(Waiter {
+            id: WaiterId(0),
+            terms: Terms::new(TTL),
+            once: false,
+            begins: true,
+            deadline: self.now,
+            owner: None,
+        });
+        let event = if joins { joined } else { Event::Time };
+        self.key.wants_owner(&event) == Some(Kind::Exclusive)
     }
 
     pub(super) fn waiter(&mut self) -> Waiter {

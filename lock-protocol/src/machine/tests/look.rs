@@ -57,13 +57,13 @@ fn the_owners_are_those_of_claims_and_leases_and_of_what_is_withdrawn() {
     let mut b = Bench::held();
     b.in_time();
     b.renewed(ms(1), Some(Renewed::lost()));
-    assert_eq!(b.key.pursued(), None);
+    assert_eq!(b.key.pursued().next(), None);
     b.joins();
     b.leaves(2);
     b.not_known(4);
     b.joins();
     let owners: Vec<_> = b.key.owners().map(|owner| owner.as_str()).collect();
     assert_eq!(owners, ["w3", "w1", "w2"]);
-    let pursued = b.key.pursued().expect("one waits");
+    let pursued = b.key.pursued().next().expect("one waits");
     assert_eq!(pursued.as_str(), "w3");
 }

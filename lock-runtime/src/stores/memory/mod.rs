@@ -262,6 +262,7 @@ impl Backend for MemoryBackend {
     fn limits(&self) -> Limits {
         let mut limits = Limits::default();
         limits.keep = true;
+        limits.modes = true;
         limits
     }
 

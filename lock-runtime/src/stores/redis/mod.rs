@@ -39,14 +39,14 @@ use std::time::Duration;
 use deadpool_redis::redis::Value;
 use deadpool_redis::{Config, Pool};
 use lock_protocol::{
-    Acquired, Backend, BackendError, Claim, Executor, Grant, Limits, LockKey, News, Release,
+    Acquired, Backend, BackendError, Claim, Executor, Grant, Limits, LockKey, Mode, News, Release,
     Released, Renewal, Renewed,
 };
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use self::batch::Sharing;
-use self::call::Reply;
+use self::call::{Call, Reply};
 pub use self::config::RedisSettings;
 use self::connection::Target;
 use self::fault::Fault;
@@ -54,6 +54,7 @@ use self::keeper::Keeper;
 use self::message::{Replies, Unheard};
 use self::node::{Node, ShortWays};
 use self::pushes::Pushes;
+use self::scripts::company;
 use self::thread::{Running, Thread};
 use self::wakeups::Wakeups;
 use crate::error::LockError;
@@ -199,6 +200,7 @@ impl Backend for RedisBackend {
     fn limits(&self) -> Limits {
         let mut limits = Limits::default();
         limits.keep = true;
+        limits.modes = true;
         limits
     }
 
@@ -208,10 +210,16 @@ impl Backend for RedisBackend {
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
         let is_new = self.asks(claim);
-        let call = scripts::acquire(claim, self.node.channel(&claim.key));
+        let channel = self.node.channel(&claim.key);
+        let want = company::want(&claim.mode);
+        let call = match &want {
+            Some(want) => company::enter(claim, want, channel),
+            None => scripts::acquire(claim, channel),
+        };
         let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Skip);
-        let answer = decode(asked.await, &claim.key, |reply| {
-            scripts::acquired(reply, claim)
+        let answer = decode(asked.await, &claim.key, |reply| match &want {
+            Some(_) => company::entered(reply, claim),
+            None => scripts::acquired(reply, claim),
         });
         match answer {
             Ok(answer) => {
@@ -242,7 +250,7 @@ impl Backend for RedisBackend {
                 lane.send(
                     batch
                         .iter()
-                        .map(|index| scripts::renew(&leases[*index]))
+                        .map(|index| renewing(&leases[*index]))
                         .collect(),
                     Unheard::Skip,
                 )
@@ -255,7 +263,10 @@ impl Backend for RedisBackend {
             let replies = every(replies, batch.len());
             answers.extend(batch.iter().zip(replies).map(|(index, reply)| {
                 let lease = &leases[*index];
-                let answer = decode(reply, &lease.key, |reply| scripts::renewed(reply, lease));
+                let answer = decode(reply, &lease.key, |reply| match lease.mode {
+                    Mode::Exclusive => scripts::renewed(reply, lease),
+                    _ => company::extended(reply, lease),
+                });
                 (*index, answer.map_err(|fault| self.error(fault)))
             }));
         }
@@ -269,9 +280,14 @@ impl Backend for RedisBackend {
         } = release;
         self.wakeups.left(owner.as_str());
         // Nobody is handed a lock that is kept, nor asks for it in the same message.
-        let next = next.as_ref().filter(|_| release.keep.is_none());
+        let want = company::want(&release.mode);
+        // Nor does the front send a next claim with a lease that goes together with others.
+        let next = next
+            .as_ref()
+            .filter(|_| release.keep.is_none() && want.is_none());
         let is_new = next.is_some_and(|next| self.asks(next));
         let call = match release.keep {
+            _ if want.is_some() => company::leave(release, &want.unwrap_or_default()),
             Some(rest) => scripts::keep(key, owner, rest),
             None => scripts::release(key, owner, next, self.node.channel(key)),
         };
@@ -314,6 +330,14 @@ impl Backend for RedisBackend {
 
     async fn close(&self) {
         self.node.close().await;
+    }
+}
+
+/// Extends a lease.
+fn renewing(lease: &Renewal) -> Call {
+    match company::want(&lease.mode) {
+        Some(want) => company::extend(lease, &want),
+        None => scripts::renew(lease),
     }
 }
 

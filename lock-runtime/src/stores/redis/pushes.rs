@@ -70,10 +70,15 @@ impl Pushes {
         // The message came behind the answer to that command, on the same connection: the hand-over is younger than it. When the
         // message itself was sent nobody knows; it may have lain in a buffer of a stopped process for any time.
         let since = to_seam(lane.last_answered());
-        let HandOver { owner, key, grant } = hand_over;
+        let HandOver {
+            owner,
+            key,
+            grant,
+            want,
+        } = hand_over;
         // If it is in vain, nobody will use it, or release it.
         if self.wakeups.is_in_vain(key, owner, *grant, since) {
-            let call = scripts::give_back(key, owner);
+            let call = scripts::give_back(key, owner, want.as_deref());
             // If the lane has ended, the grace ends the lease.
             let _ = lane.send(vec![call], Unheard::Run);
         }
