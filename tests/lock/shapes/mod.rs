@@ -1,0 +1,7 @@
+//! Permits, shards and readers, over stores that grant their modes and over one that grants every
+//! claim alone.
+mod nested;
+mod permits;
+mod shards;
+mod shared;
+mod way;

@@ -1,9 +1,0 @@
-//! Permits, shards and readers, over stores that grant their modes and over one that grants every
-//! claim alone.
-#![allow(clippy::unwrap_used)]
-
-mod nested;
-mod permits;
-mod shards;
-mod shared;
-mod way;
