@@ -89,7 +89,9 @@ impl Turn<'_> {
             return self.tell_released(id, ReleaseOutcome::Released);
         }
         match lease.state {
-            State::Held | State::Ended(..) if lease.sharing > 1 => {
+            State::Held | State::Ended(..)
+                if lease.sharing > 1 && !made(Mistake::FirstReaderEndsAll) =>
+            {
                 lease.sharing -= 1;
                 let outcome = match lease.state {
                     State::Ended(end, held) => ReleaseOutcome::Ended(end, held),

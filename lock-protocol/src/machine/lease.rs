@@ -150,9 +150,10 @@ impl Lease {
     /// Whether one more reader of this process, with these terms, can share it: each has a `max_hold`
     /// of its own, so with one it has a lease of its own.
     pub(super) fn is_open_to(&self, wanted: &Terms, rules: &Rules, now: Instant) -> bool {
+        let is_open = now < self.open_until || made(Mistake::JoinsWithoutEnd);
         self.terms.mode == Mode::Shared
             && self.is_held()
-            && now < self.open_until
+            && is_open
             && self.suits(wanted)
             && wanted.max_hold.is_none()
             && self.valid_until.since(now) >= self.enough(rules)

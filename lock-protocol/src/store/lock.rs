@@ -111,7 +111,9 @@ impl<W: Clone> Turn<'_, W> {
             };
             return Acquired::Granted(self.granted(claim, tokens, claim.ttl, shard));
         }
-        if self.lock.queue.is_empty()
+        let passes = made(Mistake::ReaderPassesWriter) && claim.mode == Mode::Shared
+            || made(Mistake::FreeForAnyone);
+        if (self.lock.queue.is_empty() || passes)
             && let Some(shard) = self.lock.place_for(&claim.mode)
         {
             return Acquired::Granted(self.grant(claim, claim.ttl, shard));
@@ -142,6 +144,24 @@ impl<W: Clone> Turn<'_, W> {
         {
             lease.owner = renewal.owner.clone();
         }
+        if made(Mistake::WholeSetTtl) {
+            for lease in &mut self.lock.leases {
+                lease.extend(renewal.ttl, now);
+            }
+        }
+        if made(Mistake::ExpiredPermitRevived)
+            && let Mode::Permits { .. } = renewal.mode
+            && self.lock.lease_of(&renewal.owner).is_none()
+        {
+            self.lock.leases.push(Lease {
+                owner: renewal.owner.clone(),
+                ends: Some(now),
+                is_foreign: false,
+                mode: renewal.mode,
+                shard: 0,
+                token: self.fence.last(),
+            });
+        }
         match self.lock.lease_of(&renewal.owner) {
             Some(lease) => {
                 // All renewals of an owner have the same ttl, so that a late one shortens nothing
@@ -159,13 +179,19 @@ impl<W: Clone> Turn<'_, W> {
         if let Some(keep) = release.keep {
             return self.keep(release, keep);
         }
+        let is_permit = matches!(release.mode, Mode::Permits { .. });
         if made(Mistake::ReleaseWithoutCompare) {
             self.lock.leases.clear();
+        } else if made(Mistake::PermitsNotOwned) && is_permit && !self.lock.leases.is_empty() {
+            self.lock.leases.remove(0);
         } else if !self.lock.end_lease_of(&release.owner) {
             self.announce_if_told();
             return Released::NotHeld;
         }
-        if !made(Mistake::ReleaseForgetsQueue) {
+        let is_company = release.mode != Mode::Exclusive;
+        if !made(Mistake::ReleaseForgetsQueue)
+            && !(made(Mistake::LastReaderForgetsQueue) && is_company)
+        {
             self.serve();
         }
         match &release.next {
@@ -230,6 +256,9 @@ impl<W: Clone> Turn<'_, W> {
                 lease.ends = None;
             }
             self.tell(claim.owner, way, Word::Granted(grant, self.at.now));
+            if made(Mistake::BatchOfOne) {
+                return;
+            }
         }
     }
 
@@ -264,6 +293,10 @@ impl<W: Clone> Turn<'_, W> {
             (Mode::Shared, Some(other)) => FenceBlock {
                 first: other.token,
                 last: other.token,
+            },
+            (Mode::Shared, None) if made(Mistake::PhaseTokenReused) => FenceBlock {
+                first: self.fence.last(),
+                last: self.fence.last(),
             },
             (Mode::Shared, None) => self.fence.draw(1, self.at.micros),
             _ => self.fence.draw(claim.tokens, self.at.micros),
@@ -348,8 +381,10 @@ impl<W> Lock<W> {
             Mode::Shared => Some(0),
             Mode::Permits { take, of } => {
                 let taken: u32 = self.leases.iter().map(taken).sum();
+                let taken = taken.saturating_sub(u32::from(made(Mistake::OnePermitMore)));
                 (taken.saturating_add(u32::from(*take)) <= *of).then_some(0)
             }
+            Mode::Shard { .. } if made(Mistake::ShardTwice) => mode.shard_beside(0),
             Mode::Shard { .. } => {
                 let shards = self.leases.iter().map(|lease| 1_u64 << (lease.shard % 64));
                 mode.shard_beside(shards.fold(0, |all, one| all | one))
