@@ -422,6 +422,7 @@ pub async fn a_repeated_claim_has_the_same_shard<S: Store>(store: &S) {
     granted(&here, &one).await;
     let grant = granted(&there, &two).await;
     assert_eq!(grant.shard, 1);
+    taken(&here, &trying(shard(&key, 2, 0, 0))).await;
     released(&here, &one).await;
     assert_eq!(granted(&there, &two).await.shard, 1);
     let mut late = renewal(&two);

@@ -64,7 +64,8 @@ async fn the_plain_lock_waits_for_all_permits_and_keeps_new_ones_out() {
                 .is_none()
         );
         all.release().await.unwrap();
-        one.lock("k").permits(5).acquire().await.unwrap();
+        let permit = one.lock("k").permits(5).acquire().await.unwrap();
+        permit.release().await.unwrap();
     }
 }
 
@@ -128,7 +129,8 @@ async fn a_limit_changes_with_the_code_that_brings_it() {
     for guard in held.drain(..4) {
         guard.release().await.unwrap();
     }
-    old.lock("k").permits(2).acquire().await.unwrap();
+    let permit = old.lock("k").permits(2).acquire().await.unwrap();
+    permit.release().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,7 +23,7 @@ pub(crate) struct Way {
     pub(crate) store: MemoryBackend,
     /// How many questions were asked, without renewals.
     pub(crate) asked: Arc<AtomicUsize>,
-    /// Whether modes are ignored.
+    /// Whether the store says that it knows no modes: then it is not asked for any.
     is_plain: bool,
 }
 
@@ -51,11 +51,8 @@ impl Way {
     }
 
     fn known(&self, claim: &Claim) -> Claim {
-        let mut claim = claim.clone();
-        if self.is_plain {
-            claim.mode = Mode::Exclusive;
-        }
-        claim
+        assert!(!self.is_plain || claim.mode == Mode::Exclusive, "{claim:?}");
+        claim.clone()
     }
 }
 
