@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::exchange::{Ending, Exchange, Failure, Known, Pursuit, Releasing, Stage};
 use super::lease::{End, Lease, LeaseId, State};
 use super::pursuing::no_answer;
-use super::{Action, Outcome, ReleaseOutcome, Turn, Verb, WaiterId};
+use super::{Action, Granted, Outcome, ReleaseOutcome, Turn, Verb, WaiterId};
 use crate::claim::AskNumber;
 use crate::claim::{Claim, LostReason, Release, Released, Renewed};
 use crate::mistakes::{Mistake, made};
@@ -451,6 +451,19 @@ impl Turn<'_> {
         if let State::Releasing(releasing) = &mut self.group.leases[index].state {
             releasing.stage = Ending::Asking(exchange);
             releasing.repeated = true;
+        }
+    }
+}
+
+impl Lease {
+    /// What its present holder is told that it has.
+    pub(super) fn granted(&self, now: Instant) -> Granted {
+        Granted {
+            lease: self.id,
+            owner: self.owner.clone(),
+            token: self.token,
+            since: now,
+            shard: self.shard,
         }
     }
 }

@@ -4,7 +4,6 @@ use core::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::event::Granted;
 use super::exchange::{Ending, Releasing};
 use super::line::WaiterId;
 use crate::claim::{Extension, LostReason, Release, Renewal};
@@ -243,17 +242,6 @@ impl Lease {
             renewal.tokens = rules.passes(waiting);
         }
         renewal
-    }
-
-    /// What its present holder is told that it has.
-    pub(super) fn granted(&self, now: Instant) -> Granted {
-        Granted {
-            lease: self.id,
-            owner: self.owner.clone(),
-            token: self.token,
-            since: now,
-            shard: self.shard,
-        }
     }
 
     /// Its release.

@@ -189,9 +189,9 @@ impl<W: Clone> Turn<'_, W> {
             return Released::NotHeld;
         }
         let is_company = release.mode != Mode::Exclusive;
-        if !made(Mistake::ReleaseForgetsQueue)
-            && !(made(Mistake::LastReaderForgetsQueue) && is_company)
-        {
+        let forgets = made(Mistake::ReleaseForgetsQueue)
+            || made(Mistake::LastReaderForgetsQueue) && is_company;
+        if !forgets {
             self.serve();
         }
         match &release.next {

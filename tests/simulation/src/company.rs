@@ -714,14 +714,10 @@ impl World {
                 }
             }
             Acquired::Queued(_) => {
-                if !self
-                    .books
-                    .queue
-                    .iter()
-                    .any(|(owner, _)| *owner == claim.owner)
-                {
-                    self.books.queue.push((claim.owner.clone(), claim.mode));
-                }
+                let mut queue = self.books.queue.iter();
+                let is_there = queue.any(|(owner, _)| *owner == claim.owner);
+                let new = (!is_there).then(|| (claim.owner.clone(), claim.mode));
+                self.books.queue.extend(new);
             }
             _ => {}
         }
