@@ -8,11 +8,7 @@
 //!
 //! ```text
 //! $ LOCK_URL=redis://127.0.0.1/ cargo run --release --example flash_sale
-//! 10000 coupons, 12000 claims on 4 servers
-//!  1 shards:   330 a second, 10000 given, 2000 told that it is sold out  #
-//!  4 shards:  1380 a second, 10000 given, 2000 told that it is sold out  ####
-//! 16 shards:  4650 a second, 10000 given, 2000 told that it is sold out  ##############
-//! 64 shards:  7600 a second, 10000 given, 2000 told that it is sold out  #######################
+//! N shards: how many a second, how many given, how many told that it is sold out, and a bar
 //! ```
 //!
 //! With `--without-lock` more are given than there are.
