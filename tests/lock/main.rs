@@ -3,7 +3,6 @@
 // A test that meets an error has failed.
 #![allow(clippy::unwrap_used)]
 
-mod cancellation;
 mod fencing;
 mod keys_together;
 mod leading;
@@ -17,3 +16,4 @@ mod shutdown;
 mod stalled_futures;
 mod strange_backends;
 mod stress;
+mod w05_dropped_futures;
