@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod checker;
+pub mod consul;
 pub mod etcd;
 pub mod etcd_store;
 pub mod faults;
