@@ -5,6 +5,7 @@
 
 pub mod checker;
 pub mod consul;
+pub mod consul_store;
 pub mod etcd;
 pub mod etcd_store;
 pub mod faults;
