@@ -59,7 +59,7 @@ impl Turn<'_> {
         if !lease.is_held_with(token) {
             return;
         }
-        if lease.valid_until < until {
+        if !lease.covers(until) {
             lease.wanted = Some(least);
         } else if begins {
             lease.wanted = None;
