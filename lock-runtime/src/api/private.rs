@@ -11,7 +11,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::api::body::{Call, Next, Run};
 use crate::api::entered::{self, Entered};
 use crate::api::guard::LockHandle;
-use crate::api::options::{LockOptions, Renew};
+use crate::api::options::{LockOptions, Names, Renew};
 use crate::api::runtime::LockRuntime;
 use crate::error::LockError;
 
@@ -21,6 +21,7 @@ pub use std::vec::Vec;
 pub use crate::api::attribute::{HasRuntime, Integer, Texts};
 pub use crate::api::key_part::{KeyPart, KeyTemplate};
 pub use crate::api::lock_return::LockReturn;
+pub use crate::api::options::Named;
 
 /// What the attribute of a function says, evaluated for one call. Boxed, so that futures stay thin.
 pub struct Spec(Box<Inner>);
@@ -80,6 +81,12 @@ impl Spec {
 
     pub fn min_hold(mut self, least: Duration) -> Spec {
         self.0.options.min_hold = Some(least);
+        self
+    }
+
+    /// What the function and its locks are called.
+    pub fn named(mut self, named: &'static Named) -> Spec {
+        self.0.options.names = Names::Attribute(named);
         self
     }
 
