@@ -13,6 +13,7 @@ use crate::backoff::Retry;
 use crate::engine::Engine;
 use crate::error::LockError;
 use crate::executor::Executor;
+use crate::observe::Observer;
 use crate::settings::Settings;
 #[cfg(feature = "etcd")]
 use crate::stores::etcd::{EtcdBackend, EtcdSettings, EtcdTls};
@@ -192,6 +193,29 @@ impl LockRuntimeBuilder {
     /// crash: see [`takeover_after`](LockRuntime::takeover_after).
     pub fn exact_ttl(mut self, exact: bool) -> LockRuntimeBuilder {
         self.settings.exact_ttl = exact;
+        self
+    }
+
+    /// Tells `observer` of everything that happens to the locks of this runtime and to its store: see
+    /// [`observe`](crate::observe). Several are told one after the other.
+    pub fn observer(mut self, observer: impl Observer) -> LockRuntimeBuilder {
+        self.settings.observers.add(Arc::new(observer));
+        self
+    }
+
+    /// How long a caller waits for its lock until that is worth a line in the log; 2 s if not set.
+    #[cfg(feature = "tracing")]
+    pub fn slow_wait(mut self, wait: Duration) -> LockRuntimeBuilder {
+        self.settings.observers.slow_wait = wait;
+        self
+    }
+
+    /// Whether spans and log lines name keys, as they do if it is not set. Else each has a hash in
+    /// its place, the same in all processes that were built with the same version of Rust. It is no
+    /// protection of keys that can be guessed.
+    #[cfg(feature = "tracing")]
+    pub fn log_keys(mut self, keys: bool) -> LockRuntimeBuilder {
+        self.settings.observers.log_keys = keys;
         self
     }
 

@@ -15,6 +15,7 @@ use super::exchange::exchange;
 use super::fault::Fault;
 use super::link::Link;
 use super::scripts;
+use super::wakeups::Wakeups;
 
 /// The oldest Redis that has all that the scripts use.
 const OLDEST: (u32, u32) = (6, 2);
@@ -29,6 +30,8 @@ pub(super) struct Target {
     pub(super) command_timeout: Duration,
     /// Which calls may share a command.
     pub(super) sharing: Sharing,
+    /// Who is told of connections.
+    pub(super) wakeups: Arc<Wakeups>,
 }
 
 /// The connection of a link. It stays checked out of the pool, so that the pool knows of it.

@@ -39,7 +39,7 @@ use std::time::Duration;
 use deadpool_redis::redis::Value;
 use deadpool_redis::{Config, Pool};
 use lock_protocol::{
-    Acquired, Backend, BackendError, Claim, Executor, Grant, Limits, LockKey, News, Release,
+    Acquired, Backend, BackendError, Claim, Executor, Grant, Limits, LockKey, News, Note, Release,
     Released, Renewal, Renewed,
 };
 use tokio::runtime::Handle;
@@ -148,6 +148,7 @@ impl RedisBackend {
                 true => Sharing::ALWAYS,
                 false => Sharing::ON_ONE_SERVER,
             },
+            wakeups: Arc::clone(&wakeups),
         };
         let channels =
             (0..settings.lanes).map(|lane| format!("{channel_prefix}{backend}:{lane}").into());
@@ -190,6 +191,16 @@ impl RedisBackend {
         }
     }
 
+    /// Tells `news` of the connections that there are already.
+    pub(in crate::stores) fn note_connections(&self, news: &dyn News) {
+        for lane in self.node.lanes().iter().filter(|lane| lane.works()) {
+            news.noted(&Note::Connected {
+                address: self.node.address().into(),
+                way: lane.way(),
+            });
+        }
+    }
+
     fn error(&self, fault: Fault) -> BackendError {
         fault.explained(&self.acl_rule).into()
     }
@@ -203,7 +214,10 @@ impl Backend for RedisBackend {
     }
 
     fn attach(&self, news: Weak<dyn News>) {
-        self.wakeups.attach(news);
+        self.wakeups.attach(Weak::clone(&news));
+        if let Some(news) = news.upgrade() {
+            self.note_connections(&*news);
+        }
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {

@@ -135,7 +135,12 @@ impl Backend for RedlockBackend {
     }
 
     fn attach(&self, news: Weak<dyn News>) {
-        self.shared.sinks.attach(news);
+        self.shared.sinks.attach(Weak::clone(&news));
+        if let Some(news) = news.upgrade() {
+            for node in &self.shared.nodes {
+                node.note_connections(&*news);
+            }
+        }
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {

@@ -127,6 +127,7 @@ async fn linked(terms: Terms) -> (Arc<Link>, Keeper, Peer) {
         probe: None,
         command_timeout: TIMEOUT,
         sharing: Sharing::ON_ONE_SERVER,
+        wakeups: Arc::default(),
     };
     let (_, closing) = watch::channel(false);
     let (link, keeper) = Keeper::new(terms, target, None, closing);
