@@ -9,7 +9,6 @@ use lock_runtime::backend::{
     Acquired, Backend, BackendError, Claim, Executor, FenceBlock, Grant, Limits, LockKey, News,
     Release, Released, Renewal, Renewed,
 };
-use lock_runtime::redis::RedisBackend;
 
 use crate::admin::queue;
 use crate::plan::Sabotage;
@@ -17,17 +16,17 @@ use crate::plan::Sabotage;
 /// One in so many calls does wrong.
 const ONE_IN: u64 = 20;
 
-/// Passes everything on to Redis, and does wrong now and then.
-pub(crate) struct Saboteur {
-    inner: RedisBackend,
+/// Passes everything on, and does wrong now and then.
+pub(crate) struct Saboteur<B> {
+    inner: B,
     sabotage: Sabotage,
     /// The server itself.
     client: redis::Client,
     calls: AtomicU64,
 }
 
-impl Saboteur {
-    pub(crate) fn new(inner: RedisBackend, sabotage: Sabotage, client: redis::Client) -> Saboteur {
+impl<B> Saboteur<B> {
+    pub(crate) fn new(inner: B, sabotage: Sabotage, client: redis::Client) -> Saboteur<B> {
         Saboteur {
             inner,
             sabotage,
@@ -69,7 +68,7 @@ impl Saboteur {
     }
 }
 
-impl Backend for Saboteur {
+impl<B: Backend> Backend for Saboteur<B> {
     fn limits(&self) -> Limits {
         self.inner.limits()
     }

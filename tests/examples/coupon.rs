@@ -3,6 +3,7 @@
 use crate::example;
 
 use lock_tests::etcd::Options;
+use lock_tests::redlock_store::five;
 use lock_tests::server::Server;
 use serde::Deserialize;
 
@@ -10,6 +11,7 @@ use serde::Deserialize;
 struct Given {
     without_lock: usize,
     with_lock: usize,
+    after_kill: usize,
 }
 
 fn race(server: Option<&Server>) -> Given {
@@ -50,4 +52,23 @@ fn processes_on_etcd_give_ten_coupons_although_the_leader_is_killed() {
     assert_needed_and_kept(&run(race));
     assert!(cluster.has_ended(leader), "the leader has been killed");
     assert_ne!(cluster.leader(), leader);
+}
+
+/// Five servers, of which two that had voted are killed after a quarter of the claims.
+#[test]
+fn processes_on_several_servers_give_ten_coupons_although_two_that_voted_are_killed() {
+    let mut servers = five();
+    let hosts = servers.iter().map(|s| format!("127.0.0.1:{}", s.port()));
+    let hosts = hosts.collect::<Vec<_>>().join(",");
+    let mut race = example::command("coupon", None);
+    let url = format!("redis+redlock://{hosts}?restart_delay=0s");
+    race.env("LOCK_URL", url).arg("--kill");
+    race.args(["--claims", "400"]);
+    let given = run(race);
+    assert_needed_and_kept(&given);
+    assert_eq!(given.after_kill, 300);
+    let ended = servers
+        .iter_mut()
+        .filter_map(|server| server.has_ended().then_some(()));
+    assert_eq!(ended.count(), 2, "two have been killed");
 }

@@ -48,7 +48,7 @@ use uuid::Uuid;
 use self::batch::Sharing;
 use self::call::Reply;
 pub use self::config::RedisSettings;
-use self::connection::Target;
+use self::connection::{Role, Target};
 use self::fault::Fault;
 use self::keeper::Keeper;
 use self::message::{Replies, Unheard};
@@ -116,7 +116,8 @@ impl RedisBackend {
         settings: RedisSettings,
     ) -> Result<RedisBackend, LockError> {
         let thread = Thread::start().map_err(BackendError::unavailable)?;
-        let (mut backend, keepers) = RedisBackend::on(&config, &settings, thread.handle())?;
+        let (mut backend, keepers) =
+            RedisBackend::on(&config, &settings, thread.handle(), Role::Alone)?;
         backend._thread = Some(thread.run(keepers.into_iter().map(Keeper::run)));
         Ok(backend)
     }
@@ -127,6 +128,7 @@ impl RedisBackend {
         config: &Config,
         settings: &RedisSettings,
         executor: &Handle,
+        role: Role,
     ) -> Result<(RedisBackend, Vec<Keeper>), LockError> {
         let wakeups = Arc::new(Wakeups::default());
         let short_ways = ShortWays::default();
@@ -144,6 +146,7 @@ impl RedisBackend {
             pool: pool.clone(),
             address: address.into(),
             command_timeout: settings.command_timeout,
+            role,
             sharing: match settings.always_shared {
                 true => Sharing::ALWAYS,
                 false => Sharing::ON_ONE_SERVER,

@@ -29,6 +29,7 @@ use lock_protocol::{
     Acquired, Backend, BackendError, Claim, Executor, Limits, LockKey, News, Numbers, Release,
     Released, Renewal, Renewed,
 };
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
 pub use self::config::RedlockSettings;
@@ -119,6 +120,12 @@ impl RedlockBackend {
             _news: news,
             _thread: thread.run(keepers),
         })
+    }
+
+    /// The tokio runtime on the thread of the backend: for its metrics, and to run there what must not
+    /// stop when callers block their threads.
+    pub fn handle(&self) -> &Handle {
+        &self.shared.home
     }
 
     /// Lets a question about `key` take its turn, unless a later one went ahead.
