@@ -1,8 +1,9 @@
 //! What goes wrong without a distributed lock, and what puts it right?
 //!
-//! A shop gives away 10 coupons, 2,000 customers claim one at the same time, and several servers answer them. A server reads the stock,
-//! decides, and writes the new stock: right for one customer, and wrong as soon as two are served at once. The race is run twice. Both
-//! runs take the coupon by the same function; what the second adds is the attribute.
+//! A shop gives away 10 coupons, 2,000 customers claim one at the same time, and several servers
+//! answer them. A server reads the stock, decides, and writes the new stock: right for one
+//! customer, and wrong as soon as two are served at once. The race is run twice. Both runs take the
+//! coupon by the same function; what the second adds is the attribute.
 //!
 //! The servers are parts of one program, with locks and stock in its memory:
 //!
@@ -26,8 +27,8 @@
 //! with lock                10         0    0.79 s
 //! ```
 //!
-//! Or the locks are in etcd, which keeps them when a member dies, and the stock in files: `--kill` ends a
-//! process after a quarter of the claims, such as the member that leads.
+//! Or the locks are in etcd, which keeps them when a member dies, and the stock in files: `--kill`
+//! ends a process after a quarter of the claims, such as the member that leads.
 //!
 //! ```text
 //! $ LOCK_URL=etcd://127.0.0.1:2379,127.0.0.1:2381,127.0.0.1:2383 \
@@ -276,7 +277,8 @@ struct Args {
     /// How many servers answer them: processes if LOCK_URL names a server, else parts of this one.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     processes: u16,
-    /// End the process with this number after a quarter of the claims with lock, such as a member of etcd.
+    /// End the process with this number after a quarter of the claims with lock, such as a member
+    /// of etcd.
     #[arg(long)]
     kill: Option<u32>,
     /// End with a line of JSON.

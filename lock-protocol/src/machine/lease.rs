@@ -193,8 +193,8 @@ impl Lease {
         renewal
     }
 
-    /// How long the lease has to live at least, where the key is kept: never shorter than its holder
-    /// counts on, and from one renewal to the next no longer.
+    /// How long the lease has to live at least, where the key is kept: never shorter than its
+    /// holder counts on, and from one renewal to the next no longer.
     fn least(&self, rules: &Rules, now: Instant) -> Duration {
         let wanted = match (self.wanted, self.kept_until, self.terms.min_hold) {
             // An answer that comes later is none.

@@ -1,7 +1,8 @@
 -- many.lua: run a script for many calls, one after the other: what it does for one of them stands
 -- where the line `-- one` is. What fails for one fails for that alone.
 -- KEYS: those of the calls, one call after the other
--- ARGV: [1] call: the number of all, [2] shared: how many arguments all calls have in common, these,
+-- ARGV: [1] call: the number of all, [2] shared: how many arguments all calls have in common,
+-- these,
 --       and the owner of each call
 -- Returns: call, and what the script returns for each, an error included
 local KEYS, ARGV = KEYS, ARGV
