@@ -1,8 +1,9 @@
 //! What goes wrong without a distributed lock, and what puts it right?
 //!
-//! A shop gives away 10 coupons, 2,000 customers claim one at the same time, and several servers answer them. A server reads the stock,
-//! decides, and writes the new stock: right for one customer, and wrong as soon as two are served at once. The race is run twice. Both
-//! runs take the coupon by the same function; what the second adds is the attribute.
+//! A shop gives away 10 coupons, 2,000 customers claim one at the same time, and several servers
+//! answer them. A server reads the stock, decides, and writes the new stock: right for one
+//! customer, and wrong as soon as two are served at once. The race is run twice. Both runs take the
+//! coupon by the same function; what the second adds is the attribute.
 //!
 //! The servers are parts of one program, with locks and stock in its memory:
 //!

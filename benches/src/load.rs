@@ -91,7 +91,8 @@ impl Load {
         }
     }
 
-    /// Whether the better of rueidislock's modes of tracking for this is that with NOLOOP: each is run in turns.
+    /// Whether the better of rueidislock's modes of tracking for this is that with NOLOOP: each is
+    /// run in turns.
     pub fn tracks_better_without_loop(&self, target: &mut Target) -> Result<bool, Failure> {
         let mut rounds = [Vec::new(), Vec::new()];
         for round in 0..3 {

@@ -1,4 +1,5 @@
-//! What the lock costs, beside what others cost, measured in the same run. `benches/README.md` says what each workload shows.
+//! What the lock costs, beside what others cost, measured in the same run. `benches/README.md` says
+//! what each workload shows.
 
 mod board;
 mod heap;
@@ -90,7 +91,8 @@ struct Options {
     /// How often each side is measured.
     #[arg(long, global = true, default_value_t = 5)]
     rounds: usize,
-    /// Measures in so many turns of a quarter of a second at most, in random order, and prints ratios with intervals.
+    /// Measures in so many turns of a quarter of a second at most, in random order, and prints
+    /// ratios with intervals.
     #[arg(long, global = true, conflicts_with = "rounds")]
     turns: Option<usize>,
     /// With --turns: what the ratios are to, another build of this program.
@@ -99,7 +101,8 @@ struct Options {
     /// The sides, in the order in which they are run; all that fit the workload if not given.
     #[arg(long, global = true, value_delimiter = ',')]
     sides: Option<Vec<Side>>,
-    /// What ratios are to, if not the raw commands and rueidislock; with --turns, the first side where neither is measured.
+    /// What ratios are to, if not the raw commands and rueidislock; with --turns, the first side
+    /// where neither is measured.
     #[arg(long, global = true, value_delimiter = ',')]
     to: Option<Vec<Side>>,
     /// The server; one is started if not given.

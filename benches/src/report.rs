@@ -1,4 +1,5 @@
-//! What is printed: medians over the rounds, as a table or as lines of JSON, and ratios with intervals.
+//! What is printed: medians over the rounds, as a table or as lines of JSON, and ratios with
+//! intervals.
 
 use std::collections::BTreeMap;
 
@@ -194,7 +195,8 @@ fn processes(sides: &[(&String, &Vec<Figures>, Figures)]) {
     }
 }
 
-/// Every figure that is compared, of each side over its base, with the interval in which the centre lies. The centre counts.
+/// Every figure that is compared, of each side over its base, with the interval in which the centre
+/// lies. The centre counts.
 pub fn compared<'a>(
     workload: &str,
     pairs: impl Iterator<Item = (&'a str, &'a [Figures], &'a str, &'a [Figures])>,

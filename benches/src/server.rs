@@ -33,7 +33,8 @@ pub struct Target {
 pub struct Counts {
     /// By command: how often it was called, and the microseconds it took.
     commands: BTreeMap<String, (u64, u64)>,
-    /// How often it read from a connection: messages, where each waits for the answer to the one before.
+    /// How often it read from a connection: messages, where each waits for the answer to the one
+    /// before.
     pub reads: u64,
     /// Seconds on a processor.
     pub cpu_s: f64,
@@ -166,7 +167,8 @@ pub struct Watch(JoinHandle<Result<Senders, Failure>>);
 pub struct Senders(BTreeMap<String, (u64, u64)>);
 
 impl Senders {
-    /// Counts a line such as `1339518083.107412 [0 127.0.0.1:60866] "get" "key"`; a script is called `lua` there.
+    /// Counts a line such as `1339518083.107412 [0 127.0.0.1:60866] "get" "key"`; a script is
+    /// called `lua` there.
     fn note(&mut self, line: &str) {
         let Some((source, command)) = line.split_once("] \"") else {
             return;
@@ -180,7 +182,8 @@ impl Senders {
         }) += 1;
     }
 
-    /// Which share of the calls of `command` clients have sent. A command that did not come up is one of theirs.
+    /// Which share of the calls of `command` clients have sent. A command that did not come up is
+    /// one of theirs.
     fn share(&self, command: &str) -> f64 {
         let name = command.split('|').next().unwrap_or_default();
         match self.0.get(name) {
@@ -210,8 +213,8 @@ impl Counts {
         self.commands.get(command).map_or(0, |(calls, _)| *calls)
     }
 
-    /// The calls that clients sent, and the microseconds these took, what they called included. What the benchmark itself sends does
-    /// not count.
+    /// The calls that clients sent, and the microseconds these took, what they called included.
+    /// What the benchmark itself sends does not count.
     pub fn sent(&self, senders: &Senders) -> (f64, f64) {
         let theirs = self
             .commands

@@ -29,7 +29,8 @@ pub const TTL: Duration = Duration::from_secs(30);
 /// How often the raw lock and rlock ask for a lock that is taken.
 pub const POLL: Duration = Duration::from_millis(1);
 
-/// rslock sleeps at random up to this between two tries; its own default is 200 ms, and 1 ms would make it spin.
+/// rslock sleeps at random up to this between two tries; its own default is 200 ms, and 1 ms would
+/// make it spin.
 pub const RSLOCK_DELAY: Duration = Duration::from_millis(10);
 
 /// A way to lock.
@@ -40,15 +41,18 @@ pub enum Side {
     Ours,
     /// This crate with local passing off: every hand-over goes through Redis.
     OursRemote,
-    /// `ours`, with the tasks of the benchmark on the backend's own thread: no hand-over changes threads.
+    /// `ours`, with the tasks of the benchmark on the backend's own thread: no hand-over changes
+    /// threads.
     OursInside,
     /// `ours-remote`, with the tasks of the benchmark on the backend's own thread.
     OursRemoteInside,
-    /// The verbs of our backend, for locks that are free: what guard, local queue and watchdog cost is the difference.
+    /// The verbs of our backend, for locks that are free: what guard, local queue and watchdog cost
+    /// is the difference.
     Backend,
     /// `SET NX PX` and a compare-and-delete by EVALSHA on one multiplexed connection.
     Raw,
-    /// The raw commands, as many of them in one pipeline as there are tasks elsewhere: what they cost the server at the least.
+    /// The raw commands, as many of them in one pipeline as there are tasks elsewhere: what they
+    /// cost the server at the least.
     Pipeline,
     /// The raw commands, each on a connection from `pool.get()`.
     Pool,
@@ -62,9 +66,11 @@ pub enum Side {
     None,
     /// No lock either: the bare wake-up of a task by PUBLISH and a push.
     Publish,
-    /// The same round a ring of processes, each one thread that blocks: no executor and no client library.
+    /// The same round a ring of processes, each one thread that blocks: no executor and no client
+    /// library.
     Ring,
-    /// Our backend: a release with a next claim, which hands a lock of its own to the first of a queue, 16 long by default.
+    /// Our backend: a release with a next claim, which hands a lock of its own to the first of a
+    /// queue, 16 long by default.
     HandOver,
 }
 
@@ -291,7 +297,8 @@ const WAIT: Duration = Duration::from_secs(120);
 /// The two commands of the raw lock.
 pub struct Commands {
     release: String,
-    /// How a token begins, and how long it is: as long as those of ours, and made without what theirs cost.
+    /// How a token begins, and how long it is: as long as those of ours, and made without what
+    /// theirs cost.
     token: (String, usize),
     next: AtomicU64,
 }

@@ -86,8 +86,8 @@ impl<B: Backend> Process<B> {
         self.kept(2 * self.short() + 4 * (self.limits.lateness + self.limits.ttl_step))
     }
 
-    /// A ttl of which can be seen how much is left: where the store does not tell, its end has to be
-    /// waited for.
+    /// A ttl of which can be seen how much is left: where the store does not tell, its end has to
+    /// be waited for.
     pub(crate) fn visible(&self) -> Duration {
         match self.remaining {
             Remaining::Exact(_) => LONG,

@@ -72,8 +72,8 @@ pub(crate) struct Connection {
 }
 
 impl Client {
-    /// A client that connects when it is first asked. To be made within a tokio runtime, which has to
-    /// live as long.
+    /// A client that connects when it is first asked. To be made within a tokio runtime, which has
+    /// to live as long.
     pub(crate) fn new(settings: &EtcdSettings) -> Result<Client, InvalidSetting> {
         let targets = settings.targets()?;
         // Not all processes to the first member.
@@ -100,8 +100,9 @@ impl Client {
         self.patience
     }
 
-    /// Asks one question. A member that cannot be reached is left for the next one, and the question
-    /// is asked of that; one that was asked and did not answer is left, and the answer is not known.
+    /// Asks one question. A member that cannot be reached is left for the next one, and the
+    /// question is asked of that; one that was asked and did not answer is left, and the answer is
+    /// not known.
     pub(crate) async fn ask<Q, A>(&self, method: &'static str, question: Q) -> Result<A, Fault>
     where
         Q: Message + Clone + 'static,
@@ -211,8 +212,8 @@ impl Client {
         self.moved.send_replace(state.number);
     }
 
-    /// Resolves when this connection has been left for another: its member may stand still, of which
-    /// a stream that has nothing to say hears nothing.
+    /// Resolves when this connection has been left for another: its member may stand still, of
+    /// which a stream that has nothing to say hears nothing.
     pub(crate) fn left(&self, connection: &Connection) -> impl Future<Output = ()> + use<> {
         let (mut moved, number) = (self.moved.subscribe(), connection.number);
         async move {

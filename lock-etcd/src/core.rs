@@ -35,8 +35,8 @@ impl Core {
         self.client.ask(method::TXN, txn).await
     }
 
-    /// Ends a lease that nobody may use any more, in the background: if that fails, it ends with its
-    /// ttl.
+    /// Ends a lease that nobody may use any more, in the background: if that fails, it ends with
+    /// its ttl.
     pub(crate) fn discard(self: &Arc<Core>, lease: Lease) {
         let core = Arc::clone(self);
         self.home.spawn(async move {
@@ -52,8 +52,8 @@ impl Core {
         }
     }
 
-    /// Keeps the lease of a claim that ended and is forgotten, or ends it where that claim may still
-    /// be heard of. Where another claim lives by it, it is left to that.
+    /// Keeps the lease of a claim that ended and is forgotten, or ends it where that claim may
+    /// still be heard of. Where another claim lives by it, it is left to that.
     pub(crate) fn end(self: &Arc<Core>, lease: Lease, in_doubt: bool) {
         if in_doubt || lease.proven.is_none() {
             self.discard_unless_used(lease);

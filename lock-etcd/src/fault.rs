@@ -72,8 +72,8 @@ impl Fault {
     }
 }
 
-/// The status and the innermost cause: a client library hides "connection refused" behind "transport
-/// error".
+/// The status and the innermost cause: a client library hides "connection refused" behind
+/// "transport error".
 fn described(status: &Status) -> String {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(status);
     let mut text = match status.message() {

@@ -53,8 +53,8 @@ impl Lease {
     /// `now`. If not, the look has to come second.
     ///
     /// A server that has begun to end a lease may say that it lives (before 3.4.38, 3.5.23 and
-    /// 3.6.5), and a look that came before sees the claim; so the lease must not be near its end. And
-    /// of leases that live for long a new leader may remember how much was left, where it gives
+    /// 3.6.5), and a look that came before sees the claim; so the lease must not be near its end.
+    /// And of leases that live for long a new leader may remember how much was left, where it gives
     /// others the whole ttl again, which a look that came before relies on.
     pub(crate) fn may_overlap(&self, now: Instant) -> bool {
         self.ttl <= UNREMEMBERED && self.left(now) > self.ttl() / 3

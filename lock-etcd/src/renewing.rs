@@ -1,7 +1,7 @@
 //! The renewal of many leases at once: each is asked to be kept alive, and each claim is read.
 //!
-//! Neither is enough by itself. A lease may live when its key has been deleted, and a leader that has
-//! been replaced without noticing may answer for a lease.
+//! Neither is enough by itself. A lease may live when its key has been deleted, and a leader that
+//! has been replaced without noticing may answer for a lease.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -281,8 +281,8 @@ impl Core {
         }
     }
 
-    /// The claim that was put there at `created` has gone. Its lease may live by now for what the front
-    /// has asked for since, so it is left to end by itself.
+    /// The claim that was put there at `created` has gone. Its lease may live by now for what the
+    /// front has asked for since, so it is left to end by itself.
     fn lost(&self, owner: &str, created: Option<i64>) -> Renewed {
         self.book.change(owner, |entry| {
             if created.is_some() && entry.created == created {

@@ -28,8 +28,8 @@ pub struct EtcdSettings {
     pub tls: Option<EtcdTls>,
     /// What the names of all locks start with: what the user has to be allowed to write.
     pub key_prefix: String,
-    /// How long a question may take, of which each call to etcd takes at most half. An endpoint that
-    /// does not answer by then is left for the next one.
+    /// How long a question may take, of which each call to etcd takes at most half. An endpoint
+    /// that does not answer by then is left for the next one.
     pub command_timeout: Duration,
 }
 

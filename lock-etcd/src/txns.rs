@@ -187,8 +187,8 @@ pub(crate) fn released(answer: TxnResponse, has_next: bool) -> Result<Ended, Fau
     Ok(Ended::Yes(Box::new(Some(next))))
 }
 
-/// Gives the claim that was put there at `created` another lease than `lease`, or the same once more,
-/// which makes a new revision. It keeps its place.
+/// Gives the claim that was put there at `created` another lease than `lease`, or the same once
+/// more, which makes a new revision. It keeps its place.
 ///
 /// One that comes late finds the claim by the lease that another has given it, and does nothing.
 pub(crate) fn rewrite(lock: &Layout, created: i64, lease: i64, claim: Entrant<'_>) -> TxnRequest {

@@ -186,8 +186,8 @@ impl Core {
         };
         let answer = answer?;
         if let (Ok(alive), Some(header)) = (alive, &answer.header) {
-            // Without a proof there is less left of it; but it may have ended since, and with it what
-            // was put there.
+            // Without a proof there is less left of it; but it may have ended since, and with it
+            // what was put there.
             let proof = if overlap {
                 lease.take_in_overlapping(alive, header.raft_term)
             } else {

@@ -72,7 +72,8 @@ pub(crate) fn expand(args: &Args, key: &CheckedKeys, function: &Function) -> Tok
     function.with_body(&locked, &private)
 }
 
-/// The function as it was, with the guard that its body expects: an error in the attribute shall be the only one.
+/// The function as it was, with the guard that its body expects: an error in the attribute shall be
+/// the only one.
 pub(crate) fn expand_without_lock(args: &Args, is_list: bool, function: &Function) -> TokenStream {
     let at = Span::mixed_site();
     let krate = &args.krate;
@@ -112,7 +113,8 @@ fn spec(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
         Time::Known(duration) => known(*duration),
         Time::Expression(value) => {
             let value = expression(value);
-            // Its own `let`, so that a wrong type is an error at the value; the type stands there too, lest it be pointed at.
+            // Its own `let`, so that a wrong type is an error at the value; the type stands there
+            // too, lest it be pointed at.
             let ty = quote_spanned!(at.located_at(value.span())=> ::core::time::Duration);
             quote_spanned!(at=> { let __duration: #ty = #value; __duration })
         }
@@ -288,8 +290,8 @@ fn body(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
     let unused = moved.iter().filter(|argument| is_unused(argument));
     let unused = unused.filter_map(|argument| report(argument)).collect();
     let hint = return_type_hint(&function.output, unused);
-    // A captured variable is dropped in the order of its first mention. The last argument first, as the language does it, and every one,
-    // so that none outlives the lock.
+    // A captured variable is dropped in the order of its first mention. The last argument first, as
+    // the language does it, and every one, so that none outlives the lock.
     let keep = moved.iter().rev().map(|argument| keep(argument));
     let guard = match (&args.guard, key) {
         (None, _) => TokenStream::new(),
@@ -390,7 +392,8 @@ fn report(argument: &Argument) -> Option<TokenStream> {
     Some(quote_spanned!(at=> #(#cfg)* { #variable }))
 }
 
-/// A line that never runs, and tells the compiler what the body returns: values are coerced to it, and errors point into the body.
+/// A line that never runs, and tells the compiler what the body returns: values are coerced to it,
+/// and errors point into the body.
 fn return_type_hint(output: &Type, unused: TokenStream) -> Option<TokenStream> {
     let mut output = output.clone();
     if matches!(output, Type::Never(_)) {

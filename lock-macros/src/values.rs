@@ -331,8 +331,8 @@ pub(crate) fn crate_path(value: &Expr) -> syn::Result<Path> {
 
 /// The expression without what `macro_rules!` and parentheses put around it.
 ///
-/// A value that came through `$k:literal` or `$k:expr` is in an invisible group; taken for an expression, a template would be no
-/// template any more, but one key for all calls.
+/// A value that came through `$k:literal` or `$k:expr` is in an invisible group; taken for an
+/// expression, a template would be no template any more, but one key for all calls.
 pub(crate) fn bare(value: &Expr) -> &Expr {
     match value {
         Expr::Group(group) => bare(&group.expr),

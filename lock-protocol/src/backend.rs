@@ -38,8 +38,8 @@ pub type BoxError = Box<dyn core::error::Error + Send + Sync + 'static>;
 ///    [`Renewed::Lost`] or [`Released::NotHeld`].
 /// 6. Claims that wait are served in the order in which the store first heard of them, where
 ///    [`limits`](Backend::limits) say so. When a lease ends without a release, whoever asks next is
-///    served only after those who wait already. A store that orders them by tickets which follow its
-///    clock may let newcomers pass after it has lost its data and its clock was set back.
+///    served only after those who wait already. A store that orders them by tickets which follow
+///    its clock may let newcomers pass after it has lost its data and its clock was set back.
 /// 7. The numbers of claims and releases order the acquires, releases and abandons of one key, as
 ///    far as the connection lives: one that is first polled after another with a larger number was
 ///    is answered "not known", at once, and takes no effect. Those without a number take effect in
@@ -51,8 +51,8 @@ pub type BoxError = Box<dyn core::error::Error + Send + Sync + 'static>;
 ///    its claim has ended finds that it was abandoned: whoever had no answer to an `acquire`
 ///    abandons the claim in the end, in doubt, and does so after its release as well. A late
 ///    [`renew`](Backend::renew) leaves the lease what its caller counts on, since no renewal of an
-///    owner has a longer ttl than those before it; a late `release` or `abandon` finds that the claim has ended,
-///    since nobody asks for it again.
+///    owner has a longer ttl than those before it; a late `release` or `abandon` finds that the
+///    claim has ended, since nobody asks for it again.
 ///
 /// A lease is counted by the caller, on its own monotonic clock, from before the verb was called;
 /// no backend reads a wall clock.

@@ -9,7 +9,8 @@ use lock_protocol::{BoxError, InvalidKey, LockKey, LostReason};
 
 /// Why a lock was not taken, or not kept.
 ///
-/// Ask by the predicates what to do about it; "held by another" and "the store is down" are never the same error.
+/// Ask by the predicates what to do about it; "held by another" and "the store is down" are never
+/// the same error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
@@ -65,7 +66,8 @@ pub enum LockError {
     #[error("the lock store is unavailable")]
     Unavailable(#[source] BoxError),
 
-    /// The store refuses, and will go on refusing: a wrong password, a missing permission, a key that holds something else.
+    /// The store refuses, and will go on refusing: a wrong password, a missing permission, a key
+    /// that holds something else.
     #[error("the lock store refuses")]
     Denied(#[source] BoxError),
 
@@ -147,9 +149,9 @@ impl LockError {
 
     /// The status code of HTTP for a request that ended so.
     ///
-    /// `409 Conflict` where another holds the lock, `503 Service Unavailable` where the same request
-    /// may succeed later or at another server, and `500 Internal Server Error` where somebody has to
-    /// mend the program or its configuration first.
+    /// `409 Conflict` where another holds the lock, `503 Service Unavailable` where the same
+    /// request may succeed later or at another server, and `500 Internal Server Error` where
+    /// somebody has to mend the program or its configuration first.
     pub fn http_status(&self) -> u16 {
         if self.is_taken() || self.is_timeout() {
             409

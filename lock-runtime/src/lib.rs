@@ -27,7 +27,8 @@
 //! The README shows a whole service: errors, HTTP, a worker, SIGTERM, tests.
 //!
 //! - [`distributed_lock`] is the attribute, with its arguments.
-//! - [`LockRuntime`] is what it acquires its locks from, configured once by a [`LockRuntimeBuilder`].
+//! - [`LockRuntime`] is what it acquires its locks from, configured once by a
+//!   [`LockRuntimeBuilder`].
 //! - [`Lock`] and [`LockGuard`] are the same without the attribute, for code that is not a
 //!   function; [`key!`] makes the same keys.
 //! - [`LockError`] says why a lock was not taken, or not kept.
@@ -38,23 +39,29 @@
 //!
 //! # What this promises
 //!
-//! - At any time at most one holder of a key has a valid lease, as long as the store keeps its data and its clock does not jump.
-//! - Whatever the store grants has a larger [`FencingToken`] than all that it granted of that key before, even after it lost its data.
-//! - A function that lost its lock does not return `Ok`: its body is dropped at its current `.await`, and the caller gets
-//!   [`LockError::Lost`] (`on_lost = continue` leaves this to you).
-//! - Every wait ends by its deadline, and "held by another" is never the same error as "the store is down".
+//! - At any time at most one holder of a key has a valid lease, as long as the store keeps its data
+//!   and its clock does not jump.
+//! - Whatever the store grants has a larger [`FencingToken`] than all that it granted of that key
+//!   before, even after it lost its data.
+//! - A function that lost its lock does not return `Ok`: its body is dropped at its current
+//!   `.await`, and the caller gets [`LockError::Lost`] (`on_lost = continue` leaves this to you).
+//! - Every wait ends by its deadline, and "held by another" is never the same error as "the store
+//!   is down".
 //! - A future that is dropped leaves no lock and no place in a queue behind.
 //!
 //! # What this does not promise
 //!
-//! - That two bodies *never* run at once. No lock with leases can: a process may be stopped for longer than its lease, and a write that is on its
-//!   way cannot be called back. Where that matters, let the resource compare fencing tokens.
+//! - That two bodies *never* run at once. No lock with leases can: a process may be stopped for
+//!   longer than its lease, and a write that is on its way cannot be called back. Where that
+//!   matters, let the resource compare fencing tokens.
 //! - That something is done once: of several who want to, one does it after the other. What has to
 //!   happen once a day needs a note that it has been done, read first thing under the lock and
 //!   written last.
 //! - Order among waiters across the loss of the store's data, or of a process.
-//! - That time passes while the whole machine is suspended: local clocks stand still, and the loss is noticed at the next renewal.
-//! - Anything about code that blocks its thread after the lock was lost: it ends as lost when it next awaits or returns.
+//! - That time passes while the whole machine is suspended: local clocks stand still, and the loss
+//!   is noticed at the next renewal.
+//! - Anything about code that blocks its thread after the lock was lost: it ends as lost when it
+//!   next awaits or returns.
 //!
 //! # Features
 //!

@@ -20,7 +20,8 @@ const BACKOFF: Backoff = Backoff {
     longest: Duration::from_secs(1),
 };
 
-/// Each pass reserves a fencing token, and a block of tokens must not run ahead of the microseconds that they are floored by.
+/// Each pass reserves a fencing token, and a block of tokens must not run ahead of the microseconds
+/// that they are floored by.
 const MAX_LOCAL_PASSES: u32 = 10_000;
 
 /// What makes the first part of owner tokens.

@@ -81,7 +81,8 @@ impl<'a> Hunter<'a> {
         Ok(())
     }
 
-    /// Stops a process that holds a lock, or waits for one, such that it still does when it stands still.
+    /// Stops a process that holds a lock, or waits for one, such that it still does when it stands
+    /// still.
     fn find(&mut self, choice: u64, waits: bool) -> io::Result<Option<Prey>> {
         let mut keys = Vec::new();
         for (index, place) in self.topology.places().into_iter().enumerate() {

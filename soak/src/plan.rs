@@ -103,14 +103,16 @@ impl Sabotage {
     }
 }
 
-/// A lock server, by what it may suffer beside what all do. Each excuses another promise at the most.
+/// A lock server, by what it may suffer beside what all do. Each excuses another promise at the
+/// most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// Loses what it stored.
     Lossy,
     /// Crashes, but writes everything down.
     Durable,
-    /// Has a clock that is moved. It keeps its data: with both at once, tokens may fall (the hole H1 of the fault catalogue).
+    /// Has a clock that is moved. It keeps its data: with both at once, tokens may fall (the hole
+    /// H1 of the fault catalogue).
     Clock,
     /// Is reached through a network that fails.
     Network,

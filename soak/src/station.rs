@@ -39,7 +39,8 @@ impl Station {
         let clock = place.has_clock().then(Clock::new);
         let options = match (&clock, place) {
             (Some(clock), _) => clock.server(),
-            // Written before each answer. What has been written survives the process, if not the machine.
+            // Written before each answer. What has been written survives the process, if not the
+            // machine.
             (None, Place::Durable) => Options::default()
                 .with(["--appendonly", "yes", "--appendfsync", "no"])
                 .with(["--auto-aof-rewrite-min-size", "4mb"]),
@@ -138,7 +139,8 @@ impl Station {
         }
     }
 
-    /// Kills the server and starts it again. The effect is that it is another process, which knows what the last one knew, or not.
+    /// Kills the server and starts it again. The effect is that it is another process, which knows
+    /// what the last one knew, or not.
     fn restart(&mut self, step: &Step) -> Result<bool, Trouble> {
         self.admin
             .ask::<()>(&["SET", "canary", "alive", "PX", "60000"])?;

@@ -89,14 +89,16 @@ impl Turn {
         }
     }
 
-    /// Takes the lock however long it is in other hands, as nobody fails to when nothing fails any more.
+    /// Takes the lock however long it is in other hands, as nobody fails to when nothing fails any
+    /// more.
     pub(crate) async fn insist(mut self) {
         self.wait = Duration::from_secs(10);
         self.hold = Duration::ZERO;
         self.with_a_guard().await;
     }
 
-    /// Holds a guard, and writes without a look at whether it still holds the lock: what the resource has to be safe from.
+    /// Holds a guard, and writes without a look at whether it still holds the lock: what the
+    /// resource has to be safe from.
     async fn with_a_guard(mut self) {
         if self.rng.u8(..25) == 0 {
             // Long enough to lose it now and then.
@@ -318,7 +320,8 @@ impl Turn {
     }
 }
 
-/// A lease, as far as the log has to know. Dropped, it notes that from now on its holder does not rely on it.
+/// A lease, as far as the log has to know. Dropped, it notes that from now on its holder does not
+/// rely on it.
 struct Held<'a> {
     turn: &'a Turn,
     token: FencingToken,
@@ -330,8 +333,9 @@ impl<'a> Held<'a> {
     fn begin(turn: &'a Turn, asked: Nanos, view: &LockHandle) -> Held<'a> {
         let token = view.fencing_token();
         let ttl = nanos(turn.ttl);
-        // The store confirmed the lease at most one ttl before its end, and it had not ended when the claim was made. That may have been
-        // before the claim itself, where the lease was passed on within the process.
+        // The store confirmed the lease at most one ttl before its end, and it had not ended when
+        // the claim was made. That may have been before the claim itself, where the lease was
+        // passed on within the process.
         let (confirmed, until) = match deadline(view) {
             Some(until) => (until.saturating_sub(ttl), until),
             None => (asked.saturating_sub(ttl), asked.saturating_sub(ttl)),
@@ -439,7 +443,8 @@ impl Drop for Write<'_> {
     }
 }
 
-/// Until when the holder may rely on its lease, rather too early than too late; `None` if it is lost.
+/// Until when the holder may rely on its lease, rather too early than too late; `None` if it is
+/// lost.
 fn deadline(view: &LockHandle) -> Option<Nanos> {
     let now = now();
     let remaining = view.remaining();

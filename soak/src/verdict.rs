@@ -15,7 +15,8 @@ use crate::effects::Effects;
 use crate::plan::Kind;
 use crate::station::Left;
 
-/// The latest that an acquire may return after its deadline, on a machine with more to do than it can; later is stuck.
+/// The latest that an acquire may return after its deadline, on a machine with more to do than it
+/// can; later is stuck.
 const STUCK: Nanos = 5_000_000_000;
 /// The longest ttl of a key at the end: that of the fencing tokens.
 const LONGEST_TTL_MS: u64 = 2 * 24 * 60 * 60 * 1_000;
@@ -33,7 +34,8 @@ pub(crate) struct Figures {
     leases_lost: usize,
     overlapping_leases: usize,
     overlaps_excused: BTreeMap<Fault, usize>,
-    /// Grants of claims that came when another stood in the queue, and how many of these overtook it.
+    /// Grants of claims that came when another stood in the queue, and how many of these overtook
+    /// it.
     queue_orders: usize,
     overtaken_waiters: usize,
     overtakings_excused: BTreeMap<Fault, usize>,
@@ -179,7 +181,8 @@ fn add_unwritten(events: &mut Vec<Event>) {
     events.extend(unwritten);
 }
 
-/// The writes that the resource accepted after one of a claim that was made when theirs had been granted already; their tokens are not looked at.
+/// The writes that the resource accepted after one of a claim that was made when theirs had been
+/// granted already; their tokens are not looked at.
 fn stale_writes(events: &[Event]) -> Vec<(Nanos, String)> {
     let mut granted: HashMap<&str, &Event> = HashMap::new();
     let mut written: HashMap<&str, Vec<(u64, &str)>> = HashMap::new();

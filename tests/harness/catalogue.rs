@@ -1,5 +1,5 @@
-//! RELIABILITY.md and the tests agree: each row of the fault catalogue is a module with a title, and
-//! no test is named that is not there.
+//! RELIABILITY.md and the tests agree: each row of the fault catalogue is a module with a title,
+//! and no test is named that is not there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

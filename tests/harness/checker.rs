@@ -228,7 +228,8 @@ fn c5_a_lease_lasts_as_long_as_it_was_renewed() {
 
 #[test]
 fn c5_a_grant_in_front_of_a_valid_earlier_one_is_found_though_that_was_answered_later() {
-    // `a` was granted before `b`, as the tokens say, and held until 60: `b` cannot have been granted by 40.
+    // `a` was granted before `b`, as the tokens say, and held until 60: `b` cannot have been
+    // granted by 40.
     breaks(
         Check::DisjointLeases,
         &[granted("a", (0, 50), 5, 60), granted("b", (30, 40), 6, 45)],

@@ -234,7 +234,8 @@ async fn tokens_of_a_later_store_are_larger() {
         last = Some(grant.tokens.last);
         first.abandon(&claim).await.unwrap();
     }
-    // Far shorter than the restart of a process; the wall clock, since the tokens have to follow it.
+    // Far shorter than the restart of a process; the wall clock, since the tokens have to follow
+    // it.
     std::thread::sleep(Duration::from_millis(5));
     let Acquired::Granted(grant) = MemoryBackend::new().acquire(&claim("k")).await.unwrap() else {
         panic!("the lock is free");

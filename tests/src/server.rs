@@ -1,7 +1,8 @@
 //! Real Redis servers, one for each test that needs one.
 //!
-//! A server has a port and a directory of its own, keeps nothing on disk unless told to, and ends with the value that started it. Before
-//! that, it is searched for keys that would stay for ever: a lock must leave none.
+//! A server has a port and a directory of its own, keeps nothing on disk unless told to, and ends
+//! with the value that started it. Before that, it is searched for keys that would stay for ever: a
+//! lock must leave none.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -421,7 +422,8 @@ impl Monitor {
         monitor
     }
 
-    /// What clients have sent up to now; what scripts did is left out, and the greetings of new connections.
+    /// What clients have sent up to now; what scripts did is left out, and the greetings of new
+    /// connections.
     pub fn commands(&self, server: &Server) -> Vec<String> {
         let marker = format!("seen up to {:?}", Instant::now());
         server.run::<String>(&["ECHO", &marker]);

@@ -49,8 +49,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Keeps the key for `least` from now on, if the lease covers it; else the next renewal asks for
-    /// more.
+    /// Keeps the key for `least` from now on, if the lease covers it; else the next renewal asks
+    /// for more.
     pub(super) fn keep(&mut self, id: LeaseId, token: FencingToken, least: Duration, begins: bool) {
         let until = self.now + least;
         let mut leases = self.key.leases.iter_mut();

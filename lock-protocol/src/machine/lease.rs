@@ -246,8 +246,8 @@ impl Lease {
         renewal
     }
 
-    /// How long the lease has to live at least, where the key is kept: never shorter than its holder
-    /// counts on, and from one renewal to the next no longer.
+    /// How long the lease has to live at least, where the key is kept: never shorter than its
+    /// holder counts on, and from one renewal to the next no longer.
     fn least(&self, rules: &Rules, now: Instant) -> Duration {
         if made(Mistake::CrashBreaksMinHold) {
             return Duration::ZERO;

@@ -62,7 +62,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Takes in that the claim of `owner` was not granted together with others, for the waiter `id`.
+    /// Takes in that the claim of `owner` was not granted together with others, for the waiter
+    /// `id`.
     pub(super) fn not_taken(&mut self, id: WaiterId, owner: &OwnerToken) {
         self.key.line.remove(id);
         let is_empty = self.key.line.is_empty();

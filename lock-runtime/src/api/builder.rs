@@ -93,14 +93,15 @@ impl LockRuntimeBuilder {
         LockRuntimeBuilder::new(Source::Fault(error))
     }
 
-    /// What the names of all locks start with in the store; `lock:` if not set. Services that share a store and a prefix share their locks.
+    /// What the names of all locks start with in the store; `lock:` if not set. Services that share
+    /// a store and a prefix share their locks.
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> LockRuntimeBuilder {
         self.settings.key_prefix = prefix.into();
         self
     }
 
-    /// The ttl of locks that do not ask for one, from 10 ms to 24 h; 30 s if not set. Shorter frees the locks of a crashed
-    /// process sooner, longer survives longer outages of the store.
+    /// The ttl of locks that do not ask for one, from 10 ms to 24 h; 30 s if not set. Shorter frees
+    /// the locks of a crashed process sooner, longer survives longer outages of the store.
     pub fn default_ttl(mut self, ttl: Duration) -> LockRuntimeBuilder {
         self.settings.default_ttl = ttl;
         self
@@ -112,14 +113,16 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// The period of the watchdog, from 1 ms to half of the default ttl; a tenth of each lock's ttl if not set, and for locks whose ttl is shorter than twice this.
+    /// The period of the watchdog, from 1 ms to half of the default ttl; a tenth of each lock's ttl
+    /// if not set, and for locks whose ttl is shorter than twice this.
     pub fn renew_every(mut self, period: Duration) -> LockRuntimeBuilder {
         self.settings.renew_every = Some(period);
         self
     }
 
-    /// What owner tokens start with, a UUID v4 if not set: for instance the name of the host, for whoever looks into the store. The
-    /// runtime appends a suffix that is unique to the claim. The function runs where the claims are made: it must not block.
+    /// What owner tokens start with, a UUID v4 if not set: for instance the name of the host, for
+    /// whoever looks into the store. The runtime appends a suffix that is unique to the claim. The
+    /// function runs where the claims are made: it must not block.
     pub fn owner_tokens(
         mut self,
         tokens: impl Fn(&LockKey) -> String + Send + Sync + 'static,
@@ -128,14 +131,15 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// How to go on when the store does not answer; if not set, after pauses of 50 ms to 1 s for as long as somebody waits. The policy runs where the
-    /// claims are made: it must not block.
+    /// How to go on when the store does not answer; if not set, after pauses of 50 ms to 1 s for as
+    /// long as somebody waits. The policy runs where the claims are made: it must not block.
     pub fn retry(mut self, retry: impl Retry) -> LockRuntimeBuilder {
         self.settings.retry = Arc::new(retry);
         self
     }
 
-    /// How long the answer to one question may take; 1 s if not set. Renewals take at most a quarter of the ttl.
+    /// How long the answer to one question may take; 1 s if not set. Renewals take at most a
+    /// quarter of the ttl.
     pub fn command_timeout(mut self, timeout: Duration) -> LockRuntimeBuilder {
         self.settings.command_timeout = timeout;
         self
@@ -147,15 +151,17 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// How long a lock that was handed to a waiting process is that process's until it shows a sign of life by a first renewal; 1 s if not set, and never longer
-    /// than the ttl. It bounds what a process costs that dies in this instant. Raise it where processes pause for longer.
+    /// How long a lock that was handed to a waiting process is that process's until it shows a sign
+    /// of life by a first renewal; 1 s if not set, and never longer than the ttl. It bounds what a
+    /// process costs that dies in this instant. Raise it where processes pause for longer.
     pub fn grace(mut self, grace: Duration) -> LockRuntimeBuilder {
         self.settings.grace = grace;
         self
     }
 
-    /// How often a waiter asks although nothing was heard; 10 s if not set. It bounds what a lost wake-up costs, beside the ttl of the holder.
-    /// Lower it where connections break often, raise it where tens of thousands of processes wait.
+    /// How often a waiter asks although nothing was heard; 10 s if not set. It bounds what a lost
+    /// wake-up costs, beside the ttl of the holder. Lower it where connections break often, raise
+    /// it where tens of thousands of processes wait.
     pub fn heartbeat(mut self, heartbeat: Duration) -> LockRuntimeBuilder {
         self.settings.heartbeat = heartbeat;
         self
@@ -172,7 +178,8 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// For which share of its ttl a lock is passed on within this process, from 0 to 1; 0.1 if not set. The second bound beside
+    /// For which share of its ttl a lock is passed on within this process, from 0 to 1; 0.1 if not
+    /// set. The second bound beside
     /// [`local_passes`](LockRuntimeBuilder::local_passes), for bodies that take long: lower it where other processes wait too long, 0 passes
     /// every lock through the store.
     pub fn local_share(mut self, share: f64) -> LockRuntimeBuilder {
@@ -180,17 +187,17 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// What is added to every fencing token; 0 if not set. For who changes the store, or restores an
-    /// old one: what compares tokens refuses those that are smaller than the largest that it has seen,
-    /// so set it to that. It must not be lowered again. At most 2^52.
+    /// What is added to every fencing token; 0 if not set. For who changes the store, or restores
+    /// an old one: what compares tokens refuses those that are smaller than the largest that it has
+    /// seen, so set it to that. It must not be lowered again. At most 2^52.
     pub fn fence_floor(mut self, floor: u64) -> LockRuntimeBuilder {
         self.settings.fence_floor = floor;
         self
     }
 
-    /// Makes a ttl that the store does not keep as it is an error with [`LockError::Config`]; if not
-    /// set, the store keeps it for longer, where it has to, which delays only the takeover after a
-    /// crash: see [`takeover_after`](LockRuntime::takeover_after).
+    /// Makes a ttl that the store does not keep as it is an error with [`LockError::Config`]; if
+    /// not set, the store keeps it for longer, where it has to, which delays only the takeover
+    /// after a crash: see [`takeover_after`](LockRuntime::takeover_after).
     pub fn exact_ttl(mut self, exact: bool) -> LockRuntimeBuilder {
         self.settings.exact_ttl = exact;
         self

@@ -181,7 +181,8 @@ fn redlock(url: &str) -> Result<(Vec<String>, Option<Duration>), String> {
     Ok((urls, restart_delay))
 }
 
-/// A duration of a setting that is bounded like a ttl: out of its bounds, the error shall name the variable.
+/// A duration of a setting that is bounded like a ttl: out of its bounds, the error shall name the
+/// variable.
 fn period(text: &str) -> Result<Duration, String> {
     let period = duration(text)?;
     settings::bounded(period).map_err(|fault| format!("is {text}, but {fault}"))
@@ -225,9 +226,9 @@ impl LockRuntime {
     /// | `LOCK_TLS_ROOT_CERTIFICATES` | `tls_root_certificates`: the path of the file, with the feature `tls` |
     ///
     /// With the feature `etcd`, its user may stand in the URL, as `etcd://user:password@host:port`
-    /// with `%40` for an `@`, or in `ETCDCTL_USER` and `ETCDCTL_PASSWORD`; the paths of certificates
-    /// in `ETCDCTL_CACERT`, `ETCDCTL_CERT` and `ETCDCTL_KEY`, for `etcds://`, which may also be
-    /// written `etcd+https://`.
+    /// with `%40` for an `@`, or in `ETCDCTL_USER` and `ETCDCTL_PASSWORD`; the paths of
+    /// certificates in `ETCDCTL_CACERT`, `ETCDCTL_CERT` and `ETCDCTL_KEY`, for `etcds://`, which
+    /// may also be written `etcd+https://`.
     ///
     /// A duration is text, as in `500ms`, `5s` or `1m 30s`. What is set on the builder afterwards
     /// counts more than the environment. A value that cannot be used is an error of

@@ -15,9 +15,10 @@ use lock_protocol::OwnerToken;
 /// A held lock.
 ///
 /// [`release`](LockGuard::release) it to learn whether it was held to the end; dropping it releases it in the background. While the guard
-/// lives, the watchdog renews the lease. A lease that is lost all the same (the store was away for too long, forgot the lock, or gave
-/// it to another after a pause of this process) is told by [`is_held`](LockGuard::is_held) and [`lost`](LockGuard::lost): what
-/// the lock protects must not be touched from then on.
+/// lives, the watchdog renews the lease. A lease that is lost all the same (the store was away for
+/// too long, forgot the lock, or gave it to another after a pause of this process) is told by
+/// [`is_held`](LockGuard::is_held) and [`lost`](LockGuard::lost): what the lock protects must not
+/// be touched from then on.
 ///
 /// # Examples
 ///
@@ -120,9 +121,11 @@ impl LockGuard {
     }
 }
 
-/// A view of a held lock: it owns nothing, cannot release, and may outlive the guard, after which the lock counts as lost.
+/// A view of a held lock: it owns nothing, cannot release, and may outlive the guard, after which
+/// the lock counts as lost.
 ///
-/// The attribute binds one with `guard = name`; [`LockGuard::handle`] gives others. Cloning is cheap.
+/// The attribute binds one with `guard = name`; [`LockGuard::handle`] gives others. Cloning is
+/// cheap.
 #[derive(Clone)]
 pub struct LockHandle(
     /// One pointer, so that a body that has a handle stays thin.

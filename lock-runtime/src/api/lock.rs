@@ -69,8 +69,8 @@ impl Lock {
         }
     }
 
-    /// How long the lease lives unless it is renewed: what a crash of this process costs those who wait. From 10 ms to 24 h; the
-    /// runtime's `default_ttl` if not set.
+    /// How long the lease lives unless it is renewed: what a crash of this process costs those who
+    /// wait. From 10 ms to 24 h; the runtime's `default_ttl` if not set.
     pub fn ttl(mut self, ttl: Duration) -> Lock {
         self.options.ttl = Some(ttl);
         self
@@ -121,7 +121,8 @@ impl Lock {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future gives up the place in the queue. If the store had already granted the lock, it is released in the background.
+    /// Dropping the future gives up the place in the queue. If the store had already granted the
+    /// lock, it is released in the background.
     pub async fn acquire(self) -> Result<LockGuard, LockError> {
         let (terms, wait) = self.options.resolve(&self.engine.settings)?;
         let key = LockKey::new(&self.engine.settings.key_prefix, &self.key)?;
@@ -153,7 +154,8 @@ impl Lock {
         }
     }
 
-    /// Runs `body` while holding the lock, as the attribute does: it is dropped at its current `.await` if the lock is lost.
+    /// Runs `body` while holding the lock, as the attribute does: it is dropped at its current
+    /// `.await` if the lock is lost.
     ///
     /// Annotated functions of the same key that `body` calls run under the same lease; so does
     /// `run` within such a function. Of the nested one's settings `wait` counts, for its turn among
@@ -191,9 +193,10 @@ impl Lock {
     /// holds the lock. It is how a service elects a leader.
     ///
     /// Whoever does not lead stands until it does, whatever the [`wait`](Lock::wait). A leader that
-    /// loses the lock is dropped at its current `.await`, and stands again, after a pause that grows
-    /// while the store is away. The [fencing token](LockHandle::fencing_token) is the number of the
-    /// term: it grows from leader to leader, and what a leader writes to can refuse those that were.
+    /// loses the lock is dropped at its current `.await`, and stands again, after a pause that
+    /// grows while the store is away. The [fencing token](LockHandle::fencing_token) is the number
+    /// of the term: it grows from leader to leader, and what a leader writes to can refuse those
+    /// that were.
     ///
     /// It returns when a body ends. A [shutdown](crate::LockRuntime::shutdown) drops the body, and
     /// hands the lock to the next at once.

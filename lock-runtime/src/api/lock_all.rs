@@ -18,8 +18,8 @@ use crate::error::LockError;
 ///
 /// All of them or none: whoever gets one and has to wait for another too long gives the first one
 /// back. They are taken in one order, that of their names in the store, whatever the order in which
-/// they are given; so two who want the same two never wait for each other. A key that is given twice
-/// is one lock.
+/// they are given; so two who want the same two never wait for each other. A key that is given
+/// twice is one lock.
 ///
 /// # Examples
 ///

@@ -7,7 +7,8 @@ use crate::engine::Engine;
 use crate::error::LockError;
 use crate::settings::kept_for;
 
-/// What annotated functions acquire their locks from: a backend, its connections, a watchdog and the defaults.
+/// What annotated functions acquire their locks from: a backend, its connections, a watchdog and
+/// the defaults.
 ///
 /// Built once at startup and [installed](LockRuntime::install) for the whole process, or passed around. Cloning is cheap, and all clones are
 /// the same runtime.
@@ -66,7 +67,8 @@ impl LockRuntime {
     ///
     /// # Errors
     ///
-    /// [`LockError::StillHeld`] if guards were left after the `shutdown_timeout`. Their locks end with their ttl.
+    /// [`LockError::StillHeld`] if guards were left after the `shutdown_timeout`. Their locks end
+    /// with their ttl.
     ///
     /// # Cancel safety
     ///

@@ -1,4 +1,5 @@
-//! A store whose fencing tokens are raised by a number, for who comes from a store with larger ones.
+//! A store whose fencing tokens are raised by a number, for who comes from a store with larger
+//! ones.
 
 use std::sync::{Arc, Mutex, Weak};
 

@@ -179,8 +179,8 @@ async fn question(engine: Arc<Engine>, ask: Box<Ask>) {
 }
 
 /// Asks `now`, and takes in what became of it; if it is dropped after the [`limit`], that there
-/// was no answer. Lets `look` see the entry of the key in the same turn, for `asker`; without one, a
-/// task asks.
+/// was no answer. Lets `look` see the entry of the key in the same turn, for `asker`; without one,
+/// a task asks.
 pub(super) async fn asking<T>(
     engine: &Arc<Engine>,
     ask: Box<Ask>,

@@ -79,8 +79,8 @@ impl Hold {
         engine.happened(key, Event::Began(granted.lease, granted.token));
     }
 
-    /// Ends the hold and waits for the answer of the store. Dropping the future loses the answer and
-    /// nothing else.
+    /// Ends the hold and waits for the answer of the store. Dropping the future loses the answer
+    /// and nothing else.
     pub(crate) async fn release(mut self) -> Result<(), LockError> {
         // If not, the drop ends it.
         within_tokio()?;

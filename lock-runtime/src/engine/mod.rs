@@ -119,9 +119,9 @@ impl Engine {
         engine
     }
 
-    /// Gets the lock, or says within `wait` why not. Whether the hold `begins` at once; else it does
-    /// by [`Hold::begin`]. Dropping the future gives up the place in the
-    /// line and, if need be, the lock.
+    /// Gets the lock, or says within `wait` why not. Whether the hold `begins` at once; else it
+    /// does by [`Hold::begin`]. Dropping the future gives up the place in the line and, if need be,
+    /// the lock.
     pub(crate) async fn acquire(
         self: &Arc<Engine>,
         wish: Wish<'_>,

@@ -290,7 +290,8 @@ impl Shard {
         effects.is_held = entry.machine.is_held();
         let is_over = entry.is_over();
         let wanted_at = entry.machine.wants_time_at(rules).filter(|_| !is_over);
-        // A key that is filed too early is looked at in vain, which costs less than to file it anew.
+        // A key that is filed too early is looked at in vain, which costs less than to file it
+        // anew.
         let is_early_enough = match (entry.filed_at, wanted_at) {
             (Some(filed_at), Some(wanted_at)) => filed_at <= wanted_at,
             (filed_at, wanted_at) => filed_at == wanted_at,

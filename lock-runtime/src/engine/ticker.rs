@@ -93,7 +93,8 @@ impl Tickers {
         }
     }
 
-    /// Whether the task that looks at `looks_at` may end, since nothing is due: then it is forgotten.
+    /// Whether the task that looks at `looks_at` may end, since nothing is due: then it is
+    /// forgotten.
     fn forget_idle(&self, looks_at: &Arc<AtomicU64>) -> bool {
         let Tickers::Callers { tickers, .. } = self else {
             return false;

@@ -1,7 +1,7 @@
 //! What went wrong in other libraries when they were measured, and must not here.
 //!
-//! Contention is 4 processes of the operating system with 16 tasks each. They log who held the lock when, and the checker reads all of it.
-//! `FAULT_SECONDS=40` makes it last longer.
+//! Contention is 4 processes of the operating system with 16 tasks each. They log who held the lock
+//! when, and the checker reads all of it. `FAULT_SECONDS=40` makes it last longer.
 
 mod p1_forgotten_waiters;
 mod p2_swallowed_wake_up;
@@ -81,7 +81,8 @@ impl Contest {
         self.processes.push(process);
     }
 
-    /// Lets the processes contend while `interfere` does its worst, and returns how often each task was served.
+    /// Lets the processes contend while `interfere` does its worst, and returns how often each task
+    /// was served.
     async fn run(&mut self, interfere: impl AsyncFn()) -> Vec<u64> {
         let until = Instant::now() + self.order.lasts;
         while Instant::now() < until {
@@ -111,8 +112,8 @@ impl Contest {
     }
 }
 
-/// Lets [`PROCESSES`] contend for a lock at `server`, and returns how often each task was served; asserts that never two held it
-/// and that nothing is left.
+/// Lets [`PROCESSES`] contend for a lock at `server`, and returns how often each task was served;
+/// asserts that never two held it and that nothing is left.
 async fn contend(server: &Server, contest: &mut Contest, interfere: impl AsyncFn()) -> Vec<u64> {
     for _ in 0..PROCESSES {
         contest.join(server).await;

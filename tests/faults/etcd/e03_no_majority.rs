@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// The only member that is known stands still: nothing is known, and the holder's own clock decides.
+/// The only member that is known stands still: nothing is known, and the holder's own clock
+/// decides.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_nothing_is_known_and_the_local_deadline_decides() {
     let cluster = Options::default().start(3);

@@ -1,4 +1,5 @@
-//! E16: members die and stand still, one after the other, while many want one lock and some give up.
+//! E16: members die and stand still, one after the other, while many want one lock and some give
+//! up.
 
 use super::*;
 

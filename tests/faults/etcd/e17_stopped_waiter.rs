@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// A process that waits stands still for longer than its lease, and then it would have been its turn.
+/// A process that waits stands still for longer than its lease, and then it would have been its
+/// turn.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_on_etcd_that_stood_still_takes_no_lock_of_another() {
     let cluster = Cluster::start();

@@ -1,4 +1,5 @@
-//! Promises about holders that die, stop, block, panic or are too late: rows H1 to H14 of the fault catalogue.
+//! Promises about holders that die, stop, block, panic or are too late: rows H1 to H14 of the fault
+//! catalogue.
 //!
 //! Of H12 a fork; the suspension of a machine cannot be had in a test.
 
@@ -37,7 +38,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 const HOLDER: &str = env!("CARGO_BIN_EXE_holder");
 
-/// A holder that ends without a word costs what is left of its lease, and its lock is not free before.
+/// A holder that ends without a word costs what is left of its lease, and its lock is not free
+/// before.
 async fn ended_by(end: impl AsyncFnOnce(&mut Process)) {
     let server = Server::start();
     let locks = locks(server.url()).await;

@@ -1,6 +1,8 @@
-//! Hostile and careless input: rows B1 to B4 of the fault catalogue. (B5, the attribute, is what the tests of its messages are for.)
+//! Hostile and careless input: rows B1 to B4 of the fault catalogue. (B5, the attribute, is what
+//! the tests of its messages are for.)
 //!
-//! Every case has a name, and ends in a typed error or a correct result; none in a panic, a hang, or another key than the one asked for.
+//! Every case has a name, and ends in a typed error or a correct result; none in a panic, a hang,
+//! or another key than the one asked for.
 
 mod b1_keys;
 mod b2_foreign_values;

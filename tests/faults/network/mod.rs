@@ -1,6 +1,7 @@
 //! Promises about a network that fails: rows N1 to N8 of the fault catalogue.
 //!
-//! For all of them: no guard without a confirmed lease that is still valid, and no call beyond its deadline.
+//! For all of them: no guard without a confirmed lease that is still valid, and no call beyond its
+//! deadline.
 
 mod n0_no_fault;
 mod n1_partition;

@@ -1,4 +1,5 @@
-//! Promises about servers that forget, refuse, stand still or lie about the time: rows R1 to R3, R7 to R18 and R20 to R22.
+//! Promises about servers that forget, refuse, stand still or lie about the time: rows R1 to R3, R7
+//! to R18 and R20 to R22.
 
 mod r01_restart_without_persistence;
 mod r02_restart_with_persistence;

@@ -1,4 +1,5 @@
-//! A process that holds and waits for locks as it is told by lines on its standard input, and answers each with a line.
+//! A process that holds and waits for locks as it is told by lines on its standard input, and
+//! answers each with a line.
 //!
 //! `holder URL` connects. What it understands:
 //!

@@ -110,7 +110,8 @@ fn check_unique(leases: &[Lease<'_>], report: &mut Report) {
     }
 }
 
-/// C2: sweeps the claims in the order in which they were made, beside the highest token that had been granted by then.
+/// C2: sweeps the claims in the order in which they were made, beside the highest token that had
+/// been granted by then.
 fn check_order(leases: &[Lease<'_>], report: &mut Report) {
     let (mut made, mut granted) = (leases.to_vec(), leases.to_vec());
     made.sort_by_key(|lease| lease.event.invoke);
@@ -138,8 +139,9 @@ fn check_order(leases: &[Lease<'_>], report: &mut Report) {
 
 /// C5: when a grant is answered, every lease with a smaller token has ended.
 ///
-/// That covers leases which are known to be valid at once, and one case more: the answer to the *earlier* grant was still on its way when
-/// the later claim was granted, and its lease still valid after that. No order of the two explains it either.
+/// That covers leases which are known to be valid at once, and one case more: the answer to the
+/// *earlier* grant was still on its way when the later claim was granted, and its lease still valid
+/// after that. No order of the two explains it either.
 fn check_disjoint(leases: &[Lease<'_>], faults: &Faults<'_>, report: &mut Report) {
     #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     enum Step {

@@ -15,7 +15,8 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Compiles the library that stands between a process and its clock, which takes a C compiler as `cc`.
+    /// Compiles the library that stands between a process and its clock, which takes a C compiler
+    /// as `cc`.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Clock {
         let clock = Clock {

@@ -15,7 +15,8 @@ use super::{DEADLINE, eventually};
 
 /// A running `holder`; it is killed with its value.
 ///
-/// Not a child of tokio's, which would have the test told by a signal that it has ended: that interrupts whatever the test reads.
+/// Not a child of tokio's, which would have the test told by a signal that it has ended: that
+/// interrupts whatever the test reads.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -24,7 +25,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the program at `path`, which is `env!("CARGO_BIN_EXE_holder")`, with the server at `url`.
+    /// Starts the program at `path`, which is `env!("CARGO_BIN_EXE_holder")`, with the server at
+    /// `url`.
     pub async fn start(path: &str, url: &str) -> Process {
         let mut child = Command::new(path)
             .arg(url)
@@ -118,7 +120,8 @@ impl Drop for Process {
     }
 }
 
-/// The state in which the kernel has the process or thread with the directory `proc`; `None` if there is none.
+/// The state in which the kernel has the process or thread with the directory `proc`; `None` if
+/// there is none.
 pub fn state(proc: impl AsRef<Path>) -> Option<char> {
     let stat = fs::read_to_string(proc.as_ref().join("stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()

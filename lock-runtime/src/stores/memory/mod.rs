@@ -26,9 +26,10 @@ use lock_protocol::{Sinks, Told};
 
 /// Locks held in the memory of this process.
 ///
-/// Use it where one process is all there is, and in unit tests: a clone is a further handle to the same store, so a test keeps one and
-/// gives the other to the runtime, then plays the rest of the world by the methods below. Every verb is done at its first poll, and all
-/// time is tokio's, so that a test under a paused clock takes no time.
+/// Use it where one process is all there is, and in unit tests: a clone is a further handle to the
+/// same store, so a test keeps one and gives the other to the runtime, then plays the rest of the
+/// world by the methods below. Every verb is done at its first poll, and all time is tokio's, so
+/// that a test under a paused clock takes no time.
 ///
 /// Methods that take a key want it as the annotated function forms it, without the prefix of the
 /// runtime; `key!` makes it.
@@ -131,7 +132,8 @@ impl MemoryBackend {
 
     /// Gives the lock to a foreign owner, whether it is free or held, until [`expire`](Self::expire).
     ///
-    /// The owner is foreign as another language's library is: it shows no ttl and hands the lock to nobody.
+    /// The owner is foreign as another language's library is: it shows no ttl and hands the lock to
+    /// nobody.
     ///
     /// # Examples
     ///
@@ -157,7 +159,8 @@ impl MemoryBackend {
         lock(&self.shared.store).steal(key, thief);
     }
 
-    /// Lets the next `verbs` verbs of any handle end in `fault`, after those that earlier calls doomed.
+    /// Lets the next `verbs` verbs of any handle end in `fault`, after those that earlier calls
+    /// doomed.
     ///
     /// A batch of renewals is one verb. `usize::MAX` means: until [`heal`](Self::heal).
     ///

@@ -77,7 +77,8 @@ impl Target {
 
     async fn prepare(&self, connection: &Connection, link: &Link) -> Result<(), Fault> {
         let mut connection = connection.commands();
-        // Without arguments it changes nothing, tells what the server is, and is allowed to every user.
+        // Without arguments it changes nothing, tells what the server is, and is allowed to every
+        // user.
         let mut greeting = vec![cmd("HELLO")];
         let mut loads = scripts::loads();
         if self.role == Role::Voter {

@@ -51,7 +51,8 @@ enum Ended {
 impl Keeper {
     /// A link by these `terms` to `target`, and its keeper.
     ///
-    /// If there is a `channel`, its connections listen to it, and `wakeups` are told of each new one.
+    /// If there is a `channel`, its connections listen to it, and `wakeups` are told of each new
+    /// one.
     pub(super) fn new(
         terms: Terms,
         target: Target,
@@ -202,8 +203,8 @@ impl Drop for Keeper {
     }
 }
 
-/// Lets those who are ready speak first. Unlike `yield_now` it waits in the queue of the tasks, where
-/// other threads find it when this one is blocked.
+/// Lets those who are ready speak first. Unlike `yield_now` it waits in the queue of the tasks,
+/// where other threads find it when this one is blocked.
 async fn step_back() {
     let mut has_waited = false;
     poll_fn(|context| {

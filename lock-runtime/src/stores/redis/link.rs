@@ -481,8 +481,8 @@ impl Link {
     }
 
     /// Sends `batch` in one piece and gives out the answers; what has to be asked again is sent
-    /// again. The first poll puts it into the queue of the connection: batches leave in the order of
-    /// these polls, whatever the scheduler does with the rest.
+    /// again. The first poll puts it into the queue of the connection: batches leave in the order
+    /// of these polls, whatever the scheduler does with the rest.
     pub(super) async fn carry(self: Arc<Link>, batch: Batch) {
         let mut messages = batch.messages;
         let mut flight = Flight {

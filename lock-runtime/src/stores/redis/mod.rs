@@ -1,7 +1,8 @@
 //! The Redis backend: one server, or whatever looks like one from here.
 //!
-//! A lock is the owner token as the value of a key with a time to live; waiters stand in a sorted set, and a release hands the lock over to
-//! the first of them and tells its process by pub/sub, in one script. What a script promises is said at its top (`scripts/*.lua`).
+//! A lock is the owner token as the value of a key with a time to live; waiters stand in a sorted
+//! set, and a release hands the lock over to the first of them and tells its process by pub/sub, in
+//! one script. What a script promises is said at its top (`scripts/*.lua`).
 //!
 //! ```text
 //!                        ┌─ call: typed until it is written; judges the replies
@@ -66,8 +67,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Locks held by a Redis server (6.2 or newer) or Valkey.
 ///
-/// The connections, the commands and the repairs run on a thread of their own: the verbs may be awaited on any executor. Dropping
-/// the backend ends the thread, without waiting for it.
+/// The connections, the commands and the repairs run on a thread of their own: the verbs may be
+/// awaited on any executor. Dropping the backend ends the thread, without waiting for it.
 pub struct RedisBackend {
     node: Node,
     wakeups: Arc<Wakeups>,
@@ -170,13 +171,14 @@ impl RedisBackend {
 
     /// The pool the connections are checked out of: for its [status](Pool::status), and to resize it.
     ///
-    /// Its connections are meant for the lock. One that is checked out by somebody else is not used again.
+    /// Its connections are meant for the lock. One that is checked out by somebody else is not used
+    /// again.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// The tokio runtime on the thread of the backend: for its metrics, and to run there what must not
-    /// stop when callers block their threads.
+    /// The tokio runtime on the thread of the backend: for its metrics, and to run there what must
+    /// not stop when callers block their threads.
     pub fn handle(&self) -> &Handle {
         &self.executor.0
     }

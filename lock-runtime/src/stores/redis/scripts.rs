@@ -1,4 +1,5 @@
-//! The scripts as typed questions and typed answers: the only place that knows the order of their arguments and replies.
+//! The scripts as typed questions and typed answers: the only place that knows the order of their
+//! arguments and replies.
 
 pub(in crate::stores) mod voting;
 
@@ -329,7 +330,8 @@ impl ToRedisArgs for Companion<'_> {
 
 impl ToSingleRedisArg for Companion<'_> {}
 
-/// Whole milliseconds, at least one (zero deletes), and few enough that the server can add them to its clock.
+/// Whole milliseconds, at least one (zero deletes), and few enough that the server can add them to
+/// its clock.
 fn millis(duration: Duration) -> u64 {
     const CENTURY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
     let rounded = duration.as_nanos().div_ceil(1_000_000);
@@ -440,7 +442,8 @@ pub(super) fn hand_over(message: &[u8]) -> Option<HandOver> {
     })
 }
 
-/// Reads the message `next/remaining_ms/owner`: the claim of `owner` is the first of the queue, and the lease before it ends then.
+/// Reads the message `next/remaining_ms/owner`: the claim of `owner` is the first of the queue, and
+/// the lease before it ends then.
 pub(super) fn announcement(message: &[u8]) -> Option<(&str, Duration)> {
     let text = std::str::from_utf8(message).ok()?.strip_prefix("next/")?;
     let (remaining_ms, owner) = text.split_once('/')?;

@@ -1,9 +1,9 @@
 //! What the claims of this process have at the nodes.
 //!
-//! At each node a claim is known by a token of its own, which carries the number of its *try* there.
-//! A vote that is given back ends its try, and what is asked of the node afterwards belongs to the
-//! next: so a withdrawal that arrives late ends no younger vote, and a question that arrives after
-//! its withdrawal, which the node remembers, brings no vote back.
+//! At each node a claim is known by a token of its own, which carries the number of its *try*
+//! there. A vote that is given back ends its try, and what is asked of the node afterwards belongs
+//! to the next: so a withdrawal that arrives late ends no younger vote, and a question that arrives
+//! after its withdrawal, which the node remembers, brings no vote back.
 //!
 //! Of the rounds of one claim, only the latest decides anything. That a lock was granted is noted
 //! here before anybody is told, and nothing is given back as long as somebody may rely on it.
@@ -138,8 +138,8 @@ impl Claims {
         Some(state.latest(owner, round)?.begin(now))
     }
 
-    /// Takes in what a `node` that knows the claim as `asked` answered to a `question`. Returns what
-    /// is to be ended: a vote that is [not wanted](Claims::decline) any more.
+    /// Takes in what a `node` that knows the claim as `asked` answered to a `question`. Returns
+    /// what is to be ended: a vote that is [not wanted](Claims::decline) any more.
     pub(super) fn answered(
         &self,
         owner: &OwnerToken,
@@ -292,9 +292,9 @@ impl Claims {
     }
 
     /// Gives back the votes that the claim has, and those that are still to be given in answer to
-    /// `round`, but waits where it waits: another has a majority. Returns what is to be ended, which
-    /// no round that is under way counts any more. Nothing if `round` was not the latest, or somebody
-    /// may rely on the lock.
+    /// `round`, but waits where it waits: another has a majority. Returns what is to be ended,
+    /// which no round that is under way counts any more. Nothing if `round` was not the latest, or
+    /// somebody may rely on the lock.
     pub(super) fn decline(&self, owner: &OwnerToken, round: u64, now: Instant) -> Vec<Stub> {
         let mut state = self.state();
         let Some(known) = state.latest(owner, round) else {
@@ -447,8 +447,8 @@ impl Known {
     }
 }
 
-/// The number of the next question, larger than all before. No two claims have the same, so that one
-/// that ended is not taken for one that was begun anew.
+/// The number of the next question, larger than all before. No two claims have the same, so that
+/// one that ended is not taken for one that was begun anew.
 fn next() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)

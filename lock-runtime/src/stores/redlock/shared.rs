@@ -30,8 +30,9 @@ const GIVE_BACK: Backoff = Backoff {
     first: Duration::from_millis(50),
     longest: Duration::from_secs(1),
 };
-/// How many claims may be withdrawn in the background at one node. A node that is down for long would
-/// gather as many as are made in a ttl; what is left out ends by its ttl, and few have got there.
+/// How many claims may be withdrawn in the background at one node. A node that is down for long
+/// would gather as many as are made in a ttl; what is left out ends by its ttl, and few have got
+/// there.
 const LATER: usize = 1024;
 /// How often a larger fencing token is proposed in a row.
 pub(super) const PROPOSALS: u32 = 3;

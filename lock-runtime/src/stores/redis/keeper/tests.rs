@@ -260,7 +260,8 @@ async fn calls_leave_in_the_order_of_their_first_polls() {
     }
 }
 
-/// Asks for the release of a lock of its own in a task of its own, which shares a command with others.
+/// Asks for the release of a lock of its own in a task of its own, which shares a command with
+/// others.
 fn ask_in_company(link: &Arc<Link>, lock: usize) -> JoinHandle<Result<Reply, Fault>> {
     let key = LockKey::new("lock:", &lock.to_string()).unwrap();
     let owner = OwnerToken::unique("owner");
