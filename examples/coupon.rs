@@ -26,7 +26,7 @@
 //! with lock                10         0    0.79 s
 //! ```
 //!
-//! Or the locks are in etcd, which keeps them when a member dies, and the stock in files: `--kill` ends a
+//! Or the locks are in etcd or Consul, which keep them when a member dies, and the stock in files: `--kill` ends a
 //! process after a quarter of the claims, such as the member that leads.
 //!
 //! ```text
@@ -164,7 +164,7 @@ impl Shop {
 
     /// The shop that the processes of a race find by its name.
     async fn shared(id: String, url: &str) -> Result<Shop, BoxError> {
-        if !is_etcd(url) {
+        if !is_for_locks(url) {
             return Shop::in_redis(id, url).await;
         }
         let directory = std::env::temp_dir().join(format!("example-coupon-{id}"));
@@ -256,8 +256,9 @@ fn given_file(directory: &Path) -> std::io::Result<std::fs::File> {
         .open(directory.join("given"))
 }
 
-fn is_etcd(url: &str) -> bool {
-    url.starts_with("etcd")
+/// Whether the store holds locks alone, so that the stock is in files.
+fn is_for_locks(url: &str) -> bool {
+    url.starts_with("etcd") || url.starts_with("consul")
 }
 
 fn lock(shelf: &Mutex<Shelf>) -> std::sync::MutexGuard<'_, Shelf> {
@@ -315,7 +316,8 @@ async fn main() -> Result<(), BoxError> {
     }
 
     let servers = match &shared {
-        Some(url) if is_etcd(url) => "processes, locks in etcd",
+        Some(url) if url.starts_with("etcd") => "processes, locks in etcd",
+        Some(url) if url.starts_with("consul") => "processes, locks in Consul",
         Some(_) => "processes, locks in Redis",
         None => "servers, locks in memory",
     };

@@ -62,6 +62,7 @@
 //! | `macros` | yes | the attribute |
 //! | `redis` | yes | locks on Redis 6.2 or newer, or Valkey |
 //! | `etcd` | no | locks on etcd 3.4 or newer, also over TLS |
+//! | `consul` | no | locks on Consul 1.12 or newer, also over TLS |
 //! | `tls` | no | `rediss://` URLs, by rustls |
 //! | `axum` | no | for axum 0.8: [`LockError`] as a response, the headers of [`fencing::http`] as an extractor |
 //! | `uuid` | no | `uuid::Uuid` as a part of keys |
@@ -104,6 +105,9 @@ pub use crate::api::lock_skip::LockSkip;
 pub use crate::api::options::Renew;
 pub use crate::api::runtime::LockRuntime;
 pub use crate::error::{Holding, LockError};
+#[cfg(feature = "consul")]
+#[doc(inline)]
+pub use crate::stores::consul;
 #[cfg(feature = "etcd")]
 #[doc(inline)]
 pub use crate::stores::etcd;
