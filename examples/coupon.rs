@@ -27,9 +27,9 @@
 //! with lock                10         0    0.79 s
 //! ```
 //!
-//! Or the locks are held by a majority of several Redis servers, and the stock is in an SQLite file, which
-//! refuses what comes with an older fencing token than it has seen. `--kill` ends two servers that voted, after
-//! a quarter of the claims; `scripts/redlock` starts five to try it.
+//! Or the locks are held by a majority of several Redis servers, and the stock is in an SQLite file,
+//! which refuses what comes with an older fencing token than it has seen. `--kill` ends two servers
+//! that voted, after a quarter of the claims; `scripts/redlock` starts five to try it.
 //!
 //! ```text
 //! $ LOCK_URL='redis+redlock://127.0.0.1:7390,127.0.0.1:7391,127.0.0.1:7392,127.0.0.1:7393,127.0.0.1:7394?restart_delay=0s' \
@@ -37,8 +37,8 @@
 //! 10 coupons, 2000 claims, 4 processes, locks on a majority of Redis servers
 //! ```
 //!
-//! Or the locks are in etcd, which keeps them when a member dies: `--kill 4711` ends the process of this
-//! number, such as the member that leads.
+//! Or the locks are in etcd or Consul, which keep them when a member dies: `--kill 4711` ends the
+//! process of this number, such as the member that leads.
 //!
 //! ```text
 //! $ LOCK_URL=etcd://127.0.0.1:2379,127.0.0.1:2381,127.0.0.1:2383 \
@@ -389,6 +389,7 @@ enum Locks {
     Redis,
     Redlock,
     Etcd,
+    Consul,
 }
 
 impl Locks {
@@ -396,6 +397,7 @@ impl Locks {
         match url.split_once(':').map_or("", |(scheme, _)| scheme) {
             "redis+redlock" | "rediss+redlock" | "redlock" => Locks::Redlock,
             scheme if scheme.starts_with("etcd") => Locks::Etcd,
+            scheme if scheme.starts_with("consul") => Locks::Consul,
             _ => Locks::Redis,
         }
     }
@@ -461,6 +463,7 @@ async fn main() -> Result<(), BoxError> {
             Locks::Redis => "processes, locks in Redis",
             Locks::Redlock => "processes, locks on a majority of Redis servers",
             Locks::Etcd => "processes, locks in etcd",
+            Locks::Consul => "processes, locks in Consul",
         },
         None => "servers, locks in memory",
     };

@@ -71,6 +71,7 @@
 //! | `redis` | yes | locks on Redis 6.2 or newer, or Valkey |
 //! | `tracing` | yes | spans and log lines, by the crate `tracing`: see [`observe`] |
 //! | `etcd` | no | locks on etcd 3.4 or newer, also over TLS |
+//! | `consul` | no | locks on Consul 1.12 or newer, also over TLS |
 //! | `tls` | no | `rediss://` URLs, by rustls |
 //! | `axum` | no | for axum 0.8: [`LockError`] as a response, the headers of [`fencing::http`] as an extractor |
 //! | `uuid` | no | `uuid::Uuid` as a part of keys |
@@ -116,6 +117,9 @@ pub use crate::api::options::Renew;
 pub use crate::api::runtime::LockRuntime;
 pub use crate::error::{Holding, LockError};
 pub use crate::observe::{LockEvent, Observer};
+#[cfg(feature = "consul")]
+#[doc(inline)]
+pub use crate::stores::consul;
 #[cfg(feature = "etcd")]
 #[doc(inline)]
 pub use crate::stores::etcd;

@@ -134,8 +134,15 @@ impl Settings {
         let shown = humantime::format_duration;
         let limits = &self.limits;
         if ttl > limits.max_ttl {
+            let reason = match limits.lock_delay {
+                true => {
+                    ": when a lease ends before its time, it keeps others out for no longer, and its \
+                     holder would still believe in it"
+                }
+                false => "",
+            };
             return Err(LockError::Config(format!(
-                "`{name}` is {}, but the store keeps leases for {} at most",
+                "`{name}` is {}, but the store keeps leases for {} at most{reason}",
                 shown(ttl),
                 shown(limits.max_ttl)
             )));

@@ -2,6 +2,7 @@
 
 use crate::example;
 
+use lock_tests::consul;
 use lock_tests::etcd::Options;
 use lock_tests::redlock_store::five;
 use lock_tests::server::Server;
@@ -71,4 +72,17 @@ fn processes_on_several_servers_give_ten_coupons_although_two_that_voted_are_kil
         .iter_mut()
         .filter_map(|server| server.has_ended().then_some(()));
     assert_eq!(ended.count(), 2, "two have been killed");
+}
+
+/// Three servers, of which the leader is killed after a quarter of the claims.
+#[test]
+fn processes_on_consul_give_ten_coupons_although_the_leader_is_killed() {
+    let mut cluster = consul::Options::default().start(3);
+    let leader = cluster.leader();
+    let mut race = example::command("coupon", None);
+    race.env("LOCK_URL", cluster.url());
+    race.args(["--kill", &cluster.process(leader).to_string()]);
+    assert_needed_and_kept(&run(race));
+    assert!(cluster.has_ended(leader), "the leader has been killed");
+    assert_ne!(cluster.leader(), leader);
 }
