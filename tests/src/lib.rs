@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod checker;
+pub mod consul;
+pub mod consul_store;
 pub mod etcd;
 pub mod etcd_store;
 pub mod faults;
@@ -11,6 +13,15 @@ pub mod memory_store;
 pub mod redis_store;
 pub mod redlock_store;
 pub mod server;
+
+use tokio::sync::{Mutex, MutexGuard};
+
+/// The turn of a test that loads the whole machine, or measures what load would disturb, until it is dropped.
+/// The other tests that take one wait for it; those that take none run beside it.
+pub async fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    TURN.lock().await
+}
 
 /// The text of an error and all of its causes, as a log shows it.
 pub fn causes(error: &dyn std::error::Error) -> String {

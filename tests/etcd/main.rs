@@ -1,0 +1,10 @@
+//! etcd.
+
+// A test that meets an error has failed.
+#![allow(clippy::unwrap_used)]
+
+mod conformance;
+mod leases;
+mod main_job;
+mod renewals;
+mod watchers;

@@ -1,0 +1,12 @@
+//! The examples, as a user runs them.
+
+// A test that meets an error has failed.
+#![allow(clippy::unwrap_used)]
+
+mod coupon;
+mod cron;
+mod example;
+mod handlers;
+mod leader;
+mod transfer;
+mod workers;

@@ -1,0 +1,9 @@
+//! The in-memory store.
+
+// A test that meets an error has failed.
+#![allow(clippy::unwrap_used)]
+
+mod conformance;
+mod documented;
+mod store;
+mod watchdog;

@@ -1,0 +1,14 @@
+//! One Redis server.
+
+// A test that meets an error has failed.
+#![allow(clippy::unwrap_used)]
+
+mod batches;
+mod claims_in_doubt;
+mod conformance;
+mod conformance_shared;
+mod connection;
+mod locking;
+mod main_job;
+mod queueing;
+mod scripts;

@@ -1,0 +1,7 @@
+//! A majority of five Redis servers.
+
+// A test that meets an error has failed.
+#![allow(clippy::unwrap_used)]
+
+mod conformance;
+mod main_job;
