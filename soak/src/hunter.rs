@@ -124,6 +124,10 @@ impl<'a> Hunter<'a> {
             let owner: Option<String> = self.servers[place].ask(&["GET", &lock(key)]).ok()?;
             owner?
         };
+        if owner.starts_with("kept:") {
+            // Nobody holds it.
+            return None;
+        }
         let pid = pid_of(&owner)?;
         Some((owner, pid))
     }

@@ -43,15 +43,18 @@ use crate::verdict::Verdict;
 
 const USAGE: &str = "\
 Usage: lock-soak [--topology single|redlock] [--minutes M] [--seed S] [--processes P] [--tasks T]
-                 [--logs DIRECTORY]
-                 [--sabotage double-grant|low-fence|overtake|leak-key|hang|no-fence|no-restart-delay]
+                 [--logs DIRECTORY] [--other PROGRAM]
+                 [--sabotage double-grant|low-fence|overtake|leak-key|hang|short-keep|no-fence|
+                             no-restart-delay]
        lock-soak judge DIRECTORY
        lock-soak recovery [KILLS]
        lock-soak peers
 
 Lets P processes with T tasks each (4 and 16, if not said) take locks for M minutes (10) while servers, network and processes
 fail: single servers, of which each suffers from something else, or five, of which a majority holds
-the locks. Each overlap of leases on those is printed with the fault that permits it. The last line of the output is a JSON object with what was seen. Exits with 1 if a promise was broken.
+the locks. Each overlap of leases on those is printed with the fault that permits it. With another
+version of this program every second process is of that. The last line of the output is a JSON object
+with what was seen. Exits with 1 if a promise was broken.
 
 `judge` looks again at the logs of a run. `recovery` kills so many holders (200), a quarter as many waiters and a tenth as many servers, and tells how soon somebody
 has the lock again. `peers`, in a build with that feature, causes the same faults to other libraries.";
@@ -129,6 +132,7 @@ fn read_plan() -> Result<Option<Plan>, lexopt::Error> {
         processes: 4,
         tasks: 16,
         sabotage: None,
+        other: None,
         logs: None,
     };
     let mut parser = lexopt::Parser::from_env();
@@ -152,6 +156,7 @@ fn read_plan() -> Result<Option<Plan>, lexopt::Error> {
                 let known = Sabotage::parse(&sabotage);
                 plan.sabotage = Some(known.ok_or("there is no sabotage of that name")?);
             }
+            Long("other") => plan.other = Some(PathBuf::from(parser.value()?)),
             Long("help") => return Ok(None),
             other => return Err(other.unexpected()),
         }

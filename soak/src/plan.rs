@@ -73,6 +73,8 @@ pub(crate) struct Plan {
     pub(crate) processes: usize,
     pub(crate) tasks: usize,
     pub(crate) sabotage: Option<Sabotage>,
+    /// Another version of this program, which every second process is of.
+    pub(crate) other: Option<PathBuf>,
     /// Where to keep the logs, whatever they show.
     pub(crate) logs: Option<PathBuf>,
 }
@@ -91,6 +93,8 @@ pub(crate) enum Sabotage {
     Overtake,
     /// Some questions block the thread that asks.
     Hang,
+    /// Keys that are to stay taken are given to whoever is next.
+    ShortKeep,
     /// The resource does not look at fencing tokens.
     NoFence,
     /// Of several servers, those that have lost their data vote at once.

@@ -70,7 +70,7 @@ pub(crate) fn run(plan: &Plan) -> Fallible<(Verdict, PathBuf)> {
         servers: stations.iter().map(|s| (s.url(), s.direct_url())).collect(),
         sabotage: plan.sabotage,
     };
-    let fleet = Mutex::new(Fleet::start(orders, plan.processes)?);
+    let fleet = Mutex::new(Fleet::start(orders, plan.processes, plan.other.clone())?);
 
     let calm_since = trouble(plan, &logs, &mut stations, &fleet, &urls, &mut counters)?;
     thread::sleep(CALM);
@@ -88,7 +88,10 @@ pub(crate) fn run(plan: &Plan) -> Fallible<(Verdict, PathBuf)> {
         let value = value.unwrap_or(0);
         end.append(&event(&key, What::Counter { value }))?;
     }
-    let verdict = Verdict::reach(&logs, calm_since, &left, problems)?;
+    let mut verdict = Verdict::reach(&logs, calm_since, &left, problems)?;
+    if plan.other.is_some() {
+        verdict.look_for_both_versions(&logs)?;
+    }
     Ok((verdict, logs))
 }
 

@@ -112,11 +112,20 @@ impl<B: Backend> Backend for Saboteur<B> {
         if self.strikes(Sabotage::LeakKey) && self.persist(&release.key).await {
             return Ok(Released::Released(None));
         }
+        if self.sabotage == Sabotage::ShortKeep && release.keep.is_some() {
+            let mut release = release.clone();
+            release.keep = None;
+            return self.inner.release(&release).await;
+        }
         self.inner.release(release).await
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         self.inner.abandon(claim).await
+    }
+
+    async fn acquire_all(&self, claims: &[Claim]) -> Result<Option<Vec<Grant>>, BackendError> {
+        self.inner.acquire_all(claims).await
     }
 
     fn executor(&self) -> Option<Arc<dyn Executor>> {

@@ -1,5 +1,7 @@
 //! What a task does with a lock, once: one of the ways in which callers use one, well or badly.
 
+mod shapes;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,6 +15,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::plan::{KEYS, Kind, LONGEST_TTL};
 use crate::shared::Worker;
+
+pub(crate) use self::shapes::Shape;
 
 /// What a body that panics on purpose says.
 pub(crate) const PLANNED_PANIC: &str = "planned";
@@ -78,14 +82,15 @@ impl Turn {
     /// Takes the lock in one of the ways.
     pub(crate) async fn take(mut self) {
         match self.rng.u8(..100) {
-            0..40 => self.with_a_guard().await,
-            40..50 => self.if_it_is_free().await,
-            50..57 => self.run().await,
-            57..82 => self.call().await,
-            82..92 => self.give_up_early().await,
-            92..96 => self.abandon_the_body().await,
-            96..98 => self.panic().await,
-            _ => self.reenter().await,
+            0..25 => self.with_a_guard().await,
+            25..33 => self.if_it_is_free().await,
+            33..38 => self.run().await,
+            38..55 => self.call().await,
+            55..63 => self.give_up_early().await,
+            63..67 => self.abandon_the_body().await,
+            67..69 => self.panic().await,
+            69..71 => self.reenter().await,
+            _ => self.shaped().await,
         }
     }
 

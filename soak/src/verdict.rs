@@ -12,8 +12,10 @@ use lock_tests::checker::{
 use serde::Serialize;
 
 use crate::effects::Effects;
-use crate::plan::Kind;
+use crate::fleet::is_of_other_version;
+use crate::plan::{Kind, Place};
 use crate::station::Left;
+use crate::turn::Shape;
 
 /// The latest that an acquire may return after its deadline, on a machine with more to do than it
 /// can; later is stuck.
@@ -27,6 +29,8 @@ const SHOWN: usize = 20;
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Figures {
     acquisitions: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acquired_by_other_version: Option<usize>,
     faults: u64,
     fault_kinds: BTreeMap<Kind, u64>,
     stale_writes: usize,
@@ -41,6 +45,12 @@ pub(crate) struct Figures {
     overtakings_excused: BTreeMap<Fault, usize>,
     ok_after_loss: usize,
     stuck_waiters: usize,
+    /// What each shape acquired.
+    shapes: BTreeMap<&'static str, usize>,
+    /// Keys that were to stay taken for a while, and those of them that did not.
+    minimum_holds: usize,
+    minimum_holds_broken: usize,
+    minimum_holds_excused: BTreeMap<Fault, usize>,
     leaked_keys: usize,
     leaked_queue_entries: u64,
     leaked_subscriptions: u64,
@@ -93,6 +103,33 @@ impl Verdict {
         })
     }
 
+    /// Counts what processes of the other version acquired; there must be some of either.
+    pub(crate) fn look_for_both_versions(&mut self, directory: &Path) -> io::Result<()> {
+        let events = read_logs(directory)?;
+        let acquired = |of_other: bool| {
+            let by = events
+                .iter()
+                .filter(|event| is_of_other_version(event.process) == of_other);
+            by.filter(|event| {
+                matches!(
+                    event.what,
+                    What::Acquire {
+                        outcome: Outcome::Ok,
+                        ..
+                    }
+                )
+            })
+            .count()
+        };
+        let (own, other) = (acquired(false), acquired(true));
+        self.figures.acquired_by_other_version = Some(other);
+        if own == 0 || other == 0 {
+            let what = format!("of two versions one acquired {own}, the other {other} times");
+            self.problems.push(what);
+        }
+        Ok(())
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         if self.problems.is_empty() {
             ExitCode::SUCCESS
@@ -121,6 +158,9 @@ fn figures(
         overtakings_excused: report.excused_by(Check::QueueOrder),
         ok_after_loss: report.count(Check::NoOkAfterLoss),
         stuck_waiters: report.count(Check::BoundedWait),
+        minimum_holds: report.minimum_holds,
+        minimum_holds_broken: report.count(Check::MinimumHold),
+        minimum_holds_excused: report.excused_by(Check::MinimumHold),
         leaked_keys: left.keys.len(),
         leaked_queue_entries: left.queued,
         leaked_subscriptions: left.subscriptions,
@@ -128,6 +168,15 @@ fn figures(
     };
     for event in events {
         match &event.what {
+            What::Acquire {
+                claim,
+                outcome: Outcome::Ok,
+                ..
+            } => {
+                if let Some(shape) = Shape::of_claim(claim) {
+                    *figures.shapes.entry(shape.name()).or_default() += 1;
+                }
+            }
             What::Write {
                 outcome: Outcome::Fail,
                 ..

@@ -249,6 +249,22 @@ impl<B: Backend> Backend for Witness<B> {
         self.inner.abandon(claim).await
     }
 
+    async fn acquire_all(&self, claims: &[Claim]) -> Result<Option<Vec<Grant>>, BackendError> {
+        for claim in claims {
+            self.seen.asks(claim);
+        }
+        let grants = self.inner.acquire_all(claims).await?;
+        for (place, claim) in claims.iter().enumerate() {
+            match grants.as_ref().and_then(|grants| grants.get(place)) {
+                Some(grant) => self
+                    .seen
+                    .is_served(claim.owner.as_str(), grant.tokens.first),
+                None => self.seen.forgets(&claim.owner),
+            }
+        }
+        Ok(grants)
+    }
+
     fn executor(&self) -> Option<Arc<dyn Executor>> {
         self.inner.executor()
     }

@@ -37,9 +37,18 @@ impl Clock {
 
     /// The options for a server that lives by this clock.
     pub fn server(&self) -> Options {
-        Options::default()
-            .env("LD_PRELOAD", &self.library())
-            .env("CLOCK_SHIFT_FILE", &self.file())
+        let options = self.variables().into_iter();
+        options.fold(Options::default(), |options, (name, value)| {
+            options.env(name, &value)
+        })
+    }
+
+    /// What a process that lives by this clock has in its environment.
+    pub fn variables(&self) -> [(&'static str, PathBuf); 2] {
+        [
+            ("LD_PRELOAD", self.library()),
+            ("CLOCK_SHIFT_FILE", self.file()),
+        ]
     }
 
     /// Puts the clock so many seconds ahead of the true time, or behind.

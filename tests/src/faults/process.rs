@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::time::timeout;
 
+use super::clock::Clock;
 use super::{DEADLINE, eventually};
 
 /// A running `holder`; it is killed with its value.
@@ -28,8 +29,17 @@ impl Process {
     /// Starts the program at `path`, which is `env!("CARGO_BIN_EXE_holder")`, with the server at
     /// `url`.
     pub async fn start(path: &str, url: &str) -> Process {
-        let mut child = Command::new(path)
-            .arg(url)
+        Process::spawn(Command::new(path).arg(url)).await
+    }
+
+    /// The same, with this wall clock.
+    pub async fn start_with(clock: &Clock, path: &str, url: &str) -> Process {
+        let mut command = Command::new(path);
+        Process::spawn(command.arg(url).envs(clock.variables())).await
+    }
+
+    async fn spawn(command: &mut Command) -> Process {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
