@@ -67,6 +67,23 @@ async fn waiters(cluster: &Cluster, key: &str, count: usize) {
     eventually("they wait", || cluster.waiters(&lock) == count).await;
 }
 
+/// The sessions that were made since there were those `before`.
+fn since(cluster: &Cluster, before: &[String]) -> Vec<String> {
+    let mut sessions = cluster.sessions();
+    sessions.retain(|session| !before.contains(session));
+    assert!(!sessions.is_empty());
+    sessions
+}
+
+/// Waits until none of these sessions is there any more.
+async fn ended(cluster: &Cluster, sessions: &[String]) {
+    eventually("the sessions end", || {
+        let there = cluster.sessions();
+        !sessions.iter().any(|session| there.contains(session))
+    })
+    .await;
+}
+
 async fn backend(endpoints: &[String]) -> ConsulBackend {
     let mut settings = ConsulSettings::new(endpoints.to_vec());
     settings.command_timeout = secs(2);
@@ -320,14 +337,15 @@ async fn c05_a_waiter_that_died_is_passed_over_at_the_hand_over() {
     let locks = runtime(cluster.endpoints()).await;
     let other = runtime(cluster.endpoints()).await;
     let guard = held(&locks, "k", secs(20)).await;
+    let before = cluster.sessions();
     let mut process = Process::start(env!("CARGO_BIN_EXE_holder"), &cluster.url()).await;
     process.tell("acquire k 2000 60000").await;
     waiters(&cluster, "k", 1).await;
-    let sessions = cluster.sessions().len();
+    let its = since(&cluster, &before);
     let waiting = waits(&other, "k");
     waiters(&cluster, "k", 2).await;
     process.kill();
-    eventually("its session ends", || cluster.sessions().len() == sessions).await;
+    ended(&cluster, &its).await;
     let first = u64::from(guard.fencing_token());
     guard.release().await.unwrap();
     let (next, _) = timeout(DEADLINE, waiting).await.unwrap().unwrap();
@@ -591,12 +609,13 @@ async fn a_waiter_on_consul_that_stood_still_takes_no_lock_of_another() {
     let cluster = Cluster::start();
     let locks = runtime(cluster.endpoints()).await;
     let guard = held(&locks, "k", secs(5)).await;
-    let sessions = cluster.sessions().len();
+    let before = cluster.sessions();
     let mut process = Process::start(env!("CARGO_BIN_EXE_holder"), &cluster.url()).await;
     process.tell("acquire k 2000 60000").await;
     waiters(&cluster, "k", 1).await;
+    let its = since(&cluster, &before);
     process.pause().await;
-    eventually("its session ends", || cluster.sessions().len() == sessions).await;
+    ended(&cluster, &its).await;
     guard.release().await.unwrap();
     let other = held(&locks, "k", secs(5)).await;
     process.resume();
@@ -684,8 +703,8 @@ async fn under_faults_of_consul_no_two_hold_a_lock_and_nothing_stays_behind() {
         println!("20 turns after a fault took {:?}", since.elapsed());
         if round % 2 == 0 {
             cluster.revive(leader);
+            eventually_in(secs(60), "it is back", || cluster.is_ready(leader)).await;
         }
-        cluster.leader();
     }
     seen.is_over.store(true, SeqCst);
     tasks.join_all().await;
