@@ -7,4 +7,5 @@ mod conformance;
 mod interop;
 mod main_job;
 mod outages;
+mod security;
 mod splits;

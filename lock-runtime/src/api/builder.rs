@@ -253,10 +253,42 @@ impl LockRuntimeBuilder {
         self
     }
 
+    /// How long it may take to open a connection, from 1 ms to 1 h; 1 s if not set. No effect on other
+    /// stores than Redis.
+    #[cfg(feature = "redis")]
+    pub fn connect_timeout(mut self, timeout: Duration) -> LockRuntimeBuilder {
+        self.redis.connect_timeout = timeout;
+        self
+    }
+
     /// PEM certificates of the authorities to trust for `rediss://`, instead of those of the system. No effect on other stores than Redis.
     #[cfg(feature = "tls")]
     pub fn tls_root_certificates(mut self, pem: impl Into<Vec<u8>>) -> LockRuntimeBuilder {
         self.redis.tls_root_certificates = Some(pem.into());
+        self
+    }
+
+    /// The certificate in PEM format by which a server of `rediss://` knows its clients, with those that
+    /// vouch for it, and its private key. No effect on other stores than Redis.
+    #[cfg(feature = "tls")]
+    pub fn tls_client_certificate(
+        self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> LockRuntimeBuilder {
+        self.tls_client(certificate.into())
+            .tls_client_key(key.into())
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls_client(mut self, certificate: Vec<u8>) -> LockRuntimeBuilder {
+        self.redis.tls_client_certificate = Some(certificate);
+        self
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls_client_key(mut self, key: Vec<u8>) -> LockRuntimeBuilder {
+        self.redis.tls_client_key = Some(key.into());
         self
     }
 

@@ -4,6 +4,9 @@ use std::ffi::OsString;
 use std::str::FromStr;
 use std::time::Duration;
 
+#[cfg(feature = "redis")]
+use percent_encoding::percent_decode_str;
+
 use crate::api::builder::LockRuntimeBuilder;
 use crate::api::runtime::LockRuntime;
 use crate::error::LockError;
@@ -65,11 +68,29 @@ const VARIABLES: &[(&str, Set)] = &[
             false => builder,
         })
     }),
+    #[cfg(feature = "redis")]
+    ("LOCK_POOL_SIZE", |builder, text| {
+        Ok(builder.pool_size(parsed(text, "a whole number, as in `40`")?))
+    }),
+    #[cfg(feature = "redis")]
+    ("LOCK_CONNECT_TIMEOUT", |builder, text| {
+        Ok(builder.connect_timeout(period(text)?))
+    }),
+    #[cfg(feature = "redis")]
+    ("LOCK_RESTART_DELAY", |builder, text| {
+        Ok(builder.restart_delay(duration(text)?))
+    }),
     #[cfg(feature = "tls")]
     ("LOCK_TLS_ROOT_CERTIFICATES", |builder, path| {
-        let pem = std::fs::read(path)
-            .map_err(|error| format!("must be the path of a file in PEM format: {error}"))?;
-        Ok(builder.tls_root_certificates(pem))
+        Ok(builder.tls_root_certificates(pem(path)?))
+    }),
+    #[cfg(feature = "tls")]
+    ("LOCK_TLS_CLIENT_CERTIFICATE", |builder, path| {
+        Ok(builder.tls_client(pem(path)?))
+    }),
+    #[cfg(feature = "tls")]
+    ("LOCK_TLS_CLIENT_KEY", |builder, path| {
+        Ok(builder.tls_client_key(pem(path)?))
     }),
 ];
 
@@ -107,13 +128,7 @@ fn source(
         Some("redis" | "rediss" | "unix") => Ok(LockRuntimeBuilder::redis(url.to_owned())),
         #[cfg(feature = "redis")]
         Some("redis+redlock" | "rediss+redlock" | "redlock") => {
-            let (urls, restart_delay) = redlock(url)
-                .map_err(|fault| format!("the environment variable `{LOCK_URL}` {fault}"))?;
-            let builder = LockRuntime::redlock(urls);
-            Ok(match restart_delay {
-                Some(delay) => builder.restart_delay(delay),
-                None => builder,
-            })
+            redlock(url).map_err(|fault| format!("the environment variable `{LOCK_URL}` {fault}"))
         }
         #[cfg(feature = "etcd")]
         Some(scheme) if etcd::is_scheme(scheme) => {
@@ -153,10 +168,34 @@ fn is_off(feature: &str) -> String {
     )
 }
 
-/// The servers of `scheme://[user:password@]host:port,host:port,…[/db][?restart_delay=30s]`, as one
-/// URL each, and the parameter. Of a fault no part of the value is told: it may hold a password.
+/// The builder that a URL of several servers describes: each setting that has a variable has a
+/// parameter, too. Of a fault nothing is told that may hold a password.
 #[cfg(feature = "redis")]
-fn redlock(url: &str) -> Result<(Vec<String>, Option<Duration>), String> {
+fn redlock(url: &str) -> Result<LockRuntimeBuilder, String> {
+    let (urls, parameters) = servers(url)?;
+    let mut builder = LockRuntime::redlock(urls);
+    for (name, value) in parameters {
+        let known = VARIABLES
+            .iter()
+            .find(|(variable, _)| parameter_of(variable) == name);
+        let Some((_, set)) = known else {
+            let names = VARIABLES.iter().map(|(variable, _)| parameter_of(variable));
+            let names = names.collect::<Vec<_>>().join("`, `");
+            return Err(format!("has a parameter that is none of `{names}`"));
+        };
+        builder = set(builder, &value).map_err(|fault| format!("has a `{name}` that {fault}"))?;
+    }
+    Ok(builder)
+}
+
+/// The parameters of a URL, each with its value.
+#[cfg(feature = "redis")]
+type Parameters<'a> = Vec<(&'a str, String)>;
+
+/// The servers of `scheme://[user:password@]host:port,host:port,…[/db][?restart_delay=30s&…]`, as one
+/// URL each, and the parameters.
+#[cfg(feature = "redis")]
+fn servers(url: &str) -> Result<(Vec<String>, Parameters<'_>), String> {
     let form = || "must be `redis+redlock://host:port,host:port,host:port`".to_owned();
     let (scheme, rest) = url.split_once("://").ok_or_else(form)?;
     let scheme = match scheme {
@@ -180,16 +219,28 @@ fn redlock(url: &str) -> Result<(Vec<String>, Option<Duration>), String> {
     }
     let of_host = |host| format!("{scheme}://{user}{host}{database}");
     let urls = hosts.split(',').map(of_host).collect();
-    let mut restart_delay = None;
-    for parameter in query.iter().flat_map(|query| query.split('&')) {
-        restart_delay = match parameter.split_once('=') {
-            Some(("restart_delay", text)) => Some(
-                duration(text).map_err(|fault| format!("has a `restart_delay` that {fault}"))?,
-            ),
-            _ => return Err("has a parameter other than `restart_delay`".to_owned()),
-        };
-    }
-    Ok((urls, restart_delay))
+    let parameters = query.iter().flat_map(|query| query.split('&'));
+    let parameters = parameters.map(|parameter| {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let value = percent_decode_str(value).decode_utf8();
+        let value = value.map_err(|_| "has a parameter that is no text".to_owned())?;
+        Ok((name, value.into_owned()))
+    });
+    let parameters: Result<_, String> = parameters.collect();
+    Ok((urls, parameters?))
+}
+
+/// The parameter of a URL that sets what this variable does.
+#[cfg(feature = "redis")]
+fn parameter_of(variable: &str) -> String {
+    variable.trim_start_matches("LOCK_").to_lowercase()
+}
+
+/// What is in the file.
+#[cfg(feature = "tls")]
+fn pem(path: &str) -> Result<Vec<u8>, String> {
+    std::fs::read(path)
+        .map_err(|error| format!("must be the path of a file in PEM format: {error}"))
 }
 
 /// A duration of a setting that is bounded like a ttl: out of its bounds, the error shall name the
@@ -221,7 +272,7 @@ impl LockRuntime {
     ///
     /// | variable | what it sets |
     /// |---|---|
-    /// | `LOCK_URL` | the store: `redis://…`, `rediss://…`, `unix://…`, `redis+redlock://…` (or `rediss+redlock://…`) with the servers of [`redlock`](LockRuntime::redlock) and perhaps `?restart_delay=30s`, `etcd://host:port,host:port`, `etcds://…`, `consul://host:port,host:port`, `consul+https://…` or `memory:`; required |
+    /// | `LOCK_URL` | the store: `redis://…`, `rediss://…`, `unix://…`, `redis+redlock://…` (or `rediss+redlock://…`) with the servers of [`redlock`](LockRuntime::redlock), `etcd://host:port,host:port`, `etcds://…`, `consul://host:port,host:port`, `consul+https://…` or `memory:`; required |
     /// | `LOCK_PREFIX` | [`key_prefix`](LockRuntimeBuilder::key_prefix) |
     /// | `LOCK_TTL` | [`default_ttl`](LockRuntimeBuilder::default_ttl) |
     /// | `LOCK_WAIT` | [`default_wait`](LockRuntimeBuilder::default_wait) |
@@ -234,7 +285,11 @@ impl LockRuntime {
     /// | `LOCK_LOCAL_SHARE` | [`local_share`](LockRuntimeBuilder::local_share) |
     /// | `LOCK_LANES` | `lanes`, with the feature `redis` |
     /// | `LOCK_CONNECT_LAZILY` | `connect_lazily`: `true` or `false`, with the feature `redis`, `etcd` or `consul` |
+    /// | `LOCK_POOL_SIZE` | `pool_size`, with the feature `redis` |
+    /// | `LOCK_CONNECT_TIMEOUT` | `connect_timeout`, with the feature `redis` |
+    /// | `LOCK_RESTART_DELAY` | `restart_delay`, with the feature `redis` |
     /// | `LOCK_TLS_ROOT_CERTIFICATES` | `tls_root_certificates`: the path of the file, with the feature `tls` |
+    /// | `LOCK_TLS_CLIENT_CERTIFICATE`, `LOCK_TLS_CLIENT_KEY` | `tls_client_certificate`: the paths of both files, with the feature `tls` |
     ///
     /// With the feature `etcd`, its user may stand in the URL, as `etcd://user:password@host:port`
     /// with `%40` for an `@`, or in `ETCDCTL_USER` and `ETCDCTL_PASSWORD`; the paths of
@@ -246,6 +301,10 @@ impl LockRuntime {
     /// `CONSUL_CLIENT_CERT` and `CONSUL_CLIENT_KEY`, for `consul+https://`, and the name in them, if it
     /// is not that of the URL, in `CONSUL_TLS_SERVER_NAME`. `consul://` without a host leads where
     /// `CONSUL_HTTP_ADDR` does.
+    ///
+    /// A URL of several servers takes the same as parameters, without the `LOCK_` and in small letters:
+    /// `redis+redlock://one:6379,two:6379,three:6379?ttl=5s&restart_delay=10s&lanes=2`. What has no place
+    /// in a URL is written by `%`, as in `prefix=shop%3Alock%3A`. A variable counts more.
     ///
     /// A duration is text, as in `500ms`, `5s` or `1m 30s`. What is set on the builder afterwards
     /// counts more than the environment. A value that cannot be used is an error of
@@ -377,16 +436,37 @@ mod tests {
 
     #[cfg(feature = "redis")]
     #[test]
-    fn a_url_names_several_servers_and_the_restart_delay() {
-        let (urls, delay) = redlock("redis+redlock://a:1,b,[::1]:3").expect("a URL");
+    fn a_url_names_several_servers_and_the_settings() {
+        let (urls, parameters) = servers("redis+redlock://a:1,b,[::1]:3").expect("a URL");
         assert_eq!(urls, ["redis://a:1", "redis://b", "redis://[::1]:3"]);
-        assert_eq!(delay, None);
-        let (urls, delay) =
-            redlock("rediss+redlock://u:p@a,b,c/2?restart_delay=0s").expect("a URL");
+        assert_eq!(parameters, []);
+        let (urls, parameters) =
+            servers("rediss+redlock://u:p@a,b,c/2?restart_delay=0s&prefix=a%3Ab").expect("a URL");
         let each = ["a", "b", "c"].map(|host| format!("rediss://u:p@{host}/2"));
         assert_eq!(urls, each);
-        assert_eq!(delay, Some(Duration::ZERO));
-        assert_eq!(redlock("redlock://a,b,c").expect("a URL").0[0], "redis://a");
+        let set = [("restart_delay", "0s"), ("prefix", "a:b")];
+        assert_eq!(
+            parameters,
+            set.map(|(name, value)| (name, value.to_owned()))
+        );
+        let (urls, _) = servers("redlock://a,b,c").expect("a URL");
+        assert_eq!(urls[0], "redis://a");
+    }
+
+    #[cfg(feature = "redis")]
+    #[tokio::test]
+    async fn a_url_of_several_servers_sets_what_the_variables_do() {
+        let url = "redlock://127.0.0.1:1,127.0.0.1:2,127.0.0.1:3?connect_lazily=true&prefix=shop%3A\
+                   &ttl=7s&wait=0s&grace=2s&local_passes=7&restart_delay=8s&lanes=2&pool_size=9";
+        let set = settings(&[(LOCK_URL, url), ("LOCK_WAIT", "3s")]).await;
+        let set = set.expect("each can be used");
+        let secs = Duration::from_secs;
+        assert_eq!((set.key_prefix.as_str(), set.local_passes), ("shop:", 7));
+        assert_eq!((set.default_ttl, set.grace), (secs(7), secs(2)));
+        assert_eq!(set.default_wait, secs(3), "a variable counts more");
+        let long = url.replace("ttl=7s", "ttl=9s");
+        let fault = settings(&[(LOCK_URL, &long)]).await.expect_err("too long");
+        assert!(fault.contains("restart_delay"), "{fault}");
     }
 
     #[cfg(feature = "redis")]
@@ -401,7 +481,7 @@ mod tests {
             ),
             ("redlock://u:secret@a,b,c?secret=1", "parameter"),
         ] {
-            let fault = redlock(url).expect_err("a fault");
+            let fault = redlock(url).map(drop).expect_err("a fault");
             assert!(fault.contains(part) && !fault.contains("secret"), "{fault}");
         }
     }

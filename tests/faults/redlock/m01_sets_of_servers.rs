@@ -1,5 +1,8 @@
-//! M1: all 32 sets of servers that refuse connections, hang, are replicas, have another type in
-//! the place of the lock, are full, or hold the lock of another library.
+//! M1: all 32 sets of servers that refuse connections, hang, lose their answers, are replicas, have
+//! another type in the place of the lock, are full, or hold the lock of another library.
+
+use lock_tests::faults::is_withdrawal;
+use lock_tests::faults::proxy::{Fault as Reply, Proxy};
 
 use super::*;
 

@@ -1,5 +1,6 @@
 //! From what the user configures to a pool whose connections behave.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -58,9 +59,30 @@ pub struct RedisSettings {
     pub key_prefix: String,
     /// Certificates in PEM format to trust for `rediss://` *instead of* those of the system.
     pub tls_root_certificates: Option<Vec<u8>>,
+    /// Certificates in PEM format by which a server of `rediss://` knows its clients: that of this one
+    /// first, then those that vouch for it. Needs [`tls_client_key`](RedisSettings::tls_client_key).
+    pub tls_client_certificate: Option<Vec<u8>>,
+    /// The private key of the first of these certificates, in PEM format.
+    pub tls_client_key: Option<SecretPem>,
     /// For tests: calls go as those that share a command do, also without company.
     #[doc(hidden)]
     pub always_shared: bool,
+}
+
+/// A private key in PEM format, which is not shown where settings are.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretPem(Vec<u8>);
+
+impl From<Vec<u8>> for SecretPem {
+    fn from(pem: Vec<u8>) -> SecretPem {
+        SecretPem(pem)
+    }
+}
+
+impl fmt::Debug for SecretPem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretPem(…)")
+    }
 }
 
 impl Default for RedisSettings {
@@ -72,6 +94,8 @@ impl Default for RedisSettings {
             connect_timeout: Duration::from_secs(1),
             key_prefix: "lock:".to_owned(),
             tls_root_certificates: None,
+            tls_client_certificate: None,
+            tls_client_key: None,
             always_shared: false,
         }
     }
@@ -212,7 +236,7 @@ fn tcp_settings(settings: &RedisSettings) -> TcpSettings {
 
 #[cfg(feature = "tls")]
 fn with_tls(info: ConnectionInfo, settings: &RedisSettings) -> Result<ConnectionInfo, Fault> {
-    use deadpool_redis::redis::{Client, TlsCertificates};
+    use deadpool_redis::redis::{Client, ClientTlsConfig, TlsCertificates};
     use rustls::crypto::{CryptoProvider, ring};
 
     // rustls panics at the first connection if the process has no provider. Another thread may be
@@ -220,12 +244,26 @@ fn with_tls(info: ConnectionInfo, settings: &RedisSettings) -> Result<Connection
     if CryptoProvider::get_default().is_none() {
         let _ = ring::default_provider().install_default();
     }
-    let Some(root_cert) = settings.tls_root_certificates.clone() else {
-        return Ok(info);
+    let certificate = settings.tls_client_certificate.clone();
+    let client_tls = match (certificate, settings.tls_client_key.clone()) {
+        (Some(client_cert), Some(SecretPem(client_key))) => Some(ClientTlsConfig {
+            client_cert,
+            client_key,
+        }),
+        (None, None) => None,
+        _ => {
+            return Err(Fault::Config(
+                "a client needs both `tls_client_certificate` and `tls_client_key`".into(),
+            ));
+        }
     };
+    let root_cert = settings.tls_root_certificates.clone();
+    if client_tls.is_none() && root_cert.is_none() {
+        return Ok(info);
+    }
     let certificates = TlsCertificates {
-        client_tls: None,
-        root_cert: Some(root_cert),
+        client_tls,
+        root_cert,
     };
     let client = Client::build_with_tls(info, certificates).map_err(|error| wrong(&error))?;
     Ok(client.get_connection_info().clone())

@@ -48,7 +48,7 @@ use uuid::Uuid;
 
 use self::batch::Sharing;
 use self::call::Reply;
-pub use self::config::RedisSettings;
+pub use self::config::{RedisSettings, SecretPem};
 use self::connection::{Role, Target};
 use self::fault::Fault;
 use self::keeper::Keeper;

@@ -1,23 +1,29 @@
 //! Locks held by a majority of several Redis servers that know nothing of each other: Redlock.
 //!
 //! Each server is a [`RedisBackend`], with its links and scripts, and votes for one claim of a key
-//! at a time. What the votes come to is decided by the tally; what a claim has at each node is kept
-//! among the claims, so that what is late is harmless.
+//! at a time. What the votes come to is decided by the tally, and what the claim then does by its
+//! course; what a claim has at each node is kept among the claims, so that what is late is harmless.
 //!
 //! ```text
 //!   verbs (here) ── rounds ── flights ──► node 1 … node N: a vote is a script
 //!                     │  │       │
-//!                 tally  claims ◄┘ ◄── news of votes that were handed over
+//!          tally · course  claims ◄┘ ◄── news of votes that were handed over
 //! ```
 
 mod claims;
 mod clock;
 mod config;
+mod course;
 mod flights;
+#[cfg(test)]
+mod mistakes;
 mod news;
 mod renewals;
 mod rounds;
 mod shared;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod simulation;
 mod tally;
 
 use std::fmt;

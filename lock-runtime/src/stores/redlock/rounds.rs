@@ -11,18 +11,14 @@ use tokio::time::{sleep, timeout};
 
 use super::claims::claimed_by;
 use super::config::too_long;
-use super::shared::{PROPOSALS, Shared, block};
+use super::course::{Course, Next};
+use super::shared::{Shared, block};
 use super::tally::{Answer, Tally, Verdict};
 use crate::clock;
 use crate::stores::redis::scripts::voting::Vote;
 
-/// How often a claim that does not wait tries again where nobody has a majority.
-const TRIES: u32 = 6;
 /// In how many round trips one who has votes and no majority asks again, at the most.
 const PAUSE: u32 = 4;
-/// How often a claim asks, that has the most votes of those that have split them, before it gives
-/// back its own as well.
-const LEADS: u32 = 4;
 /// How often the pause after a split is doubled, at the most, where one split follows another: the
 /// votes may be those of a dead process.
 const DOUBLED: u32 = 6;
@@ -64,14 +60,15 @@ impl Shared {
             learned.map_err(BackendError::unavailable)?;
         }
         let (mut number, mut asked) = self.claims.begin(claim, self.nodes.len(), clock::now());
-        let (mut least, mut proposals, mut tries) = (0, 0, 0);
+        let (mut least, mut course) = (0, Course::default());
         loop {
             let round = self.round(claim, (number, asked), least).await?;
-            let holder = round.tally.holder();
-            let (votes, lasted) = (round.tally.votes(), round.lasted);
-            let leads = round.tally.leads(claim.owner.as_str());
-            let pause = match round.tally.verdict(clock::now()) {
-                Verdict::Granted { until, above } => {
+            let (holder, lasted) = (round.tally.holder(), round.lasted);
+            let now = clock::now();
+            let who = (claim.owner.as_str(), claim.queue);
+            let in_time = now.since(start) <= longest_try;
+            let pause = match course.next(&round.tally, who, in_time, now) {
+                Next::Granted { until, above } => {
                     let valid_for = until.since(start).min(claim.ttl);
                     let promised = valid_until(start, valid_for);
                     if !self.claims.promise(&claim.owner, number, promised) {
@@ -80,54 +77,35 @@ impl Shared {
                     let block = block(round.proposal, above, claim.tokens);
                     return Ok(Acquired::Granted(Grant::new(block, valid_for)));
                 }
-                Verdict::Behind(known) if proposals < PROPOSALS => {
-                    proposals += 1;
-                    least = known + 1;
+                Next::Propose(at_least) => {
+                    least = at_least;
                     Duration::ZERO
                 }
-                Verdict::Gone => {
+                Next::Refused => {
                     self.stand_back(claim, number, false).await;
                     self.claims.refused(&claim.owner, clock::now());
                     return Ok(Acquired::Taken(holder));
                 }
-                Verdict::Unavailable => {
-                    // A claim that cannot win must not sit on votes.
+                Next::Unavailable => {
                     self.stand_back(claim, number, false).await;
                     return Err(self.why(round));
                 }
-                Verdict::Held if !claim.queue => {
-                    self.stand_back(claim, number, false).await;
-                    self.claims.refused(&claim.owner, clock::now());
-                    return Ok(Acquired::Taken(holder));
-                }
-                Verdict::Held => {
-                    // It waits at the majority that the other has. To keep the other votes would
-                    // keep the other lease from growing to these nodes, too.
+                Next::Decline => {
                     let stubs = self.claims.decline(&claim.owner, number, clock::now());
                     self.give_back(stubs).await;
                     return Ok(Acquired::Queued(holder));
                 }
-                Verdict::Split | Verdict::Behind(_) | Verdict::Pending => {
-                    tries += 1;
-                    if !claim.queue {
-                        number = self.stand_back(claim, number, false).await;
-                        if tries >= TRIES || clock::now().since(start) > longest_try {
-                            self.claims.refused(&claim.owner, clock::now());
-                            return Ok(Acquired::Taken(holder));
-                        }
-                        self.pause(lasted)
-                    } else if votes == 0 {
-                        return Ok(Acquired::Queued(holder));
-                    } else if !leads || tries >= LEADS {
-                        // To the one that leads, which knows it, too.
-                        self.stand_back(claim, number, true).await;
-                        let splits = self.claims.split(&claim.owner).min(DOUBLED);
-                        let pause = (self.pause(lasted) * (1 << splits)).min(LONGEST_PAUSE);
-                        return Ok(Acquired::Queued(Holder::of_ours(pause)));
-                    } else {
-                        // The others give way meanwhile.
-                        lasted.max(self.round_trip())
-                    }
+                Next::Wait => return Ok(Acquired::Queued(holder)),
+                Next::GiveWay => {
+                    self.stand_back(claim, number, true).await;
+                    let splits = self.claims.split(&claim.owner).min(DOUBLED);
+                    let pause = (self.pause(lasted) * (1 << splits)).min(LONGEST_PAUSE);
+                    return Ok(Acquired::Queued(Holder::of_ours(pause)));
+                }
+                Next::Lead => lasted.max(self.round_trip()),
+                Next::Again => {
+                    number = self.stand_back(claim, number, false).await;
+                    self.pause(lasted)
                 }
             };
             if !pause.is_zero() {
