@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::effects::Effects;
 use crate::fleet::is_of_other_version;
-use crate::plan::{Kind, Place};
+use crate::plan::Kind;
 use crate::station::Left;
 use crate::turn::Shape;
 

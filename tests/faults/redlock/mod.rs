@@ -21,8 +21,6 @@ use lock_conformance::poll_once;
 use lock_protocol::{Acquired, Backend, Claim, LockKey, OwnerToken, Release, Released, Renewal};
 use lock_runtime::redlock::RedlockBackend;
 use lock_runtime::{LockError, LockRuntime};
-use lock_tests::faults::is_withdrawal;
-use lock_tests::faults::proxy::{Fault as Reply, Proxy};
 use lock_tests::redlock_store::{connect, five, urls};
 use lock_tests::server::Server;
 use tokio::task::JoinSet;
