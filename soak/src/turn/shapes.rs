@@ -71,10 +71,7 @@ impl Turn {
 
     /// How long a key is to stay taken: shorter than a lease, so that this is as long as any.
     fn kept(&mut self) -> Duration {
-        match self.rng.u8(..10) {
-            0 => ms(self.rng.u64(100..350)),
-            _ => ms(self.rng.u64(5..60)),
-        }
+        ms(self.rng.u64(50..350))
     }
 
     /// Notes that nobody else is to have the key until `least` after `since`.
