@@ -154,8 +154,9 @@ async fn a_hand_over_does_not_cost_more_the_more_wait() {
     };
     let few = least(2).await;
     let many = least(5000).await;
+    // The first draw of a second sees to the counter by one more call.
     assert!(
-        few > 3 && many <= few,
+        few > 3 && many <= few + 1,
         "{few} calls with 2 waiters, {many} with 5000"
     );
 }
