@@ -5,6 +5,8 @@
 
 mod elsewhere;
 mod etcd;
+mod etcd_restored;
+mod etcd_streams;
 mod holder;
 mod input;
 mod network;

@@ -5,6 +5,7 @@
 
 pub mod checker;
 pub mod etcd;
+mod etcd_peers;
 pub mod etcd_store;
 pub mod faults;
 pub mod memory_store;
