@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! run ── plan: which faults, from the seed
-//!  ├── station: a lock server and its troubles (4 of them)        ─┐
+//!  ├── station: a Redis server and its troubles (4 of them)       ─┐
+//!  ├── cluster: or three members of etcd and theirs                │
 //!  ├── hunter: kills and stops processes that hold and wait        ├── effects: faults that were seen to take effect
 //!  ├── fleet: the processes ── worker ── turn: what callers do    ─┘
 //!  │                           └── witness: whom the store queues and serves
@@ -12,7 +13,9 @@
 //! ```
 
 mod admin;
+mod cluster;
 mod effects;
+mod etcd_admin;
 mod fleet;
 mod hunter;
 #[cfg(feature = "peers")]
@@ -36,17 +39,19 @@ use std::time::Duration;
 
 use lexopt::prelude::{Long, ValueExt};
 
-use crate::plan::{Plan, Sabotage};
+use crate::plan::{Plan, Sabotage, Store};
 use crate::recovery::Recovery;
 use crate::station::Left;
 use crate::verdict::Verdict;
 
 const USAGE: &str = "\
-Usage: lock-soak [--minutes M] [--seed S] [--processes P] [--tasks T] [--logs DIRECTORY]
+Usage: lock-soak [--store redis|etcd] [--minutes M] [--seed S] [--processes P] [--tasks T] [--logs DIRECTORY]
                  [--sabotage double-grant|low-fence|overtake|leak-key|hang|no-fence]
-       lock-soak judge DIRECTORY
+       lock-soak judge DIRECTORY [--store redis|etcd]
        lock-soak recovery [KILLS]
        lock-soak peers
+
+The locks are on four Redis servers, or on three members of etcd, which knows no sabotage but no-fence.
 
 Lets P processes with T tasks each (4 and 16, if not said) take locks for M minutes (10) while servers, network and processes
 fail. The last line of the output is a JSON object with what was seen. Exits with 1 if a promise was broken.
@@ -79,8 +84,10 @@ fn start() -> Result<ExitCode, Box<dyn Error>> {
         ["peer", library, url, key, millis] => {
             return peers::be_holder(library, url, key, millis).map(|()| ExitCode::SUCCESS);
         }
-        ["judge", logs] => {
-            let verdict = Verdict::reach(Path::new(logs), 0, &Left::default(), Vec::new())?;
+        ["judge", logs] | ["judge", logs, "--store", _] => {
+            let store = Store::parse(arguments.get(3).unwrap_or(&"redis"));
+            let store = store.ok_or("there is no store of that name")?;
+            let verdict = Verdict::reach(Path::new(logs), store, 0, &Left::default(), Vec::new())?;
             println!("{verdict}");
             return Ok(verdict.exit_code());
         }
@@ -123,6 +130,7 @@ fn read_plan() -> Result<Option<Plan>, lexopt::Error> {
     let mut plan = Plan {
         seed: fastrand::u64(..),
         duration: Duration::from_secs(600),
+        store: Store::Redis,
         processes: 4,
         tasks: 16,
         sabotage: None,
@@ -145,9 +153,19 @@ fn read_plan() -> Result<Option<Plan>, lexopt::Error> {
                 let known = Sabotage::parse(&sabotage);
                 plan.sabotage = Some(known.ok_or("there is no sabotage of that name")?);
             }
+            Long("store") => {
+                let store = parser.value()?.string()?;
+                plan.store = Store::parse(&store).ok_or("there is no store of that name")?;
+            }
             Long("help") => return Ok(None),
             other => return Err(other.unexpected()),
         }
+    }
+    let is_of_redis = plan
+        .sabotage
+        .is_some_and(|sabotage| sabotage != Sabotage::NoFence);
+    if plan.store == Store::Etcd && is_of_redis {
+        return Err("this sabotage is done on Redis alone".into());
     }
     Ok(Some(plan))
 }

@@ -9,8 +9,6 @@ use serde::{Deserialize, Serialize};
 
 /// How many locks there are on each server.
 pub(crate) const KEYS: usize = 10;
-/// The longest ttl that a lock is asked for with.
-pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(1);
 /// How long a handed-over lease lives until its first renewal.
 pub(crate) const GRACE: Duration = Duration::from_millis(400);
 /// How often a waiter asks although nothing was heard.
@@ -23,11 +21,58 @@ pub(crate) const LONGEST_SHIFT: Duration = Duration::from_secs(3);
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) duration: Duration,
+    pub(crate) store: Store,
     pub(crate) processes: usize,
     pub(crate) tasks: usize,
     pub(crate) sabotage: Option<Sabotage>,
     /// Where to keep the logs, whatever they show.
     pub(crate) logs: Option<PathBuf>,
+}
+
+/// Which store the locks are in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Store {
+    /// Four Redis servers, each with troubles of its own.
+    #[default]
+    Redis,
+    /// One cluster of etcd, of three members.
+    Etcd,
+}
+
+impl Store {
+    pub(crate) fn parse(text: &str) -> Option<Store> {
+        serde_json::from_value(text.into()).ok()
+    }
+
+    pub(crate) fn places(self) -> &'static [Place] {
+        match self {
+            Store::Redis => &[Place::Lossy, Place::Durable, Place::Clock, Place::Network],
+            Store::Etcd => &[Place::Cluster],
+        }
+    }
+
+    /// The names of all locks.
+    pub(crate) fn keys(self) -> impl Iterator<Item = String> {
+        self.places().iter().copied().flat_map(Place::keys)
+    }
+
+    /// The longest ttl that a lock is asked for with.
+    pub(crate) fn longest_ttl(self) -> Duration {
+        match self {
+            Store::Redis => Duration::from_secs(1),
+            // Longer than an election.
+            Store::Etcd => Duration::from_secs(3),
+        }
+    }
+
+    /// How long a question may take.
+    pub(crate) fn command_timeout(self) -> Duration {
+        match self {
+            Store::Redis => Duration::from_millis(400),
+            Store::Etcd => Duration::from_secs(1),
+        }
+    }
 }
 
 /// A protection that is removed, which the run must notice.
@@ -65,11 +110,11 @@ pub(crate) enum Place {
     Clock,
     /// Is reached through a network that fails.
     Network,
+    /// Is etcd, of which members die, stand still and are cut off, and in which operators intervene.
+    Cluster,
 }
 
 impl Place {
-    pub(crate) const ALL: [Place; 4] = [Place::Lossy, Place::Durable, Place::Clock, Place::Network];
-
     /// The names of its locks.
     pub(crate) fn keys(self) -> Vec<String> {
         (0..KEYS).map(|number| self.key(number)).collect()
@@ -115,6 +160,19 @@ impl Place {
                 Kind::HandOverLost,
                 Kind::Partition,
             ],
+            Place::Cluster => &[
+                Kind::LeaderKilled,
+                Kind::MemberKilled,
+                Kind::LeaderStopped,
+                Kind::MemberStopped,
+                Kind::LeaderCutOff,
+                Kind::MemberCutOff,
+                Kind::ClientsCut,
+                Kind::ClientsHeld,
+                Kind::HeldKeyDeleted,
+                Kind::LeaseRevoked,
+                Kind::Compacted,
+            ],
         }
     }
 }
@@ -149,6 +207,16 @@ pub(crate) enum Kind {
     RequestRepeated,
     HandOverLost,
     Partition,
+    LeaderKilled,
+    MemberKilled,
+    LeaderStopped,
+    MemberStopped,
+    LeaderCutOff,
+    MemberCutOff,
+    ClientsCut,
+    ClientsHeld,
+    LeaseRevoked,
+    Compacted,
 
     AcquireCancelled,
     BodyDropped,
@@ -174,6 +242,14 @@ impl Kind {
                 | Kind::RequestRepeated
                 | Kind::HandOverLost
                 | Kind::Partition
+                | Kind::LeaderKilled
+                | Kind::MemberKilled
+                | Kind::LeaderStopped
+                | Kind::MemberStopped
+                | Kind::LeaderCutOff
+                | Kind::MemberCutOff
+                | Kind::ClientsCut
+                | Kind::ClientsHeld
         )
     }
 
@@ -197,10 +273,9 @@ pub(crate) enum Target {
 
 impl Target {
     pub(crate) fn all() -> impl Iterator<Item = Target> {
-        Place::ALL
-            .into_iter()
-            .map(Target::Server)
-            .chain([Target::Processes])
+        let redis = Store::Redis.places().iter().copied().map(Target::Server);
+        let etcd = Store::Etcd.places().iter().copied().map(Target::Server);
+        redis.chain([Target::Processes]).chain(etcd)
     }
 
     fn kinds(self) -> &'static [Kind] {

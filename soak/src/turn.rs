@@ -11,7 +11,7 @@ use lock_runtime::{
 use lock_tests::checker::{Nanos, Outcome, What, now};
 use tokio::time::{sleep, timeout};
 
-use crate::plan::{KEYS, Kind, LONGEST_TTL, Place};
+use crate::plan::{KEYS, Kind};
 use crate::shared::Worker;
 
 /// What a body that panics on purpose says.
@@ -45,15 +45,16 @@ impl Turn {
     /// A turn with any lock; some are wanted more than others.
     pub(crate) fn any(worker: &Arc<Worker>, rng: &mut Rng) -> Turn {
         let number = rng.usize(..KEYS).min(rng.usize(..KEYS));
-        Turn::with(worker, rng.usize(..Place::ALL.len()), number, rng)
+        Turn::with(worker, rng.usize(..worker.locks.len()), number, rng)
     }
 
     /// A turn with this lock.
     pub(crate) fn with(worker: &Arc<Worker>, place: usize, number: usize, rng: &mut Rng) -> Turn {
+        let longest = worker.store.longest_ttl();
         let ttl = if rng.u8(..5) == 0 {
-            ms(600)
+            longest * 3 / 5
         } else {
-            LONGEST_TTL
+            longest
         };
         let hold = match rng.u32(..1_000) {
             0..800 => ms(rng.u64(..4)),
@@ -65,7 +66,7 @@ impl Turn {
         Turn {
             worker: worker.clone(),
             place,
-            key: Place::ALL[place].key(number),
+            key: worker.store.places()[place].key(number),
             claim: worker.name_claim(),
             ttl,
             wait: ms(rng.u64(200..3_000)),
@@ -91,7 +92,7 @@ impl Turn {
 
     /// Takes the lock however long it is in other hands, as nobody fails to when nothing fails any more.
     pub(crate) async fn insist(mut self) {
-        self.wait = Duration::from_secs(10);
+        self.wait = Duration::from_secs(10).max(self.worker.store.longest_ttl() * 10);
         self.hold = Duration::ZERO;
         self.with_a_guard().await;
     }

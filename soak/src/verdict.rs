@@ -12,7 +12,7 @@ use lock_tests::checker::{
 use serde::Serialize;
 
 use crate::effects::Effects;
-use crate::plan::{Kind, Place};
+use crate::plan::{Kind, Store};
 use crate::station::Left;
 
 /// The latest that an acquire may return after its deadline, on a machine with more to do than it can; later is stuck.
@@ -42,6 +42,7 @@ pub(crate) struct Figures {
     leaked_keys: usize,
     leaked_queue_entries: u64,
     leaked_subscriptions: u64,
+    leaked_leases: u64,
     leaked_fds: u64,
     leaked_tasks: u64,
 }
@@ -59,6 +60,7 @@ impl Verdict {
     /// Reads the logs in `directory`.
     pub(crate) fn reach(
         directory: &Path,
+        store: Store,
         calm_since: Nanos,
         left: &Left,
         mut problems: Vec<String>,
@@ -73,9 +75,12 @@ impl Verdict {
         let stale = stale_writes(&events);
         problems.extend(stale.iter().map(|(_, what)| what.clone()));
         problems.extend(report.violations.iter().map(ToString::to_string));
-        problems.extend(dead_keys(&events, calm_since));
+        problems.extend(dead_keys(&events, store, calm_since));
         for (key, ttl) in &left.keys {
             problems.push(format!("the key {key} is still there, for {ttl:?} ms"));
+        }
+        if left.leases > 0 {
+            problems.push(format!("{} leases are still there", left.leases));
         }
         if report.acquisitions == 0 {
             problems.push("nothing was ever acquired".to_owned());
@@ -119,6 +124,7 @@ fn figures(
         leaked_keys: left.keys.len(),
         leaked_queue_entries: left.queued,
         leaked_subscriptions: left.subscriptions,
+        leaked_leases: left.leases,
         ..Figures::default()
     };
     for event in events {
@@ -224,8 +230,8 @@ fn stale_writes(events: &[Event]) -> Vec<(Nanos, String)> {
 }
 
 /// The keys that nobody could lock any more when the faults were over.
-fn dead_keys(events: &[Event], calm_since: Nanos) -> Vec<String> {
-    let mut dead: HashSet<String> = Place::ALL.into_iter().flat_map(Place::keys).collect();
+fn dead_keys(events: &[Event], store: Store, calm_since: Nanos) -> Vec<String> {
+    let mut dead: HashSet<String> = store.keys().collect();
     for event in events.iter().filter(|event| event.returned > calm_since) {
         if let What::Acquire {
             outcome: Outcome::Ok,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
+use lock_runtime::etcd::{EtcdBackend, EtcdSettings};
 use lock_runtime::redis::deadpool_redis::Config;
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_runtime::{LockError, LockRuntime};
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::effects::Effects;
-use crate::plan::{GRACE, HEARTBEAT, KEYS, LONGEST_TTL, Place, Sabotage};
+use crate::plan::{GRACE, HEARTBEAT, KEYS, Sabotage, Store};
 use crate::resource::Resource;
 use crate::sabotage::Saboteur;
 use crate::shared::Worker;
@@ -40,7 +41,8 @@ pub(crate) struct Orders {
     pub(crate) logs: PathBuf,
     /// Where the resource is.
     pub(crate) resource: String,
-    /// Where the lock servers are: how to connect to them, and, for sabotage, without a network between, in the order of [`Place::ALL`].
+    pub(crate) store: Store,
+    /// Where the lock servers are: how to connect to them, and, for sabotage, without a network between, in the order of their places.
     pub(crate) servers: Vec<(String, String)>,
     pub(crate) sabotage: Option<Sabotage>,
 }
@@ -73,6 +75,7 @@ async fn run(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
         number: orders.number,
         log,
         effects,
+        store: orders.store,
         locks,
         resource: Resource::connect(&orders.resource, fenced).await?,
         stopping: AtomicBool::new(false),
@@ -82,7 +85,7 @@ async fn run(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
 
     let mut rng = Rng::with_seed(orders.seed ^ u64::from(orders.number) << 32);
     take_turns(&worker, orders.tasks, &mut rng).await?;
-    for (place, _) in Place::ALL.into_iter().enumerate() {
+    for place in 0..worker.locks.len() {
         for number in 0..KEYS {
             Turn::with(&worker, place, number, &mut rng).insist().await;
         }
@@ -112,23 +115,34 @@ async fn connect(
     log: &Arc<Recorder>,
 ) -> Result<(Vec<LockRuntime>, Vec<Handle>), LockError> {
     let (mut all, mut executors) = (Vec::new(), Vec::new());
+    let timeout = orders.store.command_timeout();
     for (url, direct) in &orders.servers {
-        let mut settings = RedisSettings::default();
-        settings.command_timeout = Duration::from_millis(400);
-        let timeout = settings.command_timeout;
-        let redis = RedisBackend::connect_lazily(Config::from_url(url), settings)?;
-        executors.push(redis.handle().clone());
-        let builder = match orders.sabotage {
-            Some(sabotage) => {
-                let client = redis::Client::open(direct.as_str())
-                    .map_err(|error| LockError::Config(error.to_string()))?;
-                let redis = Saboteur::new(redis, sabotage, client);
-                LockRuntime::backend(Witness::new(redis, log.clone()))
+        let builder = match orders.store {
+            Store::Redis => {
+                let mut settings = RedisSettings::default();
+                settings.command_timeout = timeout;
+                let redis = RedisBackend::connect_lazily(Config::from_url(url), settings)?;
+                executors.push(redis.handle().clone());
+                match orders.sabotage {
+                    Some(sabotage) => {
+                        let client = redis::Client::open(direct.as_str())
+                            .map_err(|error| LockError::Config(error.to_string()))?;
+                        let redis = Saboteur::new(redis, sabotage, client);
+                        LockRuntime::backend(Witness::new(redis, log.clone()))
+                    }
+                    None => LockRuntime::backend(Witness::new(redis, log.clone())),
+                }
             }
-            None => LockRuntime::backend(Witness::new(redis, log.clone())),
+            Store::Etcd => {
+                let members = url.trim_start_matches("etcd://").split(',');
+                let mut settings = EtcdSettings::new(members);
+                settings.command_timeout = timeout;
+                let etcd = EtcdBackend::connect_lazily(settings)?;
+                LockRuntime::backend(Witness::new(etcd, log.clone()))
+            }
         };
         let builder = builder
-            .default_ttl(LONGEST_TTL)
+            .default_ttl(orders.store.longest_ttl())
             .command_timeout(timeout)
             .grace(GRACE)
             .heartbeat(HEARTBEAT)
@@ -213,7 +227,7 @@ fn lock_threads() -> io::Result<u64> {
     for thread in fs::read_dir("/proc/self/task")? {
         // A thread may end while it is looked at.
         let name = fs::read_to_string(thread?.path().join("comm")).unwrap_or_default();
-        count += u64::from(name.trim() == "lock-runtime");
+        count += u64::from(["lock-runtime", "lock-etcd"].contains(&name.trim()));
     }
     Ok(count)
 }
