@@ -5,8 +5,6 @@
 
 mod elsewhere;
 mod etcd;
-mod etcd_restored;
-mod etcd_streams;
 mod holder;
 mod input;
 mod network;
