@@ -11,7 +11,7 @@ use lock_runtime::backend::{
     Acquired, Backend, Claim, Executor, Grant, LockKey, OwnerToken, Release, Released,
 };
 use lock_runtime::redis::{RedisBackend, RedisSettings};
-use lock_runtime::{LockGuard, LockRuntime};
+use lock_runtime::{LockGuard, LockRuntime, LockRuntimeBuilder};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
 use redis::{Cmd, IntoConnectionInfo, Script, cmd};
@@ -62,6 +62,8 @@ pub enum Side {
     Rlock,
     /// rueidislock, in a program of its own in Go.
     Rueidislock,
+    /// Go's concurrency.Mutex on etcd, in a program of its own.
+    Mutex,
     /// No lock at all.
     None,
     /// No lock either: the bare wake-up of a task by PUBLISH and a push.
@@ -82,6 +84,7 @@ impl Side {
             Side::OursInside => "ours-inside",
             Side::OursRemoteInside => "ours-remote-inside",
             Side::Rueidislock => "rueidislock",
+            Side::Mutex => "mutex",
             Side::Ring => "ring",
             Side::HandOver => "hand-over",
             Side::Backend => "backend",
@@ -97,9 +100,9 @@ impl Side {
 
     pub async fn connect(self, url: &str) -> Result<Client, Failure> {
         Ok(match self {
-            Side::Ours => Client::Ours(LockRuntime::redis(url).build().await?, None),
+            Side::Ours => Client::Ours(builder(url).build().await?, None),
             Side::OursRemote => {
-                let locks = LockRuntime::redis(url).local_passes(0);
+                let locks = builder(url).local_passes(0);
                 Client::Ours(locks.build().await?, None)
             }
             Side::OursInside | Side::OursRemoteInside => {
@@ -137,10 +140,18 @@ impl Side {
                 Client::Rlock(RLock::new(url).await?, options)
             }
             Side::None => Client::None,
-            Side::Rueidislock | Side::Publish | Side::Ring | Side::HandOver => {
+            Side::Rueidislock | Side::Mutex | Side::Publish | Side::Ring | Side::HandOver => {
                 return Err("no client of this process".into());
             }
         })
+    }
+}
+
+/// Our runtime as it comes.
+fn builder(url: &str) -> LockRuntimeBuilder {
+    match url.strip_prefix("etcd://") {
+        Some(members) => LockRuntime::etcd(members.split(',')),
+        None => LockRuntime::redis(url),
     }
 }
 

@@ -70,6 +70,16 @@ impl Entry {
         }
     }
 
+    /// It may be its turn since `now`, unless it holds the lock already.
+    pub(crate) fn comes_to_its_turn(&mut self, now: Instant) {
+        if !self.owns {
+            self.turn = Some(Turn {
+                since: now,
+                seen: false,
+            });
+        }
+    }
+
     /// Whether nobody has cared for so long that its lease has ended for certain.
     fn is_over(&self, now: Instant) -> bool {
         let unused = now.saturating_duration_since(self.asked);

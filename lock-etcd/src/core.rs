@@ -14,6 +14,7 @@ use crate::fault::Fault;
 use crate::layout::{Layout, ttl_of};
 use crate::leases::{Lease, Leases};
 use crate::messages::{KeyValue, TxnRequest, TxnResponse};
+use crate::mistake::Mistake;
 use crate::txns::{self, Entrant, Seen};
 use crate::watching::Watching;
 
@@ -28,9 +29,23 @@ pub(crate) struct Core {
     pub(crate) book: Arc<Book>,
     pub(crate) sinks: Arc<Sinks>,
     pub(crate) home: Handle,
+    #[cfg(feature = "mistakes")]
+    pub(crate) mistake: Option<Mistake>,
 }
 
 impl Core {
+    /// Whether this protection has been taken out.
+    #[cfg(feature = "mistakes")]
+    pub(crate) fn made(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
+    }
+
+    /// None can be.
+    #[cfg(not(feature = "mistakes"))]
+    pub(crate) fn made(&self, _: Mistake) -> bool {
+        false
+    }
+
     pub(crate) async fn txn(&self, txn: TxnRequest) -> Result<TxnResponse, Fault> {
         self.client.ask(method::TXN, txn).await
     }

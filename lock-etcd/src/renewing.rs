@@ -15,6 +15,7 @@ use crate::keep_alive::{Alive, STREAMS};
 use crate::layout::{Layout, ttl_of};
 use crate::leases::Lease;
 use crate::messages::{Header, KeyValue};
+use crate::mistake::Mistake;
 use crate::txns::{self, Entrant};
 
 /// How many claims are read in one transaction, at most two keys each; a server takes 128.
@@ -166,6 +167,11 @@ impl Core {
         asked: Instant,
     ) -> Answer {
         let owner = renewal.owner.as_str();
+        if self.made(Mistake::RenewsByTheLeaseAlone)
+            && matches!(life, Some((Ok(Alive::Yes { .. }), _)))
+        {
+            return Ok(Renewed::Held(Extension::default()));
+        }
         let Found {
             header,
             own,

@@ -7,6 +7,7 @@ pub mod checker;
 pub mod consul;
 pub mod consul_store;
 pub mod etcd;
+mod etcd_peers;
 pub mod etcd_store;
 pub mod faults;
 pub mod memory_store;

@@ -12,9 +12,11 @@ use std::sync::{Arc, Mutex, Weak};
 use lock_protocol::Instant;
 use tokio::runtime::{Handle, Id};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::timeout_at;
 
 use super::{Engine, asking, timer};
+use crate::clock;
 use crate::executor::Executor;
 use crate::sync::lock;
 
@@ -139,15 +141,23 @@ impl Ticker {
             loop {
                 earlier.mark_unchanged();
                 let told = match looks_at.load(Ordering::Acquire) {
-                    NEVER => Ok(earlier.changed().await),
-                    at => timeout_at(timer(Instant::from_nanos(at)), earlier.changed()).await,
+                    NEVER => Some(earlier.changed().await),
+                    // A timer would be late by as much as a millisecond.
+                    at if Instant::from_nanos(at) <= clock::now() => {
+                        yield_now().await;
+                        None
+                    }
+                    at => {
+                        let at = timer(Instant::from_nanos(at));
+                        timeout_at(at, earlier.changed()).await.ok()
+                    }
                 };
                 match told {
                     // Something is due before. That is looked at when it is: most locks have been
                     // released by then, and the task sleeps on for those that come after them.
-                    Ok(Ok(())) => continue,
-                    Ok(Err(_)) => return,
-                    Err(_) => {}
+                    Some(Ok(())) => continue,
+                    Some(Err(_)) => return,
+                    None => {}
                 }
                 let Some(engine) = engine.upgrade() else {
                     return;

@@ -80,3 +80,17 @@ async fn control_a_deletion_is_overtaken_by_a_write_that_comes_late() {
     pipe.open();
     eventually("the claim appears", || cluster.claims().len() == 1).await;
 }
+
+/// The control of a withdrawal: one that only deletes the claim is undone by what comes late.
+#[tokio::test(flavor = "multi_thread")]
+async fn control_a_withdrawal_by_deletion_alone_is_undone_by_what_comes_late() {
+    let (cluster, pipe, _backend, gone) = claim_on_its_way().await;
+    let mut settings = settings(&cluster.endpoints());
+    settings.mistake = Some(Mistake::WithdrawsByDeletionAlone);
+    let elsewhere = EtcdBackend::connect(settings).await.unwrap();
+    let mut withdrawn = gone.clone();
+    withdrawn.in_doubt = true;
+    elsewhere.abandon(&withdrawn).await.unwrap();
+    pipe.open();
+    eventually("the claim appears", || cluster.claims().len() == 1).await;
+}

@@ -59,3 +59,28 @@ async fn a_waiter_whose_key_is_deleted_is_queued_anew() {
     second.release().await.unwrap();
     assert!(timeout(DEADLINE, first).await.unwrap().unwrap().is_held());
 }
+
+/// Whether a holder notices that its key was deleted by hand, although its lock is another's by then.
+async fn notices_a_deleted_key(mistake: Option<Mistake>) -> bool {
+    let cluster = Cluster::start();
+    let mut settings = settings(&cluster.endpoints());
+    settings.mistake = mistake;
+    let careless = LockRuntime::backend(EtcdBackend::connect(settings).await.unwrap());
+    let careless = careless.build().await.unwrap();
+    let ttl = secs(4);
+    let guard = held(&careless, "k", ttl).await;
+    let (owner, _) = cluster.owner("lock:k").unwrap();
+    assert_eq!(cluster.ctl(&["del", &owner]).trim(), "1");
+    let next = held(&runtime(cluster.endpoints()).await, "k", secs(60)).await;
+    let noticed = timeout(ttl * 2, guard.lost()).await.is_ok();
+    assert!(next.is_held());
+    noticed
+}
+
+/// The control: what a renewal has to read the key for.
+#[tokio::test(flavor = "multi_thread")]
+async fn control_a_renewal_by_the_lease_alone_overlooks_a_deleted_key() {
+    assert!(notices_a_deleted_key(None).await);
+    let mistake = Some(Mistake::RenewsByTheLeaseAlone);
+    assert!(!notices_a_deleted_key(mistake).await);
+}

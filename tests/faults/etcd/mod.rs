@@ -9,14 +9,18 @@ mod e05_holder_and_leader_killed;
 mod e06_compaction;
 mod e07_operator;
 mod e08_broken_streams;
+mod e09_silent_watch;
 mod e10_quota;
 mod e13_many_renewals;
+mod e14_restored;
 mod e16_faults_in_turn;
 mod e17_stopped_waiter;
+mod e18_order;
+mod e19_killed;
 
 use std::time::{Duration, Instant};
 
-use lock_etcd::{EtcdBackend, EtcdSettings};
+use lock_etcd::{EtcdBackend, EtcdSettings, Mistake};
 use lock_protocol::{
     Acquired, Backend, Claim, LockKey, OwnerToken, Release, Released, Renewal, Renewed,
 };
@@ -24,6 +28,7 @@ use lock_runtime::{LockGuard, LockRuntime};
 use lock_tests::alone;
 use lock_tests::etcd::{Cluster, Options};
 use lock_tests::faults::eventually;
+use lock_tests::faults::grpc::Grpc;
 use lock_tests::faults::pipe::Pipe;
 use lock_tests::faults::process::{Process, token};
 use tokio::task::{JoinSet, spawn_blocking};

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod contention;
+pub mod grpc;
 pub mod pipe;
 pub mod process;
 pub mod proxy;
