@@ -93,7 +93,7 @@ mod sync;
 
 #[cfg(feature = "macros")]
 pub use lock_macros::{KeyPart, distributed_lock, key};
-pub use lock_protocol::{FencingToken, LostReason};
+pub use lock_protocol::{FencingToken, LostReason, Process};
 
 #[doc(inline)]
 pub use crate::api::attribute;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lock_runtime::LockError;
 use lock_runtime::backend::{Backend, Claim, LockKey, OwnerToken, Release, Renewal, Renewed};
+use lock_runtime::{LockError, LostReason};
 use lock_tests::alone;
 use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::proxy::Fault;
@@ -414,7 +414,7 @@ async fn h11_a_renewal_that_arrives_after_the_next_grant_does_nothing() {
     backend.acquire(&second).await.unwrap();
     let late = Renewal::new(key.clone(), first.owner, ms(60_000));
     let answer = backend.renew(&[late]).await.remove(0).unwrap();
-    assert_eq!(answer, Renewed::lost());
+    assert_eq!(answer, Renewed::Lost(LostReason::TakenOver));
     assert_eq!(owner(&server, "k").as_deref(), Some(second.owner.as_str()));
     assert!(remaining(&server, "k").unwrap() <= ms(20_000));
 }

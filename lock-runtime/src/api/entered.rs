@@ -20,7 +20,7 @@ use crate::clock;
 use crate::engine::{Engine, Hold, Wish};
 use crate::error::{Holding, LockError};
 use crate::observe::HoldSpan;
-use lock_protocol::{LockKey, Terms};
+use lock_protocol::{LockKey, Process, Terms};
 
 /// The keys of one call, checked; most often one.
 pub(crate) type Keys = SmallVec<[LockKey; 1]>;
@@ -339,8 +339,10 @@ impl<'a> Patience<'a> {
         let acquired = self.engine.acquire(wish, wait, begins).await;
         acquired.map_err(|error| match error {
             // What is left of the wait may be too little to wait, but there was one.
-            LockError::Taken { key, .. } if !self.wait.is_zero() => self.timed_out(key),
-            LockError::Timeout { key, .. } => self.timed_out(key),
+            LockError::Taken { key, holder, .. } if !self.wait.is_zero() => {
+                self.timed_out(key, holder)
+            }
+            LockError::Timeout { key, holder, .. } => self.timed_out(key, holder),
             error => error,
         })
     }
@@ -356,19 +358,20 @@ impl<'a> Patience<'a> {
             Err(_) if self.wait.is_zero() => Err(LockError::Taken {
                 key: key.clone(),
                 remaining: Some(outer.handle().remaining()),
+                holder: Some(Process::current()),
             }),
             Err(_) => timeout_at(
                 self.started + self.wait.min(clock::AGES),
                 outer.turn().acquire_owned(),
             )
             .await
-            .map_err(|_| self.timed_out(key.clone()))?
+            .map_err(|_| self.timed_out(key.clone(), Some(Process::current())))?
             .map_err(|_| LockError::ShutDown),
         }
     }
 
-    fn timed_out(&self, key: LockKey) -> LockError {
-        timed_out(key, self.started.elapsed())
+    fn timed_out(&self, key: LockKey, holder: Option<Process>) -> LockError {
+        timed_out(key, self.started.elapsed(), holder)
     }
 }
 
@@ -418,7 +421,7 @@ impl Entering<'_> {
 
 /// The error of a wait that is used up. It names the locks that were held meanwhile, unless the
 /// wait was for the turn of a nested call.
-pub(crate) fn timed_out(key: LockKey, waited: Duration) -> LockError {
+pub(crate) fn timed_out(key: LockKey, waited: Duration, holder: Option<Process>) -> LockError {
     let holding = Frame::held();
     let is_nested = holding.contains(&key);
     let holding = if is_nested { Vec::new() } else { holding };
@@ -426,13 +429,19 @@ pub(crate) fn timed_out(key: LockKey, waited: Duration) -> LockError {
         key,
         waited,
         holding: Holding::new(holding),
+        holder,
     }
 }
 
 /// The same error; one of a wait that is used up names the locks that were held meanwhile.
 pub(crate) fn explained(error: LockError) -> LockError {
     match error {
-        LockError::Timeout { key, waited, .. } => timed_out(key, waited),
+        LockError::Timeout {
+            key,
+            waited,
+            holder,
+            ..
+        } => timed_out(key, waited, holder),
         error => error,
     }
 }

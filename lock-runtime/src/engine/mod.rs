@@ -5,6 +5,7 @@
 //! somebody here holds or wants. The engine feeds it with events and performs its actions.
 //!
 //! - [`table`]: the keys, each under the mutex of its shard, and who waits to be told.
+//! - [`seats`]: where those wait who are to be told.
 //! - [`effects`]: what one event asks for.
 //! - [`asking`]: performs it when no mutex is held: questions and renewals.
 //! - [`ticker`]: gives the keys the time, and renews in batches what is due together.
@@ -19,6 +20,7 @@
 mod asking;
 mod effects;
 mod hold;
+mod seats;
 mod table;
 mod ticker;
 mod together;
@@ -57,6 +59,9 @@ use crate::sync::lock;
 
 /// Added to `command_timeout`, so that the backend's own, better error arrives first.
 const MARGIN: Duration = Duration::from_millis(50);
+
+/// How many locks are named that keep a runtime from shutting down.
+const MOST_NAMED: usize = 10;
 
 /// What a runtime, its locks and its guards share.
 pub(crate) struct Engine {
@@ -240,12 +245,17 @@ impl Engine {
         let _ = timeout(self.settings.shutdown_timeout, no_guards).await;
         let patience = self.settings.command_timeout + MARGIN;
         let _ = timeout(patience, self.until(Table::is_quiet)).await;
-        let locks = self.table.held();
+        let (locks, keys) = self.table.held_keys(MOST_NAMED);
         // What could not be closed in time ends with the process.
         let _ = timeout(self.settings.command_timeout, self.backend.close()).await;
         match locks {
             0 => Ok(()),
-            locks => Err(LockError::StillHeld { locks }),
+            locks => {
+                let named = keys.clone();
+                let event = LockEvent::StillHeld { keys: named, locks };
+                self.settings.observers.tell(&event);
+                Err(LockError::StillHeld { locks, keys })
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use lock_protocol::machine::{
     self, Action, Answer, End, Event, LeaseId, Outcome, ReleaseOutcome, WaiterId,
 };
 use lock_protocol::{
-    Acquired, BackendError, FencingToken, Holder, Instant, LostReason, Released, Renewed,
+    Acquired, BackendError, FencingToken, Holder, Instant, LostReason, Process, Released, Renewed,
 };
 use smallvec::SmallVec;
 
@@ -21,6 +21,8 @@ use crate::observe::{LockEvent, LockRef, NAMELESS, Refusal, RenewalFailures, Via
 pub(super) struct Watch {
     holds: SmallVec<[Held; 1]>,
     queue: Queue,
+    /// Which process has the lock, if the store last told that another does.
+    pub(super) holder: Option<Process>,
 }
 
 /// A hold of a lease, from when its holder is told until it is clear what became of its end.
@@ -75,6 +77,7 @@ pub(super) enum Happened {
     Granted,
     GrantedWithRelease,
     Queued(Holder),
+    Taken(Option<Process>),
     HandedOver,
     /// With what was left of the lease.
     Renewed(LeaseId, Duration),
@@ -158,6 +161,10 @@ impl Happened {
                 | Answer::Released(Released::Released(Some(Acquired::Queued(holder)))) => {
                     Happened::Queued(holder.clone())
                 }
+                Answer::Acquired(Acquired::Taken(holder))
+                | Answer::Released(Released::Released(Some(Acquired::Taken(holder)))) => {
+                    Happened::Taken(holder.process)
+                }
                 _ => Happened::Other,
             },
             _ => Happened::Other,
@@ -204,7 +211,12 @@ impl Watch {
                     held.stage = Stage::Left(now, dropped);
                 }
             }
-            Happened::Queued(holder) if self.queue == Queue::Out => {
+            Happened::Taken(process) => self.holder = *process,
+            Happened::Queued(holder) => {
+                self.holder = holder.process;
+                if self.queue != Queue::Out {
+                    return;
+                }
                 self.queue = Queue::In;
                 let remaining = holder.remaining;
                 // One claim is queued for all who wait.
@@ -263,6 +275,7 @@ impl Watch {
                     stage: Stage::Held,
                 });
                 self.queue = Queue::Out;
+                self.holder = None;
             }
             Action::Tell(_, outcome) => {
                 if let (Some(asker), Some(refusal)) = (asker, refusal(outcome)) {

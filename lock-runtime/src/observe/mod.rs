@@ -113,6 +113,7 @@ impl Function {
 
 /// All who are told.
 #[derive(Clone)]
+#[cfg_attr(not(feature = "tracing"), derive(Default))]
 pub(crate) struct Observers {
     own: Vec<Arc<dyn Observer>>,
     /// The functions of which it was told that they panicked.
@@ -125,15 +126,14 @@ pub(crate) struct Observers {
     pub(crate) log_keys: bool,
 }
 
+#[cfg(feature = "tracing")]
 impl Default for Observers {
     fn default() -> Observers {
         Observers {
             own: Vec::new(),
             panicked: Arc::default(),
             raised: Arc::default(),
-            #[cfg(feature = "tracing")]
             slow_wait: Duration::from_secs(2),
-            #[cfg(feature = "tracing")]
             log_keys: true,
         }
     }
@@ -204,7 +204,7 @@ pub(crate) struct HoldSpan(#[cfg(feature = "tracing")] Option<tracing::Span>);
 
 #[cfg_attr(
     not(feature = "tracing"),
-    expect(clippy::unused_self, clippy::needless_pass_by_value, unused_variables)
+    allow(clippy::unused_self, clippy::needless_pass_by_value, unused_variables)
 )]
 impl HoldSpan {
     /// The span of a lock within this of others that the same body holds.

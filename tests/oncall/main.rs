@@ -1,0 +1,7 @@
+//! What those on call are told.
+
+// A test that meets an error has failed.
+#![allow(clippy::unwrap_used)]
+
+mod losses;
+mod observing;
