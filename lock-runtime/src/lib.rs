@@ -63,6 +63,7 @@
 //! | `macros` | yes | the attribute |
 //! | `redis` | yes | locks on Redis 6.2 or newer, or Valkey |
 //! | `tracing` | yes | spans and log lines, by the crate `tracing`: see [`observe`] |
+//! | `metrics` | no | metrics, by the facade `metrics`: see [`observe`] |
 //! | `etcd` | no | locks on etcd 3.4 or newer, also over TLS |
 //! | `tls` | no | `rediss://` URLs, by rustls |
 //! | `axum` | no | for axum 0.8: [`LockError`] as a response, the headers of [`fencing::http`] as an extractor |
@@ -107,7 +108,7 @@ pub use crate::api::lock_skip::LockSkip;
 pub use crate::api::options::Renew;
 pub use crate::api::runtime::LockRuntime;
 pub use crate::error::{Holding, LockError};
-pub use crate::observe::{LockEvent, Observer};
+pub use crate::observe::{LocalLock, LockEvent, Observer};
 #[cfg(feature = "etcd")]
 #[doc(inline)]
 pub use crate::stores::etcd;

@@ -4,4 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod losses;
+mod metrics;
 mod observing;
+mod ops;
+mod orders;

@@ -19,7 +19,7 @@ use crate::backend::BoxFuture;
 use crate::clock;
 use crate::engine::{Engine, Hold, Wish};
 use crate::error::{Holding, LockError};
-use crate::observe::HoldSpan;
+use crate::observe::{HoldSpan, NAMELESS, Taking};
 use lock_protocol::{LockKey, Process, Terms};
 
 /// The keys of one call, checked; most often one.
@@ -94,6 +94,9 @@ impl Entered {
         if let Some(keys) = &several
             && keys.iter().all(|key| Frame::holding(engine, key).is_none())
         {
+            for key in keys {
+                note_order(engine, options.name_of(key, waiting.call.0), options);
+            }
             let holds = waiting
                 .patience
                 .acquire_together(keys, waiting.call)
@@ -132,7 +135,7 @@ impl Entered {
                 // Its limit counts from when all are there, too.
                 Right::Nested(_) => handle.nested(options.max_hold),
             };
-            frame = Some(Frame::new(handle, frame));
+            frame = Some(Frame::new(handle, options.function(), frame));
         }
         let Some(frame) = frame else {
             unreachable!("there is a key, which made a frame");
@@ -154,7 +157,7 @@ impl Entered {
     pub(crate) fn within(handle: LockHandle) -> Box<Entered> {
         let span = handle.span();
         Box::new(Entered {
-            frame: Frame::new(handle, Frame::current()),
+            frame: Frame::new(handle, NAMELESS, Frame::current()),
             rights: smallvec![Right::Lent],
             cancel: true,
             span,
@@ -247,6 +250,9 @@ pub(crate) async fn acquire_all(
     let (terms, wait) = options.resolve(&engine.settings)?;
     let patience = Patience::new(engine, terms, wait);
     let keys = ordered(as_given);
+    for key in &keys {
+        note_order(engine, options.name_of(key, as_given), options);
+    }
     let mut holds = patience
         .acquire_together(&keys, (as_given, options))
         .await?;
@@ -375,6 +381,23 @@ impl<'a> Patience<'a> {
     }
 }
 
+/// Takes in that a lock is asked for while the bodies around hold others.
+pub(crate) fn note_order(engine: &Engine, name: &'static str, options: &LockOptions) {
+    let mut frame = Frame::current();
+    if frame.is_none() {
+        return;
+    }
+    let function = options.function();
+    let inner = Taking { name, function };
+    while let Some(outer) = frame {
+        engine
+            .settings
+            .observers
+            .taken_within(outer.taking(), inner);
+        frame = outer.outer().cloned();
+    }
+}
+
 /// The keys of a call as they were given, and what it asks of their locks.
 type CallOf<'a> = (&'a Keys, &'a LockOptions);
 
@@ -409,6 +432,7 @@ impl Entering<'_> {
                 let is_first = self.rights.is_empty();
                 let (keys, options) = self.call;
                 let name = options.name_of(key, keys);
+                note_order(self.patience.engine, name, options);
                 let hold = self.patience.acquire(key, name, is_first, begins).await?;
                 (LockHandle::new(hold.view()), Right::Own(hold))
             }

@@ -51,6 +51,7 @@ use crate::backend::ErasedBackend;
 use crate::clock;
 use crate::error::LockError;
 use crate::executor::Executor;
+use crate::observe::LocalLock;
 use crate::observe::LockEvent;
 #[cfg(feature = "tracing")]
 use crate::observe::traces;
@@ -257,6 +258,11 @@ impl Engine {
                 Err(LockError::StillHeld { locks, keys })
             }
         }
+    }
+
+    /// The locks that are held here.
+    pub(crate) fn local(&self) -> Vec<LocalLock> {
+        self.table.local()
     }
 
     /// Resolves when a shutdown begins, or has begun.

@@ -1,6 +1,8 @@
 //! The keys that somebody in this process holds or wants.
 
 use std::collections::BTreeSet;
+#[cfg(feature = "metrics")]
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -18,7 +20,7 @@ use super::effects::{Effects, Renewing};
 use super::seats::{Ending, Seat, Seated, Seats, Told};
 use super::watch::{Asker, Happened, Telling, Watch};
 use crate::clock;
-use crate::observe::{Refusal, RenewalFailures};
+use crate::observe::{LocalLock, Refusal, RenewalFailures};
 use crate::settings::unique_owner;
 use crate::sync::lock;
 
@@ -201,6 +203,38 @@ impl Table {
             }
         }
         (count, keys)
+    }
+
+    /// The locks that are held.
+    pub(super) fn local(&self) -> Vec<LocalLock> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            let now = clock::now();
+            for entry in &shard.entries {
+                all.extend(entry.watch.local(&entry.machine, now));
+            }
+        }
+        all
+    }
+
+    /// For how long the oldest hold of the locks of each name has lasted.
+    #[cfg(feature = "metrics")]
+    pub(super) fn oldest(&self) -> HashMap<&'static str, Duration> {
+        let mut oldest = HashMap::new();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            let now = clock::now();
+            for (name, age) in shard
+                .entries
+                .iter()
+                .filter_map(|entry| entry.watch.age(now))
+            {
+                let of_name = oldest.entry(name).or_insert(age);
+                *of_name = age.max(*of_name);
+            }
+        }
+        oldest
     }
 
     fn shard(&self, key: &LockKey) -> &Mutex<Shard> {

@@ -173,6 +173,8 @@ impl Engine {
         for ask in deferred.questions {
             asking::spawn(self, Box::new(ask));
         }
+        #[cfg(feature = "metrics")]
+        self.settings.observers.oldest(&self.table.oldest());
         let (all, next) = self
             .table
             .tick(&self.rules, self.settings.observers.is_on());

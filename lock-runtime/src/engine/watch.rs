@@ -14,7 +14,7 @@ use lock_protocol::{
 use smallvec::SmallVec;
 
 use super::effects::Effects;
-use crate::observe::{LockEvent, LockRef, NAMELESS, Refusal, RenewalFailures, Via};
+use crate::observe::{LocalLock, LockEvent, LockRef, NAMELESS, Refusal, RenewalFailures, Via};
 
 /// Who holds a key here, and how far its claim is in the store.
 #[derive(Default)]
@@ -173,6 +173,30 @@ impl Happened {
 }
 
 impl Watch {
+    /// The lock, if it is held.
+    pub(super) fn local(&self, machine: &machine::Key, now: Instant) -> Option<LocalLock> {
+        let held = self.present()?;
+        Some(LocalLock {
+            name: held.asker.name,
+            key: machine.key().clone(),
+            fencing_token: held.token,
+            held: now.since(held.since),
+            remaining: machine.remaining(held.lease, held.token, now),
+            waiting: machine.look().waiting,
+        })
+    }
+
+    /// What the lock is called, and for how long it has been held.
+    #[cfg(feature = "metrics")]
+    pub(super) fn age(&self, now: Instant) -> Option<(&'static str, Duration)> {
+        let held = self.present()?;
+        Some((held.asker.name, now.since(held.since)))
+    }
+
+    fn present(&self) -> Option<&Held> {
+        self.holds.iter().find(|held| held.stage == Stage::Held)
+    }
+
     /// What is left of the lease by the local clock.
     fn remaining(&self, lease: LeaseId, machine: &machine::Key, now: Instant) -> Duration {
         let held = self.holds.iter().find(|held| held.is(lease));
@@ -289,7 +313,8 @@ impl Watch {
             }
             Action::Changed(lease) => {
                 let mut holds = self.holds.iter_mut();
-                if let Some(held) = holds.find(|held| held.is(*lease))
+                // Who has not taken it yet is told before of how it ended, if it does.
+                if let Some(held) = holds.find(|held| held.is(*lease) && held.untaken.is_none())
                     && let Some((end, time)) =
                         telling.machine.fault(*lease, held.token, telling.now)
                 {
@@ -327,13 +352,13 @@ impl Watch {
             telling.asked(asker);
         }
         let waited = telling.now.since(asker.joined_at);
-        let waiting = telling.machine.look().waiting;
+        let machine = telling.machine;
         let acquired = |lock| LockEvent::Acquired {
             lock,
             waited,
             via,
             fencing_token: token,
-            waiting,
+            waiting: machine.look().waiting,
         };
         telling.tell(acquired, asker.name);
     }
