@@ -30,6 +30,7 @@ mod tests;
 mod values;
 
 use proc_macro::TokenStream;
+use proc_macro2::TokenStream as Tokens;
 use quote::quote;
 
 use crate::arguments::Arguments;
@@ -257,6 +258,34 @@ use crate::key::CheckedKeys;
 /// # }
 /// ```
 ///
+/// # `once_per`
+///
+/// A body that ended well is not run again for so long, counted from its beginning: nobody has the
+/// key until then, also if this process dies. It ended well if it returned `Ok`, `Some` or `()`; the
+/// trait [`LockDone`] says it of other types. After an error, a panic or the loss of the lock the
+/// key is free, and the next call tries again. Whoever comes meanwhile skips, unless `on_taken` says
+/// otherwise.
+///
+/// The call returns `Ok` once the store knows: if that goes away just then, it returns an error, and
+/// the job may be run again. At most 24 h; where the store cannot keep a lock,
+/// [`LockError::Config`] before the body begins. Default: none.
+///
+/// ```
+/// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
+/// // Called once a minute, on every server, until one has done it.
+/// #[distributed_lock(key = "cron:report", once_per = "1h")]
+/// async fn report() -> Result<Option<&'static str>, LockError> {
+///     Ok(Some("written"))
+/// }
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), LockError> {
+/// # let locks = LockRuntime::in_memory().build().await?;
+/// # assert_eq!(LockRuntime::scope(locks.clone(), report()).await?, Some("written"));
+/// # assert_eq!(LockRuntime::scope(locks, report()).await?, None);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # `on_lost`
 ///
 /// What happens when the lease can no longer be proven, because the store was away for too long or
@@ -340,17 +369,8 @@ use crate::key::CheckedKeys;
 ///
 /// # `name`
 ///
-/// What the lock is called in logs and metrics, where it stands for all keys of the function: text,
-/// the same for all calls. Default: the template of the key, of each lock its own; of a key that is
-/// an expression, the path of the function.
-///
-/// ```
-/// # use lock_runtime::{LockError, distributed_lock};
-/// #[distributed_lock(key = "tenant:<tenant>:invoice:<number>", name = "invoice")]
-/// async fn invoice(tenant: &str, number: u64) -> Result<(), LockError> {
-///     Ok(())
-/// }
-/// ```
+/// What logs and metrics call the lock, as in `name = "invoice"`. Default: the template of the key, or
+/// the path of the function if it has none.
 ///
 /// # `runtime`
 ///
@@ -434,6 +454,8 @@ use crate::key::CheckedKeys;
 /// [`LockError::Lost`]: ../lock_runtime/enum.LockError.html#variant.Lost
 /// [`LockError::MaxHold`]: ../lock_runtime/enum.LockError.html#variant.MaxHold
 /// [`LockHandle`]: ../lock_runtime/struct.LockHandle.html
+/// [`LockDone`]: ../lock_runtime/trait.LockDone.html
+/// [`LockError::Config`]: ../lock_runtime/enum.LockError.html#variant.Config
 /// [`LockSkip`]: ../lock_runtime/trait.LockSkip.html
 /// [`LockReturn`]: ../lock_runtime/trait.LockReturn.html
 /// [`LockRuntime`]: ../lock_runtime/struct.LockRuntime.html
@@ -538,10 +560,7 @@ pub fn derive_key_part(item: TokenStream) -> TokenStream {
         .into()
 }
 
-fn lock(
-    args: proc_macro2::TokenStream,
-    item: proc_macro2::TokenStream,
-) -> proc_macro2::TokenStream {
+fn lock(args: Tokens, item: Tokens) -> Tokens {
     let mut errors = Errors::default();
     let mut args = args::parse(args, &mut errors);
     let function = Function::parse(item.clone())

@@ -27,6 +27,8 @@ mod together;
 mod waiting;
 mod watch;
 
+#[cfg(feature = "metrics")]
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -34,7 +36,7 @@ use std::time::Duration;
 
 use lock_protocol::machine::{Ask, Event};
 use lock_protocol::{
-    BackendError, Grant, Instant, LockKey, MAX_TTL, News, Note, OwnerToken, Rules, Terms,
+    BackendError, Grant, Instant, LockKey, MAX_TTL, MIN_TTL, News, Note, OwnerToken, Rules, Terms,
 };
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -135,9 +137,7 @@ impl Engine {
         begins: bool,
     ) -> Result<Hold, LockError> {
         let terms = wish.terms;
-        if let Some(least) = terms.min_hold {
-            self.can_keep(least, terms.lease(&self.rules))?;
-        }
+        self.can_begin(terms)?;
         #[cfg(feature = "tracing")]
         {
             let observers = &self.settings.observers;
@@ -163,26 +163,34 @@ impl Engine {
         keys: &[(LockKey, &'static str)],
         terms: Terms,
     ) -> Result<Option<Vec<Hold>>, LockError> {
-        if let Some(least) = terms.min_hold {
-            self.can_keep(least, terms.lease(&self.rules))?;
-        }
+        self.can_begin(terms)?;
         together::acquire(self, keys, terms).await
     }
 
-    /// Whether the store can keep a key for `least`, by leases of this `ttl`.
-    fn can_keep(&self, least: Duration, ttl: Duration) -> Result<(), LockError> {
+    /// Whether the store can give a lease on these terms.
+    fn can_begin(&self, terms: Terms) -> Result<(), LockError> {
+        match terms.min_hold {
+            Some(least) => self.can_keep("min_hold", least),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the store can keep a key for so long, as the setting of this `name` says.
+    pub(crate) fn can_keep(&self, name: &str, kept: Duration) -> Result<(), LockError> {
         let limits = self.backend.limits();
         let shown = humantime::format_duration;
         if !limits.keep {
-            return Err(LockError::Config(
-                "this store cannot keep a lock for a minimum hold".to_owned(),
-            ));
-        }
-        // The usual limit is that of what a caller may ask for.
-        if limits.max_ttl < MAX_TTL && ttl > limits.max_ttl {
             return Err(LockError::Config(format!(
-                "a minimum hold of {} is too long for this store, whose leases live for {}",
-                shown(least),
+                "this store cannot keep a lock that nobody holds, as `{name}` wants"
+            )));
+        }
+        let mut terms = Terms::new(MIN_TTL);
+        terms.min_hold = Some(kept);
+        // The usual limit is that of what a caller may ask for.
+        if limits.max_ttl < MAX_TTL && terms.lease(&self.rules) > limits.max_ttl {
+            return Err(LockError::Config(format!(
+                "`{name}` is {}, which is too long for this store, whose leases live for {}",
+                shown(kept),
                 shown(limits.max_ttl)
             )));
         }
@@ -262,7 +270,23 @@ impl Engine {
 
     /// The locks that are held here.
     pub(crate) fn local(&self) -> Vec<LocalLock> {
-        self.table.local()
+        let mut all = Vec::new();
+        let mut look = |entry: &Entry, now| all.extend(entry.watch.local(&entry.machine, now));
+        self.table.each(&mut look);
+        all
+    }
+
+    /// Tells for how long the oldest hold of each lock has lasted.
+    #[cfg(feature = "metrics")]
+    fn tell_oldest(&self) {
+        let mut oldest = HashMap::new();
+        self.table.each(|entry, now| {
+            if let Some((name, age)) = entry.watch.age(now) {
+                let of_name = oldest.entry(name).or_insert(age);
+                *of_name = age.max(*of_name);
+            }
+        });
+        self.settings.observers.oldest(&oldest);
     }
 
     /// Resolves when a shutdown begins, or has begun.

@@ -1,8 +1,6 @@
 //! The keys that somebody in this process holds or wants.
 
 use std::collections::BTreeSet;
-#[cfg(feature = "metrics")]
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -20,7 +18,7 @@ use super::effects::{Effects, Renewing};
 use super::seats::{Ending, Seat, Seated, Seats, Told};
 use super::watch::{Asker, Happened, Telling, Watch};
 use crate::clock;
-use crate::observe::{LocalLock, Refusal, RenewalFailures};
+use crate::observe::{Refusal, RenewalFailures};
 use crate::settings::unique_owner;
 use crate::sync::lock;
 
@@ -192,49 +190,24 @@ impl Table {
     /// How many locks are held, and the keys of up to so many of them.
     pub(super) fn held_keys(&self, most: usize) -> (usize, Vec<LockKey>) {
         let (mut count, mut keys) = (0, Vec::new());
-        for shard in &self.shards {
-            let shard = lock(shard);
-            let held = shard.entries.iter().map(|entry| &entry.machine);
-            for machine in held.filter(|machine| machine.is_held()) {
+        self.each(|entry, _| {
+            if entry.machine.is_held() {
                 count += 1;
                 if keys.len() < most {
-                    keys.push(machine.key().clone());
+                    keys.push(entry.machine.key().clone());
                 }
             }
-        }
+        });
         (count, keys)
     }
 
-    /// The locks that are held.
-    pub(super) fn local(&self) -> Vec<LocalLock> {
-        let mut all = Vec::new();
+    /// Looks at every key, a shard at a time.
+    pub(super) fn each(&self, mut look: impl FnMut(&Entry, Instant)) {
         for shard in &self.shards {
             let shard = lock(shard);
             let now = clock::now();
-            for entry in &shard.entries {
-                all.extend(entry.watch.local(&entry.machine, now));
-            }
+            shard.entries.iter().for_each(|entry| look(entry, now));
         }
-        all
-    }
-
-    /// For how long the oldest hold of the locks of each name has lasted.
-    #[cfg(feature = "metrics")]
-    pub(super) fn oldest(&self) -> HashMap<&'static str, Duration> {
-        let mut oldest = HashMap::new();
-        for shard in &self.shards {
-            let shard = lock(shard);
-            let now = clock::now();
-            for (name, age) in shard
-                .entries
-                .iter()
-                .filter_map(|entry| entry.watch.age(now))
-            {
-                let of_name = oldest.entry(name).or_insert(age);
-                *of_name = age.max(*of_name);
-            }
-        }
-        oldest
     }
 
     fn shard(&self, key: &LockKey) -> &Mutex<Shard> {

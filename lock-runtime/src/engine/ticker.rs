@@ -174,7 +174,7 @@ impl Engine {
             asking::spawn(self, Box::new(ask));
         }
         #[cfg(feature = "metrics")]
-        self.settings.observers.oldest(&self.table.oldest());
+        self.tell_oldest();
         let (all, next) = self
             .table
             .tick(&self.rules, self.settings.observers.is_on());
