@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lock_protocol::{
-    Acquired, Claim, Contended, FenceBlock, FencingToken, Grant, Holder, OwnerToken, Sinks,
+    Acquired, Claim, Contended, FenceBlock, FencingToken, Grant, Holder, OwnerToken, Process, Sinks,
 };
 use tokio::runtime::Handle;
 
@@ -245,7 +245,13 @@ fn holder(oldest: Option<&KeyValue>) -> Holder {
         return Holder::of_ours(Duration::ZERO);
     };
     match ttl_of(&oldest.value) {
-        Some(ttl) => Holder::of_ours(Duration::from_secs(ttl.max(0).unsigned_abs())),
+        Some(ttl) => {
+            let mut holder = Holder::of_ours(Duration::from_secs(ttl.max(0).unsigned_abs()));
+            // The key ends with the owner token.
+            let key = core::str::from_utf8(&oldest.key).ok();
+            holder.process = key.and_then(Process::of);
+            holder
+        }
         None => {
             let mut holder = Holder::foreign(None);
             // Its key is deleted as ours are, which is heard.

@@ -30,6 +30,7 @@ mod tests;
 mod values;
 
 use proc_macro::TokenStream;
+use proc_macro2::TokenStream as Tokens;
 use quote::quote;
 
 use crate::arguments::Arguments;
@@ -373,17 +374,8 @@ use crate::key::CheckedKeys;
 ///
 /// # `name`
 ///
-/// What the lock is called in logs and metrics, where it stands for all keys of the function: text,
-/// the same for all calls. Default: the template of the key, of each lock its own; of a key that is
-/// an expression, the path of the function.
-///
-/// ```
-/// # use lock_runtime::{LockError, distributed_lock};
-/// #[distributed_lock(key = "tenant:<tenant>:invoice:<number>", name = "invoice")]
-/// async fn invoice(tenant: &str, number: u64) -> Result<(), LockError> {
-///     Ok(())
-/// }
-/// ```
+/// What logs and metrics call the lock, as in `name = "invoice"`. Default: the template of the key, or
+/// the path of the function if it has none.
 ///
 /// # `runtime`
 ///
@@ -573,10 +565,7 @@ pub fn derive_key_part(item: TokenStream) -> TokenStream {
         .into()
 }
 
-fn lock(
-    args: proc_macro2::TokenStream,
-    item: proc_macro2::TokenStream,
-) -> proc_macro2::TokenStream {
+fn lock(args: Tokens, item: Tokens) -> Tokens {
     let mut errors = Errors::default();
     let mut args = args::parse(args, &mut errors);
     let function = Function::parse(item.clone())

@@ -54,4 +54,4 @@ pub use crate::numbers::{Numbers, Overtaken};
 pub use crate::sinks::{Sinks, Told};
 pub use crate::terms::{MAX_TTL, MIN_RENEWAL, MIN_TTL, Rules, Terms, checked_ttl, valid_until};
 pub use crate::time::Instant;
-pub use crate::token::{FenceBlock, FencingToken, OwnerToken};
+pub use crate::token::{FenceBlock, FencingToken, OwnerToken, Process};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::backend::BackendError;
 use crate::observe::RenewalFailures;
-use lock_protocol::{BoxError, InvalidKey, LockKey, LostReason};
+use lock_protocol::{BoxError, InvalidKey, LockKey, LostReason, Process};
 
 /// Why a lock was not taken, or not kept.
 ///
@@ -15,17 +15,20 @@ use lock_protocol::{BoxError, InvalidKey, LockKey, LostReason};
 #[non_exhaustive]
 pub enum LockError {
     /// Another holds the lock, and the caller did not want to wait.
-    #[error("the lock `{key}` is held by another")]
+    #[error("the lock `{key}` is held by another{}", by(*.holder))]
     Taken {
         /// Which lock.
         key: LockKey,
         /// What was left of the holder's lease, if known.
         remaining: Option<Duration>,
+        /// The process that holds it, if the store told; none if that is another library's.
+        holder: Option<Process>,
     },
 
     /// The wait was used up, and the store last answered that another holds the lock.
     #[error(
-        "the lock `{key}` was still held by another after {}{}",
+        "the lock `{key}` was still held by another{} after {}{}",
+        by(*.holder),
         humantime::format_duration(round(*.waited)),
         while_holding(.holding.keys())
     )]
@@ -37,6 +40,8 @@ pub enum LockError {
         /// The locks that the bodies around the call held meanwhile: whoever holds this one may
         /// wait for one of them.
         holding: Holding,
+        /// The process that held it when the store last told, if it did.
+        holder: Option<Process>,
     },
 
     /// The lease can no longer be proven: another may hold the lock now.
@@ -94,10 +99,12 @@ pub enum LockError {
     ShutDown,
 
     /// The runtime was shut down while locks were still held; they end with their ttl.
-    #[error("the lock runtime was shut down while {} still held", were(*locks))]
+    #[error("the lock runtime was shut down while {} still held{}", were(*locks), named(keys, *locks))]
     StillHeld {
         /// How many guards there were.
         locks: usize,
+        /// Up to ten of their keys.
+        keys: Vec<LockKey>,
     },
 }
 
@@ -262,6 +269,25 @@ fn while_holding(keys: &[LockKey]) -> String {
     }
 }
 
+/// The process that holds a lock, as the message has it.
+fn by(holder: Option<Process>) -> String {
+    match holder {
+        Some(holder) if holder == Process::current() => ", in this process".to_owned(),
+        Some(holder) => format!(", process {holder}"),
+        None => String::new(),
+    }
+}
+
+/// The keys of locks, as many as are named.
+fn named(keys: &[LockKey], locks: usize) -> String {
+    let shown: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+    let more = if keys.len() < locks { ", …" } else { "" };
+    match shown.as_slice() {
+        [] => String::new(),
+        shown => format!(": {}{more}", shown.join(", ")),
+    }
+}
+
 fn were(locks: usize) -> String {
     match locks {
         1 => "1 lock was".to_owned(),
@@ -284,7 +310,11 @@ mod tests {
 
     fn taken(remaining: Option<Duration>) -> LockError {
         let key = key();
-        LockError::Taken { key, remaining }
+        LockError::Taken {
+            key,
+            remaining,
+            holder: None,
+        }
     }
 
     fn timeout() -> LockError {
@@ -292,6 +322,7 @@ mod tests {
             key: key(),
             waited: Duration::from_secs(2),
             holding: Holding::default(),
+            holder: None,
         }
     }
 
@@ -329,7 +360,10 @@ mod tests {
                     LockError::Config("no".to_owned()),
                     LockError::NotInstalled,
                     LockError::AlreadyInstalled,
-                    LockError::StillHeld { locks: 1 },
+                    LockError::StillHeld {
+                        locks: 1,
+                        keys: vec![key()],
+                    },
                 ],
             ),
         ]

@@ -70,6 +70,7 @@
 //! | `macros` | yes | the attribute |
 //! | `redis` | yes | locks on Redis 6.2 or newer, or Valkey |
 //! | `tracing` | yes | spans and log lines, by the crate `tracing`: see [`observe`] |
+//! | `metrics` | no | metrics, by the facade `metrics`: see [`observe`] |
 //! | `etcd` | no | locks on etcd 3.4 or newer, also over TLS |
 //! | `consul` | no | locks on Consul 1.12 or newer, also over TLS |
 //! | `tls` | no | `rediss://` URLs, by rustls |
@@ -101,7 +102,7 @@ mod sync;
 
 #[cfg(feature = "macros")]
 pub use lock_macros::{KeyPart, distributed_lock, key};
-pub use lock_protocol::{FencingToken, LostReason};
+pub use lock_protocol::{FencingToken, LostReason, Process};
 
 #[doc(inline)]
 pub use crate::api::attribute;
@@ -116,7 +117,7 @@ pub use crate::api::lock_skip::LockSkip;
 pub use crate::api::options::Renew;
 pub use crate::api::runtime::LockRuntime;
 pub use crate::error::{Holding, LockError};
-pub use crate::observe::{LockEvent, Observer};
+pub use crate::observe::{LocalLock, LockEvent, Observer};
 #[cfg(feature = "consul")]
 #[doc(inline)]
 pub use crate::stores::consul;

@@ -206,7 +206,7 @@ async fn a_lock_that_the_store_gave_to_another_is_lost_at_the_next_renewal() {
         matches!(
             error,
             LockError::Lost {
-                reason: LostReason::NotHeld,
+                reason: LostReason::TakenOver,
                 ..
             }
         ),
@@ -340,10 +340,15 @@ async fn shutdown_does_not_wait_for_ever() {
         .await
         .unwrap();
     let guard = locks.lock("k").acquire().await.unwrap();
-    assert!(matches!(
-        locks.shutdown().await,
-        Err(LockError::StillHeld { locks: 1 })
-    ));
+    let error = locks.shutdown().await.unwrap_err();
+    let LockError::StillHeld { locks: 1, keys } = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(keys, std::slice::from_ref(guard.key()));
+    assert!(
+        error.to_string().ends_with("1 lock was still held: `k`"),
+        "{error}"
+    );
     drop(guard);
 }
 

@@ -20,8 +20,8 @@ use crate::backend::BoxFuture;
 use crate::clock;
 use crate::engine::{Engine, Hold, Wish};
 use crate::error::{Holding, LockError};
-use crate::observe::HoldSpan;
-use lock_protocol::{LockKey, Terms};
+use crate::observe::{HoldSpan, NAMELESS, Taking};
+use lock_protocol::{LockKey, Process, Terms};
 
 /// The keys of one call, checked; most often one.
 pub(crate) type Keys = SmallVec<[LockKey; 1]>;
@@ -100,6 +100,9 @@ impl Entered {
         if let Some(keys) = &several
             && keys.iter().all(|key| Frame::holding(engine, key).is_none())
         {
+            for key in keys {
+                note_order(engine, options.name_of(key, waiting.call.0), options);
+            }
             let holds = waiting
                 .patience
                 .acquire_together(keys, waiting.call)
@@ -138,7 +141,7 @@ impl Entered {
                 // Its limit counts from when all are there, too.
                 Right::Nested(_) => handle.nested(options.max_hold),
             };
-            frame = Some(Frame::new(handle, frame));
+            frame = Some(Frame::new(handle, options.function(), frame));
         }
         let Some(frame) = frame else {
             unreachable!("there is a key, which made a frame");
@@ -163,7 +166,7 @@ impl Entered {
     pub(crate) fn within(handle: LockHandle) -> Box<Entered> {
         let span = handle.span();
         Box::new(Entered {
-            frame: Frame::new(handle, Frame::current()),
+            frame: Frame::new(handle, NAMELESS, Frame::current()),
             rights: smallvec![Right::Lent],
             cancel: true,
             span,
@@ -278,6 +281,9 @@ pub(crate) async fn acquire_all(
     let (terms, wait) = options.resolve(&engine.settings)?;
     let patience = Patience::new(engine, terms, wait);
     let keys = ordered(as_given);
+    for key in &keys {
+        note_order(engine, options.name_of(key, as_given), options);
+    }
     let mut holds = patience
         .acquire_together(&keys, (as_given, options))
         .await?;
@@ -370,8 +376,10 @@ impl<'a> Patience<'a> {
         let acquired = self.engine.acquire(wish, wait, begins).await;
         acquired.map_err(|error| match error {
             // What is left of the wait may be too little to wait, but there was one.
-            LockError::Taken { key, .. } if !self.wait.is_zero() => self.timed_out(key),
-            LockError::Timeout { key, .. } => self.timed_out(key),
+            LockError::Taken { key, holder, .. } if !self.wait.is_zero() => {
+                self.timed_out(key, holder)
+            }
+            LockError::Timeout { key, holder, .. } => self.timed_out(key, holder),
             error => error,
         })
     }
@@ -387,19 +395,37 @@ impl<'a> Patience<'a> {
             Err(_) if self.wait.is_zero() => Err(LockError::Taken {
                 key: key.clone(),
                 remaining: Some(outer.handle().remaining()),
+                holder: Some(Process::current()),
             }),
             Err(_) => timeout_at(
                 self.started + self.wait.min(clock::AGES),
                 outer.turn().acquire_owned(),
             )
             .await
-            .map_err(|_| self.timed_out(key.clone()))?
+            .map_err(|_| self.timed_out(key.clone(), Some(Process::current())))?
             .map_err(|_| LockError::ShutDown),
         }
     }
 
-    fn timed_out(&self, key: LockKey) -> LockError {
-        timed_out(key, self.started.elapsed())
+    fn timed_out(&self, key: LockKey, holder: Option<Process>) -> LockError {
+        timed_out(key, self.started.elapsed(), holder)
+    }
+}
+
+/// Takes in that a lock is asked for while the bodies around hold others.
+pub(crate) fn note_order(engine: &Engine, name: &'static str, options: &LockOptions) {
+    let mut frame = Frame::current();
+    if frame.is_none() {
+        return;
+    }
+    let function = options.function();
+    let inner = Taking { name, function };
+    while let Some(outer) = frame {
+        engine
+            .settings
+            .observers
+            .taken_within(outer.taking(), inner);
+        frame = outer.outer().cloned();
     }
 }
 
@@ -437,6 +463,7 @@ impl Entering<'_> {
                 let is_first = self.rights.is_empty();
                 let (keys, options) = self.call;
                 let name = options.name_of(key, keys);
+                note_order(self.patience.engine, name, options);
                 let hold = self.patience.acquire(key, name, is_first, begins).await?;
                 (LockHandle::new(hold.view()), Right::Own(hold))
             }
@@ -449,7 +476,7 @@ impl Entering<'_> {
 
 /// The error of a wait that is used up. It names the locks that were held meanwhile, unless the
 /// wait was for the turn of a nested call.
-pub(crate) fn timed_out(key: LockKey, waited: Duration) -> LockError {
+pub(crate) fn timed_out(key: LockKey, waited: Duration, holder: Option<Process>) -> LockError {
     let holding = Frame::held();
     let is_nested = holding.contains(&key);
     let holding = if is_nested { Vec::new() } else { holding };
@@ -457,13 +484,19 @@ pub(crate) fn timed_out(key: LockKey, waited: Duration) -> LockError {
         key,
         waited,
         holding: Holding::new(holding),
+        holder,
     }
 }
 
 /// The same error; one of a wait that is used up names the locks that were held meanwhile.
 pub(crate) fn explained(error: LockError) -> LockError {
     match error {
-        LockError::Timeout { key, waited, .. } => timed_out(key, waited),
+        LockError::Timeout {
+            key,
+            waited,
+            holder,
+            ..
+        } => timed_out(key, waited, holder),
         error => error,
     }
 }

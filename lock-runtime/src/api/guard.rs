@@ -202,6 +202,11 @@ impl LockHandle {
         self.0.check()
     }
 
+    /// What the lock is called.
+    pub(crate) fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
     /// The span of a body that runs under the lock.
     pub(crate) fn span(&self) -> HoldSpan {
         let observers = &self.0.engine().settings.observers;

@@ -127,6 +127,7 @@ impl Lock {
         let (terms, wait) = self.options.resolve(&self.engine.settings)?;
         let key = LockKey::new(&self.engine.settings.key_prefix, &self.key)?;
         let name = self.options.name_of(&key, &[]);
+        entered::note_order(&self.engine, name, &self.options);
         let key = &key;
         let wish = Wish { key, name, terms };
         let acquired = self.engine.acquire(wish, wait, true).await;

@@ -10,6 +10,7 @@ mod frame;
 pub(crate) mod guard;
 pub(crate) mod key_part;
 mod key_types;
+mod local;
 pub(crate) mod lock;
 pub(crate) mod lock_all;
 pub(crate) mod lock_done;

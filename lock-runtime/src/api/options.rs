@@ -67,6 +67,14 @@ pub struct Named {
 }
 
 impl LockOptions {
+    /// The function whose locks they are, `-` if it is not known.
+    pub(crate) fn function(&self) -> &'static str {
+        match self.names {
+            Names::Attribute(named) => named.function,
+            _ => NAMELESS,
+        }
+    }
+
     /// What the lock of one of the `keys` of a call is called.
     pub(crate) fn name_of(&self, key: &LockKey, keys: &[LockKey]) -> &'static str {
         let Named { locks, .. } = match self.names {

@@ -10,7 +10,8 @@ use lock_protocol::{BackendError, Instant, Renewal, Renewed};
 use tokio::time::timeout_at;
 
 use super::effects::{Effects, Renewing};
-use super::table::{Entry, Seated, Turn};
+use super::seats::Seated;
+use super::table::{Entry, Turn};
 use super::{Engine, MARGIN, timer};
 use crate::clock;
 use crate::observe::{self, Failure, LockEvent, Observers};

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::effects::Renewing;
-use super::table::Ending;
+use super::seats::Ending;
 use super::{Engine, asking, waiting, within_tokio};
 use crate::clock;
 use crate::error::LockError;

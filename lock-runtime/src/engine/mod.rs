@@ -5,6 +5,7 @@
 //! somebody here holds or wants. The engine feeds it with events and performs its actions.
 //!
 //! - [`table`]: the keys, each under the mutex of its shard, and who waits to be told.
+//! - [`seats`]: where those wait who are to be told.
 //! - [`effects`]: what one event asks for.
 //! - [`asking`]: performs it when no mutex is held: questions and renewals.
 //! - [`ticker`]: gives the keys the time, and renews in batches what is due together.
@@ -19,12 +20,15 @@
 mod asking;
 mod effects;
 mod hold;
+mod seats;
 mod table;
 mod ticker;
 mod together;
 mod waiting;
 mod watch;
 
+#[cfg(feature = "metrics")]
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -49,6 +53,7 @@ use crate::backend::ErasedBackend;
 use crate::clock;
 use crate::error::LockError;
 use crate::executor::Executor;
+use crate::observe::LocalLock;
 use crate::observe::LockEvent;
 #[cfg(feature = "tracing")]
 use crate::observe::traces;
@@ -57,6 +62,9 @@ use crate::sync::lock;
 
 /// Added to `command_timeout`, so that the backend's own, better error arrives first.
 const MARGIN: Duration = Duration::from_millis(50);
+
+/// How many locks are named that keep a runtime from shutting down.
+const MOST_NAMED: usize = 10;
 
 /// What a runtime, its locks and its guards share.
 pub(crate) struct Engine {
@@ -246,13 +254,39 @@ impl Engine {
         let _ = timeout(self.settings.shutdown_timeout, no_guards).await;
         let patience = self.settings.command_timeout + MARGIN;
         let _ = timeout(patience, self.until(Table::is_quiet)).await;
-        let locks = self.table.held();
+        let (locks, keys) = self.table.held_keys(MOST_NAMED);
         // What could not be closed in time ends with the process.
         let _ = timeout(self.settings.command_timeout, self.backend.close()).await;
         match locks {
             0 => Ok(()),
-            locks => Err(LockError::StillHeld { locks }),
+            locks => {
+                let named = keys.clone();
+                let event = LockEvent::StillHeld { keys: named, locks };
+                self.settings.observers.tell(&event);
+                Err(LockError::StillHeld { locks, keys })
+            }
         }
+    }
+
+    /// The locks that are held here.
+    pub(crate) fn local(&self) -> Vec<LocalLock> {
+        let mut all = Vec::new();
+        let mut look = |entry: &Entry, now| all.extend(entry.watch.local(&entry.machine, now));
+        self.table.each(&mut look);
+        all
+    }
+
+    /// Tells for how long the oldest hold of each lock has lasted.
+    #[cfg(feature = "metrics")]
+    fn tell_oldest(&self) {
+        let mut oldest = HashMap::new();
+        self.table.each(|entry, now| {
+            if let Some((name, age)) = entry.watch.age(now) {
+                let of_name = oldest.entry(name).or_insert(age);
+                *of_name = age.max(*of_name);
+            }
+        });
+        self.settings.observers.oldest(&oldest);
     }
 
     /// Resolves when a shutdown begins, or has begun.

@@ -1,6 +1,6 @@
 //! The keys that somebody in this process holds or wants.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -9,13 +9,13 @@ use std::time::Duration;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Place;
 use lock_protocol::machine::{
-    self, Action, Actions, Ask, Event, LeaseId, Outcome, ReleaseOutcome, Waiter, WaiterId,
+    self, Action, Actions, Ask, Event, LeaseId, Outcome, Waiter, WaiterId,
 };
-use lock_protocol::{BackendError, Instant, LockKey, Rules};
-use smallvec::SmallVec;
+use lock_protocol::{BackendError, Instant, LockKey, Process, Rules};
 use tokio::sync::Notify;
 
 use super::effects::{Effects, Renewing};
+use super::seats::{Ending, Seat, Seated, Seats, Told};
 use super::watch::{Asker, Happened, Telling, Watch};
 use crate::clock;
 use crate::observe::{Refusal, RenewalFailures};
@@ -67,38 +67,6 @@ pub(super) struct Entry {
     pub(super) watch: Watch,
     /// Under which instant the key is filed among those that want the time.
     filed_at: Option<Instant>,
-}
-
-/// Where those wait who are to be told of a key.
-#[derive(Default)]
-struct Seats {
-    /// In the order of their ids.
-    waiters: VecDeque<Seat<WaiterId, Outcome, Asker>>,
-    releases: SmallVec<[Seat<LeaseId, Ending>; 1]>,
-}
-
-/// What whoever ended a hold is told.
-pub(super) struct Ending {
-    pub(super) outcome: ReleaseOutcome,
-    /// The renewals that failed before a lease ran out.
-    pub(super) cause: Option<Arc<RenewalFailures>>,
-}
-
-/// Somebody who has a seat.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seated {
-    /// Who wants the lock.
-    Waiter(WaiterId),
-    /// Who has ended a hold.
-    Releaser(LeaseId),
-}
-
-/// Where somebody waits to be told.
-struct Seat<Id, Told, Who = ()> {
-    id: Id,
-    who: Who,
-    told: Option<Told>,
-    waker: Option<Waker>,
 }
 
 /// One look at an entry, under the mutex of its shard.
@@ -216,12 +184,30 @@ impl Table {
 
     /// How many locks are held.
     pub(super) fn held(&self) -> usize {
-        let held = |shard: &Mutex<Shard>| {
+        self.held_keys(0).0
+    }
+
+    /// How many locks are held, and the keys of up to so many of them.
+    pub(super) fn held_keys(&self, most: usize) -> (usize, Vec<LockKey>) {
+        let (mut count, mut keys) = (0, Vec::new());
+        self.each(|entry, _| {
+            if entry.machine.is_held() {
+                count += 1;
+                if keys.len() < most {
+                    keys.push(entry.machine.key().clone());
+                }
+            }
+        });
+        (count, keys)
+    }
+
+    /// Looks at every key, a shard at a time.
+    pub(super) fn each(&self, mut look: impl FnMut(&Entry, Instant)) {
+        for shard in &self.shards {
             let shard = lock(shard);
-            let entries = shard.entries.iter();
-            entries.filter(|entry| entry.machine.is_held()).count()
-        };
-        self.shards.iter().map(held).sum()
+            let now = clock::now();
+            shard.entries.iter().for_each(|entry| look(entry, now));
+        }
     }
 
     fn shard(&self, key: &LockKey) -> &Mutex<Shard> {
@@ -385,7 +371,14 @@ impl Entry {
 
     /// Stores what a waiter is told, and returns whom to wake.
     fn tell_waiter(&mut self, id: WaiterId, outcome: Outcome) -> Option<Waker> {
-        self.waiter(id)?.tell(outcome)
+        let holder = match outcome {
+            Outcome::Taken(_) | Outcome::TimedOut if self.machine.is_held() => {
+                Some(Process::current())
+            }
+            Outcome::Taken(_) | Outcome::TimedOut => self.watch.holder,
+            _ => None,
+        };
+        self.waiter(id)?.tell(Told { outcome, holder })
     }
 
     /// Stores what whoever ended a hold is told, and returns whom to wake.
@@ -406,7 +399,7 @@ impl Entry {
     }
 
     /// What the waiter has been told: then its seat is free.
-    pub(super) fn waiter_told(&mut self, id: WaiterId) -> Option<Outcome> {
+    pub(super) fn waiter_told(&mut self, id: WaiterId) -> Option<Told> {
         let told = self.waiter(id)?.told.take()?;
         // It went with the outcome.
         let _waker = self.remove_waiter(id);
@@ -418,7 +411,7 @@ impl Entry {
         turn: &mut Turn<'_>,
         id: WaiterId,
         context: &Context<'_>,
-    ) -> Poll<Outcome> {
+    ) -> Poll<Told> {
         if let Some(told) = self.waiter_told(id) {
             return Poll::Ready(told);
         }
@@ -451,7 +444,7 @@ impl Entry {
         turn.forget(self.remove_release(id));
     }
 
-    fn waiter(&mut self, id: WaiterId) -> Option<&mut Seat<WaiterId, Outcome, Asker>> {
+    fn waiter(&mut self, id: WaiterId) -> Option<&mut Seat<WaiterId, Told, Asker>> {
         let seats = self.seats.as_mut()?;
         let index = seats.waiter_index(id)?;
         seats.waiters.get_mut(index)
@@ -474,41 +467,6 @@ impl Entry {
         let releases = &mut self.seats.as_mut()?.releases;
         let index = releases.iter().position(|seat| seat.id == id)?;
         releases.remove(index).waker
-    }
-}
-
-impl Seats {
-    fn is_empty(&self) -> bool {
-        self.waiters.is_empty() && self.releases.is_empty()
-    }
-
-    fn waiter_index(&self, id: WaiterId) -> Option<usize> {
-        self.waiters.binary_search_by_key(&id, |seat| seat.id).ok()
-    }
-}
-
-impl<Id, Told, Who> Seat<Id, Told, Who> {
-    fn new(id: Id, who: Who, waker: &Waker) -> Seat<Id, Told, Who> {
-        Seat {
-            id,
-            who,
-            told: None,
-            waker: Some(waker.clone()),
-        }
-    }
-
-    /// Wakes `context` from now on. Returns whom it does not wake any more.
-    fn listen(&mut self, context: &Context<'_>) -> Option<Waker> {
-        match &self.waker {
-            Some(waker) if waker.will_wake(context.waker()) => None,
-            _ => self.waker.replace(context.waker().clone()),
-        }
-    }
-
-    /// Stores what is told, and returns whom to wake.
-    fn tell(&mut self, told: Told) -> Option<Waker> {
-        self.told = Some(told);
-        self.waker.take()
     }
 }
 

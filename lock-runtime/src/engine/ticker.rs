@@ -184,6 +184,8 @@ impl Engine {
         for ask in deferred.questions {
             asking::spawn(self, Box::new(ask));
         }
+        #[cfg(feature = "metrics")]
+        self.tell_oldest();
         let (all, next) = self
             .table
             .tick(&self.rules, self.settings.observers.is_on());

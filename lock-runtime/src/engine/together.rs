@@ -11,7 +11,7 @@ use lock_protocol::{Acquired, Claim, LockKey, Terms};
 use tokio::time::timeout_at;
 
 use super::asking::{self, InFlight};
-use super::table::Seated;
+use super::seats::Seated;
 use super::waiting::{Joined, Waiting, took};
 use super::{Engine, Hold, MARGIN, timer, within_tokio};
 use crate::clock;
@@ -130,7 +130,7 @@ pub(super) async fn acquire(
                 waiting.outcome(joined.id, None, now, deadline).await
             }
         };
-        match outcome {
+        match outcome.outcome {
             Outcome::Granted(granted) => holds.push(Hold::new(engine, key, name, granted)),
             _ => is_complete = false,
         }

@@ -11,7 +11,8 @@ use lock_protocol::machine::{Ask, Event, LeaseId, Outcome, Waiter, WaiterId};
 use lock_protocol::{FencingToken, Instant, LockKey};
 use tokio::time::timeout_at;
 
-use super::table::{Ending, Entry, Seated, Turn};
+use super::seats::{Ending, Seated, Told};
+use super::table::{Entry, Turn};
 use super::watch::Asker;
 use super::{Engine, Hold, MARGIN, Wish, asking, timer, within_tokio};
 use crate::clock;
@@ -82,7 +83,7 @@ pub(super) async fn acquire(
         told,
     } = waiting.join(name, false, joining).await?;
     let deadline = joined_at + patience;
-    let outcome = match told {
+    let Told { outcome, holder } = match told {
         Some(told) => {
             waiting.seat = None;
             told
@@ -94,11 +95,13 @@ pub(super) async fn acquire(
         Outcome::Taken(remaining) => Err(LockError::Taken {
             key: key.clone(),
             remaining,
+            holder,
         }),
         Outcome::TimedOut => Err(LockError::Timeout {
             key: key.clone(),
             waited: clock::now().since(joined_at),
             holding: Holding::default(),
+            holder,
         }),
         Outcome::Failed(error) => Err(LockError::from(error)),
         Outcome::NoAnswer => Err(LockError::Unavailable(
@@ -147,7 +150,7 @@ pub(super) struct Joined {
     /// What is to be asked for it, if anything.
     pub(super) question: Option<Box<Ask>>,
     /// What it has been told at once; nobody wakes it then.
-    pub(super) told: Option<Outcome>,
+    pub(super) told: Option<Told>,
 }
 
 impl Waiting<'_> {
@@ -209,7 +212,7 @@ impl Waiting<'_> {
         question: Option<Box<Ask>>,
         now: Instant,
         deadline: Instant,
-    ) -> Outcome {
+    ) -> Told {
         let (engine, key) = (self.engine, self.key);
         let limit = match question {
             Some(_) => asking::limit(engine, now).min(deadline),
@@ -256,7 +259,7 @@ impl Waiting<'_> {
     }
 
     /// Leaves when the wait is used up; with the lock, if it came in that instant.
-    fn give_up(&mut self, id: WaiterId) -> Outcome {
+    fn give_up(&mut self, id: WaiterId) -> Told {
         let told = self.engine.turn(self.key, |entry, turn| {
             turn.looker = Some(Seated::Waiter(id));
             turn.feed(entry, Event::GaveUp(id));
@@ -264,7 +267,10 @@ impl Waiting<'_> {
             took(entry, turn, id, told.as_ref());
             told
         });
-        told.unwrap_or(Outcome::NoAnswer)
+        told.unwrap_or(Told {
+            outcome: Outcome::NoAnswer,
+            holder: None,
+        })
     }
 
     /// What becomes of a release. Asks `question` first, if it has one to ask.
@@ -296,8 +302,8 @@ impl Waiting<'_> {
 }
 
 /// Tells the machine that its grant has reached the waiter.
-pub(super) fn took(entry: &mut Entry, turn: &mut Turn<'_>, id: WaiterId, told: Option<&Outcome>) {
-    if let Some(Outcome::Granted(_)) = told {
+pub(super) fn took(entry: &mut Entry, turn: &mut Turn<'_>, id: WaiterId, told: Option<&Told>) {
+    if let Some(Outcome::Granted(_)) = told.map(|told| &told.outcome) {
         turn.feed(entry, Event::Took(id));
     }
 }

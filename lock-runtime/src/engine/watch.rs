@@ -9,18 +9,20 @@ use lock_protocol::machine::{
     self, Action, Answer, End, Event, LeaseId, Outcome, ReleaseOutcome, WaiterId,
 };
 use lock_protocol::{
-    Acquired, BackendError, FencingToken, Holder, Instant, LostReason, Released, Renewed,
+    Acquired, BackendError, FencingToken, Holder, Instant, LostReason, Process, Released, Renewed,
 };
 use smallvec::SmallVec;
 
 use super::effects::Effects;
-use crate::observe::{LockEvent, LockRef, NAMELESS, Refusal, RenewalFailures, Via};
+use crate::observe::{LocalLock, LockEvent, LockRef, NAMELESS, Refusal, RenewalFailures, Via};
 
 /// Who holds a key here, and how far its claim is in the store.
 #[derive(Default)]
 pub(super) struct Watch {
     holds: SmallVec<[Held; 1]>,
     queue: Queue,
+    /// Which process has the lock, if the store last told that another does.
+    pub(super) holder: Option<Process>,
 }
 
 /// A hold of a lease, from when its holder is told until it is clear what became of its end.
@@ -75,6 +77,7 @@ pub(super) enum Happened {
     Granted,
     GrantedWithRelease,
     Queued(Holder),
+    Taken(Option<Process>),
     HandedOver,
     /// With what was left of the lease.
     Renewed(LeaseId, Duration),
@@ -158,6 +161,10 @@ impl Happened {
                 | Answer::Released(Released::Released(Some(Acquired::Queued(holder)))) => {
                     Happened::Queued(holder.clone())
                 }
+                Answer::Acquired(Acquired::Taken(holder))
+                | Answer::Released(Released::Released(Some(Acquired::Taken(holder)))) => {
+                    Happened::Taken(holder.process)
+                }
                 _ => Happened::Other,
             },
             _ => Happened::Other,
@@ -166,6 +173,30 @@ impl Happened {
 }
 
 impl Watch {
+    /// The lock, if it is held.
+    pub(super) fn local(&self, machine: &machine::Key, now: Instant) -> Option<LocalLock> {
+        let held = self.present()?;
+        Some(LocalLock {
+            name: held.asker.name,
+            key: machine.key().clone(),
+            fencing_token: held.token,
+            held: now.since(held.since),
+            remaining: machine.remaining(held.lease, held.token, now),
+            waiting: machine.look().waiting,
+        })
+    }
+
+    /// What the lock is called, and for how long it has been held.
+    #[cfg(feature = "metrics")]
+    pub(super) fn age(&self, now: Instant) -> Option<(&'static str, Duration)> {
+        let held = self.present()?;
+        Some((held.asker.name, now.since(held.since)))
+    }
+
+    fn present(&self) -> Option<&Held> {
+        self.holds.iter().find(|held| held.stage == Stage::Held)
+    }
+
     /// What is left of the lease by the local clock.
     fn remaining(&self, lease: LeaseId, machine: &machine::Key, now: Instant) -> Duration {
         let held = self.holds.iter().find(|held| held.is(lease));
@@ -204,7 +235,12 @@ impl Watch {
                     held.stage = Stage::Left(now, dropped);
                 }
             }
-            Happened::Queued(holder) if self.queue == Queue::Out => {
+            Happened::Taken(process) => self.holder = *process,
+            Happened::Queued(holder) => {
+                self.holder = holder.process;
+                if self.queue != Queue::Out {
+                    return;
+                }
                 self.queue = Queue::In;
                 let remaining = holder.remaining;
                 // One claim is queued for all who wait.
@@ -263,6 +299,7 @@ impl Watch {
                     stage: Stage::Held,
                 });
                 self.queue = Queue::Out;
+                self.holder = None;
             }
             Action::Tell(_, outcome) => {
                 if let (Some(asker), Some(refusal)) = (asker, refusal(outcome)) {
@@ -276,7 +313,8 @@ impl Watch {
             }
             Action::Changed(lease) => {
                 let mut holds = self.holds.iter_mut();
-                if let Some(held) = holds.find(|held| held.is(*lease))
+                // Who has not taken it yet is told before of how it ended, if it does.
+                if let Some(held) = holds.find(|held| held.is(*lease) && held.untaken.is_none())
                     && let Some((end, time)) =
                         telling.machine.fault(*lease, held.token, telling.now)
                 {
@@ -314,13 +352,13 @@ impl Watch {
             telling.asked(asker);
         }
         let waited = telling.now.since(asker.joined_at);
-        let waiting = telling.machine.look().waiting;
+        let machine = telling.machine;
         let acquired = |lock| LockEvent::Acquired {
             lock,
             waited,
             via,
             fencing_token: token,
-            waiting,
+            waiting: machine.look().waiting,
         };
         telling.tell(acquired, asker.name);
     }

@@ -20,6 +20,7 @@
 //! | WARN | lock held too long | lock, key, fencing_token, max_hold_secs |
 //! | WARN | function panicked | function |
 //! | WARN | shut down with locks held | locks, keys |
+//! | WARN | two locks are taken in both orders, once for each pair | first, second, functions |
 //! | INFO | connected, connection closed | address, way |
 //! | WARN | connection lost, cannot connect | address, way, error |
 //! | INFO | ttl raised by the store | ttl_secs, kept_for_secs |
@@ -29,10 +30,38 @@
 //! No URL, user or password is ever among them. Keys may hold personal data:
 //! [`log_keys(false)`](crate::LockRuntimeBuilder::log_keys) replaces each by a hash.
 //!
+//! # Metrics
+//!
+//! With the feature `metrics`, which is off by default, by the facade `metrics`: install a recorder,
+//! such as that of `metrics-exporter-prometheus`, before the runtime is built, and give it
+//! `BUCKETS`. The label `lock` is the template of the attribute, or what `name` says, so that there
+//! are as many as there are annotations; no key, owner or host is a label. All begin with
+//! `distributed_lock_`; `METRICS` has their names.
+//!
+//! | name | kind | labels | what it tells |
+//! |---|---|---|---|
+//! | `acquire_duration_seconds` | histogram | lock, outcome = acquired, taken, timeout, unavailable, denied, cancelled, shut_down | waits, contention, errors |
+//! | `hold_duration_seconds` | histogram | lock, outcome = released, lost, max_hold, dropped | bodies |
+//! | `oldest_hold_seconds` | gauge | lock | what is stuck now |
+//! | `held`, `waiting` | gauges | lock | tasks of this process |
+//! | `grants_total` | counter | lock, via = free, local, handed_over, after_expiry | how locks come |
+//! | `lost_total` | counter | lock, reason = expired, deleted, taken_over, not_held | losses |
+//! | `lease_margin_seconds` | histogram | – | what is left of leases when a renewal is confirmed |
+//! | `renewal_failures_total`, `release_failures_total` | counters | cause = timeout, connection, refused | what had no answer |
+//! | `store_request_duration_seconds` | histogram | verb = acquire, renew, release, abandon; outcome = ok, timeout, lost, refused | the store |
+//! | `store_connected`, `store_reconnects_total` | gauge, counter | way = lane, direct | connections, and those that were given up |
+//! | `panics_total` | counter | function = retry, owner_tokens, observer | functions of yours that panicked |
+//!
+//! `ops/` of the repository has a dashboard for Grafana and alerts for Prometheus.
+//!
 //! A bare [`LockGuard`](crate::LockGuard) has no span: it is no scope. Enter one of your own, with
 //! its fencing token.
 
 mod event;
+mod local;
+#[cfg(feature = "metrics")]
+pub(crate) mod metrics;
+mod orders;
 #[cfg(feature = "tracing")]
 pub(crate) mod traces;
 
@@ -47,6 +76,11 @@ use lock_protocol::{FencingToken, LockKey};
 use crate::sync::lock;
 
 pub use self::event::{Failure, LockEvent, LockRef, Refusal, RenewalFailures, Verb, Via};
+pub use self::local::LocalLock;
+#[cfg(feature = "metrics")]
+pub use self::metrics::{BUCKETS, METRICS};
+use self::orders::Orders;
+pub(crate) use self::orders::Taking;
 
 /// Who is told of what happens: see [`LockRuntimeBuilder::observer`](crate::LockRuntimeBuilder::observer).
 ///
@@ -113,27 +147,33 @@ impl Function {
 
 /// All who are told.
 #[derive(Clone)]
+#[cfg_attr(not(feature = "tracing"), derive(Default))]
 pub(crate) struct Observers {
     own: Vec<Arc<dyn Observer>>,
     /// The functions of which it was told that they panicked.
     panicked: Arc<AtomicU8>,
     /// The ttls of which it was told that the store raises them.
     raised: Arc<Mutex<Vec<Duration>>>,
+    orders: Arc<Orders>,
+    #[cfg(feature = "metrics")]
+    metrics: Arc<metrics::Metrics>,
     #[cfg(feature = "tracing")]
     pub(crate) slow_wait: Duration,
     #[cfg(feature = "tracing")]
     pub(crate) log_keys: bool,
 }
 
+#[cfg(feature = "tracing")]
 impl Default for Observers {
     fn default() -> Observers {
         Observers {
             own: Vec::new(),
             panicked: Arc::default(),
             raised: Arc::default(),
-            #[cfg(feature = "tracing")]
+            orders: Arc::default(),
+            #[cfg(feature = "metrics")]
+            metrics: Arc::default(),
             slow_wait: Duration::from_secs(2),
-            #[cfg(feature = "tracing")]
             log_keys: true,
         }
     }
@@ -151,13 +191,15 @@ impl Observers {
         if traces::is_on() {
             return true;
         }
-        !self.own.is_empty()
+        cfg!(feature = "metrics") || !self.own.is_empty()
     }
 
     /// Tells everybody. No mutex is held: functions of users are called.
     pub(crate) fn tell(&self, event: &LockEvent) {
         #[cfg(feature = "tracing")]
         traces::tell(self, event);
+        #[cfg(feature = "metrics")]
+        self.metrics.tell(event);
         for observer in &self.own {
             if catch_unwind(AssertUnwindSafe(|| observer.observe(event))).is_err() {
                 self.panicked(Function::Observer);
@@ -171,6 +213,19 @@ impl Observers {
         if self.panicked.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
             let function = function.name();
             self.tell(&LockEvent::Panicked { function });
+        }
+    }
+
+    /// For how long the oldest hold of each lock has lasted.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn oldest(&self, ages: &std::collections::HashMap<&'static str, Duration>) {
+        self.metrics.oldest(ages);
+    }
+
+    /// A lock is taken while another is held.
+    pub(crate) fn taken_within(&self, outer: Taking, inner: Taking) {
+        if let Some(event) = self.orders.note(outer, inner) {
+            self.tell(&event);
         }
     }
 
@@ -204,7 +259,7 @@ pub(crate) struct HoldSpan(#[cfg(feature = "tracing")] Option<tracing::Span>);
 
 #[cfg_attr(
     not(feature = "tracing"),
-    expect(clippy::unused_self, clippy::needless_pass_by_value, unused_variables)
+    allow(clippy::unused_self, clippy::needless_pass_by_value, unused_variables)
 )]
 impl HoldSpan {
     /// The span of a lock within this of others that the same body holds.

@@ -294,6 +294,18 @@ pub(super) fn tell(observers: &Observers, event: &LockEvent) {
             kept_for_secs = kept_for.as_secs_f64(),
             "the store keeps leases for longer than they were asked for"
         ),
+        LockEvent::BothOrders {
+            first,
+            second,
+            functions: [one, other],
+            ..
+        } => warn!(
+            target: LOCKS,
+            first,
+            second,
+            functions = format!("{one}, {other}"),
+            "two locks are taken in both orders, so that two callers may wait for each other"
+        ),
         LockEvent::StillHeld { keys, locks } => {
             let keys: Vec<_> = keys
                 .iter()

@@ -15,7 +15,7 @@ async fn a_renewal_that_arrives_after_the_next_grant_does_nothing() {
     backend.acquire(&second).await.unwrap();
     let late = Renewal::new(key.clone(), first.owner, ms(60_000));
     let answer = backend.renew(&[late]).await.remove(0).unwrap();
-    assert_eq!(answer, Renewed::lost());
+    assert_eq!(answer, Renewed::Lost(LostReason::TakenOver));
     assert_eq!(owner(&server, "k").as_deref(), Some(second.owner.as_str()));
     assert!(remaining(&server, "k").unwrap() <= ms(20_000));
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use deadpool_redis::redis::{
     Cmd, RedisResult, RedisWrite, Script as Hashed, ToRedisArgs, ToSingleRedisArg, Value, cmd,
 };
-use lock_protocol::{FenceBlock, FencingToken, LockKey, OwnerToken};
+use lock_protocol::{FenceBlock, FencingToken, LockKey, LostReason, OwnerToken, Process};
 use once_cell::sync::Lazy;
 
 use super::call::{Call, Script, empty_command};
@@ -382,7 +382,7 @@ pub(super) fn renewed(reply: &Value, renewal: &Renewal) -> Option<Renewed> {
             let tokens = tokens(&mut words, renewal.tokens)?;
             Renewed::Held(Extension::with_tokens(Some(tokens)))
         }
-        "lost" => Renewed::lost(),
+        "lost" => Renewed::Lost(lost(&mut words)),
         _ => return None,
     };
     words.next().is_none().then_some(renewed)
@@ -467,15 +467,31 @@ fn holder(words: &mut Words<'_>) -> Option<Holder> {
     let remaining_ms = words.next()?.parse::<i64>().ok()?;
     // Negative: it never ends.
     let remaining = u64::try_from(remaining_ms).ok().map(Duration::from_millis);
-    match words.next()? {
-        "0" => {
-            let mut holder = Holder::of_ours(Duration::ZERO);
-            holder.remaining = remaining;
-            Some(holder)
-        }
-        "1" => Some(Holder::foreign(remaining)),
-        _ => None,
+    let mut holder = match words.next()? {
+        "0" => Holder::of_ours(Duration::ZERO),
+        "1" => Holder::foreign(remaining),
+        _ => return None,
+    };
+    holder.remaining = remaining;
+    // It stands there only if it is known.
+    let mut rest = words.clone();
+    holder.process = rest.next().and_then(Process::parse);
+    if holder.process.is_some() {
+        *words = rest;
     }
+    Some(holder)
+}
+
+/// Why a lease was lost.
+fn lost(words: &mut Words<'_>) -> LostReason {
+    let mut rest = words.clone();
+    let reason = match rest.next() {
+        Some("gone") => LostReason::Deleted,
+        Some("taken") => LostReason::TakenOver,
+        _ => return LostReason::NotHeld,
+    };
+    *words = rest;
+    reason
 }
 
 /// The tokens that were drawn for one who `wanted` so many.

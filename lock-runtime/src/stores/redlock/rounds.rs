@@ -248,7 +248,7 @@ impl Round {
                 who: claimed_by(&who).into(),
             },
             Ok(Vote::Away(pause)) => Answer::Away(pause),
-            Ok(Vote::Lost) => Answer::Failed,
+            Ok(Vote::Lost(_)) => Answer::Failed,
             Err(error) => {
                 self.errors.push((node, error));
                 Answer::Failed

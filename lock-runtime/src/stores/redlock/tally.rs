@@ -205,13 +205,14 @@ impl Tally {
     pub(super) fn holder(&self) -> Holder {
         let quorum = majority(self.answers.len());
         let mut left: Vec<Option<Duration>> = Vec::new();
-        let mut foreign = 0;
+        let (mut foreign, mut process) = (0, None);
         for answer in self.answers.iter().flatten() {
             match answer {
                 Answer::Vote { .. } => left.push(Some(Duration::ZERO)),
                 Answer::Refused { holder, .. } => {
                     foreign += usize::from(holder.foreign);
                     left.push(holder.remaining);
+                    process = process.or(holder.process);
                 }
                 Answer::Away(pause) => left.push(Some(*pause)),
                 Answer::Gone | Answer::Failed => {}
@@ -231,6 +232,8 @@ impl Tally {
         holder.remaining = remaining;
         // Who shares the nodes with others may free them without a word.
         holder.silent = foreign > 0;
+        // Of several, one of those that are in the way.
+        holder.process = process;
         holder
     }
 

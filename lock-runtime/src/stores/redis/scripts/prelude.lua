@@ -125,13 +125,13 @@ end
 
 -- Answers a claim that cannot have the lock: queues it with a ticket, if it waits (`member` is not
 -- empty) and is not queued yet. Returns: 'queued' | 'taken', remaining_ms: -1 if the lease never
--- ends, foreign
-local function stand_back(member, queue_ms, remaining_ms, foreign)
-  if member == '' then return 'taken', remaining_ms, foreign end
+-- ends, foreign, process: of the holder, nil if it is not known
+local function stand_back(member, queue_ms, remaining_ms, foreign, process)
+  if member == '' then return 'taken', remaining_ms, foreign, process end
   -- Whether there is one, and of what kind.
   local ticket = read('queue', 'ZSCORE', queue, member) or not refusal and draw()
   if refusal then return end
   redis.call('ZADD', queue, 'NX', ticket, member)
   -- outlive
-  return 'queued', remaining_ms, foreign
+  return 'queued', remaining_ms, foreign, process
 end

@@ -1,5 +1,4 @@
 //! What observers and logs are told, and that nothing is swallowed.
-#![allow(clippy::unwrap_used)]
 
 use std::future::Future;
 use std::io::Write;
