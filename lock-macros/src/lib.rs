@@ -374,8 +374,7 @@ use crate::key::CheckedKeys;
 ///
 /// # `name`
 ///
-/// What logs and metrics call the lock, as in `name = "invoice"`. Default: the template of the key, or
-/// the path of the function if it has none.
+/// What logs and metrics call the lock, as in `name = "invoice"`. Default: the template of the key.
 ///
 /// # `runtime`
 ///
