@@ -213,9 +213,9 @@ impl Etcd {
     }
 
     /// Claims, leases and watchers that are left, after waiting for them to go. What remembers claims
-    /// that were withdrawn lives for a minute, and is none of them.
+    /// that were withdrawn lives for a minute.
     pub(crate) fn leftovers(&mut self) -> io::Result<Left> {
-        let deadline = Instant::now() + 2 * PATIENCE;
+        let deadline = Instant::now() + Duration::from_secs(90);
         loop {
             let left = self.look()?;
             if left.is_nothing() || Instant::now() > deadline {
@@ -227,18 +227,10 @@ impl Etcd {
 
     fn look(&self) -> io::Result<Left> {
         let mut left = Left::default();
-        let is_memory = |key: &str| key.contains("%gone/");
         for found in self.admin.all()? {
-            if !is_memory(&found.key) {
-                left.keys.push((found.key, None));
-            }
+            left.keys.push((found.key, None));
         }
-        for lease in self.admin.leases()? {
-            let keys = self.admin.keys_of(lease)?;
-            if keys.is_empty() || !keys.iter().all(|key| is_memory(key)) {
-                left.leases += 1;
-            }
-        }
+        left.leases = self.admin.leases()?.len() as u64;
         for member in 0..MEMBERS {
             left.subscriptions += self.admin.watchers(member)?;
         }

@@ -32,7 +32,7 @@ impl EtcdAdmin {
         self.range(&format!("lock:{lock}/"), &format!("lock:{lock}0"))
     }
 
-    /// All keys of locks.
+    /// All keys of locks, and those of claims that were withdrawn.
     pub(crate) fn all(&self) -> io::Result<Vec<Found>> {
         self.range("lock:", "lock;")
     }
@@ -74,14 +74,6 @@ impl EtcdAdmin {
         let answer = self.ask("lease/leases", &json!({}))?;
         let leases = answer["leases"].as_array().into_iter().flatten();
         Ok(leases.map(|lease| number(&lease["ID"])).collect())
-    }
-
-    /// The keys that live by a lease.
-    pub(crate) fn keys_of(&self, lease: i64) -> io::Result<Vec<String>> {
-        let question = json!({ "ID": lease.to_string(), "keys": true });
-        let answer = self.ask("lease/timetolive", &question)?;
-        let keys = answer["keys"].as_array().into_iter().flatten();
-        Ok(keys.filter_map(text).collect())
     }
 
     /// Forgets all revisions before the present one.
