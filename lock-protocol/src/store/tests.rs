@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use super::*;
+use crate::LostReason;
 
 const TTL: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(1);

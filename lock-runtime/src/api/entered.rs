@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::api::frame::Frame;
 use crate::api::guard::LockHandle;
+use crate::api::min_hold;
 use crate::api::once_per::OncePer;
 use crate::api::options::LockOptions;
 use crate::backend::BoxFuture;
@@ -155,7 +156,7 @@ impl Entered {
             once: None,
         };
         if let Some(least) = options.min_hold {
-            keep(&entered.handles().cloned().collect::<Vec<_>>(), least).await?;
+            min_hold::begin(&entered.handles().cloned().collect::<Vec<_>>(), least).await?;
         }
         let once_per = options.once_per.clone();
         entered.once = once_per.map(|once_per| Box::new((once_per, clock::now())));
@@ -298,30 +299,10 @@ pub(crate) async fn acquire_all(
     holds.iter().try_for_each(|hold| hold.view().check())?;
     if let Some(least) = options.min_hold {
         let handles = holds.iter().map(|hold| LockHandle::new(hold.view()));
-        keep(&handles.collect::<Vec<_>>(), least).await?;
+        min_hold::begin(&handles.collect::<Vec<_>>(), least).await?;
     }
     holds.iter().for_each(Hold::begin);
     Ok(holds)
-}
-
-/// Begins a minimum hold: from now on the keys stay taken for `least`, even if this process dies.
-/// Leases that are too short for that are extended first.
-pub(crate) async fn keep(handles: &[LockHandle], least: Duration) -> Result<(), LockError> {
-    // The second time is enough, unless this process stood still in between.
-    const TRIES: usize = 4;
-    for _ in 0..TRIES {
-        let short = handles.iter().filter(|handle| !handle.keep(least, false));
-        let short: SmallVec<[&LockHandle; 1]> = short.collect();
-        if short.is_empty() && handles.iter().all(|handle| handle.keep(least, true)) {
-            return Ok(());
-        }
-        for handle in short {
-            handle.renew().await?;
-        }
-    }
-    Err(LockError::Unavailable(
-        "the store answers too late to keep the lock for its minimum hold".into(),
-    ))
 }
 
 /// One wait for several locks.

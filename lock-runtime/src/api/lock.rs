@@ -7,6 +7,7 @@ use crate::api::body::{Call, Run};
 use crate::api::entered::{self, Entered};
 use crate::api::guard::{LockGuard, LockHandle};
 use crate::api::lock_done::LockDone;
+use crate::api::min_hold;
 use crate::api::once_per::{Once, OncePer};
 use crate::api::options::{LockOptions, Names, Renew};
 use crate::api::runtime::LockRuntime;
@@ -133,7 +134,7 @@ impl Lock {
         let acquired = self.engine.acquire(wish, wait, true).await;
         let hold = acquired.map_err(entered::explained)?;
         if let Some(least) = terms.min_hold {
-            entered::keep(&[LockHandle::new(hold.view())], least).await?;
+            min_hold::begin(&[LockHandle::new(hold.view())], least).await?;
         }
         Ok(LockGuard::new(hold))
     }

@@ -16,6 +16,7 @@ pub(crate) mod lock_all;
 pub(crate) mod lock_done;
 pub(crate) mod lock_return;
 pub(crate) mod lock_skip;
+pub(crate) mod min_hold;
 pub(crate) mod once_per;
 pub(crate) mod options;
 pub(crate) mod runtime;

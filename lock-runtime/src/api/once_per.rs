@@ -7,8 +7,8 @@ use std::time::Duration;
 use lock_protocol::Instant;
 use tokio::time::sleep;
 
-use crate::api::entered;
 use crate::api::guard::LockHandle;
+use crate::api::min_hold;
 use crate::clock;
 use crate::engine::Engine;
 use crate::error::LockError;
@@ -65,7 +65,7 @@ impl OncePer {
             if rest.is_zero() {
                 return Ok(());
             }
-            let error = match entered::keep(handles, rest).await {
+            let error = match min_hold::begin(handles, rest).await {
                 Err(error) if error.is_unavailable() && now < deadline => error,
                 outcome => return outcome,
             };
