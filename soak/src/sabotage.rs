@@ -1,15 +1,15 @@
 //! The backend with a protection removed: what a run must be able to notice.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use lock_runtime::FencingToken;
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Executor, FenceBlock, Grant, Limits, LockKey, News,
-    Release, Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, Executor, FenceBlock, Grant, LockKey, Release, Released,
 };
 use lock_runtime::redis::RedisBackend;
+use lock_tests::decorated::Decorator;
 
 use crate::admin::queue;
 use crate::plan::Sabotage;
@@ -69,13 +69,11 @@ impl Saboteur {
     }
 }
 
-impl Backend for Saboteur {
-    fn limits(&self) -> Limits {
-        self.inner.limits()
-    }
+impl Decorator for Saboteur {
+    type Inner = RedisBackend;
 
-    fn attach(&self, news: Weak<dyn News>) {
-        self.inner.attach(news);
+    fn inner(&self) -> &RedisBackend {
+        &self.inner
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
@@ -105,10 +103,6 @@ impl Backend for Saboteur {
         }
     }
 
-    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
-        self.inner.renew(leases).await
-    }
-
     async fn release(&self, release: &Release) -> Result<Released, BackendError> {
         if self.strikes(Sabotage::LeakKey) && self.persist(&release.key).await {
             return Ok(Released::Released(None));
@@ -116,20 +110,13 @@ impl Backend for Saboteur {
         self.inner.release(release).await
     }
 
-    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        self.inner.abandon(claim).await
-    }
-
     fn executor(&self) -> Option<Arc<dyn Executor>> {
         match self.sabotage {
-            // So that it is a thread of the callers that blocks: the backend's own would cost only what depends on it.
+            // So that it is a thread of the callers that blocks: the backend's own would cost only
+            // what depends on it.
             Sabotage::Hang => None,
             _ => self.inner.executor(),
         }
-    }
-
-    async fn close(&self) {
-        self.inner.close().await;
     }
 }
 

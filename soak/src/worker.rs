@@ -1,4 +1,5 @@
-//! A process that takes locks, holds them and writes to what they protect, until it is told to stop or dies.
+//! A process that takes locks, holds them and writes to what they protect, until it is told to stop
+//! or dies.
 
 use std::fs;
 use std::io::{self, Read};
@@ -12,6 +13,7 @@ use lock_runtime::redis::deadpool_redis::Config;
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_runtime::{LockError, LockRuntime};
 use lock_tests::checker::{Leftovers, Recorder, What, now};
+use lock_tests::decorated::Decorated;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinSet;
@@ -25,7 +27,8 @@ use crate::shared::Worker;
 use crate::turn::{PLANNED_PANIC, Turn};
 use crate::witness::Witness;
 
-/// What a backend keeps running while nothing goes on: its lane, the driver of its connection, the sleeping watchdog.
+/// What a backend keeps running while nothing goes on: its lane, the driver of its connection, the
+/// sleeping watchdog.
 const IDLE_TASKS: usize = 3;
 /// By when everything has come to rest.
 const REST: Duration = Duration::from_secs(10);
@@ -40,7 +43,8 @@ pub(crate) struct Orders {
     pub(crate) logs: PathBuf,
     /// Where the resource is.
     pub(crate) resource: String,
-    /// Where the lock servers are: how to connect to them, and, for sabotage, without a network between, in the order of [`Place::ALL`].
+    /// Where the lock servers are: how to connect to them, and, for sabotage, without a network
+    /// between, in the order of [`Place::ALL`].
     pub(crate) servers: Vec<(String, String)>,
     pub(crate) sabotage: Option<Sabotage>,
 }
@@ -122,10 +126,10 @@ async fn connect(
             Some(sabotage) => {
                 let client = redis::Client::open(direct.as_str())
                     .map_err(|error| LockError::Config(error.to_string()))?;
-                let redis = Saboteur::new(redis, sabotage, client);
-                LockRuntime::backend(Witness::new(redis, log.clone()))
+                let redis = Decorated(Saboteur::new(redis, sabotage, client));
+                LockRuntime::backend(Decorated(Witness::new(redis, log.clone())))
             }
-            None => LockRuntime::backend(Witness::new(redis, log.clone())),
+            None => LockRuntime::backend(Decorated(Witness::new(redis, log.clone()))),
         };
         let builder = builder
             .default_ttl(LONGEST_TTL)
@@ -157,7 +161,8 @@ async fn take_turns(worker: &Arc<Worker>, tasks: usize, rng: &mut Rng) -> io::Re
     Ok(())
 }
 
-/// Now and then holds a lock for longer than its ttl while it blocks the only thread of its executor.
+/// Now and then holds a lock for longer than its ttl while it blocks the only thread of its
+/// executor.
 fn block_executors(worker: &Arc<Worker>, mut rng: Rng) {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime can be started");

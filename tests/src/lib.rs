@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod checker;
+pub mod decorated;
 pub mod etcd;
 pub mod etcd_store;
 pub mod faults;
@@ -14,8 +15,8 @@ pub mod server;
 
 use tokio::sync::{Mutex, MutexGuard};
 
-/// The turn of a test that loads the whole machine, or measures what load would disturb, until it is dropped.
-/// The other tests that take one wait for it; those that take none run beside it.
+/// The turn of a test that loads the whole machine, or measures what load would disturb, until it
+/// is dropped. The other tests that take one wait for it; those that take none run beside it.
 pub async fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::const_new(());
     TURN.lock().await

@@ -106,7 +106,7 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// How long locks are waited for that do not say; 10 s if not set. Zero tries once.
+    /// The wait of locks that do not set one; 10 s if not set. Zero tries once.
     pub fn default_wait(mut self, wait: Duration) -> LockRuntimeBuilder {
         self.settings.default_wait = wait;
         self

@@ -77,7 +77,7 @@ async fn masks(fault: Fault) {
             }
         }
         let all: Vec<_> = servers.iter().collect();
-        eventually("the end of all votes", async || {
+        comes_true("the end of all votes", async || {
             holders(&all).iter().all(Option::is_none)
         })
         .await;
