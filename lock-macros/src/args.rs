@@ -19,6 +19,7 @@ pub(crate) struct Args {
     pub(crate) renew: Option<Renew>,
     pub(crate) max_hold: Option<Time>,
     pub(crate) min_hold: Option<Time>,
+    pub(crate) once_per: Option<Time>,
     pub(crate) continue_when_lost: bool,
     pub(crate) on_taken: OnTaken,
     pub(crate) on_error: Option<Handler>,
@@ -39,6 +40,7 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
         renew: None,
         max_hold: None,
         min_hold: None,
+        once_per: None,
         continue_when_lost: false,
         on_taken: OnTaken::Error,
         on_error: None,
@@ -71,6 +73,9 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
             Some(value) => set(&mut args, &word, value, errors),
             None => errors.at(name, format!("`{word}` needs a value: `{example}`")),
         }
+    }
+    if args.once_per.is_some() && !seen.iter().any(|name| name == "on_taken") {
+        args.on_taken = OnTaken::Skip;
     }
     let all_known = written.arguments.len() == seen.len();
     if written.complete && all_known && !seen.iter().any(|name| name == "key" || name == "keys") {
@@ -235,6 +240,7 @@ fn set(args: &mut Args, name: &str, value: &Expr, errors: &mut Errors) {
         "renew" => values::renew(value).map(|renew| args.renew = Some(renew)),
         "max_hold" => values::nonzero(value, name).map(|limit| args.max_hold = Some(limit)),
         "min_hold" => values::min_hold(value).map(|least| args.min_hold = Some(least)),
+        "once_per" => values::once_per(value).map(|period| args.once_per = Some(period)),
         "on_lost" => values::on_lost(value).map(|goes_on| args.continue_when_lost = goes_on),
         "on_taken" => values::on_taken(value).map(|what| args.on_taken = what),
         "on_error" => values::on_error(value).map(|function| args.on_error = Some(function)),
@@ -264,6 +270,18 @@ fn check_together(args: &Args, written: &AllWritten, errors: &mut Errors) {
                 "`min_hold` ({}) is longer than `max_hold` ({}), which ends the body before",
                 shown(*least),
                 shown(*limit)
+            ),
+        );
+    }
+    if let (Some(Time::Known(least)), Some(Time::Known(period))) = (&args.min_hold, &args.once_per)
+        && least >= period
+    {
+        errors.at(
+            written.value("once_per"),
+            format!(
+                "`once_per` ({}) is over before `min_hold` ({}) is; leave one of them out",
+                shown(*period),
+                shown(*least)
             ),
         );
     }

@@ -48,11 +48,19 @@ pub(crate) fn expand(args: &Args, key: &CheckedKeys, function: &Function) -> Tok
         .guard
         .iter()
         .map(|_| quote_spanned!(at=> let __slot = #private::Spec::slot(&__spec);));
-    let body = future(function.place, &body(args, key, function));
+    let once = args
+        .once_per
+        .iter()
+        .map(|_| quote_spanned!(at=> let __once = #private::Spec::once(&__spec);));
+    let mut body = future(function.place, &body(args, key, function));
+    if args.once_per.is_some() {
+        body = watched(&body, args, function);
+    }
     let refuse = refuse(args, function);
     let locked = quote_spanned! {at=>
         let __spec = #spec;
         #(#slot)*
+        #(#once)*
         #[allow(unused_braces)]
         let __body = ::core::pin::pin!(::core::option::Option::Some(#body));
         #[allow(clippy::implicit_return)]
@@ -160,6 +168,9 @@ fn spec(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
     }
     if let Some(least) = &args.min_hold {
         set("min_hold", &duration(least));
+    }
+    if let Some(period) = &args.once_per {
+        set("once_per", &duration(period));
     }
     if args.continue_when_lost {
         set("continue_when_lost", &TokenStream::new());
@@ -278,6 +289,21 @@ fn body(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
     }
 }
 
+/// The same future, which also says whether it ended well.
+fn watched(body: &TokenStream, args: &Args, function: &Function) -> TokenStream {
+    let at = Span::mixed_site();
+    // At the return type: there belongs the error if that cannot say it.
+    let place = at.located_at(function.output.span());
+    let krate = relocate(args.krate.to_token_stream(), place);
+    let is_done = quote_spanned!(place=> #krate::LockDone::is_done(&__ret));
+    let private = private(&args.krate);
+    quote_spanned! {at=> async move {
+        let __ret = #body.await;
+        #private::Once::ended(&__once, #is_done);
+        __ret
+    }}
+}
+
 /// A line that moves an argument into the body.
 fn keep(argument: &Argument) -> TokenStream {
     let at = Span::mixed_site();
@@ -291,7 +317,13 @@ fn keep(argument: &Argument) -> TokenStream {
 
 /// Whether the key or a setting is made of the argument `name`.
 pub(crate) fn is_in_the_attribute(name: &str, args: &Args, key: &CheckedKeys) -> bool {
-    let durations = [&args.ttl, &args.wait, &args.max_hold, &args.min_hold];
+    let durations = [
+        &args.ttl,
+        &args.wait,
+        &args.max_hold,
+        &args.min_hold,
+        &args.once_per,
+    ];
     let mut durations = durations.into_iter().flatten().chain(match &args.renew {
         Some(Renew::Every(every)) => Some(every),
         _ => None,

@@ -5,7 +5,7 @@ use syn::Expr;
 use crate::spelling::closest;
 
 /// Every argument, with an example of its use.
-const KNOWN: [(&str, &str); 13] = [
+const KNOWN: [(&str, &str); 14] = [
     ("key", r#"key = "coupon:<id>""#),
     ("keys", r#"keys = ["account:<from>", "account:<to>"]"#),
     ("ttl", r#"ttl = "5s""#),
@@ -13,6 +13,7 @@ const KNOWN: [(&str, &str); 13] = [
     ("renew", r#"renew = "500ms""#),
     ("max_hold", r#"max_hold = "1m""#),
     ("min_hold", r#"min_hold = "55s""#),
+    ("once_per", r#"once_per = "1h""#),
     ("on_lost", "on_lost = cancel"),
     ("on_taken", "on_taken = skip"),
     ("on_error", "on_error = path::to::function"),
@@ -22,7 +23,7 @@ const KNOWN: [(&str, &str); 13] = [
 ];
 
 /// What other lock libraries call our arguments.
-const ELSEWHERE: [(&str, &[&str]); 11] = [
+const ELSEWHERE: [(&str, &[&str]); 12] = [
     ("key", &["name", "resource", "lock", "lock_key", "id"]),
     ("keys", &["names", "resources", "lock_keys"]),
     (
@@ -71,6 +72,16 @@ const ELSEWHERE: [(&str, &[&str]); 11] = [
     (
         "min_hold",
         &["lock_at_least_for", "at_least", "min_duration", "cooldown"],
+    ),
+    (
+        "once_per",
+        &[
+            "run_at_most_once_per",
+            "at_most_once_per",
+            "once_every",
+            "unique_for",
+            "period",
+        ],
     ),
     (
         "on_taken",

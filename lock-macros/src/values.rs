@@ -174,12 +174,23 @@ pub(crate) fn ttl(value: &Expr) -> syn::Result<Time> {
 }
 
 pub(crate) fn min_hold(value: &Expr) -> syn::Result<Time> {
-    match nonzero(value, "min_hold")? {
-        Time::Known(least) if least > *TTL.end() => Err(Error::new_spanned(
+    kept(value, "min_hold")
+}
+
+pub(crate) fn once_per(value: &Expr) -> syn::Result<Time> {
+    kept(value, "once_per")
+}
+
+/// For how long a key is kept.
+fn kept(value: &Expr, name: &str) -> syn::Result<Time> {
+    match nonzero(value, name)? {
+        Time::Known(kept) if kept > *TTL.end() => Err(Error::new_spanned(
             value,
-            "`min_hold` must be at most 24h; what has to happen more seldom needs a note that it has been done",
+            format!(
+                "`{name}` must be at most 24h; what has to happen more seldom needs a note that it has been done"
+            ),
         )),
-        least => Ok(least),
+        kept => Ok(kept),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 /// The shortest ttl: below it, an ordinary pause of the scheduler ends the lease.
 pub const MIN_TTL: Duration = Duration::from_millis(10);
@@ -49,6 +49,37 @@ impl Terms {
         match self.min_hold {
             Some(least) => self.ttl.max(covering(least + rules.latency(least))),
             None => self.ttl,
+        }
+    }
+}
+
+/// [`Terms`] in half the room: each held lease has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PackedTerms {
+    ttl: Span,
+    renew: Option<Span>,
+    max_hold: Option<Span>,
+    min_hold: Option<Span>,
+}
+
+impl PackedTerms {
+    pub(crate) fn get(self) -> Terms {
+        Terms {
+            ttl: self.ttl.get(),
+            renew: self.renew.map(Span::get),
+            max_hold: self.max_hold.map(Span::get),
+            min_hold: self.min_hold.map(Span::get),
+        }
+    }
+}
+
+impl From<Terms> for PackedTerms {
+    fn from(terms: Terms) -> PackedTerms {
+        PackedTerms {
+            ttl: terms.ttl.into(),
+            renew: terms.renew.map(Span::from),
+            max_hold: terms.max_hold.map(Span::from),
+            min_hold: terms.min_hold.map(Span::from),
         }
     }
 }

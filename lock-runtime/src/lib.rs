@@ -107,6 +107,7 @@ pub use crate::api::guard::{LockGuard, LockHandle};
 pub use crate::api::key_part::{KeyBuilder, KeyPart};
 pub use crate::api::lock::Lock;
 pub use crate::api::lock_all::{LockAll, LockAllGuard};
+pub use crate::api::lock_done::LockDone;
 pub use crate::api::lock_return::LockReturn;
 pub use crate::api::lock_skip::LockSkip;
 pub use crate::api::options::Renew;

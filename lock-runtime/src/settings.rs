@@ -243,18 +243,7 @@ pub(crate) fn unique_owner() -> OwnerToken {
 /// Checks a minimum hold.
 pub(crate) fn min_hold(least: Duration, max_hold: Option<Duration>) -> Result<(), LockError> {
     let shown = humantime::format_duration;
-    if least.is_zero() {
-        return Err(LockError::Config(
-            "`min_hold` is zero; leave it out for none".to_owned(),
-        ));
-    }
-    if least > MAX_TTL {
-        return Err(LockError::Config(format!(
-            "`min_hold` is {}, but must not be above {}",
-            shown(least),
-            shown(MAX_TTL)
-        )));
-    }
+    to_be_kept("min_hold", least)?;
     match max_hold {
         Some(limit) if least > limit => Err(LockError::Config(format!(
             "`min_hold` ({}) is longer than `max_hold` ({})",
@@ -263,4 +252,35 @@ pub(crate) fn min_hold(least: Duration, max_hold: Option<Duration>) -> Result<()
         ))),
         _ => Ok(()),
     }
+}
+
+/// Checks the time for which a body that ended well is not run again.
+pub(crate) fn once_per(period: Duration, min_hold: Option<Duration>) -> Result<(), LockError> {
+    let shown = humantime::format_duration;
+    to_be_kept("once_per", period)?;
+    match min_hold {
+        Some(least) if least >= period => Err(LockError::Config(format!(
+            "`once_per` ({}) is over before `min_hold` ({}) is",
+            shown(period),
+            shown(least)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// `value` as a time for which a key is kept, or an error that names the setting.
+fn to_be_kept(name: &str, value: Duration) -> Result<(), LockError> {
+    if value.is_zero() {
+        return Err(LockError::Config(format!(
+            "`{name}` is zero; leave it out for none"
+        )));
+    }
+    if value > MAX_TTL {
+        return Err(LockError::Config(format!(
+            "`{name}` is {}, but must not be above {}",
+            humantime::format_duration(value),
+            humantime::format_duration(MAX_TTL)
+        )));
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ mod locking;
 mod lost_for_good;
 mod minimum_hold;
 mod on_every_store;
+mod once_per;
 mod passing_on;
 mod several_keys;
 mod shutdown;

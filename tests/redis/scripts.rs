@@ -637,6 +637,25 @@ async fn a_hand_over_with_a_next_claim_is_seven_calls() {
 }
 
 #[tokio::test]
+async fn a_hand_over_to_the_only_waiter_is_seven_calls() {
+    let it = Fixture::start().await;
+    let (holder, heir) = (it.claim(), it.waiter());
+    // The counter has been used in this second, or the next.
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        it.granted(&holder).await;
+        it.queued(&heir).await;
+        seen.push(calls_of(&it, it.release(&holder, None)).await);
+        assert_eq!(it.owner().as_deref(), Some(heir.owner.as_str()));
+        it.release(&heir, None).await;
+    }
+    let expected = ["exists", "get", "publish", "time", "zpopmin"].map(|name| (name, 1));
+    let expected = expected.into_iter().chain([("set", 2)]);
+    let expected: BTreeMap<_, _> = expected.map(|(name, n)| (name.to_owned(), n)).collect();
+    assert!(seen.contains(&expected), "{seen:?}");
+}
+
+#[tokio::test]
 async fn a_plain_renewal_is_two_calls_and_looks_at_nothing_but_the_lock() {
     let it = Fixture::start().await;
     let claim = it.claim();

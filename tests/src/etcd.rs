@@ -398,7 +398,7 @@ impl Drop for Cluster {
 }
 
 /// So many ports that nobody uses.
-fn free_ports(count: usize) -> Vec<u16> {
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     let listeners: Vec<TcpListener> = (0..count)
         .map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap())
         .collect();
@@ -409,7 +409,7 @@ fn free_ports(count: usize) -> Vec<u16> {
 }
 
 /// Writes an authority, and the certificates of a server and of a client that it has signed.
-fn write_certificates(directory: &Path) {
+pub(crate) fn write_certificates(directory: &Path) {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
     let mut authority = CertificateParams::new(Vec::new()).unwrap();

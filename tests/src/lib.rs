@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod checker;
+pub mod consul;
+pub mod consul_store;
 pub mod decorated;
 pub mod etcd;
 pub mod etcd_store;

@@ -10,6 +10,7 @@ use super::{Action, Granted, Outcome, ReleaseOutcome, Turn, Verb, WaiterId};
 use crate::claim::AskNumber;
 use crate::claim::{Claim, LostReason, Release, Released, Renewed};
 use crate::mistakes::{Mistake, made};
+use crate::terms::PackedTerms;
 use crate::time::Instant;
 use crate::token::FencingToken;
 
@@ -60,7 +61,7 @@ impl Turn<'_> {
             return;
         }
         if lease.valid_until < until {
-            lease.wanted = Some(least);
+            lease.wanted = Some(least.into());
         } else if begins {
             lease.wanted = None;
             lease.kept_until = lease.kept_until.max(Some(until));
@@ -123,12 +124,12 @@ impl Turn<'_> {
         if self.key.line.is_empty() {
             return false;
         }
-        if made(Mistake::LosesNextInLine) && self.key.leases[index].spare.is_none() {
+        if made(Mistake::LosesNextInLine) && !self.key.leases[index].has_token() {
             self.key.line.pop();
             return false;
         }
         let lease = &mut self.key.leases[index];
-        let terms = lease.terms;
+        let terms = lease.terms();
         if lease.passes == 0 {
             lease.budget = self.rules.passes(self.key.line.len());
         }
@@ -156,7 +157,10 @@ impl Turn<'_> {
         } else {
             least
         };
-        if head.terms != terms || !is_within_budget || lease.valid_until.since(self.now) < least {
+        if PackedTerms::from(head.terms) != lease.terms
+            || !is_within_budget
+            || lease.valid_until.since(self.now) < least
+        {
             return false;
         }
         let Some(token) = lease.next_token() else {
@@ -268,7 +272,7 @@ impl Turn<'_> {
     /// Takes in that the release asked with this `number` failed, or was cut off.
     pub(super) fn not_released(&mut self, index: usize, number: AskNumber, failure: Failure) {
         let lease = &mut self.key.leases[index];
-        let (id, ttl) = (lease.id, lease.terms.lease(self.rules));
+        let (id, ttl) = (lease.id, lease.terms().lease(self.rules));
         let State::Releasing(releasing) = &mut lease.state else {
             return;
         };
@@ -343,7 +347,7 @@ impl Turn<'_> {
     /// Makes sure that no question that is still on its way brings back the claim of a lease that
     /// has ended.
     fn bury(&mut self, lease: &Lease) {
-        let ttl = lease.terms.lease(self.rules);
+        let ttl = lease.terms().lease(self.rules);
         let mut claim = Claim::new(self.key.key.clone(), lease.owner.clone(), ttl);
         claim.in_doubt = true;
         self.withdraw(claim);

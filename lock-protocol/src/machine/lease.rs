@@ -4,11 +4,11 @@ use core::time::Duration;
 
 use super::exchange::{Ending, Releasing};
 use super::line::WaiterId;
-use crate::claim::{Extension, LostReason, Renewal};
+use crate::claim::{Claim, Extension, LostReason, Renewal};
 use crate::mistakes::{Mistake, made};
 use crate::name::LockKey;
-use crate::terms::{Rules, Terms, covering, valid_until};
-use crate::time::Instant;
+use crate::terms::{PackedTerms, Rules, Terms, covering, valid_until};
+use crate::time::{Instant, Span};
 use crate::token::{FenceBlock, FencingToken, OwnerToken};
 
 /// The name of a lease within its key.
@@ -32,14 +32,17 @@ pub(super) struct Lease {
     pub(super) owner: OwnerToken,
     /// Whether a question of its claim may still be on its way to the store.
     pub(super) in_doubt: bool,
-    pub(super) terms: Terms,
+    /// See [`Lease::terms`].
+    pub(super) terms: PackedTerms,
     /// Until when the lease may be relied on; counted from before a request was sent, never from an
     /// answer.
     pub(super) valid_until: Instant,
     /// The token of the present holder; whoever has a smaller one held the lease earlier.
     pub(super) token: FencingToken,
-    /// The tokens reserved for the holders to come.
-    pub(super) spare: Option<FenceBlock>,
+    /// The first of the tokens reserved for the holders to come.
+    next_token: FencingToken,
+    /// How many these are.
+    spare_tokens: u32,
     /// What the budget of local passing is counted from.
     pub(super) granted_at: Instant,
     pub(super) held_since: Instant,
@@ -56,7 +59,7 @@ pub(super) struct Lease {
     pub(super) kept_until: Option<Instant>,
     /// For how long the holder wants to keep the key from its beginning, which has to wait, since
     /// the lease is too short.
-    pub(super) wanted: Option<Duration>,
+    pub(super) wanted: Option<Span>,
     /// Who was told of the grant and has not been seen since, and how long it may take.
     pub(super) untaken: Option<(WaiterId, Instant)>,
     pub(super) state: State,
@@ -73,6 +76,57 @@ pub(super) enum State {
 }
 
 impl Lease {
+    /// A lease that was granted `now` with these tokens, of which its holder has the first.
+    pub(super) fn new(
+        id: LeaseId,
+        claim: &Claim,
+        terms: Terms,
+        valid_until: Instant,
+        tokens: FenceBlock,
+        now: Instant,
+    ) -> Lease {
+        let mut lease = Lease {
+            id,
+            owner: claim.owner.clone(),
+            in_doubt: claim.in_doubt,
+            terms: terms.into(),
+            valid_until,
+            token: tokens.first,
+            next_token: tokens.first,
+            spare_tokens: 0,
+            granted_at: now,
+            held_since: now,
+            passes: 0,
+            budget: 0,
+            free_until: now,
+            renew_at: None,
+            kept_until: None,
+            wanted: None,
+            untaken: None,
+            state: State::Held,
+        };
+        lease.reserve(tokens);
+        lease.next_token();
+        lease
+    }
+
+    /// How it is kept.
+    pub(super) fn terms(&self) -> Terms {
+        self.terms.get()
+    }
+
+    /// Has these tokens for the holders to come, in place of all others.
+    fn reserve(&mut self, tokens: FenceBlock) {
+        let others = tokens.last.as_u64().saturating_sub(tokens.first.as_u64());
+        self.next_token = tokens.first;
+        self.spare_tokens = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
+    }
+
+    /// Whether a token is left for another holder.
+    pub(super) fn has_token(&self) -> bool {
+        self.spare_tokens > 0
+    }
+
     /// Ends the lease if it has run out `now`. Whether it did.
     ///
     /// A lease that has ended stays ended: an answer that comes later revives nothing, since the
@@ -91,7 +145,7 @@ impl Lease {
         if now >= self.valid_until {
             Some(End::Lost(LostReason::Expired))
         } else {
-            self.terms.max_hold.filter(over).map(End::MaxHold)
+            self.terms().max_hold.filter(over).map(End::MaxHold)
         }
     }
 
@@ -152,19 +206,18 @@ impl Lease {
 
     /// The next fencing token for a holder in this process, if one is left.
     pub(super) fn next_token(&mut self) -> Option<FencingToken> {
-        if made(Mistake::PassesBeyondBlock) && self.spare.is_none() {
+        if made(Mistake::PassesBeyondBlock) && !self.has_token() {
             return Some(self.token.next());
         }
-        let FenceBlock { first, last } = self.spare?;
-        self.spare = (first < last).then(|| FenceBlock {
-            first: first.next(),
-            last,
-        });
-        Some(first)
+        self.spare_tokens = self.spare_tokens.checked_sub(1)?;
+        let token = self.next_token;
+        self.next_token = token.next();
+        Some(token)
     }
 
     fn max_hold_ends(&self) -> Option<Instant> {
-        self.terms.max_hold.map(|limit| self.held_since + limit)
+        let limit = self.terms().max_hold;
+        limit.map(|limit| self.held_since + limit)
     }
 
     /// When something happens to a lease that is held, without anybody's doing.
@@ -185,9 +238,9 @@ impl Lease {
         now: Instant,
         waiting: usize,
     ) -> Renewal {
-        let ttl = self.terms.ttl.max(self.least(rules, now));
+        let ttl = self.terms().ttl.max(self.least(rules, now));
         let mut renewal = Renewal::new(key.clone(), self.owner.clone(), ttl);
-        if self.spare.is_none() {
+        if !self.has_token() {
             renewal.tokens = rules.passes(waiting);
         }
         renewal
@@ -196,9 +249,9 @@ impl Lease {
     /// How long the lease has to live at least, where the key is kept: never shorter than its
     /// holder counts on, and from one renewal to the next no longer.
     fn least(&self, rules: &Rules, now: Instant) -> Duration {
-        let wanted = match (self.wanted, self.kept_until, self.terms.min_hold) {
+        let wanted = match (self.wanted, self.kept_until, self.terms().min_hold) {
             // An answer that comes later is none.
-            (Some(wanted), _, _) => wanted + rules.command_timeout,
+            (Some(wanted), _, _) => wanted.get() + rules.command_timeout,
             (None, None, Some(least)) => least + rules.latency(least),
             (None, Some(_), _) => Duration::ZERO,
             (None, None, None) => return Duration::ZERO,
@@ -219,25 +272,29 @@ impl Lease {
     /// lease ends.
     pub(super) fn patience(&self, now: Instant, rules: &Rules) -> Duration {
         let left = self.valid_until.since(now);
-        let limit = rules.command_timeout.min(self.terms.ttl / 4);
+        let limit = rules.command_timeout.min(self.terms().ttl / 4);
         limit.min(left / 3).max(Duration::from_millis(2))
     }
 
     /// Takes in that the store extended the lease in answer to a request sent at `sent_at`.
     pub(super) fn extended(&mut self, sent_at: Instant, extension: Extension) {
-        let valid_for = extension.valid_for.unwrap_or(self.terms.ttl);
+        let terms = self.terms();
+        let valid_for = extension.valid_for.unwrap_or(terms.ttl);
         self.valid_until = self.valid_until.max(valid_until(sent_at, valid_for));
-        self.spare = extension.tokens.or(self.spare);
-        self.renew_at = self.terms.renew.map(|period| on_grid(sent_at, period));
+        if let Some(tokens) = extension.tokens {
+            self.reserve(tokens);
+        }
+        self.renew_at = terms.renew.map(|period| on_grid(sent_at, period));
         if made(Mistake::RenewsWithoutPause) {
-            self.renew_at = self.terms.renew.map(|_| sent_at);
+            self.renew_at = terms.renew.map(|_| sent_at);
         }
     }
 
     /// Takes in that the store could not be asked: it is asked again soon, and a few times before
     /// the lease ends. Whatever the error, trying costs little, and the deadline decides.
     pub(super) fn not_extended(&mut self, now: Instant, chance: u32) {
-        let period = self.terms.renew.unwrap_or(self.terms.ttl / 10);
+        let terms = self.terms();
+        let period = terms.renew.unwrap_or(terms.ttl / 10);
         let pause = jittered((period / 2).min(Duration::from_secs(1)), chance);
         let left = self.valid_until.since(now);
         let pause = pause.min(left / 4).max(Duration::from_millis(1));

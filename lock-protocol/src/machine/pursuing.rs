@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use core::time::Duration;
 
 use super::exchange::{Ending, Exchange, Failure, Known, Pursuit, Stage, Withdrawal};
-use super::lease::{Lease, State, jittered, on_grid};
+use super::lease::{Lease, jittered, on_grid};
 use super::{Action, Granted, LeaseId, Outcome, ReleaseOutcome, Turn, Verb, Waiter, WaiterId};
 use crate::backend::BackendError;
 use crate::claim::{Acquired, AskNumber, Claim, Contended, Grant, Holder};
@@ -364,26 +364,13 @@ impl Turn<'_> {
             (By::Answer, Contended::No) => self.now.since(since) * 10,
             _ => Duration::ZERO,
         };
-        let mut lease = Lease {
-            id: LeaseId(self.next_number()),
-            owner: pursuit.claim.owner.clone(),
-            in_doubt: pursuit.claim.in_doubt,
-            terms,
-            valid_until,
-            token: grant.tokens.first,
-            spare: Some(grant.tokens),
-            granted_at: self.now,
-            held_since: self.begins(head.begins),
-            passes: 0,
-            budget: 0,
-            free_until: self.now + free_for,
-            renew_at,
-            kept_until: None,
-            wanted: None,
-            untaken: Some((head.id, head.deadline)),
-            state: State::Held,
-        };
-        lease.next_token();
+        let id = LeaseId(self.next_number());
+        let (claim, tokens) = (&pursuit.claim, grant.tokens);
+        let mut lease = Lease::new(id, claim, terms, valid_until, tokens, self.now);
+        lease.held_since = self.begins(head.begins);
+        lease.free_until = self.now + free_for;
+        lease.renew_at = renew_at;
+        lease.untaken = Some((head.id, head.deadline));
         let granted = Granted {
             lease: lease.id,
             owner: lease.owner.clone(),

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::api::frame::Frame;
 use crate::api::guard::LockHandle;
+use crate::api::once_per::OncePer;
 use crate::api::options::LockOptions;
 use crate::backend::BoxFuture;
 use crate::clock;
@@ -33,6 +34,8 @@ pub(crate) struct Entered {
     cancel: bool,
     /// Resolves when a lock is lost; made when the body first has to wait.
     lost: Option<BoxFuture<'static, ()>>,
+    /// What is to be kept after a body that ended well; boxed, since it is rare.
+    once: Option<Box<(OncePer, lock_protocol::Instant)>>,
 }
 
 /// A hold of its own, the turn of a nested call under the hold of a body around it, or that of a
@@ -82,6 +85,9 @@ impl Entered {
         cancel: bool,
     ) -> Result<Box<Entered>, LockError> {
         let (terms, wait) = options.resolve(&engine.settings)?;
+        if let Some(once_per) = &options.once_per {
+            engine.can_keep("once_per", once_per.period)?;
+        }
         let several = (keys.len() > 1).then(|| ordered(keys));
         let mut waiting = Entering {
             patience: Patience::new(engine, terms, wait),
@@ -125,15 +131,18 @@ impl Entered {
         let Some(frame) = frame else {
             unreachable!("there is a key, which made a frame");
         };
-        let entered = Entered {
+        let mut entered = Entered {
             frame,
             rights,
             cancel,
             lost: None,
+            once: None,
         };
         if let Some(least) = options.min_hold {
             keep(&entered.handles().cloned().collect::<Vec<_>>(), least).await?;
         }
+        let once_per = options.once_per.clone();
+        entered.once = once_per.map(|once_per| Box::new((once_per, clock::now())));
         Ok(Box::new(entered))
     }
 
@@ -144,6 +153,7 @@ impl Entered {
             rights: smallvec![Right::Lent],
             cancel: true,
             lost: None,
+            once: None,
         })
     }
 
@@ -204,18 +214,39 @@ impl Entered {
         }
     }
 
-    /// Releases the locks after the body. An error only if the body cannot have been alone; not if
-    /// the store did not answer.
-    pub(crate) async fn leave(self: Box<Self>) -> Result<(), LockError> {
+    /// Releases the locks after the body. An error only if the body cannot have been alone, or if
+    /// its keys were to be kept and are not; not if the store did not answer.
+    pub(crate) async fn leave(mut self: Box<Self>) -> Result<(), LockError> {
         let cancel = self.cancel;
+        let kept = match self.once.take() {
+            Some(once) => self.keep_after(once).await,
+            None => Ok(()),
+        };
         let holds = self.rights.into_iter().filter_map(|right| match right {
             Right::Own(hold) => Some(hold),
             Right::Nested(_) | Right::Lent => None,
         });
+        let is_end = |error: &LockError| error.is_lost() || error.is_max_hold();
         match release_all(holds).await {
-            Err(error) if cancel && (error.is_lost() || error.is_max_hold()) => Err(error),
-            _ => Ok(()),
+            Err(error) if cancel && is_end(&error) => Err(error),
+            _ => kept.or_else(|error| match cancel || !is_end(&error) {
+                true => Err(error),
+                false => Ok(()),
+            }),
         }
+    }
+
+    /// Keeps the keys after a body that ended well.
+    fn keep_after(
+        &self,
+        once: Box<(OncePer, lock_protocol::Instant)>,
+    ) -> BoxFuture<'static, Result<(), LockError>> {
+        let handles: Vec<LockHandle> = self.handles().cloned().collect();
+        let engine = self.frame.handle().runtime().engine;
+        Box::pin(async move {
+            let (once_per, began) = *once;
+            once_per.keep(&engine, &handles, began).await
+        })
     }
 }
 

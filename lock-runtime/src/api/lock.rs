@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::api::body::{Call, Run};
 use crate::api::entered::{self, Entered};
 use crate::api::guard::{LockGuard, LockHandle};
+use crate::api::lock_done::LockDone;
+use crate::api::once_per::{Once, OncePer};
 use crate::api::options::{LockOptions, Renew};
 use crate::api::runtime::LockRuntime;
 use crate::clock;
@@ -279,15 +281,77 @@ impl Lock {
         self,
         body: impl AsyncFnOnce(LockHandle) -> T,
     ) -> Result<Option<T>, LockError> {
-        let lock = self.wait(Duration::ZERO);
-        let keys = entered::checked(&lock.engine, [&lock.key])?;
-        let entered = Entered::enter(&lock.engine, &keys, &lock.options, true).await;
-        let entered = match entered {
-            Err(error) if error.is_taken() => return Ok(None),
-            entered => entered?,
+        let Some((entered, handle)) = self.try_enter().await? else {
+            return Ok(None);
         };
-        let body = body(entered.handle_of(&keys[0]));
+        let body = body(handle);
         let body = std::pin::pin!(Some(async { Ok(Some(body.await)) }));
         Run::new(Call::Running(Some(entered)), body, Err).await
+    }
+
+    /// Runs `body` as [`try_run`](Lock::try_run) does; once it ended well, nobody runs one for the
+    /// same key until `period` is over, counted from its beginning. It is what `once_per` is in the
+    /// attribute.
+    ///
+    /// It ended well if what it returned says so: see [`LockDone`]. If not, or if it panics or the
+    /// lock is lost, the key is free at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_run`](Lock::try_run), and [`LockError::Config`] for a store that cannot keep a lock
+    /// that nobody holds, before `body` begins. After it, any error says that the store may not
+    /// know that it was done, so that it may be run again.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Lock::run): the key is free then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lock_runtime::LockError> {
+    /// # let locks = lock_runtime::LockRuntime::in_memory().build().await?;
+    /// let hour = Duration::from_secs(3600);
+    /// let report = async |_| -> Result<u32, &str> { Ok(7) };
+    /// assert_eq!(locks.lock("report").run_once_per(hour, report).await?, Some(Ok(7)));
+    /// assert_eq!(locks.lock("report").run_once_per(hour, report).await?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn run_once_per<T: LockDone>(
+        mut self,
+        period: Duration,
+        body: impl AsyncFnOnce(LockHandle) -> T,
+    ) -> Result<Option<T>, LockError> {
+        let once_per = OncePer::new(period);
+        let once = once_per.once();
+        self.options.once_per = Some(once_per);
+        let Some((entered, handle)) = self.try_enter().await? else {
+            return Ok(None);
+        };
+        let body = body(handle);
+        let body = std::pin::pin!(Some(async {
+            let output = body.await;
+            Once::ended(&once, output.is_done());
+            Ok(Some(output))
+        }));
+        Run::new(Call::Running(Some(entered)), body, Err).await
+    }
+
+    /// The right to run a body, and its view of the lock; `None` if another holds it.
+    async fn try_enter(self) -> Result<Option<(Box<Entered>, LockHandle)>, LockError> {
+        let lock = self.wait(Duration::ZERO);
+        let keys = entered::checked(&lock.engine, [&lock.key])?;
+        match Entered::enter(&lock.engine, &keys, &lock.options, true).await {
+            Ok(entered) => {
+                let handle = entered.handle_of(&keys[0]);
+                Ok(Some((entered, handle)))
+            }
+            Err(error) if error.is_taken() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lock_protocol::Terms;
 
+use crate::api::once_per::OncePer;
 use crate::error::LockError;
 use crate::settings::{self, Settings};
 
@@ -40,6 +41,7 @@ pub(crate) struct LockOptions {
     pub(crate) renew: Renew,
     pub(crate) max_hold: Option<Duration>,
     pub(crate) min_hold: Option<Duration>,
+    pub(crate) once_per: Option<OncePer>,
 }
 
 impl LockOptions {
@@ -61,6 +63,9 @@ impl LockOptions {
         }
         if let Some(least) = self.min_hold {
             settings::min_hold(least, self.max_hold)?;
+        }
+        if let Some(OncePer { period, .. }) = &self.once_per {
+            settings::once_per(*period, self.min_hold)?;
         }
         let mut terms = Terms::new(ttl);
         terms.min_hold = self.min_hold;

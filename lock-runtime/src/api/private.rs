@@ -12,6 +12,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::api::body::{Call, Next, Run};
 use crate::api::entered::{self, Entered};
 use crate::api::guard::LockHandle;
+use crate::api::once_per::OncePer;
 use crate::api::options::{LockOptions, Renew};
 use crate::api::runtime::LockRuntime;
 use crate::error::LockError;
@@ -22,6 +23,7 @@ pub use std::vec::Vec;
 pub use crate::api::attribute::{HasRuntime, Integer, Texts};
 pub use crate::api::key_part::{KeyPart, KeyTemplate};
 pub use crate::api::lock_return::LockReturn;
+pub use crate::api::once_per::Once;
 
 /// What the attribute of a function says, evaluated for one call. Boxed, so that futures stay thin.
 pub struct Spec(Box<Inner>);
@@ -82,6 +84,17 @@ impl Spec {
     pub fn min_hold(mut self, least: Duration) -> Spec {
         self.0.options.min_hold = Some(least);
         self
+    }
+
+    pub fn once_per(mut self, period: Duration) -> Spec {
+        self.0.options.once_per = Some(OncePer::new(period));
+        self
+    }
+
+    /// Where the body says whether it ended well.
+    pub fn once(&self) -> Once {
+        let once_per = self.0.options.once_per.as_ref();
+        once_per.map(OncePer::once).unwrap_or_default()
     }
 
     pub fn continue_when_lost(mut self) -> Spec {

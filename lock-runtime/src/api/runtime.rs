@@ -33,8 +33,8 @@ pub struct LockRuntime {
 
 impl LockRuntime {
     /// How long others wait for a lock of this `ttl` at most after its process died: the ttl as the
-    /// store keeps it, and what it takes to notice. Where the leader of etcd changes meanwhile it
-    /// may be twice that.
+    /// store keeps it, what it takes to notice, and for how long the store keeps others out after
+    /// that. Where the leader of etcd or Consul changes meanwhile it may be twice that.
     ///
     /// # Examples
     ///
@@ -49,7 +49,12 @@ impl LockRuntime {
     /// ```
     pub fn takeover_after(&self, ttl: Duration) -> Duration {
         let limits = self.engine.backend.limits();
-        kept_for(&limits, ttl).saturating_add(limits.lateness)
+        let delay = if limits.lock_delay {
+            ttl
+        } else {
+            Duration::ZERO
+        };
+        kept_for(&limits, ttl).saturating_add(limits.lateness.saturating_add(delay))
     }
 
     /// Ends the runtime: refuses new claims, withdraws those that wait, keeps renewing what is held

@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use lock_protocol::machine::{Ask, Event};
-use lock_protocol::{Grant, Instant, LockKey, MAX_TTL, News, OwnerToken, Rules, Terms};
+use lock_protocol::{Grant, Instant, LockKey, MAX_TTL, MIN_TTL, News, OwnerToken, Rules, Terms};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -100,9 +100,7 @@ impl Engine {
         wait: Duration,
         begins: bool,
     ) -> Result<Hold, LockError> {
-        if let Some(least) = terms.min_hold {
-            self.can_keep(least, terms.lease(&self.rules))?;
-        }
+        self.can_begin(terms)?;
         waiting::acquire(self, key, terms, wait, begins).await
     }
 
@@ -113,26 +111,34 @@ impl Engine {
         keys: &[LockKey],
         terms: Terms,
     ) -> Result<Option<Vec<Hold>>, LockError> {
-        if let Some(least) = terms.min_hold {
-            self.can_keep(least, terms.lease(&self.rules))?;
-        }
+        self.can_begin(terms)?;
         together::acquire(self, keys, terms).await
     }
 
-    /// Whether the store can keep a key for `least`, by leases of this `ttl`.
-    fn can_keep(&self, least: Duration, ttl: Duration) -> Result<(), LockError> {
+    /// Whether the store can give a lease on these terms.
+    fn can_begin(&self, terms: Terms) -> Result<(), LockError> {
+        match terms.min_hold {
+            Some(least) => self.can_keep("min_hold", least),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the store can keep a key for so long, as the setting of this `name` says.
+    pub(crate) fn can_keep(&self, name: &str, kept: Duration) -> Result<(), LockError> {
         let limits = self.backend.limits();
         let shown = humantime::format_duration;
         if !limits.keep {
-            return Err(LockError::Config(
-                "this store cannot keep a lock for a minimum hold".to_owned(),
-            ));
-        }
-        // The usual limit is that of what a caller may ask for.
-        if limits.max_ttl < MAX_TTL && ttl > limits.max_ttl {
             return Err(LockError::Config(format!(
-                "a minimum hold of {} is too long for this store, whose leases live for {}",
-                shown(least),
+                "this store cannot keep a lock that nobody holds, as `{name}` wants"
+            )));
+        }
+        let mut terms = Terms::new(MIN_TTL);
+        terms.min_hold = Some(kept);
+        // The usual limit is that of what a caller may ask for.
+        if limits.max_ttl < MAX_TTL && terms.lease(&self.rules) > limits.max_ttl {
+            return Err(LockError::Config(format!(
+                "`{name}` is {}, which is too long for this store, whose leases live for {}",
+                shown(kept),
                 shown(limits.max_ttl)
             )));
         }

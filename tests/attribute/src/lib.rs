@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lock_runtime::LockRuntime;
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, News, Release, Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, Limits, News, Release, Released, Renewal, Renewed,
 };
 use lock_runtime::memory::MemoryBackend;
 
@@ -79,6 +79,10 @@ pub fn locked<'a>(key: &str, inner: impl IntoIterator<Item = &'a str>) -> Vec<St
 struct Recording(MemoryBackend);
 
 impl Backend for Recording {
+    fn limits(&self) -> Limits {
+        self.0.limits()
+    }
+
     fn attach(&self, news: Weak<dyn News>) {
         self.0.attach(news);
     }

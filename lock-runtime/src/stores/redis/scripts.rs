@@ -25,10 +25,11 @@ const GONE: Duration = Duration::from_secs(30);
 /// How long a hand-over may leave it to an earlier one to keep the queue alive.
 const A_SECOND: Duration = Duration::from_secs(1);
 /// What the scripts share, by the line in whose place it is put; what contains others comes first.
-const FRAGMENTS: [(&str, &str); 5] = [
+const FRAGMENTS: [(&str, &str); 6] = [
     ("-- prelude\n", include_str!("scripts/prelude.lua")),
     ("-- offer\n", include_str!("scripts/offer.lua")),
     ("-- place\n", include_str!("scripts/place.lua")),
+    ("-- take\n", include_str!("scripts/take.lua")),
     ("-- draw\n", include_str!("scripts/draw.lua")),
     ("-- outlive\n", include_str!("scripts/outlive.lua")),
 ];
@@ -36,7 +37,7 @@ const FRAGMENTS: [(&str, &str); 5] = [
 /// What runs a script for many calls, but for the script.
 const MANY: &str = include_str!("scripts/many.lua");
 /// What `draw.lua` finds in a script that is run for one call.
-const DRAWN_AT: &str = "local instant\n";
+const DRAWN_AT: &str = "local instant, second\n";
 
 impl Script {
     /// A script with these keys, which are in the order of those of `prelude.lua`.
@@ -51,9 +52,11 @@ impl Script {
         }
     }
 
-    /// The same for a script that many calls can share.
-    fn shared(body: &str, keys: usize) -> Script {
-        let source = with_fragments(&MANY.replace("-- one\n", body));
+    /// The same for a script that many calls can share, and what is quicker for all of them at
+    /// once.
+    fn shared(body: &str, ahead: &str, keys: usize) -> Script {
+        let many = MANY.replace("-- one\n", body);
+        let source = with_fragments(&many.replace("-- ahead\n", ahead));
         let hash = Hashed::new(&source).get_hash().to_owned();
         let many = Script {
             source,
@@ -101,24 +104,33 @@ fn with_fragments(body: &str) -> String {
     FRAGMENTS.iter().fold(body.to_owned(), put_in)
 }
 
-/// A script by the name of its file, with so many keys.
-macro_rules! script {
-    ($make:ident, $name:literal, $keys:literal) => {
-        Lazy::new(|| Script::$make(include_str!(concat!("scripts/", $name, ".lua")), $keys))
+/// The source of the script in the file of this name.
+macro_rules! source {
+    ($name:literal) => {
+        include_str!(concat!("scripts/", $name, ".lua"))
     };
 }
 
-static ACQUIRE: Lazy<Script> = script!(shared, "acquire", 3);
+/// A script by the name of its file, with so many keys.
+macro_rules! script {
+    ($name:literal, $keys:literal) => {
+        Lazy::new(|| Script::new(source!($name), $keys))
+    };
+}
+
+static ACQUIRE: Lazy<Script> =
+    Lazy::new(|| Script::shared(source!("acquire"), source!("acquire_ahead"), 3));
 /// It has so many keys for each lock.
-static ACQUIRE_ALL: Lazy<Script> = script!(new, "acquire_all", 3);
+static ACQUIRE_ALL: Lazy<Script> = script!("acquire_all", 3);
 /// It has no other key than the lock itself.
-static RENEW: Lazy<Script> = script!(shared, "renew", 1);
-static RESERVE: Lazy<Script> = script!(new, "reserve", 3);
-static RELEASE: Lazy<Script> = script!(shared, "release", 3);
-static HAND_OVER: Lazy<Script> = script!(new, "hand_over", 3);
-static KEEP: Lazy<Script> = script!(new, "keep", 3);
-static ABANDON: Lazy<Script> = script!(new, "abandon", 3);
-static PROBE: Lazy<Script> = script!(new, "probe", 3);
+static RENEW: Lazy<Script> = Lazy::new(|| Script::shared(source!("renew"), "", 1));
+static RESERVE: Lazy<Script> = script!("reserve", 3);
+static RELEASE: Lazy<Script> =
+    Lazy::new(|| Script::shared(source!("release"), source!("release_ahead"), 3));
+static HAND_OVER: Lazy<Script> = script!("hand_over", 3);
+static KEEP: Lazy<Script> = script!("keep", 3);
+static ABANDON: Lazy<Script> = script!("abandon", 3);
+static PROBE: Lazy<Script> = script!("probe", 3);
 
 fn all() -> impl Iterator<Item = &'static Script> {
     let scripts = [

@@ -13,11 +13,8 @@ local call, owner, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
 -- Nobody holds the lock, nobody waits for it, and the claim is not withdrawn. The third name is
 -- that of `gone_of`.
 if redis.call('EXISTS', lock, queue, queue .. ':gone:' .. owner) == 0 then
-  -- draw
-  if drawn then
-    redis.call('SET', lock, owner, 'PX', ttl_ms)
-    return call .. ' granted ' .. last .. ' ' .. old
-  end
+  -- take
+  if is_taken then return call .. ' granted ' .. last .. ' ' .. old end
 end
 
 -- prelude

@@ -1,0 +1,6 @@
+//! Consul.
+
+// A test that meets an error has failed.
+#![allow(clippy::unwrap_used)]
+
+mod conformance;
