@@ -99,6 +99,7 @@ impl From<Fault> for BackendError {
         match fault {
             Fault::Refused(_) => BackendError::denied(fault),
             Fault::Overtaken(overtaken) => BackendError::unavailable(overtaken),
+            Fault::Timeout => BackendError::timed_out(fault),
             fault => BackendError::unavailable(fault),
         }
     }

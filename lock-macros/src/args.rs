@@ -24,6 +24,10 @@ pub(crate) struct Args {
     pub(crate) on_taken: OnTaken,
     pub(crate) on_error: Option<Handler>,
     pub(crate) guard: Option<Guard>,
+    /// What all locks of the function are called in logs and metrics.
+    pub(crate) name: Option<String>,
+    /// The templates of the keys as they are written; nothing in the place of an expression.
+    pub(crate) templates: Vec<Option<String>>,
     pub(crate) runtime: Option<Expr>,
     /// The path of the runtime crate.
     pub(crate) krate: Path,
@@ -45,6 +49,8 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
         on_taken: OnTaken::Error,
         on_error: None,
         guard: None,
+        name: None,
+        templates: Vec::new(),
         runtime: None,
         krate: parse_quote!(::lock_runtime),
     };
@@ -79,10 +85,16 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
     }
     let all_known = written.arguments.len() == seen.len();
     if written.complete && all_known && !seen.iter().any(|name| name == "key" || name == "keys") {
-        errors.push(Error::new(
-            Span::call_site(),
-            "missing `key`, e.g. `#[distributed_lock(key = \"coupon:<id>\")]`",
-        ));
+        errors.push(match written.value("name") {
+            Some(name) => Error::new_spanned(
+                name,
+                "`name` is what logs and metrics call the lock; which lock it is, is said by `key = \"coupon:<id>\"`",
+            ),
+            None => Error::new(
+                Span::call_site(),
+                "missing `key`, e.g. `#[distributed_lock(key = \"coupon:<id>\")]`",
+            ),
+        });
     }
     if !seen.iter().any(|name| name == "crate")
         && let Some(fault) = krate::missing(std::env::args())
@@ -90,6 +102,11 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
         errors.push(Error::new(Span::call_site(), fault));
     }
     check_together(&args, &written, errors);
+    args.templates = match (&args.key, &args.keys) {
+        (Some(key), _) => vec![key.template()],
+        (None, Some(Keys::List(keys))) => keys.iter().map(Key::template).collect(),
+        (None, _) => vec![None],
+    };
     args
 }
 
@@ -245,6 +262,7 @@ fn set(args: &mut Args, name: &str, value: &Expr, errors: &mut Errors) {
         "on_taken" => values::on_taken(value).map(|what| args.on_taken = what),
         "on_error" => values::on_error(value).map(|function| args.on_error = Some(function)),
         "guard" => values::guard(value).map(|name| args.guard = Some(name)),
+        "name" => values::name(value).map(|name| args.name = Some(name)),
         "runtime" => {
             args.runtime = Some(value.clone());
             Ok(())

@@ -23,11 +23,14 @@ use crate::values::{Guard, Handler, OnTaken, Renew, Time};
 // Input:  #[distributed_lock(key = "coupon:<id>", ttl = "5s", guard = lock)]
 //         async fn redeem(&self, Path(id): Path<u64>, _tx: Tx) -> Res<u64> { BODY }
 // Output: async fn redeem(&self, Path(id): Path<u64>, _tx: Tx) -> Res<u64> {
-//             let __spec = Spec::ttl(Spec::new({
+//             let __spec = Spec::ttl(Spec::named(Spec::new({
 //                 let mut __key = KeyTemplate::new();
 //                 KeyTemplate::text(&mut __key, "coupon:");
 //                 { let __value = &id; KeyPart::add(__value, KeyTemplate::value(&mut __key)); }
 //                 KeyTemplate::finish(__key)
+//             }), &Named {
+//                 function: concat!(module_path!(), "::redeem"),
+//                 locks: &["coupon:<id>"],
 //             }), Duration::from_millis(5000));
 //             let __slot = Spec::slot(&__spec);
 //             let __body = pin!(Some(async move {
@@ -147,6 +150,7 @@ fn spec(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
         let name = Ident::new(name, at);
         spec = quote_spanned!(at=> #private::Spec::#name(#spec, #value));
     };
+    set("named", &named(args, function));
     if let Some(ttl) = &args.ttl {
         set("ttl", &duration(ttl));
     }
@@ -186,6 +190,28 @@ fn spec(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
         );
     }
     spec
+}
+
+// Input:  redeem, "coupon:<id>"
+// Output: &Named { function: concat!(module_path!(), "::redeem"), locks: &["coupon:<id>"] }
+/// What the function and its locks are called: a lock whose key is an expression like the function.
+fn named(args: &Args, function: &Function) -> TokenStream {
+    let at = Span::mixed_site();
+    let private = private(&args.krate);
+    let end = format!("::{}", function.name());
+    let path = quote_spanned!(at=> ::core::concat!(::core::module_path!(), #end));
+    let names = match &args.name {
+        Some(name) => vec![quote_spanned!(at=> #name)],
+        None => {
+            let templates = args.templates.iter();
+            let names = templates.map(|template| match template {
+                Some(template) => quote_spanned!(at=> #template),
+                None => path.clone(),
+            });
+            names.collect()
+        }
+    };
+    quote_spanned!(at=> &#private::Named { function: #path, locks: &[#(#names),*] })
 }
 
 /// `value` as a `&ty`, by reference; all of it at the value, where the error belongs if it is none.

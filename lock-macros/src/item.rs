@@ -46,6 +46,11 @@ impl Function {
         parser.parse2(item)
     }
 
+    /// What it is called.
+    pub(crate) fn name(&self) -> String {
+        self.signature.ident.unraw().to_string()
+    }
+
     /// The function with `locked` in place of its asynchronous part.
     pub(crate) fn with_body(&self, locked: &TokenStream, private: &TokenStream) -> TokenStream {
         let Function {

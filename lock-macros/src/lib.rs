@@ -371,6 +371,20 @@ use crate::key::CheckedKeys;
 /// }
 /// ```
 ///
+/// # `name`
+///
+/// What the lock is called in logs and metrics, where it stands for all keys of the function: text,
+/// the same for all calls. Default: the template of the key, of each lock its own; of a key that is
+/// an expression, the path of the function.
+///
+/// ```
+/// # use lock_runtime::{LockError, distributed_lock};
+/// #[distributed_lock(key = "tenant:<tenant>:invoice:<number>", name = "invoice")]
+/// async fn invoice(tenant: &str, number: u64) -> Result<(), LockError> {
+///     Ok(())
+/// }
+/// ```
+///
 /// # `runtime`
 ///
 /// Another runtime than the one in scope, or installed: anything that is `AsRef<LockRuntime>`, by

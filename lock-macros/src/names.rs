@@ -5,7 +5,7 @@ use syn::Expr;
 use crate::spelling::closest;
 
 /// Every argument, with an example of its use.
-const KNOWN: [(&str, &str); 14] = [
+const KNOWN: [(&str, &str); 15] = [
     ("key", r#"key = "coupon:<id>""#),
     ("keys", r#"keys = ["account:<from>", "account:<to>"]"#),
     ("ttl", r#"ttl = "5s""#),
@@ -18,13 +18,14 @@ const KNOWN: [(&str, &str); 14] = [
     ("on_taken", "on_taken = skip"),
     ("on_error", "on_error = path::to::function"),
     ("guard", "guard = lock"),
+    ("name", r#"name = "coupon""#),
     ("runtime", "runtime = locks"),
     ("crate", "crate = lock_runtime"),
 ];
 
 /// What other lock libraries call our arguments.
-const ELSEWHERE: [(&str, &[&str]); 12] = [
-    ("key", &["name", "resource", "lock", "lock_key", "id"]),
+const ELSEWHERE: [(&str, &[&str]); 13] = [
+    ("key", &["resource", "lock", "lock_key", "id"]),
     ("keys", &["names", "resources", "lock_keys"]),
     (
         "ttl",
@@ -100,6 +101,7 @@ const ELSEWHERE: [(&str, &[&str]); 12] = [
         &["error", "map_err", "fallback", "on_busy_return"],
     ),
     ("guard", &["handle", "lease_guard"]),
+    ("name", &["label", "metric", "metrics_name", "span"]),
     (
         "runtime",
         &["rt", "client", "redis", "pool", "store", "backend", "locks"],

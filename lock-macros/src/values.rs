@@ -18,6 +18,16 @@ pub(crate) enum Key {
     Expression(Expr),
 }
 
+impl Key {
+    /// The template as it is written, if it is one.
+    pub(crate) fn template(&self) -> Option<String> {
+        match self {
+            Key::Template(text) => Some(text.value()),
+            Key::Expression(_) => None,
+        }
+    }
+}
+
 /// Where several keys come from.
 pub(crate) enum Keys {
     /// One by one.
@@ -125,6 +135,22 @@ pub(crate) fn keys(value: &Expr) -> syn::Result<Keys> {
     }
     let keys = list.elems.iter().map(key);
     Ok(Keys::List(keys.collect::<syn::Result<_>>()?))
+}
+
+/// What locks are called in logs and metrics: one of few names, known now.
+pub(crate) fn name(value: &Expr) -> syn::Result<String> {
+    const FORM: &str = "a name is text, the same for all calls; write e.g. `name = \"coupon\"`";
+    let Some(text) = text_of(value) else {
+        return Err(Error::new_spanned(value, FORM));
+    };
+    let name = text.value();
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return Err(Error::new_spanned(
+            value,
+            "a name is neither empty nor has control characters; write e.g. `name = \"coupon\"`",
+        ));
+    }
+    Ok(name)
 }
 
 pub(crate) fn time(value: &Expr) -> syn::Result<Time> {

@@ -191,6 +191,35 @@ pub trait News: Send + Sync {
 
     /// News may have been lost: it is time to ask for every claim that waits.
     fn ask_all(&self);
+
+    /// The store noticed something that those on call may want to know. Nothing is decided by it.
+    fn noted(&self, note: &Note) {
+        let _ = note;
+    }
+}
+
+/// What a store noticed, for logs and metrics.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Note {
+    /// A connection was opened.
+    Connected {
+        /// Where to: a host and a port, or a path; never a URL, which may have a password.
+        address: Arc<str>,
+        /// What the connection is for; the same few words for all connections of a store.
+        way: &'static str,
+    },
+    /// A connection was given up, or could not be opened.
+    Disconnected {
+        /// Where to, as above.
+        address: Arc<str>,
+        /// What the connection was for, as above.
+        way: &'static str,
+        /// Whether it had been there.
+        was_connected: bool,
+        /// Why; `None` if it was closed on purpose.
+        cause: Option<Arc<BackendError>>,
+    },
 }
 
 /// Where the background work of a backend runs.
@@ -209,6 +238,8 @@ pub trait Executor: Send + Sync {
 pub struct BackendError {
     /// Whether asking again is useless.
     denied: bool,
+    /// Whether the time was up; else something went wrong before.
+    timed_out: bool,
     source: BoxError,
 }
 
@@ -217,7 +248,16 @@ impl BackendError {
     pub fn unavailable(source: impl Into<BoxError>) -> BackendError {
         BackendError {
             denied: false,
+            timed_out: false,
             source: source.into(),
+        }
+    }
+
+    /// The same, since the time for an answer was up.
+    pub fn timed_out(source: impl Into<BoxError>) -> BackendError {
+        BackendError {
+            timed_out: true,
+            ..BackendError::unavailable(source)
         }
     }
 
@@ -226,6 +266,7 @@ impl BackendError {
     pub fn denied(source: impl Into<BoxError>) -> BackendError {
         BackendError {
             denied: true,
+            timed_out: false,
             source: source.into(),
         }
     }
@@ -233,6 +274,11 @@ impl BackendError {
     /// Whether asking again is useless.
     pub fn is_denied(&self) -> bool {
         self.denied
+    }
+
+    /// Whether it is known only that the time for an answer was up.
+    pub fn is_timeout(&self) -> bool {
+        self.timed_out
     }
 
     /// The cause.

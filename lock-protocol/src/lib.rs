@@ -42,7 +42,7 @@ mod text;
 mod time;
 mod token;
 
-pub use crate::backend::{Backend, BackendError, BoxError, Executor, News};
+pub use crate::backend::{Backend, BackendError, BoxError, Executor, News, Note};
 pub use crate::claim::{
     Acquired, AskNumber, Claim, Contended, Extension, Grant, Holder, LostReason, Mode, Release,
     Released, Renewal, Renewed,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::BackendError;
+use crate::observe::RenewalFailures;
 use lock_protocol::{BoxError, InvalidKey, LockKey, LostReason};
 
 /// Why a lock was not taken, or not kept.
@@ -47,6 +48,9 @@ pub enum LockError {
         reason: LostReason,
         /// How long the lock had been held.
         held: Duration,
+        /// Why a lease ran out: the renewals in a row that had failed by then.
+        #[source]
+        cause: Option<Arc<RenewalFailures>>,
     },
 
     /// The body ran longer than `max_hold` allows and was ended; the lock is being released.
@@ -155,6 +159,19 @@ impl LockError {
             503
         } else {
             500
+        }
+    }
+
+    /// The word for it in traces.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            LockError::Taken { .. } => "taken",
+            LockError::Timeout { .. } => "timeout",
+            LockError::Unavailable(_) => "unavailable",
+            LockError::Denied(_) => "denied",
+            LockError::ShutDown => "shut_down",
+            _ => "error",
         }
     }
 
@@ -288,6 +305,7 @@ mod tests {
             key: key(),
             reason: LostReason::Expired,
             held: Duration::from_secs(1),
+            cause: None,
         };
         let max_hold = LockError::MaxHold {
             key: key(),

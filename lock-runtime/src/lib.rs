@@ -34,6 +34,7 @@
 //! - [`LockError`] says why a lock was not taken, or not kept.
 //! - [`FencingToken`] makes what the lock protects safe from holders that lost it without noticing;
 //!   [`fencing`] has helpers for SQL, Redis and HTTP.
+//! - [`observe`] tells what happens: log lines, spans, and an [`Observer`] of your own.
 //! - [`memory`] has a store for unit tests, [`backend`] the trait for one of your own, and what
 //!   such a store deals with.
 //!
@@ -69,7 +70,9 @@
 //! |---|---|---|
 //! | `macros` | yes | the attribute |
 //! | `redis` | yes | locks on Redis 6.2 or newer, or Valkey |
+//! | `tracing` | yes | spans and log lines, by the crate `tracing`: see [`observe`] |
 //! | `etcd` | no | locks on etcd 3.4 or newer, also over TLS |
+//! | `consul` | no | locks on Consul 1.12 or newer, also over TLS |
 //! | `tls` | no | `rediss://` URLs, by rustls |
 //! | `axum` | no | for axum 0.8: [`LockError`] as a response, the headers of [`fencing::http`] as an extractor |
 //! | `uuid` | no | `uuid::Uuid` as a part of keys |
@@ -92,6 +95,7 @@ mod engine;
 mod error;
 mod executor;
 pub mod fencing;
+pub mod observe;
 mod settings;
 mod stores;
 mod sync;
@@ -113,6 +117,10 @@ pub use crate::api::lock_skip::LockSkip;
 pub use crate::api::options::Renew;
 pub use crate::api::runtime::LockRuntime;
 pub use crate::error::{Holding, LockError};
+pub use crate::observe::{LockEvent, Observer};
+#[cfg(feature = "consul")]
+#[doc(inline)]
+pub use crate::stores::consul;
 #[cfg(feature = "etcd")]
 #[doc(inline)]
 pub use crate::stores::etcd;

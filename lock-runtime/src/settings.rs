@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::backend::raised::MAX_FLOOR;
 use crate::backoff::{Backoff, Retry};
 use crate::error::LockError;
+use crate::observe::{Function, Observers};
 use lock_protocol::{
     Limits, LockKey, MAX_TTL, MIN_RENEWAL, MIN_TTL, OwnerToken, Rules, checked_ttl,
 };
@@ -54,6 +55,8 @@ pub(crate) struct Settings {
     pub(crate) exact_ttl: bool,
     /// What the store can do.
     pub(crate) limits: Limits,
+    /// Who is told what happens.
+    pub(crate) observers: Observers,
 }
 
 impl Default for Settings {
@@ -74,6 +77,7 @@ impl Default for Settings {
             fence_floor: 0,
             exact_ttl: false,
             limits: Limits::default(),
+            observers: Observers::default(),
         }
     }
 }
@@ -130,8 +134,15 @@ impl Settings {
         let shown = humantime::format_duration;
         let limits = &self.limits;
         if ttl > limits.max_ttl {
+            let reason = match limits.lock_delay {
+                true => {
+                    ": when a lease ends before its time, it keeps others out for no longer, and its \
+                     holder would still believe in it"
+                }
+                false => "",
+            };
             return Err(LockError::Config(format!(
-                "`{name}` is {}, but the store keeps leases for {} at most",
+                "`{name}` is {}, but the store keeps leases for {} at most{reason}",
                 shown(ttl),
                 shown(limits.max_ttl)
             )));
@@ -145,22 +156,36 @@ impl Settings {
                 shown(limits.ttl_step)
             )));
         }
+        let is_fine = limits.ttl_step <= Duration::from_millis(1);
+        if (ttl < limits.min_ttl || !is_fine) && self.observers.is_on() {
+            let kept_for = kept_for(limits, ttl);
+            if kept_for != ttl {
+                self.observers.raised(ttl, kept_for);
+            }
+        }
         Ok(())
     }
 
     /// The pause after so many failures. It is a function of the user: one that panics must not
     /// leave a lock behind.
     pub(crate) fn pause(&self, failures: u32) -> Option<Duration> {
-        catch_unwind(AssertUnwindSafe(|| self.retry.pause(failures)))
-            .unwrap_or_else(|_| BACKOFF.pause(failures))
+        catch_unwind(AssertUnwindSafe(|| self.retry.pause(failures))).unwrap_or_else(|_| {
+            self.observers.panicked(Function::Retry);
+            BACKOFF.pause(failures)
+        })
     }
 
     /// The owner token that the user's function makes for `key`; `None` where there is none, or it
     /// panics.
     pub(crate) fn own_owner(&self, key: &LockKey) -> Option<OwnerToken> {
         let tokens = self.owner_tokens.as_ref()?;
-        let text = catch_unwind(AssertUnwindSafe(|| tokens(key))).ok()?;
-        Some(OwnerToken::unique(&text))
+        match catch_unwind(AssertUnwindSafe(|| tokens(key))) {
+            Ok(text) => Some(OwnerToken::unique(&text)),
+            Err(_) => {
+                self.observers.panicked(Function::OwnerTokens);
+                None
+            }
+        }
     }
 
     /// What the state machines of the keys go by.

@@ -8,7 +8,6 @@ use lock_runtime::FencingToken;
 use lock_runtime::backend::{
     Acquired, Backend, BackendError, Claim, Executor, FenceBlock, Grant, LockKey, Release, Released,
 };
-use lock_runtime::redis::RedisBackend;
 use lock_tests::decorated::Decorator;
 
 use crate::admin::queue;
@@ -17,17 +16,17 @@ use crate::plan::Sabotage;
 /// One in so many calls does wrong.
 const ONE_IN: u64 = 20;
 
-/// Passes everything on to Redis, and does wrong now and then.
-pub(crate) struct Saboteur {
-    inner: RedisBackend,
+/// Passes everything on, and does wrong now and then.
+pub(crate) struct Saboteur<B> {
+    inner: B,
     sabotage: Sabotage,
     /// The server itself.
     client: redis::Client,
     calls: AtomicU64,
 }
 
-impl Saboteur {
-    pub(crate) fn new(inner: RedisBackend, sabotage: Sabotage, client: redis::Client) -> Saboteur {
+impl<B> Saboteur<B> {
+    pub(crate) fn new(inner: B, sabotage: Sabotage, client: redis::Client) -> Saboteur<B> {
         Saboteur {
             inner,
             sabotage,
@@ -69,10 +68,10 @@ impl Saboteur {
     }
 }
 
-impl Decorator for Saboteur {
-    type Inner = RedisBackend;
+impl<B: Backend> Decorator for Saboteur<B> {
+    type Inner = B;
 
-    fn inner(&self) -> &RedisBackend {
+    fn inner(&self) -> &B {
         &self.inner
     }
 

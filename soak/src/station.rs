@@ -36,7 +36,7 @@ impl Station {
         log: Recorder,
         effects: Effects,
     ) -> Result<Station, Box<dyn std::error::Error>> {
-        let clock = (place == Place::Clock).then(Clock::new);
+        let clock = place.has_clock().then(Clock::new);
         let options = match (&clock, place) {
             (Some(clock), _) => clock.server(),
             // Written before each answer. What has been written survives the process, if not the
@@ -47,7 +47,7 @@ impl Station {
             (None, _) => Options::default(),
         };
         let server = options.start();
-        let proxy = (place == Place::Network).then(|| Proxy::start(server.port()));
+        let proxy = place.has_proxy().then(|| Proxy::start(server.port()));
         Ok(Station {
             admin: Admin::new(&server.url(), PATIENCE)?,
             place,
@@ -269,10 +269,11 @@ impl Station {
             sleep(step.length);
             return Ok(silent);
         }
-        let script = rotated(
-            vec!["acquire", "hand_over", "release", "renew"],
-            step.choice,
-        )[0];
+        let scripts = match self.place {
+            Place::Node(_) => ["voting", "abandon", "release", "renew"],
+            _ => ["acquire", "hand_over", "release", "renew"],
+        };
+        let script = rotated(scripts.to_vec(), step.choice)[0];
         let (name, fault) = match kind {
             Kind::ReplyLost => (script, proxy::Fault::LoseAnswer),
             Kind::RequestLost => (script, proxy::Fault::LoseRequest),
@@ -322,6 +323,12 @@ impl Station {
 
     /// Notes that leases of this server may have ended by a fault between `since` and now.
     fn excuse_all(&self, fault: Fault, since: Nanos) -> Result<(), Trouble> {
+        let fault = match (self.place, fault) {
+            // One that has lost everything votes for nobody until the leases that it knew have
+            // ended.
+            (Place::Node(_), Fault::DataLoss) => Fault::Other,
+            (_, fault) => fault,
+        };
         let keys = self.place.keys();
         keys.iter()
             .try_for_each(|key| self.excuse(key, fault, since))
@@ -358,7 +365,11 @@ impl Station {
             }
             if key.ends_with(":waiters") {
                 left.queued += self.admin.ask::<u64>(&["ZCARD", key])?;
-            } else if ttl == -1 || !(key.ends_with(":counter") || key.contains(":waiters:gone:")) {
+            } else if ttl == -1
+                || !(key.ends_with(":counter")
+                    || key.ends_with(":fence")
+                    || key.contains(":waiters:gone:"))
+            {
                 left.keys.push((key.clone(), u64::try_from(ttl).ok()));
             }
         }

@@ -11,7 +11,7 @@ use lock_runtime::{
 use lock_tests::checker::{Nanos, Outcome, What, now};
 use tokio::time::{sleep, timeout};
 
-use crate::plan::{KEYS, Kind, LONGEST_TTL, Place};
+use crate::plan::{KEYS, Kind, LONGEST_TTL};
 use crate::shared::Worker;
 
 /// What a body that panics on purpose says.
@@ -45,7 +45,7 @@ impl Turn {
     /// A turn with any lock; some are wanted more than others.
     pub(crate) fn any(worker: &Arc<Worker>, rng: &mut Rng) -> Turn {
         let number = rng.usize(..KEYS).min(rng.usize(..KEYS));
-        Turn::with(worker, rng.usize(..Place::ALL.len()), number, rng)
+        Turn::with(worker, rng.usize(..worker.locks.len()), number, rng)
     }
 
     /// A turn with this lock.
@@ -65,7 +65,7 @@ impl Turn {
         Turn {
             worker: worker.clone(),
             place,
-            key: Place::ALL[place].key(number),
+            key: worker.topology.stores()[place].key(number),
             claim: worker.name_claim(),
             ttl,
             wait: ms(rng.u64(200..3_000)),

@@ -7,12 +7,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use lock_tests::checker::{
-    Check, Event, Fault, Limits, Nanos, Outcome, Report, What, check, read_logs,
+    Check, Event, Fault, Limits, Nanos, Outcome, Report, Violation, What, check, read_logs,
 };
 use serde::Serialize;
 
 use crate::effects::Effects;
-use crate::plan::{Kind, Place};
+use crate::plan::Kind;
 use crate::station::Left;
 
 /// The latest that an acquire may return after its deadline, on a machine with more to do than it
@@ -55,6 +55,8 @@ pub(crate) struct Verdict {
     pub(crate) problems: Vec<String>,
     /// How late acquires returned after their deadlines, in milliseconds.
     pub(crate) late: Lateness,
+    /// Which leases overlapped, and by which fault they may.
+    pub(crate) overlaps: Vec<String>,
 }
 
 impl Verdict {
@@ -87,6 +89,7 @@ impl Verdict {
             figures: figures(&events, &report, kinds, stale.len(), left),
             problems,
             late: Lateness::of(&events),
+            overlaps: overlaps(&events, &report),
         })
     }
 
@@ -226,9 +229,34 @@ fn stale_writes(events: &[Event]) -> Vec<(Nanos, String)> {
     stale
 }
 
+/// The leases that overlapped, each pair with the fault that permits it.
+fn overlaps(events: &[Event], report: &Report) -> Vec<String> {
+    let is_overlap =
+        |(violation, _): &&(Violation, Fault)| violation.check == Check::DisjointLeases;
+    let of_pair = |(violation, excuse): &(Violation, Fault)| {
+        let (first, last) = (&violation.events[0], violation.events.last()?);
+        let permits = |event: &&Event| {
+            matches!(event.what, What::Fault { fault } if fault == *excuse)
+                && (event.key == first.key || event.key == "*")
+                && event.invoke <= last.returned
+                && event.returned >= first.invoke
+        };
+        let fault = events.iter().find(permits)?;
+        Some(format!("{violation}\n  permitted by {fault}"))
+    };
+    let overlaps = report.excused.iter().filter(is_overlap);
+    overlaps.filter_map(of_pair).collect()
+}
+
 /// The keys that nobody could lock any more when the faults were over.
 fn dead_keys(events: &[Event], calm_since: Nanos) -> Vec<String> {
-    let mut dead: HashSet<String> = Place::ALL.into_iter().flat_map(Place::keys).collect();
+    // Each has its counter at the end.
+    let is_counted = |event: &&Event| matches!(event.what, What::Counter { .. });
+    let mut dead: HashSet<String> = events
+        .iter()
+        .filter(is_counted)
+        .map(|event| event.key.clone())
+        .collect();
     for event in events.iter().filter(|event| event.returned > calm_since) {
         if let What::Acquire {
             outcome: Outcome::Ok,
@@ -309,6 +337,9 @@ impl fmt::Display for Lateness {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.late)?;
+        for overlap in &self.overlaps {
+            writeln!(f, "OVERLAP {overlap}")?;
+        }
         for problem in self.problems.iter().take(SHOWN) {
             writeln!(f, "VIOLATION {problem}")?;
         }

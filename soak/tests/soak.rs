@@ -83,6 +83,26 @@ fn a_short_run_with_faults_of_many_kinds_is_clean() {
     );
 }
 
+const REDLOCK: [&str; 2] = ["--topology", "redlock"];
+
+/// Five servers that are killed, stopped, cut off and emptied, and of which some have a clock that
+/// is moved.
+#[test]
+fn a_short_run_on_a_majority_of_servers_is_clean() {
+    let run = run(20.0, &[&REDLOCK[..], &["--seed", "20261127"]].concat());
+    assert!(run.passed, "{}", run.output);
+    let kinds = run.figures["fault_kinds"].as_object().unwrap();
+    assert!(kinds.len() >= 6, "{}", run.output);
+    assert!(run.count("acquisitions") > 50, "{}", run.output);
+}
+
+#[test]
+fn a_second_holder_on_a_majority_of_servers_is_noticed() {
+    let many = ["--sabotage", "double-grant", "--processes", "4"];
+    let many = [&REDLOCK[..], &many].concat();
+    assert_noticed(6.0, &many, Some("overlapping_leases"), "C5 DisjointLeases");
+}
+
 #[test]
 fn a_second_holder_is_noticed() {
     let many = ["--sabotage", "double-grant", "--processes", "4"];

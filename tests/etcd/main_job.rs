@@ -295,7 +295,7 @@ mod e15_other_clients {
     /// Go's own mutex, by a small program that is built for the test.
     fn go_mutex(cluster: &Cluster, ttl: u32) -> Other {
         static PROGRAM: std::sync::OnceLock<std::path::PathBuf> = std::sync::OnceLock::new();
-        let program = PROGRAM.get_or_init(|| lock_tests::etcd::go_program("etcd-mutex"));
+        let program = PROGRAM.get_or_init(|| lock_tests::others::go_program("etcd-mutex"));
         let mut command = Command::new(program);
         command.args([&cluster.endpoints().join(","), "lock:k", &ttl.to_string()]);
         Other::start(command)

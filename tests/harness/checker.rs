@@ -524,6 +524,59 @@ fn c10_a_killed_process_returns_nothing() {
     );
 }
 
+fn kept(claim: &str, span: (u64, u64), until: u64) -> Event {
+    let claim = claim.to_owned();
+    event(1, "k", span, What::Keep { claim, until })
+}
+
+#[test]
+fn c11_a_key_that_is_granted_while_it_is_to_stay_taken_is_found() {
+    let log = [
+        granted("a", (0, 10), 1, 50),
+        kept("a", (10, 11), 100),
+        released("a", (20, 25), Outcome::Ok),
+        granted("b", (60, 99), 2, 150),
+    ];
+    breaks(Check::MinimumHold, &log, &[0, 1, 3]);
+    // One that is granted behind that, and answered before.
+    let hidden = [
+        log[0].clone(),
+        log[1].clone(),
+        log[2].clone(),
+        granted("b", (101, 200), 2, 201),
+        granted("c", (60, 90), 3, 95),
+    ];
+    let found = report(&hidden);
+    assert_eq!(found.count(Check::MinimumHold), 1, "{found}");
+}
+
+#[test]
+fn c11_a_grant_after_the_time_is_over_or_before_the_hold_is_no_violation() {
+    let log = [
+        granted("z", (0, 5), 1, 6),
+        granted("a", (10, 20), 2, 50),
+        kept("a", (20, 21), 100),
+        released("a", (30, 35), Outcome::Ok),
+        granted("b", (60, 100), 3, 150),
+    ];
+    clean(&log);
+    assert_eq!(report(&log).minimum_holds, 1);
+    // Nor where the store lost what it knew.
+    let lost = [
+        log[1].clone(),
+        log[2].clone(),
+        log[3].clone(),
+        fault(0, "k", (40, 41), Fault::DataLoss),
+        granted("b", (60, 70), 3, 150),
+    ];
+    let found = report(&lost);
+    assert_eq!(
+        (found.violations.len(), found.excused.len()),
+        (0, 1),
+        "{found}"
+    );
+}
+
 #[test]
 fn every_violation_of_a_log_is_named_with_its_check() {
     let report = report(&[granted("a", (0, 10), 5, 60), granted("b", (30, 40), 6, 90)]);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use lock_runtime::backend::Executor;
+use lock_runtime::backend::{Backend, BackendError, Claim, Executor, Grant};
 use lock_runtime::memory::MemoryBackend;
 use lock_runtime::redis::deadpool_redis::Config;
 use lock_runtime::redis::{RedisBackend, RedisSettings};
@@ -64,6 +64,10 @@ impl Decorator for Distant {
     /// All is done by the callers.
     fn executor(&self) -> Option<Arc<dyn Executor>> {
         None
+    }
+
+    async fn acquire_all(&self, claims: &[Claim]) -> Result<Option<Vec<Grant>>, BackendError> {
+        self.0.acquire_all(claims).await
     }
 }
 
@@ -212,6 +216,37 @@ enum What {
     Acquire,
     Release,
     Call,
+    Skip,
+    MinHold,
+    OncePer,
+    Lead,
+    Keys,
+}
+
+impl What {
+    const SHAPES: [What; 5] = [
+        What::Skip,
+        What::MinHold,
+        What::OncePer,
+        What::Lead,
+        What::Keys,
+    ];
+
+    /// Whether it waits for a lock that another holds.
+    fn waits(self) -> bool {
+        !matches!(self, What::Release | What::Skip | What::OncePer)
+    }
+}
+
+const PLAIN: [What; 3] = [What::Acquire, What::Release, What::Call];
+
+/// For how long a key is kept after a hold.
+const KEPT: Duration = Duration::from_millis(2);
+
+/// What is done under a lock.
+async fn work<T>(_: T) {
+    yield_now().await;
+    yield_now().await;
 }
 
 /// What else goes on.
@@ -229,13 +264,25 @@ enum Situation {
 
 /// Drops `what` after `polls` polls; tells whether it was complete by then.
 async fn drop_after(world: &World, what: What, situation: Situation, polls: usize) -> bool {
+    let lock = world.one.lock("k").wait(TTL);
     match what {
         What::Release => drop_release(world, situation, polls).await,
         What::Acquire => {
-            let acquiring = async { world.one.lock("k").wait(TTL).acquire().await.map(drop) };
+            let acquiring = async { lock.acquire().await.map(drop) };
             drop_wait(world, acquiring, situation, polls).await
         }
         What::Call => drop_wait(world, call(&world.one), situation, polls).await,
+        What::Skip => drop_wait(world, lock.try_run(work), situation, polls).await,
+        What::MinHold => drop_wait(world, lock.min_hold(KEPT).run(work), situation, polls).await,
+        What::OncePer => {
+            let once = lock.run_once_per(KEPT, work);
+            drop_wait(world, once, situation, polls).await
+        }
+        What::Lead => drop_wait(world, lock.lead(work), situation, polls).await,
+        What::Keys => {
+            let both = world.one.lock_all(["l", "k"]).wait(TTL);
+            drop_wait(world, both.run(work), situation, polls).await
+        }
     }
 }
 
@@ -305,18 +352,20 @@ async fn drop_everywhere(
     at_most
 }
 
-async fn enumerate(world: World, repeats: usize, at_most: usize) -> usize {
+async fn enumerate(world: World, whats: &[What], repeats: usize, at_most: usize) -> usize {
     let residents = world.residents().await;
     let mut points = 0;
-    for what in [What::Acquire, What::Release, What::Call] {
+    for &what in whats {
         let mut situations = vec![Situation::Free, Situation::Contended, Situation::Local];
-        if what != What::Release {
-            situations.extend((0..at_most / 2).map(Situation::HandedOver));
+        if what.waits() {
+            let every = if What::SHAPES.contains(&what) { 5 } else { 1 };
+            let after = (0..at_most / 2).step_by(every);
+            situations.extend(after.map(Situation::HandedOver));
         }
         for situation in situations {
             // One that only waits is not complete, however often it is polled.
-            let waits = what != What::Release
-                && matches!(situation, Situation::Contended | Situation::Local);
+            let waits =
+                what.waits() && matches!(situation, Situation::Contended | Situation::Local);
             for _ in 0..repeats {
                 let found = drop_everywhere(&world, &residents, what, situation, at_most).await;
                 assert_eq!(found == at_most, waits, "{what:?}, {situation:?}");
@@ -329,16 +378,30 @@ async fn enumerate(world: World, repeats: usize, at_most: usize) -> usize {
 
 #[tokio::test]
 async fn dropped_at_any_poll_nothing_is_left_behind_in_memory() {
-    let points = enumerate(World::memory().await, 1, 60).await;
+    let points = enumerate(World::memory().await, &PLAIN, 1, 60).await;
     println!("{points} points");
     assert!(points > 1000, "{points}");
 }
 
 #[tokio::test]
 async fn dropped_at_any_poll_nothing_is_left_behind_in_redis() {
-    let points = enumerate(World::redis().await, 2, 40).await;
+    let points = enumerate(World::redis().await, &PLAIN, 2, 40).await;
     println!("{points} points");
     assert!(points > 200, "{points}");
+}
+
+#[tokio::test]
+async fn a_shape_dropped_at_any_poll_leaves_nothing_behind_in_memory() {
+    let points = enumerate(World::memory().await, &What::SHAPES, 1, 80).await;
+    println!("{points} points");
+    assert!(points > 500, "{points}");
+}
+
+#[tokio::test]
+async fn a_shape_dropped_at_any_poll_leaves_nothing_behind_in_redis() {
+    let points = enumerate(World::redis().await, &What::SHAPES, 1, 40).await;
+    println!("{points} points");
+    assert!(points > 100, "{points}");
 }
 
 #[tokio::test]

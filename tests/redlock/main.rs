@@ -4,4 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod conformance;
+mod interop;
 mod main_job;
+mod outages;
+mod splits;

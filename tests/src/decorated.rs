@@ -3,8 +3,8 @@
 use std::sync::{Arc, Weak};
 
 use lock_protocol::{
-    Acquired, Backend, BackendError, Claim, Executor, Limits, News, Release, Released, Renewal,
-    Renewed,
+    Acquired, Backend, BackendError, Claim, Executor, Grant, Limits, News, Release, Released,
+    Renewal, Renewed,
 };
 
 /// What stands in front of a backend; it changes what it overrides.
@@ -60,6 +60,15 @@ pub trait Decorator: Send + Sync + 'static {
     fn abandon(&self, claim: &Claim) -> impl Future<Output = Result<(), BackendError>> + Send {
         self.inner().abandon(claim)
     }
+
+    /// [`Backend::acquire_all`]; not here, so that each key goes through [`Decorator::acquire`].
+    fn acquire_all(
+        &self,
+        claims: &[Claim],
+    ) -> impl Future<Output = Result<Option<Vec<Grant>>, BackendError>> + Send {
+        let _ = claims;
+        async { Ok(None) }
+    }
 }
 
 /// The backend that a [`Decorator`] makes of the one behind it.
@@ -99,6 +108,13 @@ impl<D: Decorator> Backend for Decorated<D> {
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         self.0.before().await;
         let answer = self.0.abandon(claim).await;
+        self.0.after().await;
+        answer
+    }
+
+    async fn acquire_all(&self, claims: &[Claim]) -> Result<Option<Vec<Grant>>, BackendError> {
+        self.0.before().await;
+        let answer = self.0.acquire_all(claims).await;
         self.0.after().await;
         answer
     }

@@ -429,23 +429,3 @@ pub(crate) fn write_certificates(directory: &Path) {
         std::fs::write(key_path, key.serialize_pem()).unwrap();
     }
 }
-
-/// The program in `tests/servers/<name>`, which is built by Go if it has not been yet.
-pub fn go_program(name: &str) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("servers")
-        .join(name);
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/servers");
-    std::fs::create_dir_all(&target).unwrap();
-    let program = std::path::absolute(target.join(name)).unwrap();
-    let built = Command::new("go")
-        // A checkout of somebody else's would be refused.
-        .args(["build", "-trimpath", "-buildvcs=false", "-o"])
-        .arg(&program)
-        .arg(".")
-        .current_dir(source)
-        .status();
-    let built = built.expect("go is missing; `scripts/needs` installs it");
-    assert!(built.success(), "{name} does not build");
-    program
-}

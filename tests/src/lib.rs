@@ -11,6 +11,7 @@ pub mod etcd;
 pub mod etcd_store;
 pub mod faults;
 pub mod memory_store;
+pub mod others;
 pub mod redis_store;
 pub mod redlock_store;
 pub mod server;

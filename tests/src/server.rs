@@ -185,6 +185,15 @@ impl Server {
         self.paused = false;
     }
 
+    /// Whether the process has ended, by whoever killed it. From then on it is one that was killed.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.process().try_wait().unwrap().is_some();
+        if ended {
+            self.process = None;
+        }
+        ended
+    }
+
     /// Starts a killed server again, on the same port.
     pub fn restart(&mut self) {
         assert!(self.process.is_none(), "the server still runs");

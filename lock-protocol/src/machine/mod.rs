@@ -304,7 +304,7 @@ impl Key {
         now: Instant,
     ) -> bool {
         let lease = self.lease(lease).filter(|lease| lease.is_held_with(token));
-        lease.is_some_and(|lease| lease.valid_until >= now + least)
+        lease.is_some_and(|lease| lease.covers(now + least))
     }
 
     /// Why the holder with `token` may not rely on the lease, and for how long it had been held;

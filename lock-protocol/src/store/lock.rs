@@ -138,7 +138,9 @@ impl<W: Clone> Turn<'_, W> {
     }
 
     pub(super) fn release(&mut self, release: &Release, way: &W, next_is_gone: bool) -> Released {
-        if let Some(keep) = release.keep {
+        if let Some(keep) = release.keep
+            && !made(Mistake::KeepHandsOver)
+        {
             return self.keep(release, keep);
         }
         if made(Mistake::ReleaseWithoutCompare) {

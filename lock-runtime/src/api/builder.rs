@@ -13,7 +13,10 @@ use crate::backoff::Retry;
 use crate::engine::Engine;
 use crate::error::LockError;
 use crate::executor::Executor;
+use crate::observe::Observer;
 use crate::settings::Settings;
+#[cfg(feature = "consul")]
+use crate::stores::consul::{ConsulBackend, ConsulSettings, ConsulTls};
 #[cfg(feature = "etcd")]
 use crate::stores::etcd::{EtcdBackend, EtcdSettings, EtcdTls};
 #[cfg(feature = "redis")]
@@ -33,7 +36,7 @@ pub struct LockRuntimeBuilder {
     redis: RedisSettings,
     #[cfg(feature = "redis")]
     restart_delay: Option<Duration>,
-    #[cfg(any(feature = "redis", feature = "etcd"))]
+    #[cfg(any(feature = "redis", feature = "etcd", feature = "consul"))]
     lazily: bool,
 }
 
@@ -46,6 +49,8 @@ enum Source {
     Redlock(Vec<deadpool_redis::Config>),
     #[cfg(feature = "etcd")]
     Etcd(Box<EtcdSettings>),
+    #[cfg(feature = "consul")]
+    Consul(Box<ConsulSettings>),
     Fault(LockError),
 }
 
@@ -58,7 +63,7 @@ impl LockRuntimeBuilder {
             redis: RedisSettings::default(),
             #[cfg(feature = "redis")]
             restart_delay: None,
-            #[cfg(any(feature = "redis", feature = "etcd"))]
+            #[cfg(any(feature = "redis", feature = "etcd", feature = "consul"))]
             lazily: false,
         }
     }
@@ -80,6 +85,11 @@ impl LockRuntimeBuilder {
     #[cfg(feature = "etcd")]
     pub(crate) fn etcd(settings: EtcdSettings) -> LockRuntimeBuilder {
         LockRuntimeBuilder::new(Source::Etcd(Box::new(settings)))
+    }
+
+    #[cfg(feature = "consul")]
+    pub(crate) fn consul(settings: ConsulSettings) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::new(Source::Consul(Box::new(settings)))
     }
 
     #[cfg(feature = "redis")]
@@ -202,6 +212,30 @@ impl LockRuntimeBuilder {
         self
     }
 
+    /// Tells `observer` of everything that happens to the locks of this runtime and to its store:
+    /// see
+    /// [`observe`](crate::observe). Several are told one after the other.
+    pub fn observer(mut self, observer: impl Observer) -> LockRuntimeBuilder {
+        self.settings.observers.add(Arc::new(observer));
+        self
+    }
+
+    /// How long a caller waits for its lock until that is worth a line in the log; 2 s if not set.
+    #[cfg(feature = "tracing")]
+    pub fn slow_wait(mut self, wait: Duration) -> LockRuntimeBuilder {
+        self.settings.observers.slow_wait = wait;
+        self
+    }
+
+    /// Whether spans and log lines name keys, as they do if it is not set. Else each has a hash in
+    /// its place, the same in all processes that were built with the same version of Rust. It is no
+    /// protection of keys that can be guessed.
+    #[cfg(feature = "tracing")]
+    pub fn log_keys(mut self, keys: bool) -> LockRuntimeBuilder {
+        self.settings.observers.log_keys = keys;
+        self
+    }
+
     /// How many connections the commands are spread over; 1 if not set, which is the fastest until
     /// it fills a core: raise it where the thread `lock-runtime` does. Each tokio runtime gets one
     /// more, if the pool has room. No effect on other stores than Redis.
@@ -251,8 +285,28 @@ impl LockRuntimeBuilder {
         self
     }
 
+    /// The secret of an ACL token of Consul, where it wants one. No effect on other stores than
+    /// Consul.
+    #[cfg(feature = "consul")]
+    pub fn consul_token(mut self, secret: impl Into<String>) -> LockRuntimeBuilder {
+        if let Source::Consul(consul) = &mut self.source {
+            consul.token = Some(secret.into());
+        }
+        self
+    }
+
+    /// How to speak TLS to Consul; without it agents that say `https` are spoken to with the
+    /// authorities of the system. No effect on other stores than Consul.
+    #[cfg(feature = "consul")]
+    pub fn consul_tls(mut self, tls: ConsulTls) -> LockRuntimeBuilder {
+        if let Source::Consul(consul) = &mut self.source {
+            consul.tls = Some(tls);
+        }
+        self
+    }
+
     /// Lets [`build`](LockRuntimeBuilder::build) succeed without a server: for services that start before their store. No effect in memory, and on stores of your own.
-    #[cfg(any(feature = "redis", feature = "etcd"))]
+    #[cfg(any(feature = "redis", feature = "etcd", feature = "consul"))]
     pub fn connect_lazily(mut self) -> LockRuntimeBuilder {
         self.lazily = true;
         self
@@ -315,6 +369,16 @@ impl LockRuntimeBuilder {
                     EtcdBackend::connect_lazily(*etcd)?
                 } else {
                     EtcdBackend::connect(*etcd).await?
+                })
+            }
+            #[cfg(feature = "consul")]
+            Source::Consul(mut consul) => {
+                consul.key_prefix.clone_from(&settings.key_prefix);
+                consul.command_timeout = settings.command_timeout;
+                Arc::new(if self.lazily {
+                    ConsulBackend::connect_lazily(*consul)?
+                } else {
+                    ConsulBackend::connect(*consul).await?
                 })
             }
         };
@@ -386,6 +450,24 @@ impl LockRuntime {
     #[cfg(feature = "etcd")]
     pub fn etcd(endpoints: impl IntoIterator<Item = impl Into<String>>) -> LockRuntimeBuilder {
         LockRuntimeBuilder::etcd(EtcdSettings::new(endpoints))
+    }
+
+    /// Locks on Consul, 1.12 or newer: the agents, as `host:port`, `http://…` or `https://…`, of
+    /// which one is asked at a time; the agent of the own machine is the best. A ttl is 60 s at the
+    /// most.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn start() -> Result<(), lock_runtime::LockError> {
+    /// use lock_runtime::LockRuntime;
+    ///
+    /// LockRuntime::consul(["127.0.0.1:8500"]).build().await?.install()
+    /// # }
+    /// ```
+    #[cfg(feature = "consul")]
+    pub fn consul(endpoints: impl IntoIterator<Item = impl Into<String>>) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::consul(ConsulSettings::new(endpoints))
     }
 
     /// Locks within this process: for development, tests, and programs that have only one process.

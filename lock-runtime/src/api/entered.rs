@@ -18,8 +18,9 @@ use crate::api::once_per::OncePer;
 use crate::api::options::LockOptions;
 use crate::backend::BoxFuture;
 use crate::clock;
-use crate::engine::{Engine, Hold};
+use crate::engine::{Engine, Hold, Wish};
 use crate::error::{Holding, LockError};
+use crate::observe::HoldSpan;
 use lock_protocol::{LockKey, Terms};
 
 /// The keys of one call, checked; most often one.
@@ -32,6 +33,7 @@ pub(crate) struct Entered {
     rights: SmallVec<[Right; 1]>,
     /// Whether the body is dropped when a lock is lost.
     cancel: bool,
+    span: HoldSpan,
     /// Resolves when a lock is lost; made when the body first has to wait.
     lost: Option<BoxFuture<'static, ()>>,
     /// What is to be kept after a body that ended well; boxed, since it is rare.
@@ -91,13 +93,17 @@ impl Entered {
         let several = (keys.len() > 1).then(|| ordered(keys));
         let mut waiting = Entering {
             patience: Patience::new(engine, terms, wait),
+            call: (keys, options),
             handles: SmallVec::new(),
             rights: SmallVec::new(),
         };
         if let Some(keys) = &several
             && keys.iter().all(|key| Frame::holding(engine, key).is_none())
         {
-            let holds = waiting.patience.acquire_together(keys).await?;
+            let holds = waiting
+                .patience
+                .acquire_together(keys, waiting.call)
+                .await?;
             holds.into_iter().for_each(|hold| waiting.enter_with(hold));
         }
         if waiting.rights.is_empty() {
@@ -120,7 +126,13 @@ impl Entered {
             }
         }
         let mut frame = Frame::current();
+        let mut span = HoldSpan::default();
         for (handle, right) in handles.into_iter().zip(&rights) {
+            if let Right::Own(_) = right {
+                let name = options.name_of(handle.key(), keys);
+                let (observers, token) = (&engine.settings.observers, handle.fencing_token());
+                span = span.and(observers, name, handle.key(), token);
+            }
             let handle = match right {
                 Right::Own(_) | Right::Lent => handle,
                 // Its limit counts from when all are there, too.
@@ -135,6 +147,7 @@ impl Entered {
             frame,
             rights,
             cancel,
+            span,
             lost: None,
             once: None,
         };
@@ -148,10 +161,12 @@ impl Entered {
 
     /// The right to run a body under a lock that its caller goes on to hold.
     pub(crate) fn within(handle: LockHandle) -> Box<Entered> {
+        let span = handle.span();
         Box::new(Entered {
             frame: Frame::new(handle, Frame::current()),
             rights: smallvec![Right::Lent],
             cancel: true,
+            span,
             lost: None,
             once: None,
         })
@@ -184,7 +199,7 @@ impl Entered {
         // Before the body runs: it may have lost the lock while its process was stopped.
         self.check()?;
         let frame = self.frame.clone();
-        match Frame::within(frame, || body(cx)) {
+        match self.span.around(|| Frame::within(frame, || body(cx))) {
             // A body that outran its lock did not succeed, whatever it says.
             Poll::Ready(()) => Poll::Ready(self.check()),
             Poll::Pending if self.cancel => {
@@ -257,16 +272,19 @@ pub(crate) type Holds = SmallVec<[Hold; 2]>;
 /// hold.
 pub(crate) async fn acquire_all(
     engine: &Arc<Engine>,
-    keys: &Keys,
+    as_given: &Keys,
     options: &LockOptions,
 ) -> Result<Holds, LockError> {
     let (terms, wait) = options.resolve(&engine.settings)?;
     let patience = Patience::new(engine, terms, wait);
-    let keys = ordered(keys);
-    let mut holds = patience.acquire_together(&keys).await?;
+    let keys = ordered(as_given);
+    let mut holds = patience
+        .acquire_together(&keys, (as_given, options))
+        .await?;
     if holds.is_empty() {
         for key in &keys {
-            let hold = patience.acquire(key, holds.is_empty(), false).await?;
+            let name = options.name_of(key, as_given);
+            let hold = patience.acquire(key, name, holds.is_empty(), false).await?;
             holds.push(hold);
         }
     }
@@ -319,12 +337,18 @@ impl<'a> Patience<'a> {
     }
 
     /// Gets all of several locks by one question, if that is possible; none if not.
-    async fn acquire_together(&self, keys: &Keys) -> Result<Holds, LockError> {
+    async fn acquire_together(
+        &self,
+        keys: &Keys,
+        (as_given, options): CallOf<'_>,
+    ) -> Result<Holds, LockError> {
         if keys.len() < 2 {
             return Ok(Holds::new());
         }
+        let named = |key: &LockKey| (key.clone(), options.name_of(key, as_given));
+        let keys: Vec<_> = keys.iter().map(named).collect();
         // Boxed, since most calls have one key, and wait in a smaller future.
-        let together = Box::pin(self.engine.acquire_together(keys, self.terms));
+        let together = Box::pin(self.engine.acquire_together(&keys, self.terms));
         Ok(together.await?.map(Holds::from_vec).unwrap_or_default())
     }
 
@@ -332,6 +356,7 @@ impl<'a> Patience<'a> {
     async fn acquire(
         &self,
         key: &LockKey,
+        name: &'static str,
         is_first: bool,
         begins: bool,
     ) -> Result<Hold, LockError> {
@@ -340,7 +365,9 @@ impl<'a> Patience<'a> {
         } else {
             self.wait.saturating_sub(self.started.elapsed())
         };
-        let acquired = self.engine.acquire(key, self.terms, wait, begins).await;
+        let terms = self.terms;
+        let wish = Wish { key, name, terms };
+        let acquired = self.engine.acquire(wish, wait, begins).await;
         acquired.map_err(|error| match error {
             // What is left of the wait may be too little to wait, but there was one.
             LockError::Taken { key, .. } if !self.wait.is_zero() => self.timed_out(key),
@@ -376,9 +403,13 @@ impl<'a> Patience<'a> {
     }
 }
 
+/// The keys of a call as they were given, and what it asks of their locks.
+type CallOf<'a> = (&'a Keys, &'a LockOptions);
+
 /// A call on its way into its body.
 struct Entering<'a> {
     patience: Patience<'a>,
+    call: CallOf<'a>,
     /// Those of the rights; of a nested one that of the body around it.
     handles: SmallVec<[LockHandle; 1]>,
     rights: SmallVec<[Right; 1]>,
@@ -404,7 +435,9 @@ impl Entering<'_> {
             }
             None => {
                 let is_first = self.rights.is_empty();
-                let hold = self.patience.acquire(key, is_first, begins).await?;
+                let (keys, options) = self.call;
+                let name = options.name_of(key, keys);
+                let hold = self.patience.acquire(key, name, is_first, begins).await?;
                 (LockHandle::new(hold.view()), Right::Own(hold))
             }
         };

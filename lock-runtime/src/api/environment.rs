@@ -8,6 +8,8 @@ use crate::api::builder::LockRuntimeBuilder;
 use crate::api::runtime::LockRuntime;
 use crate::error::LockError;
 use crate::settings;
+#[cfg(feature = "consul")]
+use crate::stores::consul;
 #[cfg(feature = "etcd")]
 use crate::stores::etcd;
 use crate::stores::memory::MemoryBackend;
@@ -17,7 +19,7 @@ const LOCK_URL: &str = "LOCK_URL";
 /// What [`LOCK_URL`] may be.
 const FORMS: &str = "`redis://host:port`, `rediss://host:port`, `unix:///path/to/socket`, \
      `redis+redlock://host:port,host:port,host:port`, `etcd://host:port,host:port`, \
-     `etcds://host:port` or `memory:`";
+     `etcds://host:port`, `consul://host:port`, `consul+https://host:port` or `memory:`";
 
 /// Hands the value of a variable to the builder, or says what is wrong with it.
 type Set = fn(LockRuntimeBuilder, &str) -> Result<LockRuntimeBuilder, String>;
@@ -56,7 +58,7 @@ const VARIABLES: &[(&str, Set)] = &[
     ("LOCK_LANES", |builder, text| {
         Ok(builder.lanes(parsed(text, "a whole number, as in `1`")?))
     }),
-    #[cfg(any(feature = "redis", feature = "etcd"))]
+    #[cfg(any(feature = "redis", feature = "etcd", feature = "consul"))]
     ("LOCK_CONNECT_LAZILY", |builder, text| {
         Ok(match parsed(text, "`true` or `false`")? {
             true => builder.connect_lazily(),
@@ -97,7 +99,7 @@ fn source(
     url: &str,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<LockRuntimeBuilder, String> {
-    // What is unused without the feature `etcd`.
+    // What is unused without the features `etcd` and `consul`.
     let _ = &variable;
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("memory") if url == "memory:" => Ok(LockRuntimeBuilder::backend(MemoryBackend::new())),
@@ -120,12 +122,21 @@ fn source(
                 .map_err(|fault| format!("the environment variable `{LOCK_URL}` {fault}"))?;
             Ok(LockRuntimeBuilder::etcd(settings))
         }
+        #[cfg(feature = "consul")]
+        Some(scheme) if consul::is_scheme(scheme) => {
+            let settings = consul::settings(url, variable);
+            let settings = settings
+                .map_err(|fault| format!("the environment variable `{LOCK_URL}` {fault}"))?;
+            Ok(LockRuntimeBuilder::consul(settings))
+        }
         #[cfg(not(feature = "redis"))]
         Some("redis" | "rediss" | "unix" | "redis+redlock" | "rediss+redlock" | "redlock") => {
             Err(is_off("redis"))
         }
         #[cfg(not(feature = "etcd"))]
         Some("etcd" | "etcds" | "etcd+http" | "etcd+https") => Err(is_off("etcd")),
+        #[cfg(not(feature = "consul"))]
+        Some("consul" | "consul+http" | "consul+https") => Err(is_off("consul")),
         // The value may hold a password, so it is not shown.
         _ => Err(format!(
             "the environment variable `{LOCK_URL}` must be {FORMS}"
@@ -134,7 +145,7 @@ fn source(
 }
 
 /// That a store is not compiled in, and how it is.
-#[cfg(not(all(feature = "redis", feature = "etcd")))]
+#[cfg(not(all(feature = "redis", feature = "etcd", feature = "consul")))]
 fn is_off(feature: &str) -> String {
     format!(
         "the environment variable `{LOCK_URL}` needs the feature `{feature}` of lock-runtime, which \
@@ -210,7 +221,7 @@ impl LockRuntime {
     ///
     /// | variable | what it sets |
     /// |---|---|
-    /// | `LOCK_URL` | the store: `redis://…`, `rediss://…`, `unix://…`, `redis+redlock://…` (or `rediss+redlock://…`) with the servers of [`redlock`](LockRuntime::redlock) and perhaps `?restart_delay=30s`, `etcd://host:port,host:port`, `etcds://…` or `memory:`; required |
+    /// | `LOCK_URL` | the store: `redis://…`, `rediss://…`, `unix://…`, `redis+redlock://…` (or `rediss+redlock://…`) with the servers of [`redlock`](LockRuntime::redlock) and perhaps `?restart_delay=30s`, `etcd://host:port,host:port`, `etcds://…`, `consul://host:port,host:port`, `consul+https://…` or `memory:`; required |
     /// | `LOCK_PREFIX` | [`key_prefix`](LockRuntimeBuilder::key_prefix) |
     /// | `LOCK_TTL` | [`default_ttl`](LockRuntimeBuilder::default_ttl) |
     /// | `LOCK_WAIT` | [`default_wait`](LockRuntimeBuilder::default_wait) |
@@ -222,13 +233,19 @@ impl LockRuntime {
     /// | `LOCK_LOCAL_PASSES` | [`local_passes`](LockRuntimeBuilder::local_passes) |
     /// | `LOCK_LOCAL_SHARE` | [`local_share`](LockRuntimeBuilder::local_share) |
     /// | `LOCK_LANES` | `lanes`, with the feature `redis` |
-    /// | `LOCK_CONNECT_LAZILY` | `connect_lazily`: `true` or `false`, with the feature `redis` or `etcd` |
+    /// | `LOCK_CONNECT_LAZILY` | `connect_lazily`: `true` or `false`, with the feature `redis`, `etcd` or `consul` |
     /// | `LOCK_TLS_ROOT_CERTIFICATES` | `tls_root_certificates`: the path of the file, with the feature `tls` |
     ///
     /// With the feature `etcd`, its user may stand in the URL, as `etcd://user:password@host:port`
     /// with `%40` for an `@`, or in `ETCDCTL_USER` and `ETCDCTL_PASSWORD`; the paths of
     /// certificates in `ETCDCTL_CACERT`, `ETCDCTL_CERT` and `ETCDCTL_KEY`, for `etcds://`, which
     /// may also be written `etcd+https://`.
+    ///
+    /// With the feature `consul`, its token is in `CONSUL_HTTP_TOKEN`, or in the file that
+    /// `CONSUL_HTTP_TOKEN_FILE` names; the paths of certificates in `CONSUL_CACERT`,
+    /// `CONSUL_CLIENT_CERT` and `CONSUL_CLIENT_KEY`, for `consul+https://`, and the name in them, if it
+    /// is not that of the URL, in `CONSUL_TLS_SERVER_NAME`. `consul://` without a host leads where
+    /// `CONSUL_HTTP_ADDR` does.
     ///
     /// A duration is text, as in `500ms`, `5s` or `1m 30s`. What is set on the builder afterwards
     /// counts more than the environment. A value that cannot be used is an error of
@@ -324,12 +341,14 @@ mod tests {
         }
     }
 
-    #[cfg(not(all(feature = "redis", feature = "etcd")))]
+    #[cfg(not(all(feature = "redis", feature = "etcd", feature = "consul")))]
     #[tokio::test]
     async fn a_feature_that_is_off_is_named_with_the_command_that_switches_it_on() {
         #[cfg(not(feature = "etcd"))]
         let (url, command) = ("etcd://me:secret@host:1", "--features etcd");
-        #[cfg(feature = "etcd")]
+        #[cfg(all(feature = "etcd", not(feature = "consul")))]
+        let (url, command) = ("consul://secret@host:1", "--features consul");
+        #[cfg(all(feature = "etcd", feature = "consul"))]
         let (url, command) = ("redis://me:secret@host:1", "--features redis");
         let fault = settings(&[(LOCK_URL, url)]).await.expect_err(url);
         assert!(fault.contains(command), "{fault}");

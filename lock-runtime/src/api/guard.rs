@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::api::runtime::LockRuntime;
 use crate::engine::{Engine, Hold, View};
 use crate::error::LockError;
+use crate::observe::HoldSpan;
 use lock_protocol::FencingToken;
 use lock_protocol::LockKey;
 use lock_protocol::OwnerToken;
@@ -199,6 +200,12 @@ impl LockHandle {
     /// `Ok` while the lock is held, else the error that says why it is not.
     pub(crate) fn check(&self) -> Result<(), LockError> {
         self.0.check()
+    }
+
+    /// The span of a body that runs under the lock.
+    pub(crate) fn span(&self) -> HoldSpan {
+        let observers = &self.0.engine().settings.observers;
+        HoldSpan::default().and(observers, self.0.name(), self.key(), self.fencing_token())
     }
 
     /// The runtime that the lock is of.

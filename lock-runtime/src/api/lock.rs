@@ -8,10 +8,10 @@ use crate::api::entered::{self, Entered};
 use crate::api::guard::{LockGuard, LockHandle};
 use crate::api::lock_done::LockDone;
 use crate::api::once_per::{Once, OncePer};
-use crate::api::options::{LockOptions, Renew};
+use crate::api::options::{LockOptions, Names, Renew};
 use crate::api::runtime::LockRuntime;
 use crate::clock;
-use crate::engine::Engine;
+use crate::engine::{Engine, Wish};
 use crate::error::LockError;
 use lock_protocol::LockKey;
 
@@ -104,6 +104,13 @@ impl Lock {
         self
     }
 
+    /// What locks of this kind are called in logs and metrics, in the place of `-`: one of few
+    /// names, such as `report:<month>`, never a key. The attribute takes the template of the key.
+    pub fn name(mut self, name: &'static str) -> Lock {
+        self.options.names = Names::One(name);
+        self
+    }
+
     /// Acquires the lock, waiting for it if another holds it.
     ///
     /// # Errors
@@ -119,7 +126,10 @@ impl Lock {
     pub async fn acquire(self) -> Result<LockGuard, LockError> {
         let (terms, wait) = self.options.resolve(&self.engine.settings)?;
         let key = LockKey::new(&self.engine.settings.key_prefix, &self.key)?;
-        let acquired = self.engine.acquire(&key, terms, wait, true).await;
+        let name = self.options.name_of(&key, &[]);
+        let key = &key;
+        let wish = Wish { key, name, terms };
+        let acquired = self.engine.acquire(wish, wait, true).await;
         let hold = acquired.map_err(entered::explained)?;
         if let Some(least) = terms.min_hold {
             entered::keep(&[LockHandle::new(hold.view())], least).await?;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use lock_protocol::Terms;
+use lock_protocol::{LockKey, Terms};
 
 use crate::api::once_per::OncePer;
 use crate::error::LockError;
+use crate::observe::NAMELESS;
 use crate::settings::{self, Settings};
 
 /// How often the watchdog renews a lease.
@@ -42,9 +43,44 @@ pub(crate) struct LockOptions {
     pub(crate) max_hold: Option<Duration>,
     pub(crate) min_hold: Option<Duration>,
     pub(crate) once_per: Option<OncePer>,
+    pub(crate) names: Names,
+}
+
+/// What locks are called in logs and metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Names {
+    #[default]
+    None,
+    /// All by the same name.
+    One(&'static str),
+    /// As the attribute has it.
+    Attribute(&'static Named),
+}
+
+/// An annotated function, and what its locks are called.
+#[derive(Debug)]
+pub struct Named {
+    /// The path of the function.
+    pub function: &'static str,
+    /// The name of each lock, or one for all.
+    pub locks: &'static [&'static str],
 }
 
 impl LockOptions {
+    /// What the lock of one of the `keys` of a call is called.
+    pub(crate) fn name_of(&self, key: &LockKey, keys: &[LockKey]) -> &'static str {
+        let Named { locks, .. } = match self.names {
+            Names::None => return NAMELESS,
+            Names::One(name) => return name,
+            Names::Attribute(named) => named,
+        };
+        let at = match locks {
+            [_] => 0,
+            _ => keys.iter().position(|other| other == key).unwrap_or(0),
+        };
+        locks.get(at).copied().unwrap_or(NAMELESS)
+    }
+
     /// The terms and the wait, with the defaults of the runtime, or what is wrong with them.
     pub(crate) fn resolve(&self, settings: &Settings) -> Result<(Terms, Duration), LockError> {
         let ttl = self

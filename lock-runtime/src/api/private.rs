@@ -13,7 +13,7 @@ use crate::api::body::{Call, Next, Run};
 use crate::api::entered::{self, Entered};
 use crate::api::guard::LockHandle;
 use crate::api::once_per::OncePer;
-use crate::api::options::{LockOptions, Renew};
+use crate::api::options::{LockOptions, Names, Renew};
 use crate::api::runtime::LockRuntime;
 use crate::error::LockError;
 
@@ -24,6 +24,7 @@ pub use crate::api::attribute::{HasRuntime, Integer, Texts};
 pub use crate::api::key_part::{KeyPart, KeyTemplate};
 pub use crate::api::lock_return::LockReturn;
 pub use crate::api::once_per::Once;
+pub use crate::api::options::Named;
 
 /// What the attribute of a function says, evaluated for one call. Boxed, so that futures stay thin.
 pub struct Spec(Box<Inner>);
@@ -95,6 +96,12 @@ impl Spec {
     pub fn once(&self) -> Once {
         let once_per = self.0.options.once_per.as_ref();
         once_per.map(OncePer::once).unwrap_or_default()
+    }
+
+    /// What the function and its locks are called.
+    pub fn named(mut self, named: &'static Named) -> Spec {
+        self.0.options.names = Names::Attribute(named);
+        self
     }
 
     pub fn continue_when_lost(mut self) -> Spec {

@@ -10,6 +10,7 @@
 //! - [`ticker`]: gives the keys the time, and renews in batches what is due together.
 //! - [`waiting`]: the future of a caller, for a lock or for the end of a release.
 //! - [`hold`]: what a holder has in hand.
+//! - [`watch`]: what observers are told.
 //!
 //! A question goes out from the caller's own future: a free lock needs no task, no channel and no
 //! other thread. What a caller drops, and what its answer does not settle, the executor goes on
@@ -22,6 +23,7 @@ mod table;
 mod ticker;
 mod together;
 mod waiting;
+mod watch;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,10 +31,14 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use lock_protocol::machine::{Ask, Event};
-use lock_protocol::{Grant, Instant, LockKey, MAX_TTL, MIN_TTL, News, OwnerToken, Rules, Terms};
+use lock_protocol::{
+    BackendError, Grant, Instant, LockKey, MAX_TTL, MIN_TTL, News, Note, OwnerToken, Rules, Terms,
+};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::timeout;
+#[cfg(feature = "tracing")]
+use tracing::Instrument;
 
 use self::effects::Effects;
 
@@ -43,7 +49,11 @@ use crate::backend::ErasedBackend;
 use crate::clock;
 use crate::error::LockError;
 use crate::executor::Executor;
+use crate::observe::LockEvent;
+#[cfg(feature = "tracing")]
+use crate::observe::traces;
 use crate::settings::Settings;
+use crate::sync::lock;
 
 /// Added to `command_timeout`, so that the backend's own, better error arrives first.
 const MARGIN: Duration = Duration::from_millis(50);
@@ -57,13 +67,31 @@ pub(crate) struct Engine {
     rules: Rules,
     table: Table,
     tickers: Tickers,
-    /// Questions that came up where nothing may be asked, for the ticker.
-    deferred: Mutex<Vec<Ask>>,
+    /// What came up where nothing may be asked, nor functions of users be called, for the ticker.
+    deferred: Mutex<Deferred>,
+    /// Why there is no connection to the store, as far as that is told.
+    trouble: Mutex<Option<Arc<BackendError>>>,
     is_shut_down: AtomicBool,
     /// Told when a shutdown begins.
     closing: Notify,
     /// Told during a shutdown when something was done about a key that is not held.
     quieter: Notify,
+}
+
+/// A lock that is wanted.
+#[derive(Clone, Copy)]
+pub(crate) struct Wish<'a> {
+    pub(crate) key: &'a LockKey,
+    /// What it is called.
+    pub(crate) name: &'static str,
+    pub(crate) terms: Terms,
+}
+
+/// What is left to the ticker.
+#[derive(Default)]
+struct Deferred {
+    questions: Vec<Ask>,
+    seen: Vec<LockEvent>,
 }
 
 impl Engine {
@@ -81,6 +109,7 @@ impl Engine {
             settings,
             table: Table::default(),
             deferred: Mutex::default(),
+            trouble: Mutex::default(),
             is_shut_down: AtomicBool::new(false),
             closing: Notify::new(),
             quieter: Notify::new(),
@@ -95,20 +124,35 @@ impl Engine {
     /// the lock.
     pub(crate) async fn acquire(
         self: &Arc<Engine>,
-        key: &LockKey,
-        terms: Terms,
+        wish: Wish<'_>,
         wait: Duration,
         begins: bool,
     ) -> Result<Hold, LockError> {
+        let terms = wish.terms;
         self.can_begin(terms)?;
-        waiting::acquire(self, key, terms, wait, begins).await
+        #[cfg(feature = "tracing")]
+        {
+            let observers = &self.settings.observers;
+            let span = traces::acquire_span(observers, wish.name, wish.key, terms.ttl, wait);
+            if let Some(span) = span {
+                let started = clock::now();
+                let acquiring = waiting::acquire(self, wish, wait, begins);
+                // Boxed, since most of the time nobody listens.
+                let acquired = Box::pin(acquiring.instrument(span.clone())).await;
+                let outcome = acquired.as_ref().map(|hold| hold.view().token());
+                let outcome = outcome.map_err(LockError::outcome);
+                traces::acquired(&span, clock::now().since(started), outcome);
+                return acquired;
+            }
+        }
+        waiting::acquire(self, wish, wait, begins).await
     }
 
     /// Gets the locks of all `keys`, each of which is there once, by one question, if nobody holds
     /// or waits for one of them, here or in the store; `None` if it did not come to that.
     pub(crate) async fn acquire_together(
         self: &Arc<Engine>,
-        keys: &[LockKey],
+        keys: &[(LockKey, &'static str)],
         terms: Terms,
     ) -> Result<Option<Vec<Hold>>, LockError> {
         self.can_begin(terms)?;
@@ -157,10 +201,15 @@ impl Engine {
         key: &LockKey,
         work: impl FnOnce(&mut Entry, &mut Turn<'_>) -> T,
     ) -> T {
-        let mut effects = Effects::default();
+        let mut effects = self.effects();
         let output = self.look(key, &mut effects, work);
         effects.perform(self);
         output
+    }
+
+    /// Effects that are still to come.
+    fn effects(&self) -> Effects {
+        Effects::new(self.settings.observers.is_on())
     }
 
     /// As [`turn`](Engine::turn), but leaves it to the caller to perform what comes of it.
@@ -232,7 +281,7 @@ impl Engine {
 /// asks.
 impl News for Engine {
     fn granted(&self, key: &LockKey, owner: &str, grant: Grant, since: Instant) -> bool {
-        let mut effects = Effects::default();
+        let mut effects = self.effects();
         let is_expected = self.look(key, &mut effects, |entry, turn| {
             let is_expected = entry.machine.expects(owner);
             turn.feed(
@@ -250,7 +299,7 @@ impl News for Engine {
     }
 
     fn ask_at(&self, key: &LockKey, owner: &OwnerToken, at: Instant) {
-        let mut effects = Effects::default();
+        let mut effects = self.effects();
         let event = Event::AskAt(owner, at);
         self.look(key, &mut effects, |entry, turn| turn.feed(entry, event));
         effects.note(self);
@@ -258,9 +307,22 @@ impl News for Engine {
 
     fn ask_all(&self) {
         for key in self.table.keys() {
-            let mut effects = Effects::default();
+            let mut effects = self.effects();
             let event = Event::AskAll;
             self.look(&key, &mut effects, |entry, turn| turn.feed(entry, event));
+            effects.note(self);
+        }
+    }
+
+    fn noted(&self, note: &Note) {
+        let trouble = match note {
+            Note::Disconnected { cause, .. } => cause.clone(),
+            _ => None,
+        };
+        *lock(&self.trouble) = trouble;
+        let mut effects = self.effects();
+        if effects.is_watched {
+            effects.seen.extend(LockEvent::of(note));
             effects.note(self);
         }
     }

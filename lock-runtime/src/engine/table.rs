@@ -11,12 +11,14 @@ use hashbrown::hash_table::Entry as Place;
 use lock_protocol::machine::{
     self, Action, Actions, Ask, Event, LeaseId, Outcome, ReleaseOutcome, Waiter, WaiterId,
 };
-use lock_protocol::{Instant, LockKey, Rules};
+use lock_protocol::{BackendError, Instant, LockKey, Rules};
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::effects::{Effects, Renewing};
+use super::watch::{Asker, Happened, Telling, Watch};
 use crate::clock;
+use crate::observe::{Refusal, RenewalFailures};
 use crate::settings::unique_owner;
 use crate::sync::lock;
 
@@ -61,6 +63,8 @@ pub(super) struct Entry {
     seats: Option<Box<Seats>>,
     /// Told when a hold of the key ends, if anybody watches.
     hold_ended: Option<Arc<Notify>>,
+    /// What is told of it.
+    pub(super) watch: Watch,
     /// Under which instant the key is filed among those that want the time.
     filed_at: Option<Instant>,
 }
@@ -69,8 +73,15 @@ pub(super) struct Entry {
 #[derive(Default)]
 struct Seats {
     /// In the order of their ids.
-    waiters: VecDeque<Seat<WaiterId, Outcome>>,
-    releases: SmallVec<[Seat<LeaseId, ReleaseOutcome>; 1]>,
+    waiters: VecDeque<Seat<WaiterId, Outcome, Asker>>,
+    releases: SmallVec<[Seat<LeaseId, Ending>; 1]>,
+}
+
+/// What whoever ended a hold is told.
+pub(super) struct Ending {
+    pub(super) outcome: ReleaseOutcome,
+    /// The renewals that failed before a lease ran out.
+    pub(super) cause: Option<Arc<RenewalFailures>>,
 }
 
 /// Somebody who has a seat.
@@ -83,8 +94,9 @@ pub(super) enum Seated {
 }
 
 /// Where somebody waits to be told.
-struct Seat<Id, Told> {
+struct Seat<Id, Told, Who = ()> {
     id: Id,
+    who: Who,
     told: Option<Told>,
     waker: Option<Waker>,
 }
@@ -99,7 +111,9 @@ pub(super) struct Turn<'a> {
     /// Whether the caller comes to depend on what the key wants the time for.
     comes: bool,
     /// What the looker has been told of its release.
-    release_told: Option<ReleaseOutcome>,
+    release_told: Option<Ending>,
+    /// Why the renewal failed that the event is about.
+    pub(super) renewal_error: Option<Arc<BackendError>>,
     actions: &'a mut Actions,
     #[expect(clippy::vec_box, reason = "they go from entry to entry as they are")]
     empty: &'a mut Vec<Box<Seats>>,
@@ -130,9 +144,18 @@ impl Table {
         key: &LockKey,
         look: impl FnOnce(&machine::Key, Instant) -> T,
     ) -> Option<T> {
+        self.look_at(key, |entry, now| look(&entry.machine, now))
+    }
+
+    /// What the entry of `key` says, if there is one.
+    pub(super) fn look_at<T>(
+        &self,
+        key: &LockKey,
+        look: impl FnOnce(&Entry, Instant) -> T,
+    ) -> Option<T> {
         let shard = lock(self.shard(key));
         let entry = shard.entries.find(spread(key), |entry| entry.is_of(key))?;
-        Some(look(&entry.machine, clock::now()))
+        Some(look(entry, clock::now()))
     }
 
     /// Told when the hold of `lease` ends; `None` if there is no such key any more.
@@ -145,7 +168,7 @@ impl Table {
 
     /// Gives the time to the keys that want it by now. Returns what comes of it, and when the next
     /// key wants it.
-    pub(super) fn tick(&self, rules: &Rules) -> (Vec<Effects>, Option<Instant>) {
+    pub(super) fn tick(&self, rules: &Rules, is_watched: bool) -> (Vec<Effects>, Option<Instant>) {
         let mut all = Vec::new();
         let mut next: Option<Instant> = None;
         for shard in &self.shards {
@@ -159,7 +182,7 @@ impl Table {
                     continue;
                 };
                 let time = |entry: &mut Entry, turn: &mut Turn<'_>| turn.feed(entry, Event::Time);
-                let mut effects = Effects::default();
+                let mut effects = Effects::new(is_watched);
                 shard.turn(&key, rules, &mut effects, time);
                 all.push(effects);
             }
@@ -245,6 +268,7 @@ impl Shard {
             looker: None,
             comes: false,
             release_told: None,
+            renewal_error: None,
             actions: &mut self.actions,
             empty: &mut self.empty,
             effects,
@@ -311,6 +335,7 @@ impl Entry {
             machine: machine::Key::new(key, last_number),
             seats: None,
             hold_ended: None,
+            watch: Watch::default(),
             filed_at: None,
         }
     }
@@ -319,20 +344,43 @@ impl Entry {
         self.machine.key() == key
     }
 
+    /// Takes in what came of an event; of a lease that ran out, why it was not renewed.
+    fn watch_action(
+        &mut self,
+        happened: &Happened,
+        action: &Action,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Option<Arc<RenewalFailures>> {
+        let asker = match action {
+            Action::Tell(id, _) => self.asker(*id),
+            _ => None,
+        };
+        let Entry { watch, machine, .. } = self;
+        let mut telling = Telling::new(now, machine, effects);
+        watch.acted(happened, action, asker, &mut telling)
+    }
+
     fn is_over(&self) -> bool {
         self.machine.is_gone() && self.seats.is_none()
     }
 
     /// Gives a waiter a seat, before it joins.
-    pub(super) fn seat_waiter(&mut self, turn: &mut Turn<'_>, id: WaiterId, waker: &Waker) {
+    pub(super) fn seat_waiter(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: WaiterId,
+        who: Asker,
+        waker: &Waker,
+    ) {
         let seats = self.seats.get_or_insert_with(|| turn.seats());
-        seats.waiters.push_back(Seat::new(id, waker));
+        seats.waiters.push_back(Seat::new(id, who, waker));
     }
 
     /// Gives whoever has ended a hold a seat.
     pub(super) fn seat_release(&mut self, turn: &mut Turn<'_>, id: LeaseId, waker: &Waker) {
         let seats = self.seats.get_or_insert_with(|| turn.seats());
-        seats.releases.push(Seat::new(id, waker));
+        seats.releases.push(Seat::new(id, (), waker));
     }
 
     /// Stores what a waiter is told, and returns whom to wake.
@@ -341,8 +389,20 @@ impl Entry {
     }
 
     /// Stores what whoever ended a hold is told, and returns whom to wake.
-    fn tell_release(&mut self, id: LeaseId, outcome: ReleaseOutcome) -> Option<Waker> {
-        self.release(id)?.tell(outcome)
+    fn tell_release(&mut self, id: LeaseId, ending: Ending) -> Option<Waker> {
+        self.release(id)?.tell(ending)
+    }
+
+    /// Who a waiter is that has not been told yet.
+    fn asker(&self, id: WaiterId) -> Option<Asker> {
+        let seats = self.seats.as_ref()?;
+        let seat = seats.waiters.get(seats.waiter_index(id)?)?;
+        seat.told.is_none().then_some(seat.who)
+    }
+
+    /// Who of those who wait came first.
+    fn first_asker(&self) -> Option<Asker> {
+        Some(self.seats.as_ref()?.waiters.front()?.who)
     }
 
     /// What the waiter has been told: then its seat is free.
@@ -373,7 +433,7 @@ impl Entry {
         turn: &mut Turn<'_>,
         id: LeaseId,
         context: &Context<'_>,
-    ) -> Poll<ReleaseOutcome> {
+    ) -> Poll<Ending> {
         if let Some(told) = turn.release_told(self, id) {
             return Poll::Ready(told);
         }
@@ -391,13 +451,13 @@ impl Entry {
         turn.forget(self.remove_release(id));
     }
 
-    fn waiter(&mut self, id: WaiterId) -> Option<&mut Seat<WaiterId, Outcome>> {
+    fn waiter(&mut self, id: WaiterId) -> Option<&mut Seat<WaiterId, Outcome, Asker>> {
         let seats = self.seats.as_mut()?;
         let index = seats.waiter_index(id)?;
         seats.waiters.get_mut(index)
     }
 
-    fn release(&mut self, id: LeaseId) -> Option<&mut Seat<LeaseId, ReleaseOutcome>> {
+    fn release(&mut self, id: LeaseId) -> Option<&mut Seat<LeaseId, Ending>> {
         let mut releases = self.seats.as_mut()?.releases.iter_mut();
         releases.find(|seat| seat.id == id)
     }
@@ -427,10 +487,11 @@ impl Seats {
     }
 }
 
-impl<Id, Told> Seat<Id, Told> {
-    fn new(id: Id, waker: &Waker) -> Seat<Id, Told> {
+impl<Id, Told, Who> Seat<Id, Told, Who> {
+    fn new(id: Id, who: Who, waker: &Waker) -> Seat<Id, Told, Who> {
         Seat {
             id,
+            who,
             told: None,
             waker: Some(waker.clone()),
         }
@@ -471,10 +532,14 @@ impl Turn<'_> {
             // The default generator: no function of a user is called under a mutex.
             entry.machine.provide_owner(unique_owner());
         }
+        let happened = Happened::of(&event, &entry.watch, &entry.machine, self.now);
         let machine = &mut entry.machine;
         machine.take_in(self.rules, self.now, event, self.actions);
+        // The only place where anybody watches a key.
+        self.watch(entry, &happened);
         let effects = &mut *self.effects;
         for action in self.actions.drain(..) {
+            let cause = entry.watch_action(&happened, &action, self.now, effects);
             let (told, waker) = match action {
                 Action::Ask(mut ask) => {
                     ask.verb
@@ -497,12 +562,13 @@ impl Turn<'_> {
                 Action::Tell(id, outcome) | Action::TakeBack(id, outcome) => {
                     (Seated::Waiter(id), entry.tell_waiter(id, outcome))
                 }
-                Action::Released(id, outcome) if self.looker == Some(Seated::Releaser(id)) => {
-                    self.release_told = Some(outcome);
-                    continue;
-                }
                 Action::Released(id, outcome) => {
-                    (Seated::Releaser(id), entry.tell_release(id, outcome))
+                    let ending = Ending { outcome, cause };
+                    if self.looker == Some(Seated::Releaser(id)) {
+                        self.release_told = Some(ending);
+                        continue;
+                    }
+                    (Seated::Releaser(id), entry.tell_release(id, ending))
                 }
             };
             if self.looker == Some(told) {
@@ -511,6 +577,35 @@ impl Turn<'_> {
                 effects.wakers.extend(waker);
             }
         }
+        let Entry { watch, machine, .. } = entry;
+        watch.settled(&happened, machine);
+    }
+
+    /// Takes in what happened, before what comes of it.
+    fn watch(&mut self, entry: &mut Entry, happened: &Happened) {
+        let looker = self.looker;
+        let (first, left) = match happened {
+            Happened::Queued(_) => (entry.first_asker(), None),
+            Happened::Joined(id) | Happened::Left(id) => (None, entry.asker(*id)),
+            _ => (None, None),
+        };
+        let Entry { watch, machine, .. } = entry;
+        let mut telling = Telling::new(self.now, machine, self.effects);
+        match (happened, left) {
+            (Happened::Joined(_), Some(asker)) if !asker.tries => telling.asked(asker),
+            (Happened::Left(_), Some(asker)) => telling.refused(asker, Refusal::Cancelled),
+            _ => {}
+        }
+        let is_dropped = !matches!(looker, Some(Seated::Releaser(_)));
+        let error = self.renewal_error.take();
+        watch.happened(happened, first, is_dropped, error, &mut telling);
+    }
+
+    /// Tells that somebody was refused who did not even join.
+    pub(super) fn refuse(&mut self, entry: &Entry, asker: Asker, refusal: Refusal) {
+        let mut telling = Telling::new(self.now, &entry.machine, self.effects);
+        telling.asked(asker);
+        telling.refused(asker, refusal);
     }
 
     /// The question that the looker is to ask, if there is one.
@@ -519,11 +614,7 @@ impl Turn<'_> {
     }
 
     /// What whoever ended the hold has been told, in this look or before: then its seat is free.
-    pub(super) fn release_told(
-        &mut self,
-        entry: &mut Entry,
-        id: LeaseId,
-    ) -> Option<ReleaseOutcome> {
+    pub(super) fn release_told(&mut self, entry: &mut Entry, id: LeaseId) -> Option<Ending> {
         let told = self.release_told.take();
         let told = told.or_else(|| entry.release(id)?.told.take())?;
         self.forget(entry.remove_release(id));

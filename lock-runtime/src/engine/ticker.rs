@@ -168,10 +168,15 @@ impl Engine {
     /// Does what is due. Returns when the next key wants the time.
     fn tick(self: &Arc<Engine>) -> Option<Instant> {
         let deferred = std::mem::take(&mut *lock(&self.deferred));
-        for ask in deferred {
+        for event in deferred.seen {
+            self.settings.observers.tell(&event);
+        }
+        for ask in deferred.questions {
             asking::spawn(self, Box::new(ask));
         }
-        let (all, next) = self.table.tick(&self.rules);
+        let (all, next) = self
+            .table
+            .tick(&self.rules, self.settings.observers.is_on());
         let mut renewals = Vec::new();
         for mut effects in all {
             self.tell_shutdown(&effects);

@@ -7,14 +7,16 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use lock_protocol::machine::{Ask, Event, LeaseId, Outcome, ReleaseOutcome, Waiter, WaiterId};
-use lock_protocol::{FencingToken, Instant, LockKey, Terms};
+use lock_protocol::machine::{Ask, Event, LeaseId, Outcome, Waiter, WaiterId};
+use lock_protocol::{FencingToken, Instant, LockKey};
 use tokio::time::timeout_at;
 
-use super::table::{Entry, Seated, Turn};
-use super::{Engine, Hold, MARGIN, asking, timer, within_tokio};
+use super::table::{Ending, Entry, Seated, Turn};
+use super::watch::Asker;
+use super::{Engine, Hold, MARGIN, Wish, asking, timer, within_tokio};
 use crate::clock;
 use crate::error::{Holding, LockError};
+use crate::observe::Refusal;
 
 /// Somebody who waits to be told. Dropped before, it leaves: a place in the line is given up, and a
 /// lock that came in this instant is handed on.
@@ -29,8 +31,9 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         match self.seat {
             Some(Seated::Waiter(id)) => self.engine.turn(self.key, |entry, turn| {
-                entry.leave_waiter(turn, id);
+                // After it, so that it is known who leaves.
                 turn.feed(entry, Event::Left(id));
+                entry.leave_waiter(turn, id);
             }),
             Some(Seated::Releaser(id)) => self
                 .engine
@@ -43,12 +46,12 @@ impl Drop for Waiting<'_> {
 /// Gets the lock for a caller: see [`Engine::acquire`].
 pub(super) async fn acquire(
     engine: &Arc<Engine>,
-    key: &LockKey,
-    terms: Terms,
+    wish: Wish<'_>,
     wait: Duration,
     begins: bool,
 ) -> Result<Hold, LockError> {
     within_tokio()?;
+    let Wish { key, name, terms } = wish;
     let once = wait.is_zero();
     // Who does not wait for the lock still waits for the answer.
     let patience = if once {
@@ -77,7 +80,7 @@ pub(super) async fn acquire(
         at: joined_at,
         question,
         told,
-    } = waiting.join(joining).await?;
+    } = waiting.join(name, false, joining).await?;
     let deadline = joined_at + patience;
     let outcome = match told {
         Some(told) => {
@@ -87,7 +90,7 @@ pub(super) async fn acquire(
         None => waiting.outcome(id, question, joined_at, deadline).await,
     };
     match outcome {
-        Outcome::Granted(granted) => Ok(Hold::new(engine, key, granted)),
+        Outcome::Granted(granted) => Ok(Hold::new(engine, key, name, granted)),
         Outcome::Taken(remaining) => Err(LockError::Taken {
             key: key.clone(),
             remaining,
@@ -112,7 +115,7 @@ pub(super) async fn release(
     key: &LockKey,
     lease: LeaseId,
     token: FencingToken,
-) -> ReleaseOutcome {
+) -> Ending {
     let mut waiting = Waiting {
         engine,
         key,
@@ -149,8 +152,11 @@ pub(super) struct Joined {
 
 impl Waiting<'_> {
     /// Takes a seat in the line, for the waiter that is made with its id and the time.
+    /// It is of a lock that is called `name`, and `tries` to get it together with others.
     pub(super) async fn join(
         &mut self,
+        name: &'static str,
+        tries: bool,
         joining: impl FnOnce(WaiterId, Instant) -> Waiter,
     ) -> Result<Joined, LockError> {
         let engine = self.engine;
@@ -159,13 +165,19 @@ impl Waiting<'_> {
             let joined = engine.turn(self.key, |entry, turn| {
                 // Read under the mutex of the shard, which a shutdown takes after it set the flag:
                 // nobody joins behind its back.
+                let asker = Asker {
+                    name,
+                    joined_at: turn.now,
+                    tries,
+                };
                 if engine.is_shut_down.load(Ordering::Acquire) {
+                    turn.refuse(entry, asker, Refusal::ShutDown);
                     return None;
                 }
                 let joining = joining.take()?;
                 // Under the mutex as well, so that ids grow in the order of arrival.
                 let id = engine.table.next_waiter();
-                entry.seat_waiter(turn, id, context.waker());
+                entry.seat_waiter(turn, id, asker, context.waker());
                 turn.looker = Some(Seated::Waiter(id));
                 turn.feed(entry, Event::Joined(joining(id, turn.now)));
                 let told = entry.waiter_told(id);
@@ -262,7 +274,7 @@ impl Waiting<'_> {
         lease: LeaseId,
         question: Option<Box<Ask>>,
         now: Instant,
-    ) -> ReleaseOutcome {
+    ) -> Ending {
         let (engine, key) = (self.engine, self.key);
         let told = || {
             poll_fn(|context| {

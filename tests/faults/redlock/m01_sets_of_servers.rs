@@ -4,10 +4,12 @@
 use super::*;
 
 /// What a server does that is no good.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Refuses,
     Hangs,
+    /// What it is asked takes effect, and its answers get lost.
+    LosesReplies,
     IsReplica,
     WrongType,
     Full,
@@ -15,10 +17,11 @@ enum Fault {
 }
 
 impl Fault {
-    fn begin(self, server: &mut Server) {
+    fn begin(self, server: &mut Server, proxy: &Proxy) {
         match self {
             Fault::Refuses => server.kill(),
             Fault::Hangs => server.pause(),
+            Fault::LosesReplies => proxy.fault_all("voting", Reply::LoseAnswer),
             Fault::IsReplica => {
                 server.run::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
                 let role: Vec<redis::Value> = server.run(&["ROLE"]);
@@ -36,10 +39,11 @@ impl Fault {
         }
     }
 
-    fn end(self, server: &mut Server) {
+    fn end(self, server: &mut Server, proxy: &Proxy) {
         match self {
             Fault::Refuses => server.restart(),
             Fault::Hangs => server.resume(),
+            Fault::LosesReplies => proxy.heal(),
             Fault::IsReplica => server.run::<()>(&["REPLICAOF", "NO", "ONE"]),
             Fault::WrongType | Fault::Foreign => server.run::<()>(&["DEL", "lock:k"]),
             Fault::Full => server.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]),
@@ -53,10 +57,17 @@ async fn masks(fault: Fault) {
     let mut servers = five();
     for mask in 0_u32..32 {
         let is_bad = |node: usize| mask & (1 << node) != 0;
-        let locks = runtime(&servers).await;
-        for (node, server) in servers.iter_mut().enumerate() {
+        let proxies: Vec<_> = servers
+            .iter()
+            .map(|server| Proxy::start(server.port()))
+            .collect();
+        let locks = match fault {
+            Fault::LosesReplies => runtime_at(proxies.iter().map(Proxy::url).collect()).await,
+            _ => runtime(&servers).await,
+        };
+        for (node, (server, proxy)) in servers.iter_mut().zip(&proxies).enumerate() {
             if is_bad(node) {
-                fault.begin(server);
+                fault.begin(server, proxy);
             }
         }
         let is_enough = mask.count_ones() <= 2;
@@ -71,18 +82,32 @@ async fn masks(fault: Fault) {
         }
         assert!(started.elapsed() < DEADLINE);
         drop(lock);
-        for (node, server) in servers.iter_mut().enumerate() {
+        if fault == Fault::LosesReplies {
+            // Where three answer, nobody waits for the rest.
+            comes_true("the loss of answers", async || {
+                (0..5).all(|node| (proxies[node].faults() > 0) == is_bad(node))
+            })
+            .await;
+        }
+        for (node, (server, proxy)) in servers.iter_mut().zip(&proxies).enumerate() {
             if is_bad(node) {
-                fault.end(server);
+                fault.end(server, proxy);
             }
         }
-        let all: Vec<_> = servers.iter().collect();
+        // Neither a vote nor a place in a queue.
         comes_true("the end of all votes", async || {
-            holders(&all).iter().all(Option::is_none)
+            servers.iter().all(|server| left(server).is_empty())
         })
         .await;
         locks.shutdown().await.unwrap();
     }
+}
+
+/// The keys of locks that a server has.
+fn left(server: &Server) -> Vec<String> {
+    let mut keys: Vec<String> = server.run(&["KEYS", "*lock:k*"]);
+    keys.retain(|key| !key.ends_with(":fence") && !is_withdrawal(key));
+    keys
 }
 
 #[tokio::test]
@@ -93,6 +118,11 @@ async fn a_majority_of_servers_that_do_not_refuse_connections_decides() {
 #[tokio::test]
 async fn a_majority_of_servers_that_do_not_hang_decides() {
     masks(Fault::Hangs).await;
+}
+
+#[tokio::test]
+async fn a_majority_of_servers_whose_answers_arrive_decides() {
+    masks(Fault::LosesReplies).await;
 }
 
 #[tokio::test]

@@ -21,7 +21,8 @@ use lock_conformance::poll_once;
 use lock_protocol::{Acquired, Backend, Claim, LockKey, OwnerToken, Release, Released, Renewal};
 use lock_runtime::redlock::RedlockBackend;
 use lock_runtime::{LockError, LockRuntime};
-use lock_tests::faults::{comes_true, ms};
+use lock_tests::faults::proxy::{Fault as Reply, Proxy};
+use lock_tests::faults::{comes_true, is_withdrawal, ms};
 use lock_tests::redlock_store::{connect, five, urls};
 use lock_tests::server::Server;
 use tokio::task::JoinSet;
@@ -42,7 +43,11 @@ fn claim(ttl: Duration) -> Claim {
 }
 
 async fn runtime(servers: &[Server]) -> LockRuntime {
-    let builder = LockRuntime::redlock(urls(servers)).restart_delay(Duration::ZERO);
+    runtime_at(urls(servers)).await
+}
+
+async fn runtime_at(urls: Vec<String>) -> LockRuntime {
+    let builder = LockRuntime::redlock(urls).restart_delay(Duration::ZERO);
     builder.command_timeout(ms(400)).build().await.unwrap()
 }
 

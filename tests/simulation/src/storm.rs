@@ -109,7 +109,7 @@ impl World {
             caller.parked_until = 0;
             caller.drop_at = None;
         }
-        self.onlooker.die(process);
+        self.onlooker.die(process, self.now);
     }
 
     pub(crate) fn starts(&mut self, process: usize) {

@@ -102,6 +102,13 @@ pub enum What {
         /// Whether the caller was told that the lease was lost.
         lost: bool,
     },
+    /// The holder of the claim is to be the last for a while, whatever becomes of it.
+    Keep {
+        /// Which.
+        claim: String,
+        /// Until then the key is given to nobody else; rather too early than too late.
+        until: Nanos,
+    },
     /// A write to the resource that the key protects.
     Write {
         /// Who wrote.

@@ -52,12 +52,17 @@ pub async fn comes_true(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 }
 
 /// The settings of a runtime whose patience suits a test: no lease and no question on Redis ends
-/// because the machine is busy. On etcd, whose members take a second to elect a leader, they end
-/// sooner than that.
+/// because the machine is busy. On etcd and Consul, whose servers take seconds to elect a leader,
+/// they end sooner than that.
 pub fn builder(url: impl Into<String>) -> LockRuntimeBuilder {
     let url = url.into();
-    let locks = match url.strip_prefix("etcd://") {
-        Some(members) => LockRuntime::etcd(members.split(','))
+    let of_several = match url.split_once("://") {
+        Some(("etcd", members)) => Some(LockRuntime::etcd(members.split(','))),
+        Some(("consul", agents)) => Some(LockRuntime::consul(agents.split(','))),
+        _ => None,
+    };
+    let locks = match of_several {
+        Some(locks) => locks
             .default_ttl(Duration::from_secs(2))
             .default_wait(Duration::from_secs(5))
             .command_timeout(COMMAND),

@@ -138,6 +138,7 @@ impl From<Fault> for BackendError {
         match fault {
             Fault::Overtaken(overtaken) => BackendError::unavailable(overtaken),
             fault if fault.is_for_good() => BackendError::denied(fault),
+            fault @ Fault::NoAnswer(_) => BackendError::timed_out(fault),
             fault => BackendError::unavailable(fault),
         }
     }

@@ -40,7 +40,7 @@ use std::time::Duration;
 use deadpool_redis::redis::Value;
 use deadpool_redis::{Config, Pool};
 use lock_protocol::{
-    Acquired, Backend, BackendError, Claim, Executor, Grant, Limits, LockKey, News, Release,
+    Acquired, Backend, BackendError, Claim, Executor, Grant, Limits, LockKey, News, Note, Release,
     Released, Renewal, Renewed,
 };
 use tokio::runtime::Handle;
@@ -49,7 +49,7 @@ use uuid::Uuid;
 use self::batch::Sharing;
 use self::call::Reply;
 pub use self::config::RedisSettings;
-use self::connection::Target;
+use self::connection::{Role, Target};
 use self::fault::Fault;
 use self::keeper::Keeper;
 use self::message::{Replies, Unheard};
@@ -117,7 +117,8 @@ impl RedisBackend {
         settings: RedisSettings,
     ) -> Result<RedisBackend, LockError> {
         let thread = Thread::start().map_err(BackendError::unavailable)?;
-        let (mut backend, keepers) = RedisBackend::on(&config, &settings, thread.handle())?;
+        let (mut backend, keepers) =
+            RedisBackend::on(&config, &settings, thread.handle(), Role::Alone)?;
         backend._thread = Some(thread.run(keepers.into_iter().map(Keeper::run)));
         Ok(backend)
     }
@@ -128,6 +129,7 @@ impl RedisBackend {
         config: &Config,
         settings: &RedisSettings,
         executor: &Handle,
+        role: Role,
     ) -> Result<(RedisBackend, Vec<Keeper>), LockError> {
         let wakeups = Arc::new(Wakeups::default());
         let short_ways = ShortWays::default();
@@ -145,10 +147,12 @@ impl RedisBackend {
             pool: pool.clone(),
             address: address.into(),
             command_timeout: settings.command_timeout,
+            role,
             sharing: match settings.always_shared {
                 true => Sharing::ALWAYS,
                 false => Sharing::ON_ONE_SERVER,
             },
+            wakeups: Arc::clone(&wakeups),
         };
         let channels =
             (0..settings.lanes).map(|lane| format!("{channel_prefix}{backend}:{lane}").into());
@@ -192,6 +196,16 @@ impl RedisBackend {
         }
     }
 
+    /// Tells `news` of the connections that there are already.
+    pub(in crate::stores) fn note_connections(&self, news: &dyn News) {
+        for lane in self.node.lanes().iter().filter(|lane| lane.works()) {
+            news.noted(&Note::Connected {
+                address: self.node.address().into(),
+                way: lane.way(),
+            });
+        }
+    }
+
     fn error(&self, fault: Fault) -> BackendError {
         fault.explained(&self.acl_rule).into()
     }
@@ -205,7 +219,10 @@ impl Backend for RedisBackend {
     }
 
     fn attach(&self, news: Weak<dyn News>) {
-        self.wakeups.attach(news);
+        self.wakeups.attach(Weak::clone(&news));
+        if let Some(news) = news.upgrade() {
+            self.note_connections(&*news);
+        }
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {

@@ -147,14 +147,15 @@ fn all() -> impl Iterator<Item = &'static Script> {
     scripts.into_iter().flat_map(with_many).flatten()
 }
 
-/// The commands that make the server know every script.
+/// The commands that make the server know every script but those of voters.
 pub(super) fn loads() -> Vec<Cmd> {
-    let load = |script: &Script| {
-        let mut load = cmd("SCRIPT");
-        load.arg("LOAD").arg(&script.source);
-        load
-    };
     all().map(load).collect()
+}
+
+fn load(script: &Script) -> Cmd {
+    let mut load = cmd("SCRIPT");
+    load.arg("LOAD").arg(&script.source);
+    load
 }
 
 /// The commands that try everything that the scripts need, on the keys of no lock.

@@ -4,7 +4,7 @@
 use std::sync::{Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use lock_protocol::{Grant, Instant, LockKey, News, OwnerToken};
+use lock_protocol::{Grant, Instant, LockKey, News, Note, OwnerToken};
 use rustc_hash::FxHashMap;
 
 use crate::backoff::jittered;
@@ -83,6 +83,11 @@ impl Wakeups {
         if let (Some((owner, key)), Some(at)) = (claim, at) {
             self.sinks.ask_at(&key, &owner, to_seam(at));
         }
+    }
+
+    /// Tells what was noticed of a connection.
+    pub(super) fn note(&self, note: &Note) {
+        self.sinks.note(note);
     }
 
     fn claims(&self) -> MutexGuard<'_, Queued> {

@@ -48,6 +48,8 @@ struct Known {
     promised: Option<Instant>,
     /// How many nodes have told of their vote since the latest round began.
     told: usize,
+    /// How often it gave way since votes were split.
+    splits: u32,
     /// The question of which further votes are not wanted, since another has a majority; 0: none.
     unwanted: u64,
     /// When it may be forgotten.
@@ -117,6 +119,7 @@ impl Claims {
             round: 0,
             promised: None,
             told: 0,
+            splits: 0,
             unwanted: 0,
             forget_at: now,
         });
@@ -170,6 +173,16 @@ impl Claims {
         };
         known.promised = known.promised.max(Some(until));
         true
+    }
+
+    /// Takes in that the claim has given way where votes were split. How often it had before.
+    pub(super) fn split(&self, owner: &OwnerToken) -> u32 {
+        let mut state = self.state();
+        let Some(known) = state.claims.get_mut(owner) else {
+            return 0;
+        };
+        known.splits += 1;
+        known.splits - 1
     }
 
     /// Takes in `now` that a renewal was confirmed until then, and returns where there is no vote

@@ -29,6 +29,7 @@ use lock_protocol::{
     Acquired, Backend, BackendError, Claim, Executor, Limits, LockKey, News, Numbers, Release,
     Released, Renewal, Renewed,
 };
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
 pub use self::config::RedlockSettings;
@@ -121,6 +122,12 @@ impl RedlockBackend {
         })
     }
 
+    /// The tokio runtime on the thread of the backend: for its metrics, and to run there what must
+    /// not stop when callers block their threads.
+    pub fn handle(&self) -> &Handle {
+        &self.shared.home
+    }
+
     /// Lets a question about `key` take its turn, unless a later one went ahead.
     fn admit(&self, key: &LockKey, number: u64) -> Result<(), BackendError> {
         let numbers = &self.numbers[key.hash_value() as usize % ROUTES];
@@ -135,7 +142,12 @@ impl Backend for RedlockBackend {
     }
 
     fn attach(&self, news: Weak<dyn News>) {
-        self.shared.sinks.attach(news);
+        self.shared.sinks.attach(Weak::clone(&news));
+        if let Some(news) = news.upgrade() {
+            for node in &self.shared.nodes {
+                node.note_connections(&*news);
+            }
+        }
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {

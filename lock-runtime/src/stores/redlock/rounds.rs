@@ -1,6 +1,7 @@
 //! Rounds of votes: how a claim gets the lock, or stands back.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lock_protocol::{
@@ -19,9 +20,17 @@ use crate::stores::redis::scripts::voting::Vote;
 const TRIES: u32 = 6;
 /// In how many round trips one who has votes and no majority asks again, at the most.
 const PAUSE: u32 = 4;
+/// How often a claim asks, that has the most votes of those that have split them, before it gives
+/// back its own as well.
+const LEADS: u32 = 4;
+/// How often the pause after a split is doubled, at the most, where one split follows another: the
+/// votes may be those of a dead process.
+const DOUBLED: u32 = 6;
+/// The longest pause after a split.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// For how long a claim without a majority waits for the answers that are still to come, at least,
-/// when a majority of the nodes has answered.
+/// when a majority of the nodes has answered, and one of the others did so the last time.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Why a lock cannot be had of servers that have restarted.
@@ -36,6 +45,8 @@ struct Restarted(Duration);
 struct Round {
     tally: Tally,
     proposal: u64,
+    /// How long it was waited for its answers.
+    lasted: Duration,
     errors: Vec<(usize, BackendError)>,
 }
 
@@ -57,7 +68,8 @@ impl Shared {
         loop {
             let round = self.round(claim, (number, asked), least).await?;
             let holder = round.tally.holder();
-            let votes = round.tally.votes();
+            let (votes, lasted) = (round.tally.votes(), round.lasted);
+            let leads = round.tally.leads(claim.owner.as_str());
             let pause = match round.tally.verdict(clock::now()) {
                 Verdict::Granted { until, above } => {
                     let valid_for = until.since(start).min(claim.ttl);
@@ -103,14 +115,19 @@ impl Shared {
                             self.claims.refused(&claim.owner, clock::now());
                             return Ok(Acquired::Taken(holder));
                         }
+                        self.pause(lasted)
                     } else if votes == 0 {
                         return Ok(Acquired::Queued(holder));
-                    } else if tries > 1 {
-                        // Others had time to give theirs to this one.
+                    } else if !leads || tries >= LEADS {
+                        // To the one that leads, which knows it, too.
                         self.stand_back(claim, number, true).await;
-                        return Ok(Acquired::Queued(Holder::of_ours(self.pause())));
+                        let splits = self.claims.split(&claim.owner).min(DOUBLED);
+                        let pause = (self.pause(lasted) * (1 << splits)).min(LONGEST_PAUSE);
+                        return Ok(Acquired::Queued(Holder::of_ours(pause)));
+                    } else {
+                        // The others give way meanwhile.
+                        lasted.max(self.round_trip())
                     }
-                    self.pause()
                 }
             };
             if !pause.is_zero() {
@@ -121,10 +138,11 @@ impl Shared {
         }
     }
 
-    /// A random pause, so that of those who have split the votes one asks first.
-    fn pause(&self) -> Duration {
+    /// A random pause after a round that `lasted` so long, so that of those who have split the
+    /// votes one asks first, and has asked before the next one does.
+    fn pause(&self, lasted: Duration) -> Duration {
         let share = f64::from(clock::chance()) / f64::from(u32::MAX);
-        (self.round_trip() * PAUSE).mul_f64(share)
+        (self.round_trip().max(lasted) * PAUSE).mul_f64(share)
     }
 
     /// Gives back what the claim has, as [`Claims::give_back`](super::claims::Claims::give_back)
@@ -151,6 +169,7 @@ impl Shared {
             let (asked, owner) = (asked[node].clone(), claim.owner.clone());
             async move {
                 let answer = shared.nodes[node].vote(&asked, terms).await;
+                shared.silent[node].store(answer.is_err(), Ordering::Relaxed);
                 let now = clock::now();
                 let time = match &answer {
                     Ok(Vote::Given { time, .. } | Vote::Refused { time, .. }) => Some(*time),
@@ -175,29 +194,48 @@ impl Shared {
         let mut round = Round {
             tally: Tally::new(self.nodes.len(), proposal),
             proposal,
+            lasted: Duration::ZERO,
             errors: Vec::new(),
         };
+        let mut open: Vec<bool> = vec![true; self.nodes.len()];
         let quorum = self.quorum();
         let mut answered = 0;
         flights
             .until(|(node, answer)| {
                 answered += 1;
+                open[node] = false;
                 round.take(node, claim, sent_at, answer);
                 answered >= quorum || round.tally.verdict(clock::now()) != Verdict::Pending
             })
             .await;
         self.took(clock::now().since(sent_at));
-        if round.tally.verdict(clock::now()) == Verdict::Pending {
-            // Of the rest some may hang, and nobody is to sit on votes as long.
-            let patience = (self.round_trip() * PAUSE).max(PATIENCE);
-            let rest = flights.until(|(node, answer)| {
-                round.take(node, claim, sent_at, answer);
+        // Of the rest some may hang, and nobody is to sit on votes as long: still less for those
+        // that had no answer the last time.
+        let short = self.round_trip() * PAUSE;
+        for (patience, is_for_all) in [(short.max(PATIENCE), false), (short, true)] {
+            let is_enough = |round: &Round, open: &[bool]| {
                 round.tally.verdict(clock::now()) != Verdict::Pending
+                    || !is_for_all && !self.may_come(open)
+            };
+            if is_enough(&round, &open) {
+                continue;
+            }
+            let rest = flights.until(|(node, answer)| {
+                open[node] = false;
+                round.take(node, claim, sent_at, answer);
+                is_enough(&round, &open)
             });
             // Whether it is decided then, the tally tells.
             let _ = timeout(patience, rest).await;
         }
+        round.lasted = clock::now().since(sent_at);
         Ok(round)
+    }
+
+    /// Whether one of the nodes that have not answered yet did so when it was asked last.
+    fn may_come(&self, open: &[bool]) -> bool {
+        let mut nodes = open.iter().zip(&self.silent);
+        nodes.any(|(is_open, silent)| *is_open && !silent.load(Ordering::Relaxed))
     }
 
     /// Why too few servers vote.

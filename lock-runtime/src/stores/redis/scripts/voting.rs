@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use deadpool_redis::redis::Value;
+use deadpool_redis::redis::{Cmd, Value};
 use lock_protocol::{Claim, Holder, LockKey, Renewal};
 use once_cell::sync::Lazy;
 
-use super::{Call, Companion, Script, claim_arguments, holder, millis, words};
+use super::{Call, Companion, Script, claim_arguments, holder, load, millis, words};
 
 /// A verb that votes, with so many keys.
 fn voting(verb: &str, keys: usize) -> Script {
@@ -54,6 +54,13 @@ pub(in crate::stores) enum Vote {
     Lost,
     /// It is for nobody for so long.
     Away(Duration),
+}
+
+/// The commands that make a server that votes know its scripts.
+pub(in crate::stores::redis) fn loads() -> Vec<Cmd> {
+    [&ACQUIRE, &ATTEND, &RENEW]
+        .map(|script| load(script))
+        .into()
 }
 
 /// Asks for a vote for `claim`.
