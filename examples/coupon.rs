@@ -27,9 +27,9 @@
 //! with lock                10         0    0.79 s
 //! ```
 //!
-//! Or the locks are held by a majority of several Redis servers, and the stock is in an SQLite file,
-//! which refuses what comes with an older fencing token than it has seen. `--kill` ends two servers
-//! that voted, after a quarter of the claims; `scripts/redlock` starts five to try it.
+//! Or the locks are held by a majority of several Redis servers, and the stock is in an SQLite
+//! file, which refuses what comes with an older fencing token than it has seen. `--kill` ends two
+//! servers that voted, after a quarter of the claims; `scripts/redlock` starts five to try it.
 //!
 //! ```text
 //! $ LOCK_URL='redis+redlock://127.0.0.1:7390,127.0.0.1:7391,127.0.0.1:7392,127.0.0.1:7393,127.0.0.1:7394?restart_delay=0s' \
@@ -91,7 +91,8 @@ enum ClaimError {
 }
 
 impl ClaimError {
-    /// Whether this is what a customer of a real shop would be told while servers fail: to try again.
+    /// Whether this is what a customer of a real shop would be told while servers fail: to try
+    /// again.
     fn is_of_the_day(&self) -> bool {
         match self {
             ClaimError::Lock(error) => error.is_lost() || error.is_unavailable(),
@@ -122,8 +123,8 @@ struct Server {
 }
 
 impl Server {
-    /// Answers `claims` customers at the same time, and calls `done` after each: whether the claim was
-    /// answered, or has failed as lost or unavailable.
+    /// Answers `claims` customers at the same time, and calls `done` after each: whether the claim
+    /// was answered, or has failed as lost or unavailable.
     async fn answer(&self, claims: usize, run: Run, done: impl Fn(bool)) -> Result<(), BoxError> {
         let mut customers = JoinSet::new();
         for _ in 0..claims {
@@ -419,8 +420,8 @@ struct Args {
     /// How many servers answer them: processes if LOCK_URL names a server, else parts of this one.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     processes: u16,
-    /// End the processes with these numbers after a quarter of the claims with lock, such as a member of
-    /// etcd. Without a number, where several Redis servers vote: two of those that have.
+    /// End the processes with these numbers after a quarter of the claims with lock, such as a
+    /// member of etcd. Without a number, where several Redis servers vote: two of those that have.
     #[arg(long, num_args = 0..)]
     kill: Option<Vec<u32>>,
     /// End with a line of JSON.
@@ -591,8 +592,8 @@ struct Tally {
     killed: Mutex<Vec<String>>,
 }
 
-/// Ends the processes with these numbers, or two servers that have voted for who holds the lock of the
-/// shop. Returns what was ended.
+/// Ends the processes with these numbers, or two servers that have voted for who holds the lock of
+/// the shop. Returns what was ended.
 fn end_servers(url: &str, shop: &str, processes: &[u32]) -> Vec<String> {
     if !processes.is_empty() {
         let killed = processes.iter().filter(|process| kill(**process));

@@ -129,8 +129,8 @@ impl Book {
         }
     }
 
-    /// Begins to give a claim back, unless somebody has asked for it since `turn`. Whoever asks from
-    /// now on finds it so.
+    /// Begins to give a claim back, unless somebody has asked for it since `turn`. Whoever asks
+    /// from now on finds it so.
     pub(crate) fn leave(&self, owner: &str, turn: Turn) -> bool {
         match self.entries().get_mut(owner) {
             Some(entry) if entry.turn.is_some_and(|known| known.since == turn.since) => {

@@ -98,8 +98,9 @@ impl Client {
         self.patience
     }
 
-    /// Asks one question. An agent that cannot be reached is left for the next one, and the question
-    /// is asked of that; one that was asked and did not answer is left, and the answer is not known.
+    /// Asks one question. An agent that cannot be reached is left for the next one, and the
+    /// question is asked of that; one that was asked and did not answer is left, and the answer is
+    /// not known.
     async fn ask(&self, call: Call) -> Result<Answer, Fault> {
         let deadline = Instant::now() + self.patience;
         let mut unreachable = 0;

@@ -69,8 +69,8 @@ impl Connections {
         }
     }
 
-    /// Asks, on a connection of which nobody else makes use meanwhile. One that is left in the middle
-    /// of a question is closed.
+    /// Asks, on a connection of which nobody else makes use meanwhile. One that is left in the
+    /// middle of a question is closed.
     pub(crate) async fn ask(
         &self,
         call: &Call,

@@ -206,8 +206,8 @@ impl Core {
         });
     }
 
-    /// Tells that the lock, which nobody holds and nobody may have yet, is to be asked for once more.
-    /// Nothing tells when it may be had.
+    /// Tells that the lock, which nobody holds and nobody may have yet, is to be asked for once
+    /// more. Nothing tells when it may be had.
     fn ask_again(&self, owner: &OwnerToken, slot: Option<&Slot>) {
         let Some(entry) = self.book.get(owner.as_str()) else {
             return;
@@ -275,8 +275,8 @@ pub(crate) fn believed(ttl: Duration, session: &Session) -> Duration {
     ttl.min(session.claims).min(LONGEST_DELAY)
 }
 
-/// The fencing tokens of a claim by whose grant, or for whose sake, the lock got this index. That of
-/// a later grant is larger.
+/// The fencing tokens of a claim by whose grant, or for whose sake, the lock got this index. That
+/// of a later grant is larger.
 pub(crate) fn tokens(index: u64, wanted: u32) -> Result<FenceBlock, Fault> {
     let first = index.checked_mul(TOKENS).ok_or(Fault::Strange)?;
     let more = u64::from(wanted).clamp(1, TOKENS) - 1;

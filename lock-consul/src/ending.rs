@@ -262,9 +262,9 @@ impl Core {
         Err(Fault::Busy)
     }
 
-    /// Hands the lock that `owner` holds by `session` to the claim that has waited longest, and puts
-    /// the next one into the queue. `None` if something was changed meanwhile, an error if the next
-    /// claim was withdrawn.
+    /// Hands the lock that `owner` holds by `session` to the claim that has waited longest, and
+    /// puts the next one into the queue. `None` if something was changed meanwhile, an error if the
+    /// next claim was withdrawn.
     async fn hand_over(
         &self,
         layout: &Layout,
@@ -414,8 +414,8 @@ impl Core {
         Err(Fault::Busy)
     }
 
-    /// Looks where a claim stands that nobody asked for. If it has its turn and is not expected, it is
-    /// given back, as it is where its grace has ended.
+    /// Looks where a claim stands that nobody asked for. If it has its turn and is not expected, it
+    /// is given back, as it is where its grace has ended.
     pub(crate) async fn look_after(self: &Arc<Core>, owner: &OwnerToken, why: Why) {
         let Some(entry) = self.book.get(owner.as_str()) else {
             return;
@@ -543,8 +543,8 @@ impl Core {
     }
 }
 
-/// Ends a lease, whose lock has this index, or gives the lock to the next claim: the steps that look
-/// whether that was withdrawn, and that lock.
+/// Ends a lease, whose lock has this index, or gives the lock to the next claim: the steps that
+/// look whether that was withdrawn, and that lock.
 fn pass_on(
     txn: &mut Txn,
     layout: &Layout,

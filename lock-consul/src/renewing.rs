@@ -220,8 +220,8 @@ impl Core {
         Ok(Renewed::Held(extension(renewal, session, further)))
     }
 
-    /// The claim does not hold the lock any more. Its session may live by now for what the front has
-    /// asked for since, so it is left to end by itself.
+    /// The claim does not hold the lock any more. Its session may live by now for what the front
+    /// has asked for since, so it is left to end by itself.
     fn lost(&self, owner: &str, known: &Entry) {
         self.book.change(owner, |entry| {
             if entry.place == known.place && matches!(entry.place, Place::Owns(_)) {

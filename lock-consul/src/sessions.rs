@@ -11,8 +11,8 @@ use crate::client::Client;
 use crate::fault::Fault;
 use crate::messages::{SessionCreate, SessionCreated};
 
-/// The longest that a server keeps a lock from others after a session ended that held it, and so the
-/// longest that a holder may believe in its lock without asking.
+/// The longest that a server keeps a lock from others after a session ended that held it, and so
+/// the longest that a holder may believe in its lock without asking.
 pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
 /// For how long a session that nobody uses is kept.

@@ -41,8 +41,8 @@ pub struct ConsulSettings {
     /// it is looked four times a second whether their turn has come.
     pub long_polls: usize,
     /// For how long a key stays taken after a session was ended that held it, as a share of the ttl
-    /// of its lock. It must be 1: with less, the lock goes to another while its holder still believes
-    /// in it. For tests that show this.
+    /// of its lock. It must be 1: with less, the lock goes to another while its holder still
+    /// believes in it. For tests that show this.
     #[doc(hidden)]
     pub lock_delay_share: f64,
 }

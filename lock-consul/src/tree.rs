@@ -101,8 +101,8 @@ impl Tree {
         waiters.find(|waiter| waiter.said.owner == owner)
     }
 
-    /// What a waiter has to listen to, and at which index: the claim in front of it, or the lock, if
-    /// that is there.
+    /// What a waiter has to listen to, and at which index: the claim in front of it, or the lock,
+    /// if that is there.
     pub(crate) fn ahead(&self, layout: &Layout, owner: &str) -> Option<(String, u64)> {
         let alive = self.alive().take_while(|waiter| waiter.said.owner != owner);
         if let Some(ahead) = alive.last() {

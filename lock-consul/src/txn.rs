@@ -160,7 +160,8 @@ impl Conflicts {
         self.says(step, "invalid session")
     }
 
-    /// Whether the key of this step may not be locked yet, since a session ended that had locked it.
+    /// Whether the key of this step may not be locked yet, since a session ended that had locked
+    /// it.
     pub(crate) fn delayed_at(&self, step: Step) -> bool {
         self.says(step, "lock delay")
     }

@@ -1,5 +1,5 @@
-//! What tells that the key in front of a waiter was changed: a long poll for each, up to a number of
-//! them, and for the rest a look four times a second.
+//! What tells that the key in front of a waiter was changed: a long poll for each, up to a number
+//! of them, and for the rest a look four times a second.
 //!
 //! What it tells only wakes: who holds a lock is concluded from consistent reads alone.
 
@@ -19,7 +19,8 @@ use crate::fault::Fault;
 use crate::layout::Layout;
 use crate::txn::{Done, MOST_OPS, Txn};
 
-/// The pause before a waiter asks whose long poll failed: what has failed at once would do so again.
+/// The pause before a waiter asks whose long poll failed: what has failed at once would do so
+/// again.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often it is looked for the waiters without a long poll.
 const LOOK: Duration = Duration::from_millis(250);
@@ -87,8 +88,8 @@ impl Watching {
         (watching, listener.run(received, heard))
     }
 
-    /// Listens for a change of the key `ahead`, unless somebody does already, as `watched` says; what
-    /// `watched` is from now on.
+    /// Listens for a change of the key `ahead`, unless somebody does already, as `watched` says;
+    /// what `watched` is from now on.
     pub(crate) fn watch(
         &self,
         key: &LockKey,

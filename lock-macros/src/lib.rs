@@ -266,13 +266,13 @@ use crate::key::CheckedKeys;
 /// # `once_per`
 ///
 /// A body that ended well is not run again for so long, counted from its beginning: nobody has the
-/// key until then, also if this process dies. It ended well if it returned `Ok`, `Some` or `()`; the
-/// trait [`LockDone`] says it of other types. After an error, a panic or the loss of the lock the
-/// key is free, and the next call tries again. Whoever comes meanwhile skips, unless `on_taken` says
-/// otherwise.
+/// key until then, also if this process dies. It ended well if it returned `Ok`, `Some` or `()`;
+/// the trait [`LockDone`] says it of other types. After an error, a panic or the loss of the lock
+/// the key is free, and the next call tries again. Whoever comes meanwhile skips, unless `on_taken`
+/// says otherwise.
 ///
-/// The call returns `Ok` once the store knows: if that goes away just then, it returns an error, and
-/// the job may be run again. At most 24 h; where the store cannot keep a lock,
+/// The call returns `Ok` once the store knows: if that goes away just then, it returns an error,
+/// and the job may be run again. At most 24 h; where the store cannot keep a lock,
 /// [`LockError::Config`] before the body begins. Default: none.
 ///
 /// ```

@@ -32,10 +32,11 @@
 //! - [`Lock`] and [`LockGuard`] are the same without the attribute, for code that is not a
 //!   function; [`key!`] makes the same keys.
 //! - [`LockError`] says why a lock was not taken, or not kept.
-//! - [`FencingToken`] makes what the lock protects safe from holders that lost it without noticing; [`fencing`] has helpers
-//!   for SQL, Redis and HTTP.
+//! - [`FencingToken`] makes what the lock protects safe from holders that lost it without noticing;
+//!   [`fencing`] has helpers for SQL, Redis and HTTP.
 //! - [`observe`] tells what happens: log lines, spans, and an [`Observer`] of your own.
-//! - [`memory`] has a store for unit tests, [`backend`] the trait for one of your own, and what such a store deals with.
+//! - [`memory`] has a store for unit tests, [`backend`] the trait for one of your own, and what
+//!   such a store deals with.
 //!
 //! # What this promises
 //!

@@ -20,8 +20,8 @@ pub(crate) const LONGEST_SHIFT: Duration = Duration::from_secs(3);
 
 /// How many servers hold the locks where a majority does.
 const NODES: u8 = 5;
-/// Of these, how many have a clock that is moved: a minority, since the time of most is what is to be
-/// told.
+/// Of these, how many have a clock that is moved: a minority, since the time of most is what is to
+/// be told.
 const MOVED_CLOCKS: u8 = 2;
 /// How much rarer a server fails that is one of several.
 const RARER: u64 = 4;

@@ -1,14 +1,14 @@
 //! The backend with a protection removed: what a run must be able to notice.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use lock_runtime::FencingToken;
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Executor, FenceBlock, Grant, Limits, LockKey, News,
-    Release, Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, Executor, FenceBlock, Grant, LockKey, Release, Released,
 };
+use lock_tests::decorated::Decorator;
 
 use crate::admin::queue;
 use crate::plan::Sabotage;
@@ -68,13 +68,11 @@ impl<B> Saboteur<B> {
     }
 }
 
-impl<B: Backend> Backend for Saboteur<B> {
-    fn limits(&self) -> Limits {
-        self.inner.limits()
-    }
+impl<B: Backend> Decorator for Saboteur<B> {
+    type Inner = B;
 
-    fn attach(&self, news: Weak<dyn News>) {
-        self.inner.attach(news);
+    fn inner(&self) -> &B {
+        &self.inner
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
@@ -104,10 +102,6 @@ impl<B: Backend> Backend for Saboteur<B> {
         }
     }
 
-    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
-        self.inner.renew(leases).await
-    }
-
     async fn release(&self, release: &Release) -> Result<Released, BackendError> {
         if self.strikes(Sabotage::LeakKey) && self.persist(&release.key).await {
             return Ok(Released::Released(None));
@@ -120,24 +114,13 @@ impl<B: Backend> Backend for Saboteur<B> {
         self.inner.release(release).await
     }
 
-    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        self.inner.abandon(claim).await
-    }
-
-    async fn acquire_all(&self, claims: &[Claim]) -> Result<Option<Vec<Grant>>, BackendError> {
-        self.inner.acquire_all(claims).await
-    }
-
     fn executor(&self) -> Option<Arc<dyn Executor>> {
         match self.sabotage {
-            // So that it is a thread of the callers that blocks: the backend's own would cost only what depends on it.
+            // So that it is a thread of the callers that blocks: the backend's own would cost only
+            // what depends on it.
             Sabotage::Hang => None,
             _ => self.inner.executor(),
         }
-    }
-
-    async fn close(&self) {
-        self.inner.close().await;
     }
 }
 

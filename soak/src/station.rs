@@ -324,7 +324,8 @@ impl Station {
     /// Notes that leases of this server may have ended by a fault between `since` and now.
     fn excuse_all(&self, fault: Fault, since: Nanos) -> Result<(), Trouble> {
         let fault = match (self.place, fault) {
-            // One that has lost everything votes for nobody until the leases that it knew have ended.
+            // One that has lost everything votes for nobody until the leases that it knew have
+            // ended.
             (Place::Node(_), Fault::DataLoss) => Fault::Other,
             (_, fault) => fault,
         };

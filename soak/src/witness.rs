@@ -1,14 +1,16 @@
-//! What a store does with claims, noted for the log: callers do not see when a claim takes its place in the queue of the store.
+//! What a store does with claims, noted for the log: callers do not see when a claim takes its
+//! place in the queue of the store.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lock_runtime::FencingToken;
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Executor, Grant, Instant, Limits, LockKey, News,
-    OwnerToken, Release, Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, Grant, Instant, LockKey, News, OwnerToken, Release,
+    Released,
 };
 use lock_tests::checker::{Fault, Nanos, Place, Recorder, What, now};
+use lock_tests::decorated::Decorator;
 
 use crate::plan::HEARTBEAT;
 
@@ -82,8 +84,8 @@ impl Seen {
         }
     }
 
-    /// It missed what it was handed, and is queued again: since a question at `since`, or since one before, which was answered when the
-    /// message of the hand-over had not been read yet.
+    /// It missed what it was handed, and is queued again: since a question at `since`, or since one
+    /// before, which was answered when the message of the hand-over had not been read yet.
     fn queued_again(&self, since: Nanos) -> Seen {
         Seen {
             missed: self.missed + 1,
@@ -91,8 +93,8 @@ impl Seen {
         }
     }
 
-    /// The name of the claim for its present place: one that missed what it was handed asks again, and then stands behind those who came
-    /// meanwhile.
+    /// The name of the claim for its present place: one that missed what it was handed asks again,
+    /// and then stands behind those who came meanwhile.
     fn name(&self, owner: &str) -> String {
         format!("{owner}@{}", self.missed)
     }
@@ -200,9 +202,11 @@ impl Claims {
     }
 }
 
-impl<B: Backend> Backend for Witness<B> {
-    fn limits(&self) -> Limits {
-        self.inner.limits()
+impl<B: Backend> Decorator for Witness<B> {
+    type Inner = B;
+
+    fn inner(&self) -> &B {
+        &self.inner
     }
 
     fn attach(&self, sink: Weak<dyn News>) {
@@ -225,10 +229,6 @@ impl<B: Backend> Backend for Witness<B> {
         let answer = self.inner.acquire(claim).await?;
         self.seen.hears(claim, since, &answer);
         Ok(answer)
-    }
-
-    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
-        self.inner.renew(leases).await
     }
 
     async fn release(&self, release: &Release) -> Result<Released, BackendError> {
@@ -263,14 +263,6 @@ impl<B: Backend> Backend for Witness<B> {
             }
         }
         Ok(grants)
-    }
-
-    fn executor(&self) -> Option<Arc<dyn Executor>> {
-        self.inner.executor()
-    }
-
-    async fn close(&self) {
-        self.inner.close().await;
     }
 }
 

@@ -1,4 +1,5 @@
-//! A process that takes locks, holds them and writes to what they protect, until it is told to stop or dies.
+//! A process that takes locks, holds them and writes to what they protect, until it is told to stop
+//! or dies.
 
 use std::fs;
 use std::io::{self, Read};
@@ -13,6 +14,7 @@ use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_runtime::redlock::{RedlockBackend, RedlockSettings};
 use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder};
 use lock_tests::checker::{Leftovers, Recorder, What, now};
+use lock_tests::decorated::Decorated;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinSet;
@@ -44,7 +46,8 @@ pub(crate) struct Orders {
     pub(crate) logs: PathBuf,
     /// Where the resource is.
     pub(crate) resource: String,
-    /// Where the lock servers are: how to connect to them, and, for sabotage, without a network between, in the order of [`Topology::places`].
+    /// Where the lock servers are: how to connect to them, and, for sabotage, without a network
+    /// between, in the order of [`Topology::places`].
     pub(crate) servers: Vec<(String, String)>,
     pub(crate) sabotage: Option<Sabotage>,
 }
@@ -135,11 +138,11 @@ async fn connect_to_all(orders: &Orders) -> Result<(Vec<LockRuntime>, Vec<Handle
     let backend = RedlockBackend::connect_lazily(&configs, settings)?;
     let handle = backend.handle().clone();
     let builder = match orders.sabotage {
-        Some(sabotage) => LockRuntime::backend(Saboteur::new(
+        Some(sabotage) => LockRuntime::backend(Decorated(Saboteur::new(
             backend,
             sabotage,
             direct(&orders.servers[0])?,
-        )),
+        ))),
         None => LockRuntime::backend(backend),
     };
     Ok((vec![with_settings(builder).build().await?], vec![handle]))
@@ -172,10 +175,10 @@ async fn connect_to_each(
         executors.push(redis.handle().clone());
         let builder = match orders.sabotage {
             Some(sabotage) => {
-                let redis = Saboteur::new(redis, sabotage, direct(server)?);
-                LockRuntime::backend(Witness::new(redis, log.clone()))
+                let redis = Decorated(Saboteur::new(redis, sabotage, direct(server)?));
+                LockRuntime::backend(Decorated(Witness::new(redis, log.clone())))
             }
-            None => LockRuntime::backend(Witness::new(redis, log.clone())),
+            None => LockRuntime::backend(Decorated(Witness::new(redis, log.clone()))),
         };
         all.push(with_settings(builder).build().await?);
     }
@@ -201,7 +204,8 @@ async fn take_turns(worker: &Arc<Worker>, tasks: usize, rng: &mut Rng) -> io::Re
     Ok(())
 }
 
-/// Now and then holds a lock for longer than its ttl while it blocks the only thread of its executor.
+/// Now and then holds a lock for longer than its ttl while it blocks the only thread of its
+/// executor.
 fn block_executors(worker: &Arc<Worker>, mut rng: Rng) {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime can be started");

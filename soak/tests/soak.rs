@@ -96,8 +96,8 @@ fn a_short_run_with_faults_of_many_kinds_is_clean() {
 
 const REDLOCK: [&str; 2] = ["--topology", "redlock"];
 
-/// Five servers that are killed, stopped, cut off and emptied, and of which some have a clock that is
-/// moved.
+/// Five servers that are killed, stopped, cut off and emptied, and of which some have a clock that
+/// is moved.
 #[test]
 fn a_short_run_on_a_majority_of_servers_is_clean() {
     let run = run(20.0, &[&REDLOCK[..], &["--seed", "20261127"]].concat());

@@ -1,5 +1,5 @@
-//! The main job on Consul, as a user sees it: annotated functions against real servers, real processes
-//! and other programs.
+//! The main job on Consul, as a user sees it: annotated functions against real servers, real
+//! processes and other programs.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -82,8 +82,8 @@ async fn a_shutdown_leaves_no_key_and_no_session_in_consul() {
     assert_eq!(cluster.sessions(), Vec::<String>::new());
 }
 
-/// A holder that is killed costs as much as its table says: the life of its session, and the ttl once
-/// more. The next one has a larger token.
+/// A holder that is killed costs as much as its table says: the life of its session, and the ttl
+/// once more. The next one has a larger token.
 #[tokio::test]
 async fn a_killed_process_frees_its_lock_on_consul_after_its_session_and_the_delay() {
     let cluster = Cluster::start();
@@ -295,7 +295,8 @@ async fn a_missing_permission_on_consul_is_denied_and_named() {
     assert!(!causes(&error).contains(unknown));
 }
 
-/// No ttl is longer than what a holder may believe in, and a short one lives for longer in the store.
+/// No ttl is longer than what a holder may believe in, and a short one lives for longer in the
+/// store.
 #[tokio::test]
 async fn a_ttl_that_consul_does_not_keep_is_refused_or_told() {
     let cluster = Cluster::start();

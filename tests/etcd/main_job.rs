@@ -1,18 +1,16 @@
-//! The main job on etcd, as a user sees it: annotated functions against real servers, real processes
-//! and other programs.
+//! The main job on etcd, as a user sees it: annotated functions against real servers, real
+//! processes and other programs.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use lock_runtime::etcd::EtcdTls;
-use lock_runtime::{LockError, LockRuntime, distributed_lock};
+use lock_runtime::{LockError, LockRuntime};
 use lock_tests::causes;
 use lock_tests::etcd::{Cluster, Options};
 use lock_tests::faults::eventually;
 use lock_tests::faults::process::{Process, token};
-use tokio::task::JoinSet;
 
 /// By when everything here has happened, on a machine that is busy with other things.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -31,35 +29,6 @@ async fn runtime(cluster: &Cluster) -> LockRuntime {
 
 async fn is_taken(locks: &LockRuntime, key: &str) -> bool {
     locks.lock(key).try_acquire().await.unwrap().is_none()
-}
-
-#[distributed_lock(key = "counter", ttl = "5s", wait = "1m", runtime = locks)]
-async fn count(locks: &LockRuntime, counter: &AtomicU32) -> Result<(), LockError> {
-    let seen = counter.load(Ordering::SeqCst);
-    tokio::time::sleep(Duration::from_millis(2)).await;
-    counter.store(seen + 1, Ordering::SeqCst);
-    Ok(())
-}
-
-/// The bodies of tasks of two runtimes do not meet: no update is lost.
-#[tokio::test]
-async fn annotated_functions_on_etcd_run_one_at_a_time() {
-    let cluster = Cluster::start();
-    let counter = std::sync::Arc::new(AtomicU32::new(0));
-    let runtimes = [runtime(&cluster).await, runtime(&cluster).await];
-    let mut tasks = JoinSet::new();
-    for place in 0..40 {
-        let (locks, counter) = (runtimes[place % 2].clone(), counter.clone());
-        tasks.spawn(async move { count(&locks, &counter).await });
-    }
-    for outcome in tasks.join_all().await {
-        outcome.unwrap();
-    }
-    assert_eq!(counter.load(Ordering::SeqCst), 40);
-    for locks in runtimes {
-        locks.shutdown().await.unwrap();
-    }
-    assert_eq!(cluster.claims(), Vec::<String>::new());
 }
 
 /// When the runtime has been shut down, nothing of it is in etcd.
@@ -202,7 +171,8 @@ async fn a_missing_permission_on_etcd_is_denied_and_named() {
     }
 }
 
-/// A ttl below what the servers keep is kept for longer, which is told; or refused, if that is wanted.
+/// A ttl below what the servers keep is kept for longer, which is told; or refused, if that is
+/// wanted.
 #[tokio::test]
 async fn a_ttl_that_etcd_rounds_up_is_told_or_refused() {
     let cluster = Options::default().election(secs(1)).start(1);

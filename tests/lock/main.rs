@@ -10,6 +10,7 @@ mod lesser_stores;
 mod locking;
 mod lost_for_good;
 mod minimum_hold;
+mod on_every_store;
 mod once_per;
 mod passing_on;
 mod several_keys;

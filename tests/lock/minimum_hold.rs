@@ -2,15 +2,14 @@
 //! of the body and of its process. With `once_per` it does after a body that ended well.
 
 use std::future::pending;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Limits, News, Release, Released, Renewal, Renewed,
-};
+use lock_runtime::backend::{Acquired, Backend, BackendError, Claim, Limits};
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{LockError, LockRuntime, distributed_lock};
+use lock_tests::decorated::{Decorated, Decorator};
 use tokio::time::{Instant, sleep, timeout};
 
 const LEAST: Duration = Duration::from_secs(10);
@@ -49,42 +48,32 @@ impl Way {
     }
 }
 
-impl Backend for Way {
+impl Decorator for Way {
+    type Inner = MemoryBackend;
+
+    fn inner(&self) -> &MemoryBackend {
+        &self.store
+    }
+
     fn limits(&self) -> Limits {
         let mut limits = self.store.limits();
         limits.keep = self.keeps;
         limits
     }
 
-    fn attach(&self, news: Weak<dyn News>) {
-        self.store.attach(news);
+    async fn before(&self) {
+        self.travel().await;
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        self.travel().await;
         let answer = self.store.acquire(claim).await;
         self.travel().await;
         answer
     }
-
-    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
-        self.travel().await;
-        self.store.renew(leases).await
-    }
-
-    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
-        self.travel().await;
-        self.store.release(release).await
-    }
-
-    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        self.travel().await;
-        self.store.abandon(claim).await
-    }
 }
 
 async fn process(way: &Way) -> LockRuntime {
-    let locks = LockRuntime::backend(way.clone());
+    let locks = LockRuntime::backend(Decorated(way.clone()));
     locks.default_wait(LONG).build().await.unwrap()
 }
 

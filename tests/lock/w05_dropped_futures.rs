@@ -1,23 +1,23 @@
 //! Futures dropped at every poll: row W5 of the fault catalogue.
 //!
-//! A future is polled k times and then dropped, for k from 0 until it completes. In between, everything else goes one step further, so
-//! the drop falls between any two steps of the tasks in the background as well. On the in-memory backend each verb takes several steps; on
-//! Redis a step is a few microseconds. Whatever the point: nobody else may have to wait for a ttl, and nothing stays behind.
+//! A future is polled k times and then dropped, for k from 0 until it completes. In between,
+//! everything else goes one step further, so the drop falls between any two steps of the tasks in
+//! the background as well. On the in-memory backend each verb takes several steps; on Redis a step
+//! is a few microseconds. Whatever the point: nobody else may have to wait for a ttl, and nothing
+//! stays behind.
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Grant, Limits, News, Release, Released, Renewal,
-    Renewed,
-};
+use lock_runtime::backend::{Backend, BackendError, Claim, Executor, Grant};
 use lock_runtime::memory::MemoryBackend;
 use lock_runtime::redis::deadpool_redis::Config;
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_runtime::{LockError, LockRuntime, distributed_lock};
+use lock_tests::decorated::{Decorated, Decorator};
 use lock_tests::faults::{eventually, nothing_left};
 use lock_tests::server::Server;
 use tokio::runtime::Handle;
@@ -42,56 +42,32 @@ struct Distant(MemoryBackend);
 
 impl Distant {
     const STEPS: usize = 3;
+}
 
-    async fn travel() {
+impl Decorator for Distant {
+    type Inner = MemoryBackend;
+
+    fn inner(&self) -> &MemoryBackend {
+        &self.0
+    }
+
+    async fn before(&self) {
         for _ in 0..Distant::STEPS {
             yield_now().await;
         }
     }
-}
 
-impl Backend for Distant {
-    fn limits(&self) -> Limits {
-        self.0.limits()
+    async fn after(&self) {
+        self.before().await;
     }
 
-    fn attach(&self, news: Weak<dyn News>) {
-        self.0.attach(news);
-    }
-
-    async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        Distant::travel().await;
-        let answer = self.0.acquire(claim).await;
-        Distant::travel().await;
-        answer
-    }
-
-    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
-        Distant::travel().await;
-        let answers = self.0.renew(leases).await;
-        Distant::travel().await;
-        answers
-    }
-
-    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
-        Distant::travel().await;
-        let answer = self.0.release(release).await;
-        Distant::travel().await;
-        answer
-    }
-
-    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        Distant::travel().await;
-        let answer = self.0.abandon(claim).await;
-        Distant::travel().await;
-        answer
+    /// All is done by the callers.
+    fn executor(&self) -> Option<Arc<dyn Executor>> {
+        None
     }
 
     async fn acquire_all(&self, claims: &[Claim]) -> Result<Option<Vec<Grant>>, BackendError> {
-        Distant::travel().await;
-        let answer = self.0.acquire_all(claims).await;
-        Distant::travel().await;
-        answer
+        self.0.acquire_all(claims).await
     }
 }
 
@@ -111,7 +87,7 @@ impl World {
     async fn memory() -> World {
         let store = MemoryBackend::new();
         let process = || {
-            LockRuntime::backend(Distant(store.clone()))
+            LockRuntime::backend(Decorated(Distant(store.clone())))
                 .default_ttl(TTL)
                 .build()
         };
@@ -179,7 +155,8 @@ impl World {
         None
     }
 
-    /// The tasks and subscriptions of two runtimes that hold locks and do nothing: more than these stay never.
+    /// The tasks and subscriptions of two runtimes that hold locks and do nothing: more than these
+    /// stay never.
     async fn residents(&self) -> Vec<usize> {
         // Renewed so often that the watchdogs are awake: a task counts from when it is first woken.
         let every = Duration::from_millis(10);

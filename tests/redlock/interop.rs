@@ -1,5 +1,5 @@
-//! Locks on several servers, taken by other libraries that implement the Redlock algorithm: they and
-//! ours exclude each other, where the names of the keys are the same.
+//! Locks on several servers, taken by other libraries that implement the Redlock algorithm: they
+//! and ours exclude each other, where the names of the keys are the same.
 
 use std::process::Command;
 use std::sync::Arc;

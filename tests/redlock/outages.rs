@@ -60,9 +60,9 @@ async fn pair(locks: &LockRuntime) -> Duration {
     started.elapsed()
 }
 
-/// A free lock takes as long with two servers down as with all five up: in turns, so that the machine
-/// is as busy for both. A command may take so long that one wait for a server that is down would
-/// be seen; `lock-bench down` measures the rest.
+/// A free lock takes as long with two servers down as with all five up: in turns, so that the
+/// machine is as busy for both. A command may take so long that one wait for a server that is down
+/// would be seen; `lock-bench down` measures the rest.
 #[tokio::test]
 async fn nobody_waits_for_two_servers_that_are_down() {
     let _alone = lock_tests::alone().await;
@@ -97,8 +97,8 @@ async fn nobody_waits_for_two_servers_that_are_down() {
     }
 }
 
-/// Where three are down, who does not wait is told within the timeout of a command, and leaves no vote
-/// on the two; who waits goes on, and has the lock when the third is back.
+/// Where three are down, who does not wait is told within the timeout of a command, and leaves no
+/// vote on the two; who waits goes on, and has the lock when the third is back.
 #[tokio::test]
 async fn claims_without_a_majority_are_told_in_time_and_go_on_when_it_is_back() {
     for down in [Down::Refuses, Down::Hangs] {
@@ -157,9 +157,9 @@ async fn use_lock(backend: &RedlockBackend, number: usize) {
     backend.release(&release).await.unwrap();
 }
 
-/// What a server has not heard of is told to it when it is back, of so many claims as are remembered
-/// for it, however many there were: the rest ends by its ttl, and a server that is down for long
-/// costs no memory.
+/// What a server has not heard of is told to it when it is back, of so many claims as are
+/// remembered for it, however many there were: the rest ends by its ttl, and a server that is down
+/// for long costs no memory.
 #[tokio::test]
 async fn a_server_that_is_down_is_remembered_a_bounded_number_of_withdrawals() {
     let mut servers = five();

@@ -1,7 +1,7 @@
 //! Votes that are split among the claims that ask for them, so that nobody has a majority.
 //!
-//! `SPLITS=10000 cargo test --release -p lock-tests --test redlock splits:: -- --nocapture` resolves so
-//! many of each kind, and prints what it took.
+//! `SPLITS=10000 cargo test --release -p lock-tests --test redlock splits:: -- --nocapture`
+//! resolves so many of each kind, and prints what it took.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -216,8 +216,8 @@ async fn votes_that_are_split_among_five_are_resolved_by_few_messages() {
     splits(&[0, 1, 2, 3, 4]).await;
 }
 
-/// What makes it so is that the claims give votes back: those of claims that ask for nothing stay for
-/// their ttl.
+/// What makes it so is that the claims give votes back: those of claims that ask for nothing stay
+/// for their ttl.
 #[tokio::test]
 async fn votes_of_claims_that_do_not_ask_stay_split_for_their_ttl() {
     let servers = five();

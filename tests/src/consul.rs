@@ -539,8 +539,9 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// `consul`, or `go-lock`, which takes locks by Go's `api.Lock`: what the variable `LOCK_TEST_CONSUL`
-/// names the directory of, or what is built by Go if it has not been yet, which takes minutes.
+/// `consul`, or `go-lock`, which takes locks by Go's `api.Lock`: what the variable
+/// `LOCK_TEST_CONSUL` names the directory of, or what is built by Go if it has not been yet, which
+/// takes minutes.
 pub fn program(name: &str) -> PathBuf {
     if let Some(directory) = std::env::var_os("LOCK_TEST_CONSUL") {
         return PathBuf::from(directory).join(name);

@@ -1,5 +1,5 @@
-//! Programs that take locks by libraries of other languages. What they need is fetched by the clients of
-//! their own registries, into `target/servers`.
+//! Programs that take locks by libraries of other languages. What they need is fetched by the
+//! clients of their own registries, into `target/servers`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

@@ -116,7 +116,7 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// How long locks are waited for that do not say; 10 s if not set. Zero tries once.
+    /// The wait of locks that do not set one; 10 s if not set. Zero tries once.
     pub fn default_wait(mut self, wait: Duration) -> LockRuntimeBuilder {
         self.settings.default_wait = wait;
         self
@@ -212,7 +212,8 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// Tells `observer` of everything that happens to the locks of this runtime and to its store: see
+    /// Tells `observer` of everything that happens to the locks of this runtime and to its store:
+    /// see
     /// [`observe`](crate::observe). Several are told one after the other.
     pub fn observer(mut self, observer: impl Observer) -> LockRuntimeBuilder {
         self.settings.observers.add(Arc::new(observer));
@@ -235,8 +236,9 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// How many connections the commands are spread over; 1 if not set, which is the fastest until it fills a core: raise it
-    /// where the thread `lock-runtime` does. Each tokio runtime gets one more, if the pool has room. No effect on other stores than Redis.
+    /// How many connections the commands are spread over; 1 if not set, which is the fastest until
+    /// it fills a core: raise it where the thread `lock-runtime` does. Each tokio runtime gets one
+    /// more, if the pool has room. No effect on other stores than Redis.
     #[cfg(feature = "redis")]
     pub fn lanes(mut self, lanes: usize) -> LockRuntimeBuilder {
         self.redis.lanes = lanes;

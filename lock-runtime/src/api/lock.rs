@@ -105,8 +105,8 @@ impl Lock {
         self
     }
 
-    /// What locks of this kind are called in logs and metrics, in the place of `-`: one of few names, such as
-    /// `report:<month>`, never a key. The attribute takes the template of the key.
+    /// What locks of this kind are called in logs and metrics, in the place of `-`: one of few
+    /// names, such as `report:<month>`, never a key. The attribute takes the template of the key.
     pub fn name(mut self, name: &'static str) -> Lock {
         self.options.names = Names::One(name);
         self
@@ -311,8 +311,8 @@ impl Lock {
     /// # Errors
     ///
     /// As [`try_run`](Lock::try_run), and [`LockError::Config`] for a store that cannot keep a lock
-    /// that nobody holds, before `body` begins. After it, any error says that the store may not know
-    /// that it was done, so that it may be run again.
+    /// that nobody holds, before `body` begins. After it, any error says that the store may not
+    /// know that it was done, so that it may be run again.
     ///
     /// # Cancel safety
     ///

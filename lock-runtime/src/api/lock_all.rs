@@ -89,8 +89,8 @@ impl LockAll {
         self
     }
 
-    /// What these locks are called in logs and metrics, in the place of `-`: one of few names, such as
-    /// `report:<month>`, never a key. The attribute takes the template of the key.
+    /// What these locks are called in logs and metrics, in the place of `-`: one of few names, such
+    /// as `report:<month>`, never a key. The attribute takes the template of the key.
     pub fn name(mut self, name: &'static str) -> LockAll {
         self.options.names = Names::One(name);
         self

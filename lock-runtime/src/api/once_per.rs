@@ -44,9 +44,9 @@ impl OncePer {
         self.once.clone()
     }
 
-    /// If the body that began at `began` ended well, keeps the keys of `handles` for what is left of
-    /// the period, once they are released. A store that is away is asked until one of them is lost:
-    /// nobody else can have them until then.
+    /// If the body that began at `began` ended well, keeps the keys of `handles` for what is left
+    /// of the period, once they are released. A store that is away is asked until one of them is
+    /// lost: nobody else can have them until then.
     pub(crate) async fn keep(
         &self,
         engine: &Engine,

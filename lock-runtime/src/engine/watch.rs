@@ -276,8 +276,8 @@ impl Watch {
         }
     }
 
-    /// Takes in what came of it; of what a waiter is told, with who that is. What it returns belongs
-    /// to the end of a lease.
+    /// Takes in what came of it; of what a waiter is told, with who that is. What it returns
+    /// belongs to the end of a lease.
     pub(super) fn acted(
         &mut self,
         happened: &Happened,

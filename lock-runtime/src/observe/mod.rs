@@ -85,8 +85,8 @@ pub(crate) use self::orders::Taking;
 /// Who is told of what happens: see [`LockRuntimeBuilder::observer`](crate::LockRuntimeBuilder::observer).
 ///
 /// It is told on the thread on which the thing happened, when no mutex of the runtime is held, and
-/// must not block. One that panics is caught. It may use the runtime that it observes, as long as it
-/// does not wait for it.
+/// must not block. One that panics is caught. It may use the runtime that it observes, as long as
+/// it does not wait for it.
 ///
 /// Functions are observers:
 ///

@@ -27,10 +27,10 @@ use lock_protocol::{
 use lock_runtime::{LockGuard, LockRuntime};
 use lock_tests::alone;
 use lock_tests::etcd::{Cluster, Options};
-use lock_tests::faults::eventually;
 use lock_tests::faults::grpc::Grpc;
 use lock_tests::faults::pipe::Pipe;
 use lock_tests::faults::process::{Process, token};
+use lock_tests::faults::{eventually, ms};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
@@ -39,10 +39,6 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
-}
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
 }
 
 /// A runtime that goes from member to member after a second.

@@ -87,7 +87,7 @@ async fn masks(fault: Fault) {
         drop(lock);
         if fault == Fault::LosesReplies {
             // Where three answer, nobody waits for the rest.
-            eventually("the loss of answers", async || {
+            comes_true("the loss of answers", async || {
                 (0..5).all(|node| (proxies[node].faults() > 0) == is_bad(node))
             })
             .await;
@@ -98,7 +98,7 @@ async fn masks(fault: Fault) {
             }
         }
         // Neither a vote nor a place in a queue.
-        eventually("the end of all votes", async || {
+        comes_true("the end of all votes", async || {
             servers.iter().all(|server| left(server).is_empty())
         })
         .await;

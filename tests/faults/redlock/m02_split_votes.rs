@@ -47,7 +47,7 @@ async fn split_votes_are_resolved_long_before_a_ttl() {
         assert!(started.elapsed() < DEADLINE, "{:?}", started.elapsed());
         tokens.sort_unstable_by_key(|block| block.first);
         assert!(tokens.windows(2).all(|pair| pair[0].last < pair[1].first));
-        eventually("the end of all votes", async || {
+        comes_true("the end of all votes", async || {
             holders(&all).iter().all(Option::is_none)
         })
         .await;

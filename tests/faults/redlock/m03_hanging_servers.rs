@@ -45,7 +45,7 @@ async fn nobody_is_alone_with_another_while_servers_hang_in_turn() {
         servers[one].pause();
         servers[other].pause();
         let before = turns.load(Ordering::SeqCst);
-        eventually("a turn with two servers that hang", async || {
+        comes_true("a turn with two servers that hang", async || {
             turns.load(Ordering::SeqCst) > before + 2
         })
         .await;

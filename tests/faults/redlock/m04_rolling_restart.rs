@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Each server in turn loses everything, so that it votes for nobody for a while; the lease is joined
-/// again by its renewals.
+/// Each server in turn loses everything, so that it votes for nobody for a while; the lease is
+/// joined again by its renewals.
 #[tokio::test]
 async fn a_rolling_restart_of_all_servers_loses_no_lock() {
     let mut servers = five();
@@ -17,7 +17,7 @@ async fn a_rolling_restart_of_all_servers_loses_no_lock() {
         server.kill();
         server.restart();
         assert_eq!(holders(&[server]), [None], "it should have lost its data");
-        eventually("the vote of the restarted server", async || {
+        comes_true("the vote of the restarted server", async || {
             // Where the claim was not granted at first, the number of its try stands before it.
             let holder = holders(&[server]).remove(0);
             holder.is_some_and(|holder| holder.ends_with(&owner))

@@ -29,13 +29,13 @@ async fn a_server_that_lost_its_data_votes_for_nobody_for_the_restart_delay() {
         // Two hang while it is granted, so it is on three.
         let all: Vec<_> = servers.iter().collect();
         let probe = claim(ms(1000));
-        eventually("the votes of all new servers", async || {
+        comes_true("the votes of all new servers", async || {
             let is_granted = matches!(here.acquire(&probe).await, Ok(Acquired::Granted(_)));
             is_granted && holders(&all).iter().flatten().count() == 5
         })
         .await;
         here.abandon(&probe).await.unwrap();
-        eventually("the end of all votes", async || {
+        comes_true("the end of all votes", async || {
             holders(&all).iter().all(Option::is_none)
         })
         .await;

@@ -23,7 +23,7 @@ async fn an_acquire_that_is_dropped_at_any_poll_leaves_nothing() {
             gone.in_doubt = true;
             here.abandon(&gone).await.unwrap();
             let other = claim(LONG);
-            eventually("the lock", async || {
+            comes_true("the lock", async || {
                 matches!(there.acquire(&other).await.unwrap(), Acquired::Granted(_))
             })
             .await;
@@ -32,7 +32,7 @@ async fn an_acquire_that_is_dropped_at_any_poll_leaves_nothing() {
         }
     }
     let all: Vec<_> = servers.iter().collect();
-    eventually("the end of all votes", async || {
+    comes_true("the end of all votes", async || {
         holders(&all).iter().all(Option::is_none)
     })
     .await;

@@ -19,12 +19,12 @@ async fn votes_of_servers_that_wake_up_late_are_given_back() {
     servers[0].resume();
     servers[1].resume();
     let all: Vec<_> = servers.iter().collect();
-    eventually("the end of late votes", async || {
+    comes_true("the end of late votes", async || {
         holders(&all).iter().all(Option::is_none)
     })
     .await;
     granted(&backend, &claim(LONG)).await;
-    eventually("all votes", async || {
+    comes_true("all votes", async || {
         holders(&all).iter().flatten().count() == 5
     })
     .await;

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Cut off from three servers, a holder keeps its lock until its own deadline, not less, and a claim
-/// leaves no vote on the others.
+/// Cut off from three servers, a holder keeps its lock until its own deadline, not less, and a
+/// claim leaves no vote on the others.
 #[tokio::test]
 async fn without_a_majority_holders_are_lost_at_their_deadline_and_claims_hold_no_votes() {
     let mut servers = five();
@@ -18,7 +18,7 @@ async fn without_a_majority_holders_are_lost_at_their_deadline_and_claims_hold_n
     assert!(error.is_unavailable(), "{error:?}");
     assert!(started.elapsed() < DEADLINE);
     let rest: Vec<_> = servers[3..].iter().collect();
-    eventually("the end of the votes", async || {
+    comes_true("the end of the votes", async || {
         holders(&rest).iter().all(Option::is_none)
     })
     .await;

@@ -24,7 +24,7 @@ async fn a_claim_that_waits_for_a_majority_leaves_the_other_servers_to_it() {
             Acquired::Queued(held) => assert!(held.remaining.unwrap() > LONG / 2, "{held:?}"),
             other => panic!("{other:?}"),
         }
-        eventually("the end of the waiter's votes", async || {
+        comes_true("the end of the waiter's votes", async || {
             holders(&all)[3..].iter().all(Option::is_none)
         })
         .await;
@@ -32,7 +32,7 @@ async fn a_claim_that_waits_for_a_majority_leaves_the_other_servers_to_it() {
     }
     let renewal = [Renewal::new(key(), holder.owner.clone(), LONG)];
     here.renew(&renewal).await.remove(0).unwrap();
-    eventually("the growth of the lease", async || {
+    comes_true("the growth of the lease", async || {
         holders(&all).iter().all(|vote| *vote == owner)
     })
     .await;
@@ -41,7 +41,7 @@ async fn a_claim_that_waits_for_a_majority_leaves_the_other_servers_to_it() {
         here.release(&release).await.unwrap(),
         Released::Released(None)
     );
-    eventually("the turn of the waiter", async || {
+    comes_true("the turn of the waiter", async || {
         matches!(there.acquire(&waiter).await.unwrap(), Acquired::Granted(_))
     })
     .await;

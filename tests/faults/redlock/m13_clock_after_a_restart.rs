@@ -16,7 +16,7 @@ async fn a_clock_that_is_set_forward_after_a_restart_does_not_shorten_the_restar
     let backend = RedlockBackend::connect(&configs, settings).await.unwrap();
     const MARKER: &str = "{lock:}:votes:counter";
     let is_known = |server: &Server| server.run::<bool>(&["EXISTS", MARKER]);
-    eventually("the first sight", async || servers.iter().all(is_known)).await;
+    comes_true("the first sight", async || servers.iter().all(is_known)).await;
     // As the clock sees it that is set forward since.
     let set_back = |by_own: u64, by_most: u64| {
         for server in &servers {

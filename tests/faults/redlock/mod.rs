@@ -21,6 +21,7 @@ use lock_conformance::poll_once;
 use lock_protocol::{Acquired, Backend, Claim, LockKey, OwnerToken, Release, Released, Renewal};
 use lock_runtime::redlock::RedlockBackend;
 use lock_runtime::{LockError, LockRuntime};
+use lock_tests::faults::{comes_true, ms};
 use lock_tests::redlock_store::{connect, five, urls};
 use lock_tests::server::Server;
 use tokio::task::JoinSet;
@@ -31,10 +32,6 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A ttl that never runs out during a test.
 const LONG: Duration = Duration::from_secs(60);
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
 
 fn key() -> LockKey {
     LockKey::new("lock:", "k").unwrap()
@@ -63,18 +60,6 @@ fn holders(servers: &[&Server]) -> Vec<Option<String>> {
 /// Makes a server one that has been known for long, as far as the rule of restarts goes.
 fn was_there_before(server: &Server) {
     server.run::<()>(&["SET", "{lock:}:votes:counter", "1000000", "PX", "60000"]);
-}
-
-async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !condition().await {
-            sleep(ms(5)).await;
-        }
-    };
-    assert!(
-        timeout(DEADLINE, wait).await.is_ok(),
-        "{what} did not happen"
-    );
 }
 
 async fn granted(backend: &RedlockBackend, claim: &Claim) -> u64 {

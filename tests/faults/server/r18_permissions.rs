@@ -7,14 +7,15 @@ async fn a_wrong_password_is_denied_at_once() {
     let server = Options::default().password("right").start();
     let url = |password: &str| format!("redis://:{password}@127.0.0.1:{}", server.port());
     let started = Instant::now();
-    for wrong in [url("wrong"), server.url()] {
+    let nobody = url("right").replace("//:", "//nobody:");
+    for wrong in [url("wrong"), server.url(), nobody] {
         let error = builder(wrong).build().await.unwrap_err();
         assert!(
             error.is_denied() && !error.is_retryable(),
             "{}",
             causes(&error)
         );
-        assert!(!causes(&error).contains("wrong@"));
+        assert!(!causes(&error).contains("wrong@") && !causes(&error).contains("right@"));
     }
     assert!(started.elapsed() < ms(1000) + SLACK);
     let right = locks(url("right")).await;
@@ -24,9 +25,10 @@ async fn a_wrong_password_is_denied_at_once() {
 #[tokio::test]
 async fn a_user_that_is_removed_while_it_holds_a_lock_is_told() {
     let server = Server::start();
-    server.run::<()>(&[
+    let rule = [
         "ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all",
-    ]);
+    ];
+    server.run::<()>(&rule);
     let url = format!("redis://app:secret@127.0.0.1:{}", server.port());
     let locks = locks(url).await;
     let held = locks.lock("k").ttl(ms(5000)).acquire().await.unwrap();
@@ -39,6 +41,17 @@ async fn a_user_that_is_removed_while_it_holds_a_lock_is_told() {
         .expect("the holder is not told");
     assert!(removed.elapsed() < ms(5000) + 2 * SLACK);
     free(&server, "k").await;
+    server.run::<()>(&rule);
+    eventually_had(&locks).await;
+}
+
+/// Waits until the lock can be had, as soon as the connections are open again.
+async fn eventually_had(locks: &LockRuntime) {
+    let deadline = Instant::now() + DEADLINE;
+    while let Err(error) = locks.lock("k").acquire().await {
+        assert!(Instant::now() < deadline, "{}", causes(&error));
+        sleep(ms(10)).await;
+    }
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Asks for a free lock and for a taken one at the same time, where the answer to one question comes to the other as well; tells by which
-/// connection.
+/// Asks for a free lock and for a taken one at the same time, where the answer to one question
+/// comes to the other as well; tells by which connection.
 async fn with_answers_shifted(server: &Server, proxy: &Proxy, locks: &LockRuntime) -> usize {
     let other = self::locks(server.url()).await;
     let holder = other.lock("taken").ttl(ms(60_000)).acquire();
@@ -18,7 +18,7 @@ async fn with_answers_shifted(server: &Server, proxy: &Proxy, locks: &LockRuntim
     };
     let (free, taken, ()) = tokio::join!(
         locks.lock("free").acquire(),
-        locks.lock("taken").wait(ms(300)).acquire(),
+        locks.lock("taken").wait(ms(2000)).acquire(),
         both_asked
     );
     assert_eq!(proxy.faults(), 1);
@@ -27,7 +27,7 @@ async fn with_answers_shifted(server: &Server, proxy: &Proxy, locks: &LockRuntim
     assert_eq!(asked("lock:free"), asked("lock:taken"));
 
     let error = taken.map(|_| "it is taken").unwrap_err();
-    assert!(error.is_timeout() || error.is_unavailable(), "{error}");
+    assert!(error.is_timeout(), "{error}");
     let free = free.unwrap();
     for (key, guard) in [("free", &free), ("taken", &holder)] {
         let owner = owner(server, key);
@@ -82,7 +82,8 @@ async fn a_thread_that_is_blocked_as_it_releases_keeps_nobody_waiting() {
     nothing_left(&server).await;
 }
 
-/// The task that would send what waits is the next one of a thread that is blocked, from which no other thread takes it.
+/// The task that would send what waits is the next one of a thread that is blocked, from which no
+/// other thread takes it.
 #[test]
 fn a_pipeline_that_nobody_sends_keeps_nobody_waiting() {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();

@@ -43,9 +43,18 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// The same, where it takes a question to know.
+pub async fn comes_true(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        sleep(ms(5)).await;
+    }
+}
+
 /// The settings of a runtime whose patience suits a test: no lease and no question on Redis ends
-/// because the machine is busy. On etcd and Consul, whose servers take seconds to elect a leader, they
-/// end sooner than that.
+/// because the machine is busy. On etcd and Consul, whose servers take seconds to elect a leader,
+/// they end sooner than that.
 pub fn builder(url: impl Into<String>) -> LockRuntimeBuilder {
     let url = url.into();
     let of_several = match url.split_once("://") {
@@ -125,7 +134,8 @@ pub fn waiters(server: &Server, key: &str) -> usize {
     server.run(&["ZCARD", &format!("{{lock:{key}}}:waiters")])
 }
 
-/// A figure about a command, such as `calls`, as the server has it; `None` if the command has not been called.
+/// A figure about a command, such as `calls`, as the server has it; `None` if the command has not
+/// been called.
 pub fn statistic(server: &Server, command: &str, figure: &str) -> Option<f64> {
     let statistics: String = server.run(&["INFO", "commandstats"]);
     let command = format!("cmdstat_{command}:");

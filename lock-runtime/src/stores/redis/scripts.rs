@@ -52,7 +52,8 @@ impl Script {
         }
     }
 
-    /// The same for a script that many calls can share, and what is quicker for all of them at once.
+    /// The same for a script that many calls can share, and what is quicker for all of them at
+    /// once.
     fn shared(body: &str, ahead: &str, keys: usize) -> Script {
         let many = MANY.replace("-- one\n", body);
         let source = with_fragments(&many.replace("-- ahead\n", ahead));

@@ -128,8 +128,8 @@ impl RedlockBackend {
         })
     }
 
-    /// The tokio runtime on the thread of the backend: for its metrics, and to run there what must not
-    /// stop when callers block their threads.
+    /// The tokio runtime on the thread of the backend: for its metrics, and to run there what must
+    /// not stop when callers block their threads.
     pub fn handle(&self) -> &Handle {
         &self.shared.home
     }

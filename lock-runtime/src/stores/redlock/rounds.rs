@@ -116,8 +116,8 @@ impl Shared {
         }
     }
 
-    /// A random pause after a round that `lasted` so long, so that of those who have split the votes
-    /// one asks first, and has asked before the next one does.
+    /// A random pause after a round that `lasted` so long, so that of those who have split the
+    /// votes one asks first, and has asked before the next one does.
     fn pause(&self, lasted: Duration) -> Duration {
         let share = f64::from(clock::chance()) / f64::from(u32::MAX);
         (self.round_trip().max(lasted) * PAUSE).mul_f64(share)
@@ -187,8 +187,8 @@ impl Shared {
             })
             .await;
         self.took(clock::now().since(sent_at));
-        // Of the rest some may hang, and nobody is to sit on votes as long: still less for those that
-        // had no answer the last time.
+        // Of the rest some may hang, and nobody is to sit on votes as long: still less for those
+        // that had no answer the last time.
         let short = self.round_trip() * PAUSE;
         for (patience, is_for_all) in [(short.max(PATIENCE), false), (short, true)] {
             let is_enough = |round: &Round, open: &[bool]| {

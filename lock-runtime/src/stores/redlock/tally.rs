@@ -169,9 +169,9 @@ impl Tally {
             .count()
     }
 
-    /// Whether the claim `owner` goes first of those that have split the votes: the one that has most
-    /// of them, as far as is known, and of two with as many the one whose token is the smaller. That
-    /// is no order of age, but all who see the same votes say the same.
+    /// Whether the claim `owner` goes first of those that have split the votes: the one that has
+    /// most of them, as far as is known, and of two with as many the one whose token is the
+    /// smaller. That is no order of age, but all who see the same votes say the same.
     pub(super) fn leads(&self, owner: &str) -> bool {
         let votes = self.votes();
         let mut others = self.others();

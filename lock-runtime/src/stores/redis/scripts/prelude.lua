@@ -1,6 +1,6 @@
 -- What the scripts share; it stands in each of them where they say `-- prelude`, as other files
--- stand where a line names them. KEYS: [1] lock: the owner token   [2] queue: the waiters, as
--- `place` reads them, by ticket
+-- stand where a line names them.
+-- KEYS: [1] lock: the owner token   [2] queue: the waiters, as `place` reads them, by ticket
 --       [3] counter: what fencing tokens and tickets are drawn from; of which locks, the scripts need not know
 -- ARGV: [1] call: the number of this call
 -- Every reply but an error is a line of words, the first of them `call`: by this the client knows
@@ -84,8 +84,9 @@ local function put_back(popped)
 end
 
 -- Makes the first of the queue the owner for its grace; if its process is gone, which the count of
--- receivers tells, the second one, and so on as far as `own`, the place of the asker. Returns:
--- 'handed', grace_ms | 'free': nobody else waits | 'again': there were too many dead for one call
+-- receivers tells, the second one, and so on as far as `own`, the place of the asker.
+-- Returns: 'handed', grace_ms | 'free': nobody else waits | 'again': there were too many dead for
+-- one call
 local function hand_over(own)
   local last, old
   for _ = 1, DEAD_AT_ONCE do

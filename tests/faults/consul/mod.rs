@@ -1,5 +1,5 @@
-//! Faults of Consul: what is expected of the lock where agents die, stand still, leave and are cut off,
-//! and where an operator intervenes. Each test first makes sure that its fault took effect.
+//! Faults of Consul: what is expected of the lock where agents die, stand still, leave and are cut
+//! off, and where an operator intervenes. Each test first makes sure that its fault took effect.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -38,7 +38,8 @@ async fn runtime(endpoints: Vec<String>) -> LockRuntime {
     locks.heartbeat(secs(2)).build().await.unwrap()
 }
 
-/// The same, of which the locks keep others out for this share of their ttl after their session ended.
+/// The same, of which the locks keep others out for this share of their ttl after their session
+/// ended.
 async fn with_delay_share(endpoints: Vec<String>, share: f64) -> LockRuntime {
     let mut settings = ConsulSettings::new(endpoints);
     settings.command_timeout = secs(2);
@@ -228,7 +229,8 @@ async fn c01_a_dead_holder_is_followed_although_the_leader_changes() {
     next.release().await.unwrap();
 }
 
-/// An operator destroys the session of the holder: that hears of it before anybody else has the lock.
+/// An operator destroys the session of the holder: that hears of it before anybody else has the
+/// lock.
 #[tokio::test(flavor = "multi_thread")]
 async fn c02_a_session_that_an_operator_destroys_is_lost_before_the_next_is_served() {
     let cluster = Cluster::start();
@@ -273,8 +275,8 @@ async fn c02_control_without_a_delay_two_believe_that_they_hold_the_lock() {
     assert!(next.is_held() && guard.is_held(), "both believe in it");
 }
 
-/// The agent of the holder dies, and an operator destroys its session, of which it cannot hear: it ends
-/// by its own clock before the delay does.
+/// The agent of the holder dies, and an operator destroys its session, of which it cannot hear: it
+/// ends by its own clock before the delay does.
 #[tokio::test(flavor = "multi_thread")]
 async fn c03_a_holder_whose_agent_is_killed_ends_before_the_delay_does() {
     let mut cluster = Cluster::start();
@@ -317,8 +319,8 @@ async fn c03_control_a_belief_longer_than_the_delay_is_one_too_many() {
     assert!(next.is_held() && guard.is_held(), "both believe in it");
 }
 
-/// The server by which the lock was taken dies, and its node is removed: the session ends long before
-/// its ttl.
+/// The server by which the lock was taken dies, and its node is removed: the session ends long
+/// before its ttl.
 #[tokio::test(flavor = "multi_thread")]
 async fn c03_a_session_that_ends_with_its_server_is_lost_before_the_next_is_served() {
     let _alone = alone().await;
@@ -394,8 +396,8 @@ async fn c05_a_waiter_that_died_is_passed_over_at_the_hand_over() {
     assert_eq!(cluster.claims(), Vec::<String>::new());
 }
 
-/// A process is handed the lock just after it died: it costs the others its session and its delay, as
-/// one that died holding does, and no more.
+/// A process is handed the lock just after it died: it costs the others its session and its delay,
+/// as one that died holding does, and no more.
 #[tokio::test(flavor = "multi_thread")]
 async fn c05_a_waiter_that_dies_as_it_is_served_costs_what_a_holder_does() {
     let cluster = Cluster::start();
@@ -548,8 +550,8 @@ async fn c09_a_key_that_is_deleted_or_overwritten_is_lost_and_tokens_grow() {
     }
 }
 
-/// A program that knows nothing of us holds the lock, frees it and deletes its key: our queue keeps its
-/// order.
+/// A program that knows nothing of us holds the lock, frees it and deletes its key: our queue keeps
+/// its order.
 #[tokio::test(flavor = "multi_thread")]
 async fn c10_a_foreign_holder_is_followed_by_our_queue_in_its_order() {
     let cluster = Cluster::start();
@@ -644,8 +646,8 @@ async fn an_acquire_that_comes_after_its_withdrawal_takes_no_lock_on_consul() {
     granted(&elsewhere, &claim("k")).await;
 }
 
-/// A process that waits stands still for longer than its session lives, and then it would have been its
-/// turn.
+/// A process that waits stands still for longer than its session lives, and then it would have been
+/// its turn.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_on_consul_that_stood_still_takes_no_lock_of_another() {
     let cluster = Cluster::start();
@@ -670,8 +672,8 @@ async fn a_waiter_on_consul_that_stood_still_takes_no_lock_of_another() {
     assert!(token(&heard) > token_of_other);
 }
 
-/// Servers are killed and started again, and sessions destroyed, while tasks of several runtimes take
-/// a lock, wait for it, and give up.
+/// Servers are killed and started again, and sessions destroyed, while tasks of several runtimes
+/// take a lock, wait for it, and give up.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_faults_of_consul_no_two_hold_a_lock_and_nothing_stays_behind() {
     #[derive(Default)]
