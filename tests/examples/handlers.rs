@@ -2,13 +2,13 @@
 
 use crate::example;
 #[path = "../../examples/handlers.rs"]
-mod handlers;
+mod service;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use handlers::{App, Till};
+use service::{App, Till};
 use lock_runtime::LockRuntime;
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_tests::faults::comes_true;
