@@ -103,113 +103,6 @@ async fn a_killed_process_frees_its_lock_on_consul_after_its_session_and_the_del
     assert!(u64::from(guard.fencing_token()) > first);
 }
 
-/// A program that holds a lock until it is told.
-struct Other {
-    child: Child,
-    lines: BufReader<std::process::ChildStdout>,
-    orders: Option<ChildStdin>,
-}
-
-impl Other {
-    fn start(mut command: Command) -> Other {
-        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = piped.spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        let orders = child.stdin.take();
-        Other {
-            child,
-            lines,
-            orders,
-        }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        line.trim().to_owned()
-    }
-
-    /// Reads lines until this one.
-    async fn says(mut self, wanted: &'static str) -> Other {
-        let reading = spawn_blocking(move || {
-            while self.line() != wanted {}
-            self
-        });
-        tokio::time::timeout(DEADLINE, reading)
-            .await
-            .unwrap()
-            .unwrap()
-    }
-
-    /// Has it release its lock.
-    fn release(&mut self) {
-        self.orders.take().unwrap().write_all(b"\n").unwrap();
-    }
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// `consul lock`, with a child that says when it has the lock.
-fn consul_lock(cluster: &Cluster) -> Other {
-    let child = "echo held; read line; echo done";
-    Other::start(cluster.lock_command(&["-pass-stdin", "lock:k", child]))
-}
-
-/// Go's own lock, by a small program that is built for the test.
-fn go_lock(cluster: &Cluster) -> Other {
-    let address = format!("127.0.0.1:{}", cluster.port(0));
-    let mut command = Command::new(program("go-lock"));
-    command.args([&address, "lock:k/.lock", "10s"]);
-    Other::start(command)
-}
-
-/// A program of others holds the lock, and we wait for it; then it waits for us.
-async fn excludes_us_and_is_excluded(start: fn(&Cluster) -> Other) {
-    let cluster = Cluster::start();
-    let locks = runtime(&cluster).await;
-    let mut other = start(&cluster).says("held").await;
-    assert!(is_taken(&locks, "k").await);
-    let waiting = tokio::spawn(locks.lock("k").wait(DEADLINE).acquire());
-    eventually("our claim waits behind it", || {
-        cluster.waiters("lock:k") == 1
-    })
-    .await;
-    assert!(!waiting.is_finished());
-    other.release();
-    let guard = waiting.await.unwrap().unwrap();
-    assert!(guard.is_held());
-    drop(other);
-
-    let behind = start(&cluster);
-    // It makes a session of its own before it looks.
-    let known = cluster.sessions().len();
-    let (_, value) = cluster.owner("lock:k").unwrap();
-    assert!(value.contains(guard.owner_token().as_str()), "{value}");
-    eventually("it waits behind us", || {
-        cluster.sessions().len() >= known.max(2)
-    })
-    .await;
-    assert!(guard.is_held());
-    guard.release().await.unwrap();
-    let _behind = behind.says("held").await;
-    assert!(is_taken(&locks, "k").await);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn c10_consul_lock_and_we_exclude_each_other() {
-    excludes_us_and_is_excluded(consul_lock).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn c10_the_lock_of_go_and_we_exclude_each_other() {
-    excludes_us_and_is_excluded(go_lock).await;
-}
-
 /// Agents that speak TLS alone, to clients with a certificate alone.
 #[tokio::test]
 async fn locks_on_consul_are_taken_over_tls_with_a_certificate_of_the_client() {
@@ -242,6 +135,7 @@ async fn locks_on_consul_are_taken_over_tls_with_a_certificate_of_the_client() {
 }
 
 const KEYS: &str = r#"key_prefix "lock:" { policy = "write" }"#;
+
 const SESSIONS: &str = r#"session_prefix "" { policy = "write" }"#;
 
 fn with_token(cluster: &Cluster, token: &str) -> lock_runtime::LockRuntimeBuilder {
@@ -427,4 +321,115 @@ async fn the_shortest_session_of_consul_is_learned_from_the_server() {
     assert_eq!(locks.takeover_after(secs(1)), Duration::from_millis(7_500));
     let guard = locks.lock("k").ttl(secs(1)).acquire().await.unwrap();
     assert!(guard.is_held());
+}
+
+mod c10_other_programs {
+    use super::*;
+
+    /// A program that holds a lock until it is told.
+    struct Other {
+        child: Child,
+        lines: BufReader<std::process::ChildStdout>,
+        orders: Option<ChildStdin>,
+    }
+
+    impl Other {
+        fn start(mut command: Command) -> Other {
+            let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = piped.spawn().unwrap();
+            let lines = BufReader::new(child.stdout.take().unwrap());
+            let orders = child.stdin.take();
+            Other {
+                child,
+                lines,
+                orders,
+            }
+        }
+
+        fn line(&mut self) -> String {
+            let mut line = String::new();
+            self.lines.read_line(&mut line).unwrap();
+            line.trim().to_owned()
+        }
+
+        /// Reads lines until this one.
+        async fn says(mut self, wanted: &'static str) -> Other {
+            let reading = spawn_blocking(move || {
+                while self.line() != wanted {}
+                self
+            });
+            tokio::time::timeout(DEADLINE, reading)
+                .await
+                .unwrap()
+                .unwrap()
+        }
+
+        /// Has it release its lock.
+        fn release(&mut self) {
+            self.orders.take().unwrap().write_all(b"\n").unwrap();
+        }
+    }
+
+    impl Drop for Other {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    /// A program of others holds the lock, and we wait for it; then it waits for us.
+    async fn excludes_us_and_is_excluded(start: fn(&Cluster) -> Other) {
+        let cluster = Cluster::start();
+        let locks = runtime(&cluster).await;
+        let mut other = start(&cluster).says("held").await;
+        assert!(is_taken(&locks, "k").await);
+        let waiting = tokio::spawn(locks.lock("k").wait(DEADLINE).acquire());
+        eventually("our claim waits behind it", || {
+            cluster.waiters("lock:k") == 1
+        })
+        .await;
+        assert!(!waiting.is_finished());
+        other.release();
+        let guard = waiting.await.unwrap().unwrap();
+        assert!(guard.is_held());
+        drop(other);
+
+        let behind = start(&cluster);
+        // It makes a session of its own before it looks.
+        let known = cluster.sessions().len();
+        let (_, value) = cluster.owner("lock:k").unwrap();
+        assert!(value.contains(guard.owner_token().as_str()), "{value}");
+        eventually("it waits behind us", || {
+            cluster.sessions().len() >= known.max(2)
+        })
+        .await;
+        assert!(guard.is_held());
+        guard.release().await.unwrap();
+        let _behind = behind.says("held").await;
+        assert!(is_taken(&locks, "k").await);
+    }
+
+    /// Go's own lock, by a small program that is built for the test.
+    fn go_lock(cluster: &Cluster) -> Other {
+        let address = format!("127.0.0.1:{}", cluster.port(0));
+        let mut command = Command::new(program("go-lock"));
+        command.args([&address, "lock:k/.lock", "10s"]);
+        Other::start(command)
+    }
+
+    /// `consul lock`, with a child that says when it has the lock.
+    fn consul_lock(cluster: &Cluster) -> Other {
+        let child = "echo held; read line; echo done";
+        Other::start(cluster.lock_command(&["-pass-stdin", "lock:k", child]))
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn consul_lock_and_we_exclude_each_other() {
+        excludes_us_and_is_excluded(consul_lock).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_lock_of_go_and_we_exclude_each_other() {
+        excludes_us_and_is_excluded(go_lock).await;
+    }
 }

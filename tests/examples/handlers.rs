@@ -2,19 +2,19 @@
 
 use crate::example;
 #[path = "../../examples/handlers.rs"]
-mod handlers;
+mod service;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use handlers::{App, Till};
 use lock_runtime::LockRuntime;
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_tests::faults::comes_true;
 use lock_tests::server::Server;
 use reqwest::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
+use service::{App, Till};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
