@@ -221,8 +221,8 @@ impl Target {
     }
 }
 
-/// What the metrics of etcd have counted: messages by the method that they call, those within streams
-/// as well.
+/// What the metrics of etcd have counted: messages by the method that they call, those within
+/// streams as well.
 fn counts_of_etcd(metrics: &str) -> Result<Counts, Failure> {
     let mut counts = Counts::default();
     for line in metrics.lines() {

@@ -35,8 +35,8 @@ pub(crate) struct Lease {
     pub(crate) proven: Option<Instant>,
 }
 
-/// Which part of a lease may have passed for a claim to be granted by it as it is. A question for its
-/// life costs the server as much as the claim itself.
+/// Which part of a lease may have passed for a claim to be granted by it as it is. A question for
+/// its life costs the server as much as the claim itself.
 const FRESH: u32 = 50;
 
 impl Lease {
@@ -53,8 +53,8 @@ impl Lease {
             .saturating_sub(now.saturating_duration_since(proven))
     }
 
-    /// Whether it was just proven, so that a claim by it at `now` has nearly its whole ttl: the holder
-    /// is told how much.
+    /// Whether it was just proven, so that a claim by it at `now` has nearly its whole ttl: the
+    /// holder is told how much.
     pub(crate) fn is_fresh(&self, now: Instant) -> bool {
         self.ttl().saturating_sub(self.left(now)) <= self.ttl() / FRESH
     }

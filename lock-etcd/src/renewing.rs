@@ -287,8 +287,8 @@ impl Core {
         }
     }
 
-    /// The claim that was put there at `created` has gone. Its lease may live by now for what the front
-    /// has asked for since, so it is left to end by itself.
+    /// The claim that was put there at `created` has gone. Its lease may live by now for what the
+    /// front has asked for since, so it is left to end by itself.
     async fn lost(&self, renewal: &Renewal, created: Option<i64>) -> Renewed {
         let owner = renewal.owner.as_str();
         self.book.change(owner, |entry| {

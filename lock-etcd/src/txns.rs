@@ -113,9 +113,9 @@ pub(crate) fn looked(answer: TxnResponse) -> Result<Seen, Fault> {
 }
 
 /// Deletes the claim of the holder that was put there at `created`, which makes the next one the
-/// holder, and puts the next claim of its process into the queue. One that is known to be the holder
-/// stays it as long as it is there, so nothing else is looked at: a server looks at every claim
-/// that there was since its last compaction.
+/// holder, and puts the next claim of its process into the queue. One that is known to be the
+/// holder stays it as long as it is there, so nothing else is looked at: a server looks at every
+/// claim that there was since its last compaction.
 pub(crate) fn release(
     lock: &Layout,
     owner: &str,

@@ -188,8 +188,8 @@ impl Core {
         }
         let (life, answer) = self.with_life(lease, Instant::now(), txn).await;
         let answer = answer?;
-        // Without a proof there is less left of it; but it may have ended since, and with it what was
-        // put there.
+        // Without a proof there is less left of it; but it may have ended since, and with it what
+        // was put there.
         if let Some(header) = &answer.header
             && let Err(Fault::NoLease) = life.take_in(lease, header.raft_term)
         {

@@ -74,8 +74,8 @@ impl Watching {
         (watching, task.run(received))
     }
 
-    /// Listens for the deletion of `ahead`, which was there at the revision `seen`, unless somebody does already,
-    /// as `watched` says; what `watched` is from now on.
+    /// Listens for the deletion of `ahead`, which was there at the revision `seen`, unless somebody
+    /// does already, as `watched` says; what `watched` is from now on.
     pub(crate) fn watch(
         &self,
         key: &LockKey,
@@ -220,8 +220,8 @@ impl Stream {
 }
 
 impl Stream {
-    /// A watcher listens from now on. Where something was written since the claim in front was seen,
-    /// that may have gone meanwhile, which is not heard: so it is looked at once more.
+    /// A watcher listens from now on. Where something was written since the claim in front was
+    /// seen, that may have gone meanwhile, which is not heard: so it is looked at once more.
     fn begins(&self, answer: &WatchResponse) {
         let present = answer.header.map_or(i64::MAX, |header| header.revision);
         let watcher = self.watchers.get(&answer.watch_id);

@@ -1,4 +1,5 @@
-//! What a lock on Consul costs that many want, beside Go's `api.Lock` on the same server in the same run.
+//! What a lock on Consul costs that many want, beside Go's `api.Lock` on the same server in the
+//! same run.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Locks on several servers that want to know their clients: over TLS with a certificate for clients, and
-//! by a user with as few permissions as the documents print.
+//! Locks on several servers that want to know their clients: over TLS with a certificate for
+//! clients, and by a user with as few permissions as the documents print.
 
 use std::process::Command;
 use std::time::Duration;

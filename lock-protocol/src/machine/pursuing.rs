@@ -341,8 +341,8 @@ impl Turn<'_> {
             return self.ask_for_pursuit();
         }
         let is_grace = match terms.renew {
-            // What is renewed soon enough anyway may lack a little of its ttl, as where a store uses
-            // a lease again.
+            // What is renewed soon enough anyway may lack a little of its ttl, as where a store
+            // uses a lease again.
             Some(_) => valid_for < pursuit.claim.ttl - pursuit.claim.ttl / 16,
             None => valid_for < pursuit.claim.ttl || by == By::HandOver,
         };

@@ -255,8 +255,8 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// How long it may take to open a connection, from 1 ms to 1 h; 1 s if not set. No effect on other
-    /// stores than Redis.
+    /// How long it may take to open a connection, from 1 ms to 1 h; 1 s if not set. No effect on
+    /// other stores than Redis.
     #[cfg(feature = "redis")]
     pub fn connect_timeout(mut self, timeout: Duration) -> LockRuntimeBuilder {
         self.redis.connect_timeout = timeout;

@@ -302,9 +302,10 @@ impl LockRuntime {
     /// is not that of the URL, in `CONSUL_TLS_SERVER_NAME`. `consul://` without a host leads where
     /// `CONSUL_HTTP_ADDR` does.
     ///
-    /// A URL of several servers takes the same as parameters, without the `LOCK_` and in small letters:
-    /// `redis+redlock://one:6379,two:6379,three:6379?ttl=5s&restart_delay=10s&lanes=2`. What has no place
-    /// in a URL is written by `%`, as in `prefix=shop%3Alock%3A`. A variable counts more.
+    /// A URL of several servers takes the same as parameters, without the `LOCK_` and in small
+    /// letters: `redis+redlock://one:6379,two:6379,three:6379?ttl=5s&restart_delay=10s&lanes=2`.
+    /// What has no place in a URL is written by `%`, as in `prefix=shop%3Alock%3A`. A variable
+    /// counts more.
     ///
     /// A duration is text, as in `500ms`, `5s` or `1m 30s`. What is set on the builder afterwards
     /// counts more than the environment. A value that cannot be used is an error of

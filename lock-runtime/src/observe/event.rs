@@ -143,15 +143,15 @@ pub enum LockEvent {
         /// How long the store keeps it.
         kept_for: Duration,
     },
-    /// Two locks were taken in both orders, each while the other was held: two callers may each wait
-    /// for the other. Told once for two names; `keys` in the attribute takes them together.
+    /// Two locks were taken in both orders, each while the other was held: two callers may each
+    /// wait for the other. Told once for two names; `keys` in the attribute takes them together.
     BothOrders {
         /// The name of one.
         first: &'static str,
         /// The name of the other.
         second: &'static str,
-        /// The functions that took the inner lock: the second within the first, and the first within
-        /// the second; `-` where the lock was taken by hand.
+        /// The functions that took the inner lock: the second within the first, and the first
+        /// within the second; `-` where the lock was taken by hand.
         functions: [&'static str; 2],
         /// The functions that held the outer lock then.
         outer_functions: [&'static str; 2],

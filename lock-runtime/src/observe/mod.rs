@@ -32,10 +32,10 @@
 //!
 //! # Metrics
 //!
-//! With the feature `metrics`, which is off by default, by the facade `metrics`: install a recorder,
-//! such as that of `metrics-exporter-prometheus`, before the runtime is built, and give it
-//! `BUCKETS`. The label `lock` is the template of the attribute, or what `name` says, so that there
-//! are as many as there are annotations; no key, owner or host is a label. All begin with
+//! With the feature `metrics`, which is off by default, by the facade `metrics`: install a
+//! recorder, such as that of `metrics-exporter-prometheus`, before the runtime is built, and give
+//! it `BUCKETS`. The label `lock` is the template of the attribute, or what `name` says, so that
+//! there are as many as there are annotations; no key, owner or host is a label. All begin with
 //! `distributed_lock_`; `METRICS` has their names.
 //!
 //! | name | kind | labels | what it tells |

@@ -1,4 +1,5 @@
-//! C10: `consul lock`, Go's lock and other programs hold the lock, wait for it, free it and delete its key.
+//! C10: `consul lock`, Go's lock and other programs hold the lock, wait for it, free it and delete
+//! its key.
 
 use super::*;
 

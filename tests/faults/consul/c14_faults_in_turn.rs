@@ -1,4 +1,5 @@
-//! C14: servers die and sessions are destroyed, one after the other, while many want one lock and some give up.
+//! C14: servers die and sessions are destroyed, one after the other, while many want one lock and
+//! some give up.
 
 use super::*;
 

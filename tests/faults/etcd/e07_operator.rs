@@ -60,7 +60,8 @@ async fn a_waiter_whose_key_is_deleted_is_queued_anew() {
     assert!(timeout(DEADLINE, first).await.unwrap().unwrap().is_held());
 }
 
-/// Whether a holder notices that its key was deleted by hand, although its lock is another's by then.
+/// Whether a holder notices that its key was deleted by hand, although its lock is another's by
+/// then.
 async fn notices_a_deleted_key(mistake: Option<Mistake>) -> bool {
     let cluster = Cluster::start();
     let mut settings = settings(&cluster.endpoints());

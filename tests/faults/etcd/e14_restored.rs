@@ -1,4 +1,5 @@
-//! E14: the store is put back to a snapshot: revisions are counted from there, and so are fencing tokens.
+//! E14: the store is put back to a snapshot: revisions are counted from there, and so are fencing
+//! tokens.
 
 use super::*;
 

@@ -4,8 +4,8 @@ use lock_tests::faults::SLACK;
 
 use super::*;
 
-/// The table of stores: a holder that is killed costs its ttl, rounded up, and what the server takes
-/// to look.
+/// The table of stores: a holder that is killed costs its ttl, rounded up, and what the server
+/// takes to look.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_holder_on_etcd_costs_what_the_runtime_says() {
     let cluster = Cluster::start();
@@ -22,8 +22,8 @@ async fn a_killed_holder_on_etcd_costs_what_the_runtime_says() {
     assert!(took < says + SLACK, "it took {took:?}, and not {says:?}");
 }
 
-/// A waiter that is killed costs the others nothing if its lease ends before its turn, and else what
-/// is left of it.
+/// A waiter that is killed costs the others nothing if its lease ends before its turn, and else
+/// what is left of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_waiter_on_etcd_costs_nothing_once_its_ttl_is_over() {
     let cluster = Cluster::start();

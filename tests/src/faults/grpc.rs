@@ -1,5 +1,5 @@
-//! A network that fails for one method of gRPC: a proxy that knows the calls that pass, where all of
-//! them go over one connection.
+//! A network that fails for one method of gRPC: a proxy that knows the calls that pass, where all
+//! of them go over one connection.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};

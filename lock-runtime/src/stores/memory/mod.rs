@@ -294,8 +294,8 @@ impl MemoryBackend {
 }
 
 impl MemoryBackend {
-    /// Gives back what a claim was handed, after its grace, where the process does that: one that has
-    /// ended does not.
+    /// Gives back what a claim was handed, after its grace, where the process does that: one that
+    /// has ended does not.
     fn look_after(&self, lesser: &Lesser, key: &LockKey, owner: &OwnerToken, way: &Arc<Sinks>) {
         let Some(grace) = lesser.gives_back_after(owner) else {
             return;

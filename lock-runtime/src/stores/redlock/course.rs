@@ -36,8 +36,8 @@ pub(super) enum Next {
     Propose(u64),
     /// It gives back all that it has, and is refused.
     Refused,
-    /// It gives back all that it has, since too few nodes vote: a claim that cannot win must not sit
-    /// on votes.
+    /// It gives back all that it has, since too few nodes vote: a claim that cannot win must not
+    /// sit on votes.
     Unavailable,
     /// It gives its votes back, and waits where another has a majority. To keep them would keep the
     /// other lease from growing to these nodes.

@@ -1,5 +1,5 @@
-//! Mistakes that can be made in the votes, one at a time, to see that the simulation finds them. They
-//! are compiled for tests alone.
+//! Mistakes that can be made in the votes, one at a time, to see that the simulation finds them.
+//! They are compiled for tests alone.
 
 use std::cell::Cell;
 

@@ -2,7 +2,8 @@
 //!
 //! Each server is a [`RedisBackend`], with its links and scripts, and votes for one claim of a key
 //! at a time. What the votes come to is decided by the tally, and what the claim then does by its
-//! course; what a claim has at each node is kept among the claims, so that what is late is harmless.
+//! course; what a claim has at each node is kept among the claims, so that what is late is
+//! harmless.
 //!
 //! ```text
 //!   verbs (here) ── rounds ── flights ──► node 1 … node N: a vote is a script

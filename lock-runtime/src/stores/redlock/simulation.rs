@@ -1,10 +1,10 @@
-//! The votes of three nodes for three claims, driven through faults by chance: the shipped tally, the
-//! course of a claim and the claims of a process, with nodes and a network made of plain data.
+//! The votes of three nodes for three claims, driven through faults by chance: the shipped tally,
+//! the course of a claim and the claims of a process, with nodes and a network made of plain data.
 //!
 //! One seed is one history. Messages get lost, come late and overtake one another; processes are
-//! killed, nodes lose their data, and clocks of processes differ. An onlooker who knows the true time
-//! checks at every grant that nobody else holds the lock and that the fencing tokens grow, and at
-//! the end that the lock moves on. What it shows of the code that is not here is nothing: that
+//! killed, nodes lose their data, and clocks of processes differ. An onlooker who knows the true
+//! time checks at every grant that nobody else holds the lock and that the fencing tokens grow, and
+//! at the end that the lock moves on. What it shows of the code that is not here is nothing: that
 //! `rounds.rs` sends what is decided, and that the scripts do what the node does.
 
 use std::cmp::Reverse;
@@ -160,7 +160,8 @@ struct World {
     splits: u64,
 }
 
-/// Runs one history: how many locks were granted and how often votes were split, or what was broken.
+/// Runs one history: how many locks were granted and how often votes were split, or what was
+/// broken.
 fn run(seed: u64) -> Result<(u64, u64), String> {
     let mut world = World {
         rng: Rng::with_seed(seed),
