@@ -193,8 +193,8 @@ impl<'a> Hunter<'a> {
             sleep(Duration::from_millis(5));
             lost = self.still(prey, false) == Some(false);
         }
-        // Time for the next holder to write.
-        sleep(Duration::from_millis(50));
+        // Time for the next holder to hear of its lock and write, which a slower store takes more of.
+        sleep(self.store.longest_ttl() / 10);
         self.fleet().go_on(prey.pid, prey.since, &self.log)?;
         Ok(lost)
     }
