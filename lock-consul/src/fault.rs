@@ -45,6 +45,7 @@ impl From<Fault> for BackendError {
     fn from(fault: Fault) -> BackendError {
         match fault {
             Fault::Refused(_) => BackendError::denied(fault),
+            Fault::Timeout => BackendError::timed_out(fault),
             Fault::Overtaken(overtaken) => BackendError::unavailable(overtaken),
             fault => BackendError::unavailable(fault),
         }
