@@ -27,8 +27,8 @@ pub(crate) struct KeyOp {
     pub(crate) index: Option<u64>,
 }
 
-/// The answer to a transaction, whether it was done or not. Both fields are always there: what lacks
-/// one is the answer of somebody else.
+/// The answer to a transaction, whether it was done or not. Both fields are always there: what
+/// lacks one is the answer of somebody else.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct TxnAnswer {
