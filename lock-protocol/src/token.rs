@@ -87,8 +87,7 @@ impl fmt::Debug for OwnerToken {
 /// A process that makes claims, as their owner tokens name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Process {
-    /// In two halves, larger first: a process is in every error, which has no room to fill up.
-    id: [u32; 2],
+    id: u64,
     pid: NonZeroU32,
 }
 
@@ -104,7 +103,7 @@ impl Process {
 
     /// A random number, drawn when the process made its first claim.
     pub fn id(self) -> u64 {
-        u64::from(self.id[0]) << 32 | u64::from(self.id[1])
+        self.id
     }
 
     /// Its number on its host.
@@ -116,15 +115,10 @@ impl Process {
     pub fn parse(text: &str) -> Option<Process> {
         let (id, pid) = text.split_once('-')?;
         (id.len() == 16 && is_hexadecimal(id) && is_hexadecimal(pid)).then_some(())?;
-        let id = u64::from_str_radix(id, 16).ok()?;
-        let pid = NonZeroU32::new(u32::from_str_radix(pid, 16).ok()?)?;
-        Some(Process::new(id, pid))
-    }
-
-    const fn new(id: u64, pid: NonZeroU32) -> Process {
-        #[allow(clippy::cast_possible_truncation)]
-        let id = [(id >> 32) as u32, id as u32];
-        Process { id, pid }
+        Some(Process {
+            id: u64::from_str_radix(id, 16).ok()?,
+            pid: NonZeroU32::new(u32::from_str_radix(pid, 16).ok()?)?,
+        })
     }
 
     /// This process.
@@ -136,7 +130,7 @@ impl Process {
         });
         // Not kept, because a fork copies what is.
         let pid = NonZeroU32::new(std::process::id()).unwrap_or(NonZeroU32::MIN);
-        Process::new(*ID, pid)
+        Process { id: *ID, pid }
     }
 }
 
@@ -146,7 +140,7 @@ fn is_hexadecimal(text: &str) -> bool {
 
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}-{:x}", self.id(), self.pid)
+        write!(f, "{:016x}-{:x}", self.id, self.pid)
     }
 }
 
