@@ -1,6 +1,7 @@
 //! What goes wrong between here and Consul, and what it means.
 
 use lock_protocol::{BackendError, Overtaken};
+use lock_store::Unanswered;
 
 /// Why a question has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -38,6 +39,16 @@ impl Fault {
     /// Whether the question may have had an effect, or may still have one.
     pub(crate) fn is_unknown(&self) -> bool {
         matches!(self, Fault::Timeout | Fault::Unknown(_) | Fault::Strange)
+    }
+}
+
+impl From<Unanswered> for Fault {
+    fn from(why: Unanswered) -> Fault {
+        match why {
+            Unanswered::Overtaken(overtaken) => Fault::Overtaken(overtaken),
+            Unanswered::TooLate => Fault::NotAsked,
+            _ => Fault::Closed,
+        }
     }
 }
 
