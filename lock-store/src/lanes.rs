@@ -43,23 +43,28 @@ struct State {
 }
 
 impl Lanes {
-    /// Asks on `home` when all that came before it for `key` has been answered, and waits for the
-    /// answer. With `begin_by` it is asked by then or never, and only if somebody waits for it.
+    /// Asks on `home` when all that came before it for `key` has been answered; the answer. With
+    /// `begin_by` it is asked by then or never, and only if somebody waits for it: without, it is
+    /// asked even if what this returns is dropped.
     ///
-    /// It has its turn from when this is first polled; if this is dropped afterwards, a question
-    /// without `begin_by` is asked all the same.
+    /// Its turn is that of this call. The question is not a part of what this returns, since it may
+    /// be large, and is in the futures of all callers.
     ///
     /// # Errors
     ///
     /// [`Unanswered`], which says whether it was asked.
-    pub async fn ask<T: Send + 'static>(
+    pub fn ask<T, Q>(
         self: &Arc<Lanes>,
         home: &Handle,
         key: &LockKey,
         number: AskNumber,
         begin_by: Option<Instant>,
-        question: impl Future<Output = T> + Send + 'static,
-    ) -> Result<T, Unanswered> {
+        question: Q,
+    ) -> impl Future<Output = Result<T, Unanswered>> + Send + use<T, Q>
+    where
+        T: Send + 'static,
+        Q: Future<Output = T> + Send + 'static,
+    {
         let (tell, told) = oneshot::channel();
         let job = async move {
             if begin_by.is_some_and(|limit| tell.is_closed() || Instant::now() > limit) {
@@ -68,8 +73,11 @@ impl Lanes {
             }
             let _ = tell.send(Ok(question.await));
         };
-        self.run(home, key, number, job)?;
-        told.await.unwrap_or(Err(Unanswered::Ended))
+        let queued = self.run(home, key, number, job);
+        async move {
+            queued?;
+            told.await.unwrap_or(Err(Unanswered::Ended))
+        }
     }
 
     /// Runs `job` on `home` when all that came before it for `key` has ended.
@@ -177,7 +185,7 @@ mod tests {
             async move {
                 let never = async { unreachable!("it is asked") };
                 lanes
-                    .ask::<()>(&home, &key("k"), number, begin_by, never)
+                    .ask::<(), _>(&home, &key("k"), number, begin_by, never)
                     .await
             }
         };
@@ -186,5 +194,18 @@ mod tests {
         assert!(matches!(ask(1, None).await, Err(Unanswered::Overtaken(_))));
         let past = Instant::now() - Duration::from_millis(1);
         assert_eq!(ask(3, Some(past)).await, Err(Unanswered::TooLate));
+    }
+
+    #[tokio::test]
+    async fn what_a_caller_waits_for_does_not_hold_the_question() {
+        let (lanes, home) = (Arc::<Lanes>::default(), Handle::current());
+        let large = [0_u8; 10_000];
+        let question = async move {
+            sleep(Duration::ZERO).await;
+            large.len()
+        };
+        let asking = lanes.ask(&home, &key("k"), 1, None, question);
+        assert!(size_of_val(&asking) < 200, "{}", size_of_val(&asking));
+        assert_eq!(asking.await, Ok(10_000));
     }
 }
