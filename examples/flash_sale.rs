@@ -1,10 +1,11 @@
 //! How does a sale give exactly its 10,000 coupons, faster than one at a time?
 //!
-//! Four servers give coupons of one stock. To give one takes a transaction of 2 ms: the stock is read,
-//! a voucher is written, and the stock is written back; two at once would give the same coupon twice.
-//! One lock for the sale gives 500 a second at the most. So the stock is divided into parts, and each
-//! claim takes the lock of any part that is free, and goes on to the next if nothing is left there.
-//! Who comes when all parts are empty is told so, and the server remembers it.
+//! Four servers give coupons of one stock. To give one takes a transaction of 2 ms: the stock is
+//! read, a voucher is written, and the stock is written back; two at once would give the same
+//! coupon twice. One lock for the sale gives 500 a second at the most. So the stock is divided into
+//! parts, and each claim takes the lock of any part that is free, and goes on to the next if
+//! nothing is left there. Who comes when all parts are empty is told so, and the server remembers
+//! it.
 //!
 //! ```text
 //! $ LOCK_URL=redis://127.0.0.1/ cargo run --release --example flash_sale

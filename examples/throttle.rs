@@ -1,9 +1,10 @@
 //! How do many servers keep to a limit of so many calls a second, all together?
 //!
-//! Four servers call an API that takes ten calls within any second, and refuses more. Each call has one
-//! of ten permits, which stays taken for a second from the beginning of the call, whenever that
-//! ends: so no second sees more than ten beginnings, and nobody who waits is passed by another. The API
-//! counts from when a call reaches it, so the permits are kept for a fifth longer than its second.
+//! Four servers call an API that takes ten calls within any second, and refuses more. Each call has
+//! one of ten permits, which stays taken for a second from the beginning of the call, whenever that
+//! ends: so no second sees more than ten beginnings, and nobody who waits is passed by another. The
+//! API counts from when a call reaches it, so the permits are kept for a fifth longer than its
+//! second.
 //!
 //! ```text
 //! $ LOCK_URL=redis://127.0.0.1/ cargo run --example throttle

@@ -1,6 +1,7 @@
 //! What goes wrong between here and etcd, and what it means.
 
 use lock_protocol::{BackendError, Overtaken};
+use lock_store::Unanswered;
 use tonic::{Code, Status};
 
 /// Why a question has no answer.
@@ -72,8 +73,8 @@ impl Fault {
     }
 }
 
-/// The status and the innermost cause: a client library hides "connection refused" behind "transport
-/// error".
+/// The status and the innermost cause: a client library hides "connection refused" behind
+/// "transport error".
 fn described(status: &Status) -> String {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(status);
     let mut text = match status.message() {
@@ -94,11 +95,22 @@ fn described(status: &Status) -> String {
     text
 }
 
+impl From<Unanswered> for Fault {
+    fn from(why: Unanswered) -> Fault {
+        match why {
+            Unanswered::Overtaken(overtaken) => Fault::Overtaken(overtaken),
+            Unanswered::TooLate => Fault::NotAsked,
+            _ => Fault::Closed,
+        }
+    }
+}
+
 impl From<Fault> for BackendError {
     fn from(fault: Fault) -> BackendError {
         match fault {
             Fault::Refused(_) => BackendError::denied(fault),
             Fault::Overtaken(overtaken) => BackendError::unavailable(overtaken),
+            Fault::Timeout => BackendError::timed_out(fault),
             fault => BackendError::unavailable(fault),
         }
     }

@@ -7,16 +7,18 @@ mod core;
 mod fault;
 mod housekeeping;
 mod keep_alive;
-mod lanes;
 mod layout;
 mod leases;
 mod messages;
+mod mistake;
 mod renewing;
 mod settings;
-mod thread;
 mod txns;
 mod verbs;
 mod watching;
 
 pub use crate::backend::{ConnectError, EtcdBackend};
+#[cfg(feature = "mistakes")]
+#[doc(hidden)]
+pub use crate::mistake::Mistake;
 pub use crate::settings::{EtcdSettings, EtcdTls, InvalidSetting};

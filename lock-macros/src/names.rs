@@ -6,7 +6,7 @@ use crate::spelling::closest;
 use crate::values::bare;
 
 /// Every argument, with an example of its use.
-const KNOWN: [(&str, &str); 16] = [
+const KNOWN: [(&str, &str); 18] = [
     ("key", r#"key = "coupon:<id>""#),
     ("keys", r#"keys = ["account:<from>", "account:<to>"]"#),
     ("ttl", r#"ttl = "5s""#),
@@ -17,17 +17,19 @@ const KNOWN: [(&str, &str); 16] = [
     ("mode", "mode = shared"),
     ("permits", "permits = 5"),
     ("shards", "shards = 16"),
+    ("once_per", r#"once_per = "1h""#),
     ("on_lost", "on_lost = cancel"),
     ("on_taken", "on_taken = skip"),
     ("on_error", "on_error = path::to::function"),
     ("guard", "guard = lock"),
+    ("name", r#"name = "coupon""#),
     ("runtime", "runtime = locks"),
     ("crate", "crate = lock_runtime"),
 ];
 
 /// What other lock libraries call our arguments.
-const ELSEWHERE: [(&str, &[&str]); 14] = [
-    ("key", &["name", "resource", "lock", "lock_key", "id"]),
+const ELSEWHERE: [(&str, &[&str]); 16] = [
+    ("key", &["resource", "lock", "lock_key", "id"]),
     ("keys", &["names", "resources", "lock_keys"]),
     (
         "ttl",
@@ -106,6 +108,16 @@ const ELSEWHERE: [(&str, &[&str]); 14] = [
         &["segments", "stripes", "buckets", "partitions", "parts"],
     ),
     (
+        "once_per",
+        &[
+            "run_at_most_once_per",
+            "at_most_once_per",
+            "once_every",
+            "unique_for",
+            "period",
+        ],
+    ),
+    (
         "on_taken",
         &[
             "skip_if_locked",
@@ -122,6 +134,7 @@ const ELSEWHERE: [(&str, &[&str]); 14] = [
         &["error", "map_err", "fallback", "on_busy_return"],
     ),
     ("guard", &["handle", "lease_guard"]),
+    ("name", &["label", "metric", "metrics_name", "span"]),
     (
         "runtime",
         &["rt", "client", "redis", "pool", "store", "backend", "locks"],

@@ -2,8 +2,9 @@
 
 use core::time::Duration;
 
+use crate::mistakes::{Mistake, made};
 use crate::mode::Mode;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 /// The shortest ttl: below it, an ordinary pause of the scheduler ends the lease.
 pub const MIN_TTL: Duration = Duration::from_millis(10);
@@ -51,8 +52,44 @@ impl Terms {
     /// when it hears of the lease, and dies.
     pub fn lease(&self, rules: &Rules) -> Duration {
         match self.min_hold {
-            Some(least) => self.ttl.max(covering(least + rules.latency(least))),
-            None => self.ttl,
+            Some(least) if !made(Mistake::CrashBreaksMinHold) => {
+                self.ttl.max(covering(least + rules.latency(least)))
+            }
+            _ => self.ttl,
+        }
+    }
+}
+
+/// [`Terms`] in half the room: each held lease has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PackedTerms {
+    ttl: Span,
+    renew: Option<Span>,
+    max_hold: Option<Span>,
+    min_hold: Option<Span>,
+    mode: Mode,
+}
+
+impl PackedTerms {
+    pub(crate) fn get(self) -> Terms {
+        Terms {
+            ttl: self.ttl.get(),
+            renew: self.renew.map(Span::get),
+            max_hold: self.max_hold.map(Span::get),
+            min_hold: self.min_hold.map(Span::get),
+            mode: self.mode,
+        }
+    }
+}
+
+impl From<Terms> for PackedTerms {
+    fn from(terms: Terms) -> PackedTerms {
+        PackedTerms {
+            ttl: terms.ttl.into(),
+            renew: terms.renew.map(Span::from),
+            max_hold: terms.max_hold.map(Span::from),
+            min_hold: terms.min_hold.map(Span::from),
+            mode: terms.mode,
         }
     }
 }
@@ -105,8 +142,8 @@ impl Rules {
     }
 
     /// For how long after its grant a shared lease of this `ttl` is open to further readers of the
-    /// process, if nobody waited for the key then: it bounds how long a writer elsewhere may wait for
-    /// them.
+    /// process, if nobody waited for the key then: it bounds how long a writer elsewhere may wait
+    /// for them.
     pub fn open_for(&self, ttl: Duration) -> Duration {
         const AT_MOST: Duration = Duration::from_secs(1);
         ttl.mul_f64(self.local_share).min(AT_MOST)

@@ -48,6 +48,23 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// A duration of up to some 580 years, in half the room: as the instant so long after the origin.
+/// An `Option` of it takes no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Span(Instant);
+
+impl Span {
+    pub(crate) const fn get(self) -> Duration {
+        Duration::from_nanos(self.0.as_nanos())
+    }
+}
+
+impl From<Duration> for Span {
+    fn from(duration: Duration) -> Span {
+        Span(Instant::from_nanos(nanos(duration)))
+    }
+}
+
 #[cfg(feature = "std")]
 mod standard {
     use std::time::Duration;
@@ -97,5 +114,18 @@ mod tests {
             Instant::from_nanos(0)
         );
         assert_eq!(Instant::from_nanos(5).since(now), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_span_is_the_duration_that_it_was_made_of() {
+        for nanos in [0, 1, 86_400_000_000_000, u64::MAX - 1] {
+            let duration = Duration::from_nanos(nanos);
+            assert_eq!(Span::from(duration).get(), duration);
+        }
+        assert_eq!(
+            Span::from(Duration::MAX).get(),
+            Duration::from_nanos(u64::MAX - 1)
+        );
+        assert_eq!(size_of::<Option<Span>>(), 8);
     }
 }

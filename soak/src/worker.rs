@@ -1,4 +1,5 @@
-//! A process that takes locks, holds them and writes to what they protect, until it is told to stop or dies.
+//! A process that takes locks, holds them and writes to what they protect, until it is told to stop
+//! or dies.
 
 use std::fs;
 use std::io::{self, Read};
@@ -8,25 +9,28 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
+use lock_runtime::etcd::{EtcdBackend, EtcdSettings};
 use lock_runtime::redis::deadpool_redis::Config;
 use lock_runtime::redis::{RedisBackend, RedisSettings};
-use lock_runtime::{LockError, LockRuntime};
+use lock_runtime::redlock::{RedlockBackend, RedlockSettings};
+use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder};
 use lock_tests::checker::{Leftovers, Recorder, What, now};
+use lock_tests::decorated::Decorated;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::effects::Effects;
-use crate::plan::{GRACE, HEARTBEAT, KEYS, LONGEST_TTL, Place, Sabotage};
+use crate::plan::{GRACE, HEARTBEAT, KEYS, Sabotage, Store};
 use crate::resource::Resource;
 use crate::sabotage::Saboteur;
 use crate::shared::Worker;
 use crate::turn::{PLANNED_PANIC, Turn};
 use crate::witness::Witness;
 
-/// What a backend keeps running while nothing goes on: its lane, the driver of its connection, the sleeping watchdog.
-const IDLE_TASKS: usize = 3;
+/// What runs for each server while nothing goes on: its lane, and the driver of its connection.
+const IDLE_TASKS: usize = 2;
 /// By when everything has come to rest.
 const REST: Duration = Duration::from_secs(10);
 
@@ -40,7 +44,11 @@ pub(crate) struct Orders {
     pub(crate) logs: PathBuf,
     /// Where the resource is.
     pub(crate) resource: String,
-    /// Where the lock servers are: how to connect to them, and, for sabotage, without a network between, in the order of [`Place::ALL`].
+    /// What holds the locks; older versions know it by the other name.
+    #[serde(rename = "topology", default)]
+    pub(crate) store: Store,
+    /// Where the lock servers are: how to connect to them, and, for sabotage, without a network
+    /// between, in the order of [`Store::places`].
     pub(crate) servers: Vec<(String, String)>,
     pub(crate) sabotage: Option<Sabotage>,
 }
@@ -73,6 +81,7 @@ async fn run(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
         number: orders.number,
         log,
         effects,
+        store: orders.store,
         locks,
         resource: Resource::connect(&orders.resource, fenced).await?,
         stopping: AtomicBool::new(false),
@@ -82,14 +91,14 @@ async fn run(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
 
     let mut rng = Rng::with_seed(orders.seed ^ u64::from(orders.number) << 32);
     take_turns(&worker, orders.tasks, &mut rng).await?;
-    for (place, _) in Place::ALL.into_iter().enumerate() {
+    for place in 0..worker.locks.len() {
         for number in 0..KEYS {
             Turn::with(&worker, place, number, &mut rng).insist().await;
         }
     }
 
     let mut left = Leftovers {
-        tasks: tasks_after_rest(&executors).await,
+        tasks: tasks_after_rest(&executors, orders.servers.len()).await,
         ..Leftovers::default()
     };
     for locks in &worker.locks {
@@ -106,34 +115,94 @@ async fn run(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// A runtime for each server, and what their background work runs on.
+/// The lock runtimes, and what their background work runs on.
 async fn connect(
     orders: &Orders,
     log: &Arc<Recorder>,
 ) -> Result<(Vec<LockRuntime>, Vec<Handle>), LockError> {
+    match orders.store {
+        Store::Redis => connect_to_each(orders, log).await,
+        Store::Redlock => connect_to_all(orders).await,
+        Store::Etcd => connect_to_etcd(orders, log).await,
+    }
+}
+
+/// A runtime for a majority of all servers.
+async fn connect_to_all(orders: &Orders) -> Result<(Vec<LockRuntime>, Vec<Handle>), LockError> {
+    let mut settings = RedlockSettings::default();
+    settings.redis.command_timeout = orders.store.command_timeout();
+    settings.restart_delay = match orders.sabotage {
+        Some(Sabotage::NoRestartDelay) => Duration::ZERO,
+        _ => orders.store.longest_ttl(),
+    };
+    let configs = orders.servers.iter().map(|(url, _)| Config::from_url(url));
+    let configs: Vec<_> = configs.collect();
+    let backend = RedlockBackend::connect_lazily(&configs, settings)?;
+    let handle = backend.handle().clone();
+    let builder = match orders.sabotage {
+        Some(sabotage) => LockRuntime::backend(Decorated(Saboteur::new(
+            backend,
+            sabotage,
+            direct(&orders.servers[0])?,
+        ))),
+        None => LockRuntime::backend(backend),
+    };
+    Ok((
+        vec![with_settings(orders.store, builder).build().await?],
+        vec![handle],
+    ))
+}
+
+fn direct((_, direct): &(String, String)) -> Result<redis::Client, LockError> {
+    redis::Client::open(direct.as_str()).map_err(|error| LockError::Config(error.to_string()))
+}
+
+fn with_settings(store: Store, builder: LockRuntimeBuilder) -> LockRuntimeBuilder {
+    builder
+        .default_ttl(store.longest_ttl())
+        .command_timeout(store.command_timeout())
+        .grace(GRACE)
+        .heartbeat(HEARTBEAT)
+        .shutdown_timeout(REST)
+}
+
+/// A runtime for the cluster of etcd. Its background work is on a thread that nobody else sees.
+async fn connect_to_etcd(
+    orders: &Orders,
+    log: &Arc<Recorder>,
+) -> Result<(Vec<LockRuntime>, Vec<Handle>), LockError> {
+    let mut all = Vec::new();
+    for (url, _) in &orders.servers {
+        let members = url.trim_start_matches("etcd://").split(',');
+        let mut settings = EtcdSettings::new(members);
+        settings.command_timeout = orders.store.command_timeout();
+        let etcd = EtcdBackend::connect_lazily(settings)?;
+        let builder = LockRuntime::backend(Decorated(Witness::new(etcd, log.clone())));
+        all.push(with_settings(orders.store, builder).build().await?);
+    }
+    Ok((all, Vec::new()))
+}
+
+/// A runtime for each server.
+async fn connect_to_each(
+    orders: &Orders,
+    log: &Arc<Recorder>,
+) -> Result<(Vec<LockRuntime>, Vec<Handle>), LockError> {
     let (mut all, mut executors) = (Vec::new(), Vec::new());
-    for (url, direct) in &orders.servers {
+    for server in &orders.servers {
+        let url = &server.0;
         let mut settings = RedisSettings::default();
-        settings.command_timeout = Duration::from_millis(400);
-        let timeout = settings.command_timeout;
+        settings.command_timeout = orders.store.command_timeout();
         let redis = RedisBackend::connect_lazily(Config::from_url(url), settings)?;
         executors.push(redis.handle().clone());
         let builder = match orders.sabotage {
             Some(sabotage) => {
-                let client = redis::Client::open(direct.as_str())
-                    .map_err(|error| LockError::Config(error.to_string()))?;
-                let redis = Saboteur::new(redis, sabotage, client);
-                LockRuntime::backend(Witness::new(redis, log.clone()))
+                let redis = Decorated(Saboteur::new(redis, sabotage, direct(server)?));
+                LockRuntime::backend(Decorated(Witness::new(redis, log.clone())))
             }
-            None => LockRuntime::backend(Witness::new(redis, log.clone())),
+            None => LockRuntime::backend(Decorated(Witness::new(redis, log.clone()))),
         };
-        let builder = builder
-            .default_ttl(LONGEST_TTL)
-            .command_timeout(timeout)
-            .grace(GRACE)
-            .heartbeat(HEARTBEAT)
-            .shutdown_timeout(REST);
-        all.push(builder.build().await?);
+        all.push(with_settings(orders.store, builder).build().await?);
     }
     Ok((all, executors))
 }
@@ -157,7 +226,8 @@ async fn take_turns(worker: &Arc<Worker>, tasks: usize, rng: &mut Rng) -> io::Re
     Ok(())
 }
 
-/// Now and then holds a lock for longer than its ttl while it blocks the only thread of its executor.
+/// Now and then holds a lock for longer than its ttl while it blocks the only thread of its
+/// executor.
 fn block_executors(worker: &Arc<Worker>, mut rng: Rng) {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime can be started");
@@ -183,13 +253,15 @@ fn stop_at_end_of_input(worker: &Arc<Worker>) {
 }
 
 /// How many tasks are left that should have ended.
-async fn tasks_after_rest(executors: &[Handle]) -> u64 {
+async fn tasks_after_rest(executors: &[Handle], servers: usize) -> u64 {
+    // The watchdog of each sleeps.
+    let idle = servers * IDLE_TASKS + executors.len();
     let excess = || {
         let alive = executors
             .iter()
             .map(|executor| executor.metrics().num_alive_tasks());
-        let excess: usize = alive.map(|alive| alive.saturating_sub(IDLE_TASKS)).sum();
-        u64::try_from(excess).unwrap_or(u64::MAX)
+        let alive: usize = alive.sum();
+        u64::try_from(alive.saturating_sub(idle)).unwrap_or(u64::MAX)
     };
     until(|| excess() == 0).await;
     excess()
@@ -213,7 +285,7 @@ fn lock_threads() -> io::Result<u64> {
     for thread in fs::read_dir("/proc/self/task")? {
         // A thread may end while it is looked at.
         let name = fs::read_to_string(thread?.path().join("comm")).unwrap_or_default();
-        count += u64::from(name.trim() == "lock-runtime");
+        count += u64::from(["lock-runtime", "lock-etcd"].contains(&name.trim()));
     }
     Ok(count)
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lock_runtime::LostReason;
 use lock_runtime::backend::{
     Acquired, Backend, BackendError, Claim, LockKey, OwnerToken, Release, Released, Renewal,
     Renewed,
@@ -208,6 +209,69 @@ async fn tokens_of_locks_that_are_taken_together_grow() {
 }
 
 #[tokio::test]
+async fn locks_that_are_released_together_are_each_freed_for_their_owner_alone() {
+    let it = Fixture::start().await;
+    let holders = claims(["a", "b", "c"]);
+    assert!(it.acquire(&holders).await.iter().all(is_granted));
+    let other = ["SET", "lock:b", "other", "PX", "30000"];
+    it.server.run::<()>(&other);
+    let (answers, commands) = it.commands_of(it.release(&holders)).await;
+    assert_eq!(commands, 1);
+    assert!(is_released(&answers[0]) && is_released(&answers[2]));
+    assert!(matches!(
+        answers[1],
+        Ok(Answer::Released(Released::NotHeld))
+    ));
+    assert_eq!(it.owner("b").as_deref(), Some("other"));
+    assert_eq!((it.owner("a"), it.owner("c")), (None, None));
+    it.server.run::<()>(&["DEL", "lock:b"]);
+    it.server.finish();
+}
+
+#[tokio::test]
+async fn of_claims_on_one_lock_that_go_together_the_first_has_it() {
+    let it = Fixture::start().await;
+    let asked = claims(["a", "b", "a", "c"]);
+    let (answers, commands) = it.commands_of(it.acquire(&asked)).await;
+    assert_eq!(commands, 1);
+    assert!([0, 1, 3].iter().all(|index| is_granted(&answers[*index])));
+    assert!(matches!(
+        answers[2],
+        Ok(Answer::Acquired(Acquired::Taken(_)))
+    ));
+    assert_eq!(it.owner("a").as_deref(), Some(asked[0].owner.as_str()));
+    it.release(&asked).await;
+    it.server.finish();
+}
+
+#[tokio::test]
+async fn claims_that_go_together_pass_nobody_who_waits_and_none_is_granted_once_it_is_withdrawn() {
+    let it = Fixture::start().await;
+    let holders = claims(["b"]);
+    let mut waiters = holders.clone().map(|_| claim("b").queued());
+    waiters[0].grace = Duration::from_secs(5);
+    assert!(it.acquire(&holders).await.iter().all(is_granted));
+    it.acquire(&waiters).await;
+    // Its lease has ended.
+    it.server.run::<()>(&["DEL", "lock:b"]);
+    let asked = claims(["a", "b", "c", "d"]);
+    let mut gone = asked[2].clone();
+    gone.in_doubt = true;
+    it.backend.abandon(&gone).await.unwrap();
+    let (answers, commands) = it.commands_of(it.acquire(&asked)).await;
+    assert_eq!(commands, 1);
+    assert!(is_granted(&answers[0]) && is_granted(&answers[3]));
+    for index in [1, 2] {
+        let answer = &answers[index];
+        assert!(matches!(answer, Ok(Answer::Acquired(Acquired::Taken(_)))));
+    }
+    assert_eq!(it.owner("b").as_deref(), Some(waiters[0].owner.as_str()));
+    assert_eq!(it.owner("c"), None);
+    it.release(&asked).await;
+    it.server.finish();
+}
+
+#[tokio::test]
 async fn a_key_of_another_kind_fails_its_call_alone() {
     let it = Fixture::start().await;
     let claims = claims(["a", "b", "c", "d"]);
@@ -236,7 +300,14 @@ async fn a_key_of_another_kind_fails_its_call_alone() {
         error(&answers[1])
     );
     let answers: Vec<_> = answers.into_iter().filter_map(Result::ok).collect();
-    assert_eq!(answers, [Renewed::held(), Renewed::lost(), Renewed::held()]);
+    assert_eq!(
+        answers,
+        [
+            Renewed::held(),
+            Renewed::Lost(LostReason::Deleted),
+            Renewed::held()
+        ]
+    );
 
     let (answers, commands) = it.commands_of(it.release(&claims)).await;
     assert_eq!(commands, 1);

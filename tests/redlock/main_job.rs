@@ -7,15 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use lock_runtime::{LockError, LockRuntime, distributed_lock};
-use lock_tests::faults::eventually;
+use lock_tests::faults::{eventually, ms};
 use lock_tests::redlock_store::{five, urls};
 use lock_tests::server::Server;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
 
 async fn runtime(servers: &[Server]) -> LockRuntime {
     let builder = LockRuntime::redlock(urls(servers)).restart_delay(Duration::ZERO);
@@ -194,9 +190,11 @@ fn lock_url_names_the_servers() {
     }
     let few = said(format!("redlock://{}", hosts[..2].join(",")));
     assert!(few.contains("3 servers or more"), "{few}");
-    let odd = said(format!("redlock://u:secret@{}?ttl=1", hosts.join(",")));
-    assert!(
-        odd.contains("restart_delay") && !odd.contains("secret"),
-        "{odd}"
-    );
+    for (parameter, named) in [("colour=1", "restart_delay"), ("ttl=1", "`ttl`")] {
+        let odd = said(format!(
+            "redlock://u:secret@{}?{parameter}",
+            hosts.join(",")
+        ));
+        assert!(odd.contains(named) && !odd.contains("secret"), "{odd}");
+    }
 }

@@ -139,8 +139,8 @@ pub async fn those_who_share_do_not_pass_one_who_waits<S: Store>(store: &S) {
     served(&there, &late).await;
 }
 
-/// When all who stand first want to share, all of them have the key; whoever stands behind them does
-/// not.
+/// When all who stand first want to share, all of them have the key; whoever stands behind them
+/// does not.
 pub async fn all_who_share_are_served_together<S: Store>(store: &S) {
     if !knows(store, Mode::Shared).await {
         return;
@@ -368,8 +368,8 @@ pub async fn a_kept_permit_is_nobodys<S: Store>(store: &S) {
     taken(&here, &trying(permits(&key, 1, 2))).await;
 }
 
-/// Each part of a key has one holder; a claim gets the part it likes best, or any other that is free
-/// and not excepted.
+/// Each part of a key has one holder; a claim gets the part it likes best, or any other that is
+/// free and not excepted.
 pub async fn a_shard_has_one_holder<S: Store>(store: &S) {
     let any = Mode::Shard {
         of: 3,

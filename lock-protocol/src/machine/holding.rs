@@ -49,8 +49,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Keeps the key for `least` from now on, if the lease covers it; else the next renewal asks for
-    /// more.
+    /// Keeps the key for `least` from now on, if the lease covers it; else the next renewal asks
+    /// for more.
     pub(super) fn keep(&mut self, id: LeaseId, token: FencingToken, least: Duration, begins: bool) {
         let until = self.now + least;
         let mut leases = self.group.leases.iter_mut();
@@ -60,8 +60,8 @@ impl Turn<'_> {
         if !lease.is_held_with(token) {
             return;
         }
-        if lease.valid_until < until {
-            lease.wanted = Some(least);
+        if !lease.covers(until) {
+            lease.wanted = Some(least.into());
         } else if begins {
             lease.wanted = None;
             lease.kept_until = lease.kept_until.max(Some(until));
@@ -134,12 +134,12 @@ impl Turn<'_> {
         if self.group.line.is_empty() || self.group.kind == Kind::Shared {
             return false;
         }
-        if made(Mistake::LosesNextInLine) && self.group.leases[index].spare.is_none() {
+        if made(Mistake::LosesNextInLine) && !self.group.leases[index].has_token() {
             self.group.line.pop();
             return false;
         }
         let lease = &mut self.group.leases[index];
-        let terms = lease.terms;
+        let terms = lease.terms();
         if lease.passes == 0 {
             lease.budget = self.rules.passes(self.group.line.len());
         }
@@ -277,7 +277,7 @@ impl Turn<'_> {
     /// Takes in that the release asked with this `number` failed, or was cut off.
     pub(super) fn not_released(&mut self, index: usize, number: AskNumber, failure: Failure) {
         let lease = &mut self.group.leases[index];
-        let (id, ttl) = (lease.id, lease.terms.lease(self.rules));
+        let (id, ttl) = (lease.id, lease.terms().lease(self.rules));
         let State::Releasing(releasing) = &mut lease.state else {
             return;
         };
@@ -339,12 +339,15 @@ impl Turn<'_> {
 
     fn finish_release(&mut self, index: usize, outcome: ReleaseOutcome) {
         let lease = self.group.leases.remove(index);
+        // What withdraws the claim would free a key that is to stay taken.
+        let is_failed = matches!(outcome, ReleaseOutcome::Failed(_));
+        let stays = is_failed && lease.keep(self.now).is_some();
         if let State::Releasing(releasing) = &lease.state
             && !releasing.told
         {
             self.tell_released(lease.id, outcome);
         }
-        if lease.in_doubt && !made(Mistake::ReleaseEndsDoubt) {
+        if lease.in_doubt && !stays && !made(Mistake::ReleaseEndsDoubt) {
             self.bury(&lease);
         }
     }
@@ -352,9 +355,9 @@ impl Turn<'_> {
     /// Makes sure that no question that is still on its way brings back the claim of a lease that
     /// has ended.
     fn bury(&mut self, lease: &Lease) {
-        let ttl = lease.terms.lease(self.rules);
+        let ttl = lease.terms().lease(self.rules);
         let mut claim = Claim::new(self.group.key.clone(), lease.owner.clone(), ttl);
-        claim.mode = lease.terms.mode;
+        claim.mode = lease.terms().mode;
         claim.in_doubt = true;
         self.withdraw(claim);
     }

@@ -31,8 +31,8 @@ pub struct Key {
 impl Key {
     /// A key about which nothing has been done yet, or nothing of which anybody waits for the end.
     ///
-    /// Numbers go on after `last_number`, which is that of the machine that this process had for the
-    /// key before, or larger.
+    /// Numbers go on after `last_number`, which is that of the machine that this process had for
+    /// the key before, or larger.
     pub fn new(key: LockKey, last_number: u64) -> Key {
         Key {
             exclusive: Group::new(key, Kind::Exclusive, last_number),
@@ -247,6 +247,18 @@ impl Key {
     /// The owner tokens of the claims that are pursued, at most one of each kind.
     pub fn pursued(&self) -> impl Iterator<Item = &OwnerToken> {
         self.groups().filter_map(Group::pursued)
+    }
+
+    /// Of which kind the claim `owner` is, if it is one that is pursued.
+    pub fn pursues(&self, owner: &str) -> Option<Kind> {
+        let is_pursued = |group: &&Group| group.pursued().is_some_and(|it| it.as_str() == owner);
+        self.groups().find(is_pursued).map(|group| group.kind)
+    }
+
+    /// Whether there is a claim of this kind.
+    pub fn is_pursued(&self, kind: Kind) -> bool {
+        self.group(kind)
+            .is_some_and(|group| group.pursued().is_some())
     }
 
     fn groups(&self) -> impl Iterator<Item = &Group> {

@@ -6,12 +6,12 @@ use smallvec::SmallVec;
 
 use super::exchange::{Ending, Releasing};
 use super::line::WaiterId;
-use crate::claim::{Extension, LostReason, Release, Renewal};
+use crate::claim::{Claim, Extension, LostReason, Release, Renewal};
 use crate::mistakes::{Mistake, made};
 use crate::mode::Mode;
 use crate::name::LockKey;
-use crate::terms::{Rules, Terms, covering, valid_until};
-use crate::time::Instant;
+use crate::terms::{PackedTerms, Rules, Terms, covering, valid_until};
+use crate::time::{Instant, Span};
 use crate::token::{FenceBlock, FencingToken, OwnerToken};
 
 /// The name of a lease within its key.
@@ -35,14 +35,17 @@ pub(super) struct Lease {
     pub(super) owner: OwnerToken,
     /// Whether a question of its claim may still be on its way to the store.
     pub(super) in_doubt: bool,
-    pub(super) terms: Terms,
+    /// See [`Lease::terms`].
+    pub(super) terms: PackedTerms,
     /// Until when the lease may be relied on; counted from before a request was sent, never from an
     /// answer.
     pub(super) valid_until: Instant,
     /// The token of the present holder; whoever has a smaller one held the lease earlier.
     pub(super) token: FencingToken,
-    /// The tokens reserved for the holders to come.
-    pub(super) spare: Option<FenceBlock>,
+    /// The first of the tokens reserved for the holders to come.
+    next_token: FencingToken,
+    /// How many these are.
+    spare_tokens: u32,
     /// What the budget of local passing is counted from.
     pub(super) granted_at: Instant,
     pub(super) held_since: Instant,
@@ -59,7 +62,7 @@ pub(super) struct Lease {
     pub(super) kept_until: Option<Instant>,
     /// For how long the holder wants to keep the key from its beginning, which has to wait, since
     /// the lease is too short.
-    pub(super) wanted: Option<Duration>,
+    pub(super) wanted: Option<Span>,
     /// Who were told of the grant and have not been seen since, and how long each may take: one,
     /// but for those who share.
     pub(super) untaken: SmallVec<[(WaiterId, Instant); 1]>,
@@ -83,6 +86,60 @@ pub(super) enum State {
 }
 
 impl Lease {
+    /// A lease that was granted `now` with these tokens, of which its holder has the first.
+    pub(super) fn new(
+        id: LeaseId,
+        claim: &Claim,
+        terms: Terms,
+        valid_until: Instant,
+        tokens: FenceBlock,
+        now: Instant,
+    ) -> Lease {
+        let mut lease = Lease {
+            id,
+            owner: claim.owner.clone(),
+            in_doubt: claim.in_doubt,
+            terms: terms.into(),
+            valid_until,
+            token: tokens.first,
+            next_token: tokens.first,
+            spare_tokens: 0,
+            granted_at: now,
+            held_since: now,
+            passes: 0,
+            budget: 0,
+            free_until: now,
+            renew_at: None,
+            kept_until: None,
+            wanted: None,
+            untaken: SmallVec::new(),
+            shard: 0,
+            sharing: 1,
+            open_until: now,
+            state: State::Held,
+        };
+        lease.reserve(tokens);
+        lease.next_token();
+        lease
+    }
+
+    /// How it is kept.
+    pub(super) fn terms(&self) -> Terms {
+        self.terms.get()
+    }
+
+    /// Has these tokens for the holders to come, in place of all others.
+    fn reserve(&mut self, tokens: FenceBlock) {
+        let others = tokens.last.as_u64().saturating_sub(tokens.first.as_u64());
+        self.next_token = tokens.first;
+        self.spare_tokens = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
+    }
+
+    /// Whether a token is left for another holder.
+    pub(super) fn has_token(&self) -> bool {
+        self.spare_tokens > 0
+    }
+
     /// Ends the lease if it has run out `now`. Whether it did.
     ///
     /// A lease that has ended stays ended: an answer that comes later revives nothing, since the
@@ -101,7 +158,7 @@ impl Lease {
         if now >= self.valid_until {
             Some(End::Lost(LostReason::Expired))
         } else {
-            self.terms.max_hold.filter(over).map(End::MaxHold)
+            self.terms().max_hold.filter(over).map(End::MaxHold)
         }
     }
 
@@ -132,25 +189,29 @@ impl Lease {
 
     /// Whether it is what a waiter with these terms wants.
     pub(super) fn suits(&self, wanted: &Terms) -> bool {
-        let mut terms = self.terms;
-        terms.mode = wanted.mode;
-        terms == *wanted && self.terms.mode.satisfies(&wanted.mode, self.shard)
+        let own = self.terms();
+        let alike = Terms {
+            mode: wanted.mode,
+            ..own
+        };
+        alike == *wanted && own.mode.satisfies(&wanted.mode, self.shard)
     }
 
     /// How much has to be left of it for another holder.
     pub(super) fn enough(&self, rules: &Rules) -> Duration {
-        match self.terms.renew {
-            Some(_) => rules.grace.min(self.terms.ttl) / 2,
+        let terms = self.terms();
+        match terms.renew {
+            Some(_) => rules.grace.min(terms.ttl) / 2,
             // Nothing will be added to it.
-            None => self.terms.ttl / 10 * 9,
+            None => terms.ttl / 10 * 9,
         }
     }
 
-    /// Whether one more reader of this process, with these terms, can share it: each has a `max_hold`
-    /// of its own, so with one it has a lease of its own.
+    /// Whether one more reader of this process, with these terms, can share it: each has a
+    /// `max_hold` of its own, so with one it has a lease of its own.
     pub(super) fn is_open_to(&self, wanted: &Terms, rules: &Rules, now: Instant) -> bool {
         let is_open = now < self.open_until || made(Mistake::JoinsWithoutEnd);
-        self.terms.mode == Mode::Shared
+        self.terms().mode == Mode::Shared
             && self.is_held()
             && is_open
             && self.suits(wanted)
@@ -202,19 +263,18 @@ impl Lease {
 
     /// The next fencing token for a holder in this process, if one is left.
     pub(super) fn next_token(&mut self) -> Option<FencingToken> {
-        if made(Mistake::PassesBeyondBlock) && self.spare.is_none() {
+        if made(Mistake::PassesBeyondBlock) && !self.has_token() {
             return Some(self.token.next());
         }
-        let FenceBlock { first, last } = self.spare?;
-        self.spare = (first < last).then(|| FenceBlock {
-            first: first.next(),
-            last,
-        });
-        Some(first)
+        self.spare_tokens = self.spare_tokens.checked_sub(1)?;
+        let token = self.next_token;
+        self.next_token = token.next();
+        Some(token)
     }
 
     fn max_hold_ends(&self) -> Option<Instant> {
-        self.terms.max_hold.map(|limit| self.held_since + limit)
+        let limit = self.terms().max_hold;
+        limit.map(|limit| self.held_since + limit)
     }
 
     /// When something happens to a lease that is held, without anybody's doing.
@@ -234,11 +294,12 @@ impl Lease {
         now: Instant,
         waiting: usize,
     ) -> Renewal {
-        let ttl = self.terms.ttl.max(self.least(rules, now));
+        let ttl = self.terms().ttl.max(self.least(rules, now));
         let mut renewal = Renewal::new(key.clone(), self.owner.clone(), ttl);
-        renewal.mode = self.terms.mode;
+        let mode = self.terms().mode;
+        renewal.mode = mode;
         renewal.shard = self.shard;
-        if self.spare.is_none() && self.terms.mode != Mode::Shared {
+        if !self.has_token() && mode != Mode::Shared {
             renewal.tokens = rules.passes(waiting);
         }
         renewal
@@ -247,17 +308,20 @@ impl Lease {
     /// Its release.
     pub(super) fn release(&self, key: &LockKey) -> Release {
         let mut release = Release::new(key.clone(), self.owner.clone());
-        release.mode = self.terms.mode;
+        release.mode = self.terms().mode;
         release.shard = self.shard;
         release
     }
 
-    /// How long the lease has to live at least, where the key is kept: never shorter than its holder
-    /// counts on, and from one renewal to the next no longer.
+    /// How long the lease has to live at least, where the key is kept: never shorter than its
+    /// holder counts on, and from one renewal to the next no longer.
     fn least(&self, rules: &Rules, now: Instant) -> Duration {
-        let wanted = match (self.wanted, self.kept_until, self.terms.min_hold) {
+        if made(Mistake::CrashBreaksMinHold) {
+            return Duration::ZERO;
+        }
+        let wanted = match (self.wanted, self.kept_until, self.terms().min_hold) {
             // An answer that comes later is none.
-            (Some(wanted), _, _) => wanted + rules.command_timeout,
+            (Some(wanted), _, _) => wanted.get() + rules.command_timeout,
             (None, None, Some(least)) => least + rules.latency(least),
             (None, Some(_), _) => Duration::ZERO,
             (None, None, None) => return Duration::ZERO,
@@ -266,6 +330,11 @@ impl Lease {
             .kept_until
             .map_or(Duration::ZERO, |until| until.since(now));
         covering(wanted.max(kept).max(self.valid_until.since(now)))
+    }
+
+    /// Whether the key stays taken until then, also if this process dies now.
+    pub(super) fn covers(&self, until: Instant) -> bool {
+        self.valid_until >= until || made(Mistake::CrashBreaksMinHold)
     }
 
     /// For how long the store is to keep the key when the lease ends `now`.
@@ -278,25 +347,29 @@ impl Lease {
     /// lease ends.
     pub(super) fn patience(&self, now: Instant, rules: &Rules) -> Duration {
         let left = self.valid_until.since(now);
-        let limit = rules.command_timeout.min(self.terms.ttl / 4);
+        let limit = rules.command_timeout.min(self.terms().ttl / 4);
         limit.min(left / 3).max(Duration::from_millis(2))
     }
 
     /// Takes in that the store extended the lease in answer to a request sent at `sent_at`.
     pub(super) fn extended(&mut self, sent_at: Instant, extension: Extension) {
-        let valid_for = extension.valid_for.unwrap_or(self.terms.ttl);
+        let terms = self.terms();
+        let valid_for = extension.valid_for.unwrap_or(terms.ttl);
         self.valid_until = self.valid_until.max(valid_until(sent_at, valid_for));
-        self.spare = extension.tokens.or(self.spare);
-        self.renew_at = self.terms.renew.map(|period| on_grid(sent_at, period));
+        if let Some(tokens) = extension.tokens {
+            self.reserve(tokens);
+        }
+        self.renew_at = terms.renew.map(|period| on_grid(sent_at, period));
         if made(Mistake::RenewsWithoutPause) {
-            self.renew_at = self.terms.renew.map(|_| sent_at);
+            self.renew_at = terms.renew.map(|_| sent_at);
         }
     }
 
     /// Takes in that the store could not be asked: it is asked again soon, and a few times before
     /// the lease ends. Whatever the error, trying costs little, and the deadline decides.
     pub(super) fn not_extended(&mut self, now: Instant, chance: u32) {
-        let period = self.terms.renew.unwrap_or(self.terms.ttl / 10);
+        let terms = self.terms();
+        let period = terms.renew.unwrap_or(terms.ttl / 10);
         let pause = jittered((period / 2).min(Duration::from_secs(1)), chance);
         let left = self.valid_until.since(now);
         let pause = pause.min(left / 4).max(Duration::from_millis(1));

@@ -4,10 +4,8 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::time::Duration;
 
-use smallvec::smallvec;
-
 use super::exchange::{Exchange, Failure, Known, Pursuit, Stage};
-use super::lease::{Lease, State, jittered, on_grid};
+use super::lease::{Lease, jittered, on_grid};
 use super::{Action, LeaseId, Outcome, ReleaseOutcome, Turn, Verb, Waiter, WaiterId};
 use crate::backend::BackendError;
 use crate::claim::{Acquired, AskNumber, Claim, Contended, Grant, Holder};
@@ -98,7 +96,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Takes in that the claim of `owner` was not granted together with others, for the waiter `id`.
+    /// Takes in that the claim of `owner` was not granted together with others, for the waiter
+    /// `id`.
     pub(super) fn not_taken(&mut self, id: WaiterId, owner: &OwnerToken) {
         self.group.line.remove(id);
         let is_empty = self.group.line.is_empty();
@@ -402,8 +401,12 @@ impl Turn<'_> {
             pursuit.claim.ttl = ttl;
             return self.ask_for_pursuit();
         }
-        let is_grace =
-            valid_for < pursuit.claim.ttl || (by == By::HandOver && terms.renew.is_none());
+        let is_grace = match terms.renew {
+            // What is renewed soon enough anyway may lack a little of its ttl, as where a store
+            // uses a lease again.
+            Some(_) => valid_for < pursuit.claim.ttl - pursuit.claim.ttl / 16,
+            None => valid_for < pursuit.claim.ttl || by == By::HandOver,
+        };
         let (Some(pursuit), Some(head)) = (self.group.pursuit.take(), self.group.line.pop()) else {
             return;
         };
@@ -426,32 +429,17 @@ impl Turn<'_> {
             (By::Answer, Contended::No) => self.now.since(since) * 10,
             _ => Duration::ZERO,
         };
-        let mut lease = Lease {
-            id: LeaseId(self.next_number()),
-            owner: pursuit.claim.owner.clone(),
-            in_doubt: pursuit.claim.in_doubt,
-            terms,
-            valid_until,
-            token: grant.tokens.first,
-            spare: Some(grant.tokens),
-            granted_at: self.now,
-            held_since: self.begins(head.begins),
-            passes: 0,
-            budget: 0,
-            free_until: self.now + free_for,
-            renew_at,
-            kept_until: None,
-            wanted: None,
-            untaken: smallvec![(head.id, head.deadline)],
-            shard,
-            sharing: 1,
-            open_until: match grant.contended {
-                Contended::No => since + self.rules.open_for(terms.ttl),
-                _ => self.now,
-            },
-            state: State::Held,
-        };
-        lease.next_token();
+        let id = LeaseId(self.next_number());
+        let (claim, tokens) = (&pursuit.claim, grant.tokens);
+        let mut lease = Lease::new(id, claim, terms, valid_until, tokens, self.now);
+        lease.held_since = self.begins(head.begins);
+        lease.free_until = self.now + free_for;
+        lease.renew_at = renew_at;
+        lease.untaken.push((head.id, head.deadline));
+        lease.shard = shard;
+        if grant.contended == Contended::No {
+            lease.open_until = since + self.rules.open_for(terms.ttl);
+        }
         let granted = lease.granted(self.now);
         if self.group.kind == Kind::Shard {
             self.group.last_shard = Some(shard);
@@ -471,8 +459,9 @@ impl Turn<'_> {
     /// Keeps a lease that goes together with others. All readers in line that can share it do, also
     /// those behind others.
     fn share_with_all(&mut self, mut lease: Lease) {
-        if lease.terms.mode == Mode::Shared && lease.terms.max_hold.is_none() {
-            for waiter in self.group.line.take_alike(&lease.terms) {
+        let terms = lease.terms();
+        if terms.mode == Mode::Shared && terms.max_hold.is_none() {
+            for waiter in self.group.line.take_alike(&terms) {
                 lease.sharing += 1;
                 lease.untaken.push((waiter.id, waiter.deadline));
                 let granted = lease.granted(self.now);

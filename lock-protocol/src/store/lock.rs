@@ -8,7 +8,8 @@ use smallvec::{SmallVec, smallvec};
 use super::fence::Fence;
 use super::{Message, Messages, Moment, Word, withdrawn};
 use crate::claim::{
-    Acquired, Claim, Contended, Extension, Grant, Holder, Release, Released, Renewal, Renewed,
+    Acquired, Claim, Contended, Extension, Grant, Holder, LostReason, Release, Released, Renewal,
+    Renewed,
 };
 use crate::mistakes::{Mistake, made};
 use crate::mode::{Kind, Mode};
@@ -162,6 +163,8 @@ impl<W: Clone> Turn<'_, W> {
                 token: self.fence.last(),
             });
         }
+        // Nothing is known of a lease that has run out.
+        let is_free = self.lock.leases.is_empty();
         match self.lock.lease_of(&renewal.owner) {
             Some(lease) => {
                 // All renewals of an owner have the same ttl, so that a late one shortens nothing
@@ -171,12 +174,15 @@ impl<W: Clone> Turn<'_, W> {
                 let further = (wanted > 0).then(|| self.fence.draw(wanted, micros));
                 Renewed::Held(Extension::with_tokens(further))
             }
-            None => Renewed::lost(),
+            None if is_free => Renewed::Lost(LostReason::Deleted),
+            None => Renewed::Lost(LostReason::TakenOver),
         }
     }
 
     pub(super) fn release(&mut self, release: &Release, way: &W, next_is_gone: bool) -> Released {
-        if let Some(keep) = release.keep {
+        if let Some(keep) = release.keep
+            && !made(Mistake::KeepHandsOver)
+        {
             return self.keep(release, keep);
         }
         let is_permit = matches!(release.mode, Mode::Permits { .. });
@@ -421,10 +427,15 @@ impl<W> Lock<W> {
         };
         let remaining = ends.map(|ends| ends.since(now));
         if self.leases.iter().any(|lease| lease.is_foreign) {
-            Holder::foreign(remaining)
-        } else {
-            Holder::of_ours(remaining.unwrap_or(Duration::MAX))
+            return Holder::foreign(remaining);
         }
+        let mut holder = Holder::of_ours(remaining.unwrap_or(Duration::MAX));
+        // Of several, none is the one.
+        holder.process = match self.leases.as_slice() {
+            [lease] => lease.owner.process(),
+            _ => None,
+        };
+        holder
     }
 
     /// Whether `owner` stood there.

@@ -14,7 +14,8 @@ use crate::shapes::way::{LONG, TRIP, processes};
 const TTL: Duration = Duration::from_secs(600);
 const SOON: Duration = Duration::from_secs(5);
 
-/// Polls `future` so many times, in steps of a fraction of a question, and drops it. Whether it ended.
+/// Polls `future` so many times, in steps of a fraction of a question, and drops it. Whether it
+/// ended.
 async fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> bool {
     let mut future = pin!(future);
     for _ in 0..polls {

@@ -1,9 +1,9 @@
-//! Leases that go together: the shipped machines of one key in several processes, the pure store, and
-//! a network that loses, delays and reorders.
+//! Leases that go together: the shipped machines of one key in several processes, the pure store,
+//! and a network that loses, delays and reorders.
 //!
-//! It is a world of its own, smaller than the one of the plain lock: all clocks are right. In return
-//! questions about different leases overtake each other freely, and the onlooker keeps books of its
-//! own of what the store must have after each verb.
+//! It is a world of its own, smaller than the one of the plain lock: all clocks are right. In
+//! return questions about different leases overtake each other freely, and the onlooker keeps books
+//! of its own of what the store must have after each verb.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -742,8 +742,8 @@ impl World {
             .insert(owner.clone(), Entry { mode, shard, ends });
     }
 
-    /// Writes down who was served, and what became of the claim that asked: in the order in which they
-    /// waited.
+    /// Writes down who was served, and what became of the claim that asked: in the order in which
+    /// they waited.
     fn served(&mut self, messages: &Messages<(usize, u32)>, asker: Option<(&Claim, &Acquired)>) {
         let new = messages.iter().filter_map(|message| match message.word {
             Word::Granted(grant, _) => Some((message.owner.clone(), grant)),

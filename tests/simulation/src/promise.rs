@@ -61,6 +61,7 @@ promises! {
     PassesAreBounded: "a process passes a lease on within its budget",
     JoinsAreBounded: "a reader joins a lease of its process for a second at the most",
     PassedOnWhole: "who is passed a lease gets what it asked for",
+    KeptForItsMinimum: "a key stays taken for its minimum hold, whatever becomes of its holder",
     FewQuestions: "questions have pauses between them",
     ShutDownEnds: "a process that shuts down ends in the time of a few questions",
     NothingLeft: "in the end nothing is left, in the store and in the processes",

@@ -87,6 +87,8 @@ struct State {
     unanswered: u32,
     /// Why there is no connection.
     trouble: Option<Fault>,
+    /// How the last exchange failed on the connection that there is, or was.
+    failed: Option<Fault>,
     /// How many calls are in flight.
     in_flight: usize,
     /// What the next pipelines take, oldest first.
@@ -174,6 +176,14 @@ impl Link {
     /// The channel that it listens to, if it does.
     pub(super) fn channel(&self) -> Option<&str> {
         self.channel.as_deref()
+    }
+
+    /// What its connections are for, in a word for those on call.
+    pub(super) fn way(&self) -> &'static str {
+        match self.channel {
+            Some(_) => "lane",
+            None => "direct",
+        }
     }
 
     /// Whether there is a connection, and so a subscription, as far as is known.
@@ -348,7 +358,10 @@ impl Flight {
         .await;
         let outcome = match &exchanged {
             Ok(outcome) => *outcome,
-            Err(fault) => Outcome::of(fault),
+            Err(fault) => {
+                lock(&self.link.state).failed = Some(fault.clone());
+                Outcome::of(fault)
+            }
         };
         if outcome == Outcome::Answered {
             self.link.answered(sent_at);
@@ -391,6 +404,7 @@ impl Link {
     pub(super) fn opened(&self, connection: MultiplexedConnection) {
         let mut state = lock(&self.state);
         state.trouble = None;
+        state.failed = None;
         state.connection = Some(connection);
         self.works.store(true, Ordering::Release);
     }
@@ -408,6 +422,12 @@ impl Link {
         for message in left {
             message.fail(fault.clone());
         }
+    }
+
+    /// Why the connection was given up that there was.
+    pub(super) fn failed(&self) -> Fault {
+        let failed = lock(&self.state).failed.take();
+        failed.unwrap_or(Fault::Lost(None))
     }
 
     /// Whether the server has refused for good.
@@ -461,8 +481,8 @@ impl Link {
     }
 
     /// Sends `batch` in one piece and gives out the answers; what has to be asked again is sent
-    /// again. The first poll puts it into the queue of the connection: batches leave in the order of
-    /// these polls, whatever the scheduler does with the rest.
+    /// again. The first poll puts it into the queue of the connection: batches leave in the order
+    /// of these polls, whatever the scheduler does with the rest.
     pub(super) async fn carry(self: Arc<Link>, batch: Batch) {
         let mut messages = batch.messages;
         let mut flight = Flight {

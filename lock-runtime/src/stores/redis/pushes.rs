@@ -1,4 +1,5 @@
-//! What the server sends without being asked: hand-overs, on the connections that carry the commands.
+//! What the server sends without being asked: hand-overs, on the connections that carry the
+//! commands.
 
 use std::sync::{Arc, OnceLock};
 
@@ -67,8 +68,9 @@ impl Pushes {
     }
 
     fn hand_over(&self, lane: &Link, hand_over: &HandOver) {
-        // The message came behind the answer to that command, on the same connection: the hand-over is younger than it. When the
-        // message itself was sent nobody knows; it may have lain in a buffer of a stopped process for any time.
+        // The message came behind the answer to that command, on the same connection: the hand-over
+        // is younger than it. When the message itself was sent nobody knows; it may have lain in a
+        // buffer of a stopped process for any time.
         let since = to_seam(lane.last_answered());
         let HandOver {
             owner,

@@ -1,4 +1,5 @@
-//! The scripts as typed questions and typed answers: the only place that knows the order of their arguments and replies.
+//! The scripts as typed questions and typed answers: the only place that knows the order of their
+//! arguments and replies.
 
 pub(super) mod company;
 pub(in crate::stores) mod voting;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use deadpool_redis::redis::{
     Cmd, RedisResult, RedisWrite, Script as Hashed, ToRedisArgs, ToSingleRedisArg, Value, cmd,
 };
-use lock_protocol::{FenceBlock, FencingToken, LockKey, OwnerToken};
+use lock_protocol::{FenceBlock, FencingToken, LockKey, LostReason, OwnerToken, Process};
 use once_cell::sync::Lazy;
 
 use super::call::{Call, Script, empty_command};
@@ -25,11 +26,12 @@ const GONE: Duration = Duration::from_secs(30);
 /// How long a hand-over may leave it to an earlier one to keep the queue alive.
 const A_SECOND: Duration = Duration::from_secs(1);
 /// What the scripts share, by the line in whose place it is put; what contains others comes first.
-const FRAGMENTS: [(&str, &str); 6] = [
+const FRAGMENTS: [(&str, &str); 7] = [
     ("-- prelude\n", include_str!("scripts/prelude.lua")),
     ("-- company\n", include_str!("scripts/company.lua")),
     ("-- offer\n", include_str!("scripts/offer.lua")),
     ("-- place\n", include_str!("scripts/place.lua")),
+    ("-- take\n", include_str!("scripts/take.lua")),
     ("-- draw\n", include_str!("scripts/draw.lua")),
     ("-- outlive\n", include_str!("scripts/outlive.lua")),
 ];
@@ -37,7 +39,7 @@ const FRAGMENTS: [(&str, &str); 6] = [
 /// What runs a script for many calls, but for the script.
 const MANY: &str = include_str!("scripts/many.lua");
 /// What `draw.lua` finds in a script that is run for one call.
-const DRAWN_AT: &str = "local instant\n";
+const DRAWN_AT: &str = "local instant, second\n";
 
 impl Script {
     /// A script with these keys, which are in the order of those of `prelude.lua`.
@@ -52,9 +54,11 @@ impl Script {
         }
     }
 
-    /// The same for a script that many calls can share.
-    fn shared(body: &str, keys: usize) -> Script {
-        let source = with_fragments(&MANY.replace("-- one\n", body));
+    /// The same for a script that many calls can share, and what is quicker for all of them at
+    /// once.
+    fn shared(body: &str, ahead: &str, keys: usize) -> Script {
+        let many = MANY.replace("-- one\n", body);
+        let source = with_fragments(&many.replace("-- ahead\n", ahead));
         let hash = Hashed::new(&source).get_hash().to_owned();
         let many = Script {
             source,
@@ -102,27 +106,36 @@ fn with_fragments(body: &str) -> String {
     FRAGMENTS.iter().fold(body.to_owned(), put_in)
 }
 
-/// A script by the name of its file, with so many keys.
-macro_rules! script {
-    ($make:ident, $name:literal, $keys:literal) => {
-        Lazy::new(|| Script::$make(include_str!(concat!("scripts/", $name, ".lua")), $keys))
+/// The source of the script in the file of this name.
+macro_rules! source {
+    ($name:literal) => {
+        include_str!(concat!("scripts/", $name, ".lua"))
     };
 }
 
-static ACQUIRE: Lazy<Script> = script!(shared, "acquire", 3);
+/// A script by the name of its file, with so many keys.
+macro_rules! script {
+    ($name:literal, $keys:literal) => {
+        Lazy::new(|| Script::new(source!($name), $keys))
+    };
+}
+
+static ACQUIRE: Lazy<Script> =
+    Lazy::new(|| Script::shared(source!("acquire"), source!("acquire_ahead"), 3));
 /// It has so many keys for each lock.
-static ACQUIRE_ALL: Lazy<Script> = script!(new, "acquire_all", 3);
+static ACQUIRE_ALL: Lazy<Script> = script!("acquire_all", 3);
 /// It has no other key than the lock itself.
-static RENEW: Lazy<Script> = script!(shared, "renew", 1);
-static RESERVE: Lazy<Script> = script!(new, "reserve", 3);
-static RELEASE: Lazy<Script> = script!(shared, "release", 3);
-static HAND_OVER: Lazy<Script> = script!(new, "hand_over", 3);
-static KEEP: Lazy<Script> = script!(new, "keep", 3);
-static ABANDON: Lazy<Script> = script!(new, "abandon", 3);
-static ENTER: Lazy<Script> = script!(new, "enter", 3);
-static EXTEND: Lazy<Script> = script!(new, "extend", 3);
-static LEAVE: Lazy<Script> = script!(new, "leave", 3);
-static PROBE: Lazy<Script> = script!(new, "probe", 3);
+static RENEW: Lazy<Script> = Lazy::new(|| Script::shared(source!("renew"), "", 1));
+static RESERVE: Lazy<Script> = script!("reserve", 3);
+static RELEASE: Lazy<Script> =
+    Lazy::new(|| Script::shared(source!("release"), source!("release_ahead"), 3));
+static HAND_OVER: Lazy<Script> = script!("hand_over", 3);
+static KEEP: Lazy<Script> = script!("keep", 3);
+static ABANDON: Lazy<Script> = script!("abandon", 3);
+static ENTER: Lazy<Script> = script!("enter", 3);
+static EXTEND: Lazy<Script> = script!("extend", 3);
+static LEAVE: Lazy<Script> = script!("leave", 3);
+static PROBE: Lazy<Script> = script!("probe", 3);
 
 fn all() -> impl Iterator<Item = &'static Script> {
     let scripts = [
@@ -142,14 +155,15 @@ fn all() -> impl Iterator<Item = &'static Script> {
     scripts.into_iter().flat_map(with_many).flatten()
 }
 
-/// The commands that make the server know every script.
+/// The commands that make the server know every script but those of voters.
 pub(super) fn loads() -> Vec<Cmd> {
-    let load = |script: &Script| {
-        let mut load = cmd("SCRIPT");
-        load.arg("LOAD").arg(&script.source);
-        load
-    };
     all().map(load).collect()
+}
+
+fn load(script: &Script) -> Cmd {
+    let mut load = cmd("SCRIPT");
+    load.arg("LOAD").arg(&script.source);
+    load
 }
 
 /// The commands that try everything that the scripts need, on the keys of no lock.
@@ -337,7 +351,8 @@ impl ToRedisArgs for Companion<'_> {
 
 impl ToSingleRedisArg for Companion<'_> {}
 
-/// Whole milliseconds, at least one (zero deletes), and few enough that the server can add them to its clock.
+/// Whole milliseconds, at least one (zero deletes), and few enough that the server can add them to
+/// its clock.
 fn millis(duration: Duration) -> u64 {
     const CENTURY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
     let rounded = duration.as_nanos().div_ceil(1_000_000);
@@ -388,7 +403,7 @@ pub(super) fn renewed(reply: &Value, renewal: &Renewal) -> Option<Renewed> {
             let tokens = tokens(&mut words, renewal.tokens)?;
             Renewed::Held(Extension::with_tokens(Some(tokens)))
         }
-        "lost" => Renewed::lost(),
+        "lost" => Renewed::Lost(lost(&mut words)),
         _ => return None,
     };
     words.next().is_none().then_some(renewed)
@@ -469,7 +484,8 @@ pub(super) fn hand_over(message: &[u8]) -> Option<HandOver> {
     })
 }
 
-/// Reads the message `next/remaining_ms/owner`: the claim of `owner` is the first of the queue, and the lease before it ends then.
+/// Reads the message `next/remaining_ms/owner`: the claim of `owner` is the first of the queue, and
+/// the lease before it ends then.
 pub(super) fn announcement(message: &[u8]) -> Option<(&str, Duration)> {
     let text = std::str::from_utf8(message).ok()?.strip_prefix("next/")?;
     let (remaining_ms, owner) = text.split_once('/')?;
@@ -493,15 +509,31 @@ fn holder(words: &mut Words<'_>) -> Option<Holder> {
     let remaining_ms = words.next()?.parse::<i64>().ok()?;
     // Negative: it never ends.
     let remaining = u64::try_from(remaining_ms).ok().map(Duration::from_millis);
-    match words.next()? {
-        "0" => {
-            let mut holder = Holder::of_ours(Duration::ZERO);
-            holder.remaining = remaining;
-            Some(holder)
-        }
-        "1" => Some(Holder::foreign(remaining)),
-        _ => None,
+    let mut holder = match words.next()? {
+        "0" => Holder::of_ours(Duration::ZERO),
+        "1" => Holder::foreign(remaining),
+        _ => return None,
+    };
+    holder.remaining = remaining;
+    // It stands there only if it is known.
+    let mut rest = words.clone();
+    holder.process = rest.next().and_then(Process::parse);
+    if holder.process.is_some() {
+        *words = rest;
     }
+    Some(holder)
+}
+
+/// Why a lease was lost.
+fn lost(words: &mut Words<'_>) -> LostReason {
+    let mut rest = words.clone();
+    let reason = match rest.next() {
+        Some("gone") => LostReason::Deleted,
+        Some("taken") => LostReason::TakenOver,
+        _ => return LostReason::NotHeld,
+    };
+    *words = rest;
+    reason
 }
 
 /// The tokens that were drawn for one who `wanted` so many.

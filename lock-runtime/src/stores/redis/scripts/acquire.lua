@@ -5,7 +5,8 @@
 --       [5] queue_ms: how long the queue outlives the present lease
 -- Returns: granted last old: tokens above `old` and up to `last`, to which the counter was raised;
 --          new ones where it is granted again | queued remaining_ms foreign
---          | taken remaining_ms foreign | again
+--          | taken remaining_ms foreign | again; after `foreign` the process of the holder, if it
+--          is known
 --          | error BADKEY lock, queue or counter: it holds something else
 local redis, lock, queue, counter = redis, KEYS[1], KEYS[2], KEYS[3]
 local call, owner, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
@@ -13,11 +14,8 @@ local call, owner, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
 -- Nobody holds the lock, nobody waits for it, and the claim is not withdrawn. The third name is
 -- that of `gone_of`.
 if redis.call('EXISTS', lock, queue, queue .. ':gone:' .. owner) == 0 then
-  -- draw
-  if drawn then
-    redis.call('SET', lock, owner, 'PX', ttl_ms)
-    return call .. ' granted ' .. last .. ' ' .. old
-  end
+  -- take
+  if is_taken then return call .. ' granted ' .. last .. ' ' .. old end
 end
 
 -- prelude
@@ -29,9 +27,11 @@ local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
 
 if holder and holder ~= owner then
-  local ours = string.match(holder, '/lr%-(%x+)%-%x+%-%x+$')
-  local foreign = (ours and #ours == 16) and 0 or 1
-  return answer(stand_back(member, queue_ms, redis.call('PTTL', lock), foreign))
+  local process, id = string.match(holder, '/lr%-((%x+)%-%x+)%-%x+$')
+  local remaining_ms, foreign = redis.call('PTTL', lock), id and #id == 16 and 0 or 1
+  -- The marker of leases that go together is that of no process.
+  if foreign == 1 or string.sub(process, -2) == '-0' then process = nil end
+  return answer(stand_back(member, queue_ms, remaining_ms, foreign, process))
 end
 
 -- The last lease ended without a release: those that wait come first. Where nobody waits, a full

@@ -1,11 +1,12 @@
--- What leases of one lock that go together need; the functions are made where there are some. The lock is then a marker,
--- `kind:phase/lr-0000000000000000-0-0`, which ends like the owner tokens of ours and is that of no claim: kind is s (shared),
--- p (permits) or h (shards), phase the fencing token of all who share. Its time to live is that of the lease that ends last.
--- A set in the slot of KEYS[2] has each lease with the time of its end in milliseconds, as
--- `owner` (shared), `i/owner` for each of the permits it takes (i from 0), or `shard/owner`. What has ended counts no more, whether
--- it is still there or not; and without its marker the set counts for nothing.
--- What a claim wants is told by a text without slashes, its want: `s`, `p:take:of`, or `h:of:prefer:except`, the last in 16
--- hexadecimal digits.
+-- What leases of one lock that go together need; the functions are made where there are some. The
+-- lock is then a marker, `kind:phase/lr-0000000000000000-0-0`, which ends like the owner tokens of
+-- ours and is that of no claim: kind is s (shared), p (permits) or h (shards), phase the fencing
+-- token of all who share. Its time to live is that of the lease that ends last. A set in the slot
+-- of KEYS[2] has each lease with the time of its end in milliseconds, as `owner` (shared),
+-- `i/owner` for each of the permits it takes (i from 0), or `shard/owner`. What has ended counts no
+-- more, whether it is still there or not; and without its marker the set counts for nothing. What a
+-- claim wants is told by a text without slashes, its want: `s`, `p:take:of`, or
+-- `h:of:prefer:except`, the last in 16 hexadecimal digits.
 -- Before: the prelude.
 local MARK = '/lr-0000000000000000-0-0'
 local holders = string.sub(queue, 1, -9) .. ':holders'
@@ -160,9 +161,10 @@ local function announce_rest(rest_ms)
   redis.call('PUBLISH', channel, table.concat({'next', integer(rest_ms or rest_for(want)), owner}, '/'))
 end
 
--- Serves those who have waited longest, as long as there is something for them: nobody passes the first, and whose process is
--- gone is passed over.
--- Returns: 'mine': the asker, whose place is `own`, is the first, or nobody waits | 'waits': there is nothing for the first
+-- Serves those who have waited longest, as long as there is something for them: nobody passes the
+-- first, and whose process is gone is passed over.
+-- Returns: 'mine': the asker, whose place is `own`, is the first, or nobody waits | 'waits': there
+-- is nothing for the first
 --          | 'handed', ms: the first has the lock, alone, for so long | 'again': there were too many for one call;
 --          and as the last, how many were served
 local function serve(own)
@@ -211,7 +213,8 @@ local function serve(own)
   return 'again', nil, served
 end
 
--- Serves those who wait after a lease has ended or a claim has left the queue, and tells who is first then when to look.
+-- Serves those who wait after a lease has ended or a claim has left the queue, and tells who is
+-- first then when to look.
 -- Returns: how many were served
 local function serve_after()
   local last = last_end()

@@ -3,7 +3,9 @@
 use deadpool_redis::redis::Value;
 use lock_protocol::{Contended, LockKey, Mode};
 
-use super::{Call, ENTER, EXTEND, LEAVE, Words, claim_arguments, holder, millis, tokens, words};
+use super::{
+    Call, ENTER, EXTEND, LEAVE, Words, claim_arguments, holder, lost, millis, tokens, words,
+};
 use crate::backend::{Acquired, Claim, Extension, Grant, Release, Renewal, Renewed};
 
 /// What a claim of this mode wants, as `company.lua` tells it; `None` if that is the lock alone.
@@ -70,7 +72,10 @@ pub(in crate::stores::redis) fn extended(reply: &Value, renewal: &Renewal) -> Op
     let tokens = match words.next()? {
         "held" => None,
         "granted" => Some(tokens(&mut words, renewal.tokens)?),
-        "lost" => return words.next().is_none().then(Renewed::lost),
+        "lost" => {
+            let reason = lost(&mut words);
+            return words.next().is_none().then_some(Renewed::Lost(reason));
+        }
         _ => return None,
     };
     let mut extension = Extension::with_tokens(tokens);

@@ -1,4 +1,5 @@
--- enter.lua: take a lease that goes together with others, or queue for it: acquire.lua of shares, permits and shards.
+-- enter.lua: take a lease that goes together with others, or queue for it: acquire.lua of shares,
+-- permits and shards.
 -- ARGV: [1] to [5] as those of acquire.lua, [6] want, as company.lua tells it
 -- Returns: granted last old shard contended: tokens as of acquire.lua; contended: 1 if others wait
 --          | queued remaining_ms foreign | taken remaining_ms foreign | again

@@ -5,13 +5,40 @@
 local redis, lock, queue, counter = redis, KEYS[1], KEYS[2], KEYS[3]
 local call, owner = ARGV[1], ARGV[2]
 
--- Nobody waits.
-if redis.pcall('GET', lock) == owner and redis.call('EXISTS', queue) == 0 then
-  redis.call('DEL', lock)
-  return call .. ' released'
+-- For how long the first waiter was made the owner, if that is done.
+local given_ms
+if redis.pcall('GET', lock) == owner then
+  -- The pop comes first: after it, all else passes even when the memory is full.
+  local popped = redis.pcall('ZPOPMIN', queue)
+  local member = popped[1]
+  if not member and not popped.err then
+    redis.call('DEL', lock)
+    return call .. ' released'
+  end
+  if member then
+    -- What goes together with others is served below.
+    if string.sub(member, -1) ~= 'c' then
+      -- draw
+      if drawn then
+        -- offer
+        if heard ~= 0 and type(heard) == 'number' then
+          redis.call('SET', lock, heir, 'PX', grace_ms)
+          if redis.call('EXISTS', queue) == 0 then return call .. ' released' end
+          given_ms = grace_ms
+        end
+      end
+    end
+    -- Dead, or not to be told: it is begun anew, and told below what is wrong.
+    if not given_ms then redis.call('ZADD', queue, popped[2], member) end
+  end
 end
 
 -- prelude
+
+if given_ms then
+  announce(given_ms)
+  return answer('released')
+end
 
 local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
