@@ -25,7 +25,7 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
         591,
         Promise::ValidLeaseIsTheStores,
     ),
-    (Mistake::RepeatGivesLastToken, 13, Promise::TokensGrow),
+    (Mistake::RepeatGivesLastToken, 181, Promise::TokensGrow),
     (Mistake::WaiterNeverAsks, 1, Promise::AskedInTime),
     (Mistake::WaiterAsksOnlyForOwner, 1, Promise::InQueue),
     (Mistake::PassesBeyondBlock, 39, Promise::TokensGrow),
@@ -37,7 +37,7 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
     ),
     (Mistake::GraceTakenForTtl, 2, Promise::ValidLeaseIsTheStores),
     (Mistake::PassesSpentLease, 2, Promise::PassedOnWhole),
-    (Mistake::PassesWithoutEnd, 6, Promise::PassesAreBounded),
+    (Mistake::PassesWithoutEnd, 16, Promise::PassesAreBounded),
     (
         Mistake::WithdrawalWaitsForAnswer,
         1,
