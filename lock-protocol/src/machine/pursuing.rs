@@ -401,12 +401,9 @@ impl Turn<'_> {
             pursuit.claim.ttl = ttl;
             return self.ask_for_pursuit();
         }
-        let is_grace = match terms.renew {
-            // What is renewed soon enough anyway may lack a little of its ttl, as where a store
-            // uses a lease again.
-            Some(_) => valid_for < pursuit.claim.ttl - pursuit.claim.ttl / 16,
-            None => valid_for < pursuit.claim.ttl || by == By::HandOver,
-        };
+        // A lease may lack a little of its ttl, as where a store uses one again.
+        let is_short = valid_for < pursuit.claim.ttl - pursuit.claim.ttl / 16;
+        let is_grace = is_short || terms.renew.is_none() && by == By::HandOver;
         let (Some(pursuit), Some(head)) = (self.group.pursuit.take(), self.group.line.pop()) else {
             return;
         };

@@ -7,6 +7,7 @@ use super::pursuing::no_answer;
 use super::{Turn, Verb};
 use crate::claim::{AskNumber, Claim};
 use crate::mistakes::{Mistake, made};
+use crate::time::Instant;
 
 impl Turn<'_> {
     /// Takes `claim` back from the store. From then on it is not asked for any more, whoever comes:
@@ -22,6 +23,16 @@ impl Turn<'_> {
             claim,
             stage: Ending::Asking(Exchange::new(number, self.now)),
             started: self.now,
+            failures: 0,
+        });
+    }
+
+    /// Withdraws `claim` at `until`, not earlier, whatever a question of it brings meanwhile.
+    pub(super) fn withdraw_at(&mut self, until: Instant, claim: Claim) {
+        self.group.withdrawals.push(Withdrawal {
+            claim,
+            stage: Ending::Kept(until),
+            started: until,
             failures: 0,
         });
     }
@@ -62,7 +73,7 @@ impl Turn<'_> {
         let withdrawal = &self.group.withdrawals[index];
         let (claim, failures) = (withdrawal.claim.clone(), withdrawal.failures);
         match withdrawal.stage {
-            Ending::Pausing(at) if at <= self.now => {
+            Ending::Pausing(at) | Ending::Kept(at) if at <= self.now => {
                 let number = self.ask(|_| Verb::Abandon(claim), failures);
                 let exchange = Exchange::new(number, self.now);
                 self.group.withdrawals[index].stage = Ending::Asking(exchange);
