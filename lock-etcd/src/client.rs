@@ -1,5 +1,6 @@
 //! The calls to etcd: which member is asked, by whom, and for how long.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -124,10 +125,13 @@ impl Client {
         let mut unreachable = 0;
         loop {
             let connection = self.connection();
+            // What is asked before has no effect.
+            let is_asked = AtomicBool::new(false);
             let attempt = async {
                 self.log_in_first(&connection).await?;
                 let connection = self.connection();
                 self.find_leader(&connection).await?;
+                is_asked.store(true, Ordering::Relaxed);
                 let answer = call(&connection, method, question.clone()).await;
                 answer.map_err(Failure::Status)
             };
@@ -137,7 +141,10 @@ impl Client {
                 Ok(Err(Failure::Status(status))) => status,
                 Err(_) => {
                     self.leave(&connection);
-                    return Err(Fault::Timeout);
+                    return Err(match is_asked.load(Ordering::Relaxed) {
+                        true => Fault::Timeout,
+                        false => Fault::NoLeader,
+                    });
                 }
             };
             if was_not_sent(&status) {
@@ -156,6 +163,9 @@ impl Client {
                 fault => {
                     if fault.is_unknown() {
                         self.leave(&connection);
+                        if !is_asked.load(Ordering::Relaxed) {
+                            return Err(Fault::unreachable(&status));
+                        }
                     }
                     return Err(self.explained(fault, &status));
                 }

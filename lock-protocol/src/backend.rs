@@ -48,7 +48,8 @@ use crate::token::OwnerToken;
 /// 9. A call that had no answer may take effect late, and then undoes nothing of what later calls
 ///    of the same owner did. No `acquire` brings the end of a lease nearer. One that comes after
 ///    its claim has ended finds that it was abandoned: whoever had no answer to an `acquire`
-///    abandons the claim in the end, in doubt, and does so after its release as well. A late
+///    abandons the claim in the end, in doubt, and does so after its release as well; where that
+///    was refused and should have [kept](Release::keep) the key, when it need not stay taken. A late
 ///    [`renew`](Backend::renew) leaves the lease what its caller counts on, since no renewal of an
 ///    owner has a longer ttl than those before it; a late `release` or `abandon` finds that the
 ///    claim has ended, since nobody asks for it again.
