@@ -9,6 +9,7 @@ mod example;
 mod flash_sale;
 mod handlers;
 mod leader;
+mod observability;
 mod throttle;
 mod transfer;
 mod workers;

@@ -571,6 +571,58 @@ async fn keys_that_may_not_be_logged_are_not() {
     }
 }
 
+/// It takes so long without an `.await`, with nothing before, or with one that lasts as long.
+#[distributed_lock(key = "report:<id>", ttl = "4s", runtime = locks)]
+async fn write_report(
+    locks: &LockRuntime,
+    id: u64,
+    blocks: Duration,
+    waits: Duration,
+) -> Result<(), LockError> {
+    sleep(waits).await;
+    std::thread::sleep(blocks);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_blocks_its_thread_is_told_and_one_that_awaits_is_not() {
+    // Its leases are renewed by another thread.
+    let server = Server::start();
+    let (log, _listening) = Log::of(LevelFilter::WARN);
+    let told = Told::default();
+    let locks = LockRuntime::redis(server.url()).observer(told.observer());
+    let locks = locks.build().await.unwrap();
+    let blocked = || {
+        told.all(|event| match event {
+            LockEvent::Blocked {
+                lock,
+                blocked,
+                ttl,
+                fencing_token,
+            } => Some((lock.name, *blocked, *ttl, fencing_token.as_u64())),
+            _ => None,
+        })
+    };
+    let waits = write_report(&locks, 7, Duration::ZERO, secs(3));
+    waits.await.unwrap();
+    assert_eq!(blocked(), []);
+    let blocks = write_report(&locks, 7, secs(2), Duration::ZERO);
+    // The lease may have ended: that is what one is warned of.
+    let _ = blocks.await;
+    let all = blocked();
+    let [(name, took, ttl, token)] = all[..] else {
+        panic!("{all:?}");
+    };
+    assert_eq!((name, ttl), ("report:<id>", secs(4)));
+    assert!(took >= secs(2), "{took:?}");
+    let lines = log.lines("body blocks its thread");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].contains(&format!("fencing_token={token}")),
+        "{lines:?}"
+    );
+}
+
 /// A store that keeps leases for two seconds at least.
 struct Coarse(MemoryBackend);
 

@@ -9,6 +9,7 @@ mod company;
 mod conformance;
 mod conformance_shared;
 mod connection;
+mod foreign_gap;
 mod locking;
 mod main_job;
 mod queueing;

@@ -7,7 +7,7 @@ use core::time::Duration;
 use super::exchange::{Exchange, Failure, Known, Pursuit, Stage};
 use super::lease::{Lease, jittered, on_grid};
 use super::{Action, LeaseId, Outcome, ReleaseOutcome, Turn, Verb, Waiter, WaiterId};
-use crate::backend::BackendError;
+use crate::backend_error::BackendError;
 use crate::claim::{Acquired, AskNumber, Claim, Contended, Grant, Holder};
 use crate::mistakes::{Mistake, made};
 use crate::mode::{Kind, Mode};

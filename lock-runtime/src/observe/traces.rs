@@ -214,6 +214,20 @@ pub(super) fn tell(observers: &Observers, event: &LockEvent) {
             max_hold_secs = limit.as_secs_f64(),
             "lock held too long"
         ),
+        LockEvent::Blocked {
+            lock,
+            fencing_token,
+            blocked,
+            ttl,
+        } => warn!(
+            target: LOCKS,
+            lock = lock.name,
+            key = key(lock),
+            fencing_token = fencing_token.as_u64(),
+            blocked_secs = blocked.as_secs_f64(),
+            ttl_secs = ttl.as_secs_f64(),
+            "body blocks its thread"
+        ),
         LockEvent::Renewed {
             lock,
             after: Some(failures),

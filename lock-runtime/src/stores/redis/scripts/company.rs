@@ -1,12 +1,16 @@
 //! The scripts for leases that go together with others.
 
 use deadpool_redis::redis::Value;
-use lock_protocol::{Contended, LockKey, Mode};
+use lock_protocol::{Contended, LockKey, Mode, OwnerToken};
+use once_cell::sync::Lazy;
 
 use super::{
-    Call, ENTER, EXTEND, LEAVE, Words, claim_arguments, holder, lost, millis, tokens, words,
+    Call, ENTER, EXTEND, LEAVE, Script, Words, claim_arguments, holder, lost, millis, tokens, words,
 };
 use crate::backend::{Acquired, Claim, Extension, Grant, Release, Renewal, Renewed};
+
+/// For operators: so no connection begins with it.
+static EVICT: Lazy<Script> = Lazy::new(|| Script::new(include_str!("evict.lua"), 3));
 
 /// What a claim of this mode wants, as `company.lua` tells it; `None` if that is the lock alone.
 pub(in crate::stores::redis) fn want(mode: &Mode) -> Option<String> {
@@ -45,6 +49,13 @@ pub(in crate::stores::redis) fn leave(release: &Release, want: &str) -> Call {
         .arg(want)
         .arg(release.shard)
         .arg(release.keep.map_or(0, millis));
+    call
+}
+
+/// Ends the lease of `owner`, whatever it has of the lock.
+pub(in crate::stores::redis) fn evict(key: &LockKey, owner: &OwnerToken) -> Call {
+    let mut call = EVICT.call(key);
+    call.arg(owner.as_str());
     call
 }
 
