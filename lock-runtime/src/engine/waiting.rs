@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use lock_protocol::machine::{Ask, Event, LeaseId, Outcome, Waiter, WaiterId};
-use lock_protocol::{FencingToken, Instant, LockKey};
+use lock_protocol::{FencingToken, Instant, LockKey, Mode};
 use tokio::time::timeout_at;
 
 use super::seats::{Ending, Seated, Told};
@@ -53,6 +53,12 @@ pub(super) async fn acquire(
 ) -> Result<Hold, LockError> {
     within_tokio()?;
     let Wish { key, name, terms } = wish;
+    if !engine.rules.modes && terms.mode != Mode::Exclusive {
+        engine
+            .settings
+            .observers
+            .granted_alone(name, terms.mode.kind());
+    }
     let once = wait.is_zero();
     // Who does not wait for the lock still waits for the answer.
     let patience = if once {
