@@ -175,8 +175,8 @@ impl Sabotage {
             | Sabotage::GraceIsTtl
             | Sabotage::GivesNothingBack
             | Sabotage::NewsPromiseTooMuch => limits.hand_over,
-            // Elsewhere the lock is the next waiter's as soon as the claim in front has gone, however
-            // that went, and its process hears of it.
+            // Elsewhere the lock is the next waiter's as soon as the claim in front has gone,
+            // however that went, and its process hears of it.
             Sabotage::AbandonWithoutHandOver | Sabotage::TellsOnce => {
                 limits.hand_over && limits.grace == GraceBy::Store
             }
@@ -452,7 +452,7 @@ impl<S: Store> Sabotaged<S> {
     /// Whether the sabotage breaks a promise of this store.
     pub async fn is_in_earnest(&self, promise: &str) -> bool {
         let limits = self.store.connect().await.limits();
-        // Where processes end the grace, the lease of a waiter has its whole ttl from the beginning.
+        // Where processes end the grace, a waiter's lease has its whole ttl from the beginning.
         let is_whole = self.sabotage == Sabotage::RepeatsWithoutExtending
             && promise == "a_poll_turns_the_grace_into_the_full_ttl"
             && limits.grace == GraceBy::Process;
