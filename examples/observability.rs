@@ -1,7 +1,7 @@
 //! How does somebody who is on call see the locks of a service?
 //!
-//! An axum server gives out coupons under a lock. Its log has a line for each lock that was lost, or
-//! waited for too long, and every line that a body logs carries its fencing token; `/metrics` is
+//! An axum server gives out coupons under a lock. Its log has a line for each lock that was lost,
+//! or waited for too long, and every line that a body logs carries its fencing token; `/metrics` is
 //! what Prometheus scrapes, `/debug/locks` what this process holds now, and `/ready` whether it
 //! could get a lock. `ops/` of the repository has a dashboard and alerts for these metrics.
 //!

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use lock_runtime::LockRuntime;
 use lock_runtime::memory::{Fault, MemoryBackend};
+use lock_tests::consul;
+use lock_tests::etcd;
 use lock_tests::faults::comes_true;
 use lock_tests::redlock_store::urls;
 use lock_tests::server::{Options, Server};
@@ -108,6 +110,48 @@ async fn of_several_servers_each_that_is_away_is_named_and_a_majority_is_enough(
     let trouble = health.members[0].trouble.as_ref().unwrap();
     let trouble = std::error::Error::source(&**trouble).unwrap().to_string();
     assert!(trouble.contains("votes for nobody"), "{trouble}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_etcd_each_member_that_is_away_is_named_and_without_a_majority_there_is_no_lock() {
+    let mut cluster = etcd::Options::default().start(3);
+    let locks = LockRuntime::etcd(cluster.endpoints()).command_timeout(ms(2_000));
+    let locks = locks.build().await.unwrap();
+    let is_well = async || locks.health().await.unwrap().away().count() == 0;
+    comes_true("all are there", is_well).await;
+    cluster.kill(0);
+    let address = format!("127.0.0.1:{}", cluster.port(0));
+    // The others may have to choose a leader first.
+    let is_named = async || {
+        let health = locks.health().await.unwrap();
+        let away: Vec<_> = health.away().map(|member| &*member.address).collect();
+        health.can_grant && away == [&*address]
+    };
+    comes_true("the others go on", is_named).await;
+    cluster.kill(1);
+    let is_over = async || !locks.health().await.unwrap().can_grant;
+    comes_true("no majority", is_over).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_consul_each_agent_that_is_away_is_named_and_without_a_leader_there_is_no_lock() {
+    let mut cluster = consul::Options::default().start(3);
+    let locks = LockRuntime::consul(cluster.endpoints()).command_timeout(ms(2_000));
+    let locks = locks.build().await.unwrap();
+    let is_well = async || locks.health().await.unwrap().away().count() == 0;
+    comes_true("all are there", is_well).await;
+    cluster.kill(0);
+    let address = format!("127.0.0.1:{}", cluster.port(0));
+    // The others may have to choose a leader first.
+    let is_named = async || {
+        let health = locks.health().await.unwrap();
+        let away: Vec<_> = health.away().map(|member| &*member.address).collect();
+        health.can_grant && away == [&*address]
+    };
+    comes_true("the others go on", is_named).await;
+    cluster.kill(1);
+    let is_over = async || !locks.health().await.unwrap().can_grant;
+    comes_true("no leader", is_over).await;
 }
 
 #[tokio::test]

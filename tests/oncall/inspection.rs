@@ -12,6 +12,7 @@ use lock_runtime::backend::{
 use lock_runtime::memory::MemoryBackend;
 use lock_runtime::observe::{Broken, ProcessInfo};
 use lock_runtime::{Lock, LockError, LockRuntime, LockRuntimeBuilder, LostReason, Process};
+use lock_tests::etcd::Cluster;
 use lock_tests::faults::comes_true;
 use lock_tests::redlock_store::urls;
 use lock_tests::server::Server;
@@ -363,6 +364,44 @@ async fn a_waiter_whose_process_is_gone_is_told_from_one_that_listens() {
     assert_eq!(listens().await, Some(false));
     waiter.abort();
     guard.release().await.unwrap();
+}
+
+/// It keeps no cards: what the claims themselves say is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_etcd_it_is_told_who_holds_a_lock_and_who_waits_and_a_lock_can_be_broken() {
+    let cluster = Cluster::start();
+    let build = || {
+        LockRuntime::etcd(cluster.endpoints())
+            .default_wait(DEADLINE)
+            .build()
+    };
+    let (one, two, by_hand) = (build().await, build().await, build().await);
+    let (one, two, by_hand) = (one.unwrap(), two.unwrap(), by_hand.unwrap());
+    assert_eq!(by_hand.inspect("coupon:7").await.unwrap(), None);
+    let guard = one.lock("coupon:7").ttl(TTL).acquire().await.unwrap();
+    let waiter = tokio::spawn(two.lock("coupon:7").ttl(TTL).acquire());
+    waiting(&by_hand, 1).await;
+    let info = by_hand.inspect("coupon:7").await.unwrap().unwrap();
+    assert_eq!(&info.owner, guard.owner_token());
+    assert_eq!(info.process, Some(Process::current()));
+    assert!(info.remaining.is_some_and(|left| left <= TTL), "{info:?}");
+    assert_eq!(info.waiters[0].process, Some(Process::current()));
+    assert!(by_hand.processes().await.unwrap_err().is_unsupported());
+    // Who waits holds nothing that could be broken.
+    let waits = &info.waiters[0].owner;
+    let broken = by_hand.break_lock("coupon:7", waits).await.unwrap();
+    assert_eq!(broken, Broken::NotHeld);
+    let broken = by_hand.break_lock("coupon:7", &info.owner).await.unwrap();
+    assert_eq!(broken, Broken::Broken);
+    let next = timeout(DEADLINE, waiter).await.unwrap().unwrap().unwrap();
+    assert_eq!(waits, next.owner_token());
+    timeout(DEADLINE, guard.lost()).await.unwrap();
+    assert!(guard.release().await.unwrap_err().is_lost());
+    let broken = by_hand.break_lock("coupon:7", &info.owner).await.unwrap();
+    assert_eq!(broken, Broken::NotHeld);
+    let now = by_hand.inspect("coupon:7").await.unwrap().unwrap();
+    assert_eq!(&now.owner, next.owner_token());
+    next.release().await.unwrap();
 }
 
 /// A store that knows no more than how to lock.

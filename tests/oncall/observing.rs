@@ -11,13 +11,14 @@ use lock_runtime::backend::{
 };
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::observe::{Failure, Refusal, Verb, Via};
-use lock_runtime::{LockError, LockEvent, LockRuntime, LostReason, distributed_lock};
+use lock_runtime::{LockError, LockEvent, LockRuntime, LostReason, Process, distributed_lock};
 use lock_tests::faults::proxy::Proxy;
 use lock_tests::server::{Options, Server};
 use tokio::time::sleep;
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::FmtSpan;
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -569,6 +570,35 @@ async fn keys_that_may_not_be_logged_are_not() {
         hashes.dedup();
         assert_eq!(hashes.len(), usize::from(!log_keys), "{text}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_span_of_a_caller_says_how_it_ended_and_who_had_the_lock() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::DEBUG)
+        .with_ansi(false)
+        .with_span_events(FmtSpan::CLOSE)
+        .with_writer(log.clone())
+        .finish();
+    let _listening = tracing::subscriber::set_default(subscriber);
+    let (_store, _, locks, other) = observed().await;
+    let guard = other.lock("k").acquire().await.unwrap();
+    let refused = locks.lock("k").wait(Duration::ZERO).acquire().await;
+    assert!(refused.unwrap_err().is_taken());
+    let closed = log.lines("close");
+    let [acquired, taken] = &closed[..] else {
+        panic!("{closed:?}");
+    };
+    let token = format!("fencing_token={}", guard.fencing_token());
+    assert!(acquired.contains("outcome=\"acquired\"") && acquired.contains(&token));
+    assert!(!acquired.contains("holder="), "{acquired}");
+    let holder = format!("holder={}", Process::current());
+    assert!(
+        taken.contains("outcome=\"taken\"") && taken.contains(&holder),
+        "{taken}"
+    );
+    guard.release().await.unwrap();
 }
 
 /// It takes so long without an `.await`, with nothing before, or with one that lasts as long.

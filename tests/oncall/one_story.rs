@@ -162,7 +162,7 @@ fn event_log_metric_error_and_inspection_of_a_loss_say_the_same() {
                 let failures = cause.as_ref().map_or(0, |cause| cause.times());
 
                 // The event.
-                let told = told.lock().unwrap();
+                let told = told.lock().unwrap().clone();
                 let [
                     LockEvent::Lost {
                         lock,

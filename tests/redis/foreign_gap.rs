@@ -139,7 +139,11 @@ async fn redis_py_has_its_turn_where_a_gap_is_left_and_none_without() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gap_is_left_no_sooner_than_it_was_asked_for_and_ours_keep_out_of_it() {
     let server = Server::start();
-    let builder = || LockRuntime::redis(server.url()).foreign_gap(ms(30_000), ms(4_000));
+    let builder = || {
+        let builder = LockRuntime::redis(server.url()).foreign_gap(ms(30_000), ms(4_000));
+        // Who is not told looks when it is too late.
+        builder.heartbeat(2 * DEADLINE)
+    };
     let (one, two) = (builder().build().await, builder().build().await);
     let (one, two) = (one.unwrap(), two.unwrap());
     let lock = |locks: &LockRuntime| locks.lock("k").wait(DEADLINE).ttl(DEADLINE);
@@ -152,6 +156,16 @@ async fn a_gap_is_left_no_sooner_than_it_was_asked_for_and_ours_keep_out_of_it()
     let guard = lock(&one).acquire().await.unwrap();
     let waiter = tokio::spawn(lock(&two).acquire());
     waits(1).await;
+    // One that came before it, and whose process is gone.
+    let queue = "{lock:k}:waiters";
+    let members: Vec<String> = server.run(&["ZRANGE", queue, "0", "0"]);
+    let channels: Vec<String> = server.run(&["PUBSUB", "CHANNELS", "*"]);
+    let channel = channels
+        .iter()
+        .find(|channel| members[0].contains(*channel));
+    let channel = channel.unwrap().as_str();
+    let dead = members[0].replace(channel, &"x".repeat(channel.len()));
+    server.run::<()>(&["ZADD", queue, "1", &dead]);
     let gap_began = Instant::now();
     guard.release().await.unwrap();
     // A newcomer does not take it either, though nobody holds it.

@@ -47,7 +47,8 @@ impl LockRuntime {
 
     /// The processes that use locks with the prefix of this runtime, those that have been there
     /// longest first: by the cards that they leave in the store every 10 s, so that nothing is
-    /// searched. One that has just begun is there after 10 s, and one that died is so for up to 30 s.
+    /// searched. One that has just begun is there after 10 s, and one that died is so for up to 30
+    /// s.
     ///
     /// # Errors
     ///

@@ -155,7 +155,6 @@ impl Engine {
                 // Boxed, since most of the time nobody listens.
                 let acquired = Box::pin(acquiring.instrument(span.clone())).await;
                 let outcome = acquired.as_ref().map(|hold| hold.view().token());
-                let outcome = outcome.map_err(LockError::outcome);
                 traces::acquired(&span, clock::now().since(started), outcome);
                 return acquired;
             }

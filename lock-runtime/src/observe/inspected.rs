@@ -22,9 +22,9 @@ pub struct LockInfo {
     /// Whether nobody holds it any more, and it is only kept: for the rest of a `min_hold` or a
     /// `once_per`.
     pub is_kept: bool,
-    /// What it is called: the template of the attribute. Of this and what follows until `holder` the
-    /// store knows nothing: the card of the holder's process says it, if that holds the lock for
-    /// longer than a second when it leaves its card.
+    /// What it is called: the template of the attribute. Of this and what follows until `holder`
+    /// the store knows nothing: the card of the holder's process says it, if that holds the lock
+    /// for longer than a second when it leaves its card.
     pub name: Option<String>,
     /// The number of the holder.
     pub fencing_token: Option<FencingToken>,

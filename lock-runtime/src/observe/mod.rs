@@ -10,7 +10,7 @@
 //!
 //! | level | span or message | fields |
 //! |---|---|---|
-//! | DEBUG | span `lock.acquire` | lock, key, ttl_ms, wait_ms; at its end: outcome, waited_secs, fencing_token |
+//! | DEBUG | span `lock.acquire` | lock, key, ttl_ms, wait_ms; at its end: outcome, waited_secs, and fencing_token, or the process that is the holder |
 //! | INFO | span `lock.hold`, around the body of an annotated function and of [`Lock::run`](crate::Lock::run) | lock, key, fencing_token |
 //! | WARN | lock lost | lock, key, fencing_token, reason, held_secs, failed_renewals, error |
 //! | WARN | lock acquired slowly: after [`slow_wait`](crate::LockRuntimeBuilder::slow_wait) | lock, key, fencing_token, waited_secs, threshold_secs, waiting |

@@ -129,11 +129,18 @@ impl RedisBackend {
     /// Takes away the cards that were left: the process is not there any more.
     pub(super) async fn take_cards_away(&self) {
         let left = std::mem::take(&mut *lock(&self.left_cards));
-        for card in left {
-            if let Some(name) = no_lock(&card.prefix) {
-                let call = inspecting::leave_card(&name, &card, Duration::ZERO);
-                let _ = self.looked(call, &name, inspecting::done).await;
-            }
+        let lane = &self.node.lanes()[0];
+        if !lane.works() {
+            return;
+        }
+        let asked = left.iter().filter_map(|card| {
+            let call = inspecting::leave_card(&no_lock(&card.prefix)?, card, Duration::ZERO);
+            // There has to be time to close the connections.
+            Some(lane.ask_within(call, self.command_timeout / 4))
+        });
+        for mut asked in asked.collect::<Vec<_>>() {
+            // One that is not taken away ends by itself.
+            let _ = asked.reply().await;
         }
     }
 

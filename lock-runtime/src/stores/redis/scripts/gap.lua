@@ -1,5 +1,5 @@
--- gap.lua: end the lease of this owner. Leave the lock free for a while, if others wait and that was
--- not done of late, so that those who stand in no queue can take it; else do as release.lua and
+-- gap.lua: end the lease of this owner. Leave the lock free for a while, if others wait and that
+-- was not done of late, so that those who stand in no queue can take it; else do as release.lua and
 -- hand_over.lua do.
 -- ARGV: [1] call, [2] owner, [3] every_ms: no sooner is it left free again, [4] gap_ms: for so long
 --       it is; of the next claim, if there is one: [5] to [8] as [2] to [5] of acquire.lua
@@ -29,11 +29,18 @@ if waits and redis.call('EXISTS', gap) == 0 then
     became = {'released', stand_back(next_member, queue_ms, gap_ms, 0)}
     if refusal then return refusal end
   end
-  -- It lives for `every`, and the gap is over when so much of it is left. A full memory allows none.
+  -- It lives for `every`, and the gap is over when so much of it is left. A full memory allows
+  -- none.
   local marked = redis.pcall('SET', gap, integer(every_ms - gap_ms), 'PX', every_ms)
   if not marked.err then
     redis.call('DEL', lock)
-    announce(gap_ms)
+    -- The first who is alive looks when the gap is over, and serves the queue.
+    for _, member in ipairs(redis.call('ZRANGE', queue, '0', '15')) do
+      -- place
+      local told = {'next', gap_ms, heir}
+      local heard = channel and redis.pcall('PUBLISH', channel, table.concat(told, '/'))
+      if heard and heard ~= 0 then break end
+    end
     return answer(unpack(became))
   end
 end
