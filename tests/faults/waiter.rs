@@ -15,8 +15,9 @@ use lock_tests::alone;
 use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::proxy::{Fault, Proxy, Way};
 use lock_tests::faults::{
-    COMMAND, DEADLINE, GRACE, SLACK, builder, by_the_short_way, can_be_had, eventually, free,
-    locks, ms, nothing_left, owner, queued, remaining, start, start_patient, statistic, waiters,
+    COMMAND, DEADLINE, GRACE, SLACK, builder, by_the_short_way, can_be_had, channels, eventually,
+    free, listeners, locks, ms, nothing_left, owner, queued, remaining, start, start_patient,
+    statistic, waiters,
 };
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
@@ -345,6 +346,91 @@ async fn w04_a_thread_that_is_blocked_as_it_releases_keeps_nobody_waiting() {
     nothing_left(&server).await;
 }
 
+/// A hand-over is told to the tokio runtime that queued the claim, where a thread that is blocked
+/// hears of nothing. The next claims of that runtime are told by the thread of the backend.
+#[tokio::test]
+async fn w04_a_runtime_that_is_blocked_costs_those_behind_it_one_grace() {
+    let server = Server::start();
+    // Nor does a heartbeat find the lock.
+    let locks = builder(server.url()).heartbeat(2 * DEADLINE);
+    let locks = locks.build().await.unwrap();
+    let (go, mut gone) = tokio::sync::mpsc::unbounded_channel();
+    let (unblock, blocked) = std::sync::mpsc::channel();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let waiting = std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().build().unwrap().block_on(async {
+            can_be_had(&locks, "warm").await;
+            // For when the short way is there.
+            gone.recv().await.unwrap();
+            for _ in 0..20 {
+                can_be_had(&locks, "warm").await;
+                sleep(ms(2)).await;
+            }
+            for round in 0..2 {
+                let acquiring = tokio::spawn(locks.lock("k").acquire());
+                gone.recv().await.unwrap();
+                tell.send(()).unwrap();
+                if round == 0 {
+                    blocked.recv_timeout(DEADLINE).unwrap();
+                }
+                acquiring.await.unwrap().unwrap().release().await.unwrap();
+                tell.send(()).unwrap();
+                gone.recv().await.unwrap();
+            }
+        });
+    });
+    eventually("a short way", || {
+        server.run::<Vec<String>>(&["PUBSUB", "CHANNELS"]).len() == 2
+    })
+    .await;
+
+    let (one, two) = (
+        self::locks(server.url()).await,
+        self::locks(server.url()).await,
+    );
+    let holder = one.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+    go.send(()).unwrap();
+    queued(&server, "k", 1).await;
+    let by_the_lane = |channel: &str| channel.ends_with(":0");
+    let channel = channels(&server, "k").remove(0);
+    assert!(!by_the_lane(&channel), "{channel}");
+    let waiter = tokio::spawn(two.lock("k").acquire());
+    queued(&server, "k", 2).await;
+    go.send(()).unwrap();
+    told.recv().await.unwrap();
+    let released = Instant::now();
+    holder.release().await.unwrap();
+    let guard = waiter.await.unwrap().unwrap();
+    assert!(
+        released.elapsed() >= GRACE / 2,
+        "it was not handed the lock"
+    );
+    assert!(
+        released.elapsed() < GRACE + SLACK,
+        "{:?}",
+        released.elapsed()
+    );
+    unblock.send(()).unwrap();
+    queued(&server, "k", 1).await;
+    guard.release().await.unwrap();
+    told.recv().await.unwrap();
+
+    let holder = one.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+    go.send(()).unwrap();
+    queued(&server, "k", 1).await;
+    let channel = channels(&server, "k").remove(0);
+    assert!(by_the_lane(&channel), "{channel}");
+    go.send(()).unwrap();
+    holder.release().await.unwrap();
+    for _ in 0..2 {
+        told.recv().await.unwrap();
+    }
+    go.send(()).unwrap();
+    waiting.join().unwrap();
+    nothing_left(&server).await;
+}
+
 /// The task that would send what waits is the next one of a thread that is blocked, from which no other thread takes it.
 #[test]
 fn w04_a_pipeline_that_nobody_sends_keeps_nobody_waiting() {
@@ -481,10 +567,9 @@ async fn with_answers_shifted(server: &Server, proxy: &Proxy, locks: &LockRuntim
 #[tokio::test]
 async fn w04_answers_that_are_shifted_give_nobody_a_lock_of_another() {
     let (server, proxy, locks) = start_patient().await;
-    // Only lanes subscribe.
     let lanes = || -> Vec<usize> {
         let log = proxy.log().into_iter();
-        let subscribed = log.filter(|seen| seen.name == "SUBSCRIBE");
+        let subscribed = log.filter(|seen| seen.name == "SUBSCRIBE" && seen.key.ends_with(":0"));
         subscribed.map(|seen| seen.connection).collect()
     };
     let shifted = with_answers_shifted(&server, &proxy, &locks).await;
@@ -527,11 +612,7 @@ async fn w06_a_queued_process_that_crashed_costs_nothing() {
         process.kill();
     }
     eventually("the server notices", || {
-        server
-            .run::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"])
-            .lines()
-            .count()
-            <= 2
+        listeners(&server, "k") == [0, 0, 0, 1]
     })
     .await;
 
@@ -654,7 +735,7 @@ async fn w08_a_wake_up_connection_that_is_killed_is_replaced() {
     let waiter = tokio::spawn(waiting.unwrap().lock("k").acquire());
     queued(&server, "k", 1).await;
     let killed: usize = server.run(&["CLIENT", "KILL", "TYPE", "pubsub"]);
-    assert_eq!(killed, 2);
+    assert!(killed >= 2, "{killed}");
     let released = Instant::now();
     holder.release().await.unwrap();
     let guard = waiter.await.unwrap().unwrap();
@@ -678,16 +759,10 @@ async fn w08_a_client_that_the_server_drops_for_its_full_buffer_comes_back() {
     queued(&server, "k", 1).await;
     let channel = |name: &str| name.starts_with("lock:");
     let channels: Vec<String> = server.run(&["PUBSUB", "CHANNELS"]);
-    assert_eq!(channels.len(), 2);
+    assert!(channels.len() >= 2, "{channels:?}");
     process.pause().await;
     let noise = "x".repeat(1 << 20);
-    let full = || {
-        server
-            .run::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"])
-            .lines()
-            .count()
-            < 2
-    };
+    let full = || listeners(&server, "k") == [0];
     for _ in 0..200 {
         for name in channels.iter().filter(|name| channel(name)) {
             // The holder here takes no harm from nonsense on its channel.
@@ -1019,14 +1094,7 @@ async fn w17_a_waiter_between_two_connections_is_skipped_and_comes_back() {
     let next = tokio::spawn(two.lock("k").acquire());
     queued(&server, "k", 2).await;
     proxy.refuse();
-    eventually("it is away", || {
-        server
-            .run::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"])
-            .lines()
-            .count()
-            == 2
-    })
-    .await;
+    eventually("it is away", || listeners(&server, "k") == [0, 1]).await;
     let released = Instant::now();
     holder.release().await.unwrap();
     let guard = next.await.unwrap().unwrap();

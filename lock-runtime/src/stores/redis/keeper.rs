@@ -12,7 +12,7 @@ use tokio::task::{JoinSet, unconstrained};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connection::{Connection, Target};
-use super::link::{Batch, Link, Next, Terms};
+use super::link::{Batch, Link, Listening, Next, Terms};
 use super::wakeups::Wakeups;
 use crate::backoff::{Backoff, Retry, jittered};
 
@@ -47,15 +47,16 @@ enum Ended {
 impl Keeper {
     /// A link by these `terms` to `target`, and its keeper.
     ///
-    /// If there is a `channel`, its connections listen to it, and `wakeups` are told of each new one.
+    /// If its connections listen, `wakeups` are told of each new one.
     pub(super) fn new(
         terms: Terms,
         target: Target,
-        channel: Option<(Arc<str>, Arc<Wakeups>)>,
+        listening: Option<(Listening, Arc<Wakeups>)>,
         closing: watch::Receiver<bool>,
     ) -> (Arc<Link>, Keeper) {
-        let (channel, wakeups) = channel.unzip();
-        let (link, _keeps) = Link::new(terms, target.sharing, channel, target.command_timeout);
+        let (listening, wakeups) = listening.unzip();
+        let listening = listening.unwrap_or(Listening::No);
+        let (link, _keeps) = Link::new(terms, target.sharing, listening, target.command_timeout);
         let keeper = Keeper {
             link: Arc::clone(&link),
             target,
@@ -69,13 +70,18 @@ impl Keeper {
     pub(super) async fn run(mut self) {
         let mut failures = 0;
         while let Some(connection) = self.connect(&mut failures).await {
-            if let Some(wakeups) = &self.wakeups {
+            // By a channel that is not new something may have been missed.
+            if let Some(wakeups) = &self.wakeups
+                && self.link.channel().is_some()
+            {
                 wakeups.ask_all();
             }
             let since = Instant::now();
-            self.link.opened(connection.commands());
+            self.link
+                .opened(connection.commands(), connection.channel());
             let ended = self.serve().await;
             connection.discard();
+            self.told_no_more();
             match ended {
                 Ended::Closed => return,
                 // One that breaks at once is no success.
@@ -154,6 +160,18 @@ impl Keeper {
         ended
     }
 
+    /// Makes those ask who were to be told by a channel that nobody listens to any more: they are
+    /// told by another link now.
+    fn told_no_more(&self) {
+        let is_closing = *self.closing.borrow();
+        if let Some(wakeups) = &self.wakeups
+            && self.link.channel().is_none()
+            && !is_closing
+        {
+            wakeups.ask_all();
+        }
+    }
+
     async fn send(&self, batch: Batch, exchanges: &mut JoinSet<()>) {
         while exchanges.try_join_next().is_some() {}
         // Without tokio's cooperative budget, which could make the first poll send nothing.
@@ -168,6 +186,7 @@ impl Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         self.link.abandoned();
+        self.told_no_more();
     }
 }
 

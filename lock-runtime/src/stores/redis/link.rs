@@ -58,12 +58,45 @@ pub(super) const SHORT: Terms = Terms {
     waits: false,
 };
 
+/// What the connections of a link listen to.
+#[derive(Clone)]
+pub(super) enum Listening {
+    /// To nothing.
+    No,
+    /// To this channel: each has ended before the next is opened.
+    Always(Arc<str>),
+    /// Each to a channel of its own: one that was given up may go on as long as somebody who waits
+    /// for an answer is parked, and what comes by it must not be taken for what comes by the next.
+    Anew(Arc<Channels>),
+}
+
+/// The names of channels.
+pub(super) struct Channels {
+    prefix: String,
+    count: AtomicU64,
+}
+
+impl Channels {
+    pub(super) fn new(prefix: String) -> Channels {
+        let count = AtomicU64::new(0);
+        Channels { prefix, count }
+    }
+
+    pub(super) fn next(&self) -> Arc<str> {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        format!("{}{number}", self.prefix).into()
+    }
+}
+
+/// How long a runtime that was blocked is told of hand-overs by the lane: it costs all who wait for
+/// a key the grace.
+const DISTRUST: Duration = Duration::from_secs(60);
+
 /// A link to one server.
 pub(super) struct Link {
     terms: Terms,
     sharing: Sharing,
-    /// What its connections listen to, if they do.
-    channel: Option<Arc<str>>,
+    listening: Listening,
     /// How long the answer to a call may take.
     timeout: Duration,
     epoch: Instant,
@@ -71,6 +104,8 @@ pub(super) struct Link {
     answered: AtomicU64,
     /// Whether there is a connection, as far as is known; a copy of what the state says.
     works: AtomicBool,
+    /// Until when others are better told of hand-overs, in nanoseconds since `epoch`.
+    slow_until: AtomicU64,
     state: Mutex<State>,
     /// Rung when the keeper has to look at the state.
     pub(super) bell: Notify,
@@ -81,6 +116,8 @@ pub(super) struct Link {
 #[derive(Default)]
 struct State {
     connection: Option<MultiplexedConnection>,
+    /// What it listens to, if it does and the next is to listen to something else.
+    channel: Option<Arc<str>>,
     /// How many connections have been given up.
     given_up: u64,
     /// How many exchanges in a row had no answer.
@@ -152,18 +189,19 @@ impl Link {
     pub(super) fn new(
         terms: Terms,
         sharing: Sharing,
-        channel: Option<Arc<str>>,
+        listening: Listening,
         timeout: Duration,
     ) -> (Arc<Link>, mpsc::Receiver<()>) {
         let (kept, keeps) = mpsc::channel(1);
         let link = Link {
             terms,
             sharing,
-            channel,
+            listening,
             timeout,
             epoch: Instant::now(),
             answered: AtomicU64::new(0),
             works: AtomicBool::new(false),
+            slow_until: AtomicU64::new(0),
             state: Mutex::default(),
             bell: Notify::new(),
             kept,
@@ -171,9 +209,22 @@ impl Link {
         (Arc::new(link), keeps)
     }
 
-    /// The channel that it listens to, if it does.
-    pub(super) fn channel(&self) -> Option<&str> {
-        self.channel.as_deref()
+    /// The channel that it listens to, if it does. Whatever comes by that comes by the present
+    /// connection.
+    pub(super) fn channel(&self) -> Option<Arc<str>> {
+        match &self.listening {
+            Listening::No => None,
+            Listening::Always(channel) => Some(Arc::clone(channel)),
+            Listening::Anew(_) => lock(&self.state).channel.clone(),
+        }
+    }
+
+    /// What the next connection is to listen to.
+    pub(super) fn next_channel(&self) -> Option<Arc<str>> {
+        match &self.listening {
+            Listening::Anew(channels) => Some(channels.next()),
+            _ => self.channel(),
+        }
     }
 
     /// Whether there is a connection, and so a subscription, as far as is known.
@@ -247,6 +298,20 @@ impl Link {
         }
     }
 
+    /// Hand-overs came too late by this link: its thread was blocked. For a while others are not to
+    /// wait for it.
+    pub(super) fn heard_late(&self) {
+        let until = self.epoch.elapsed() + DISTRUST;
+        let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+        self.slow_until.store(until, Ordering::Relaxed);
+    }
+
+    /// Whether it is one to be told by of hand-overs.
+    pub(super) fn listens_in_time(&self) -> bool {
+        let until = self.slow_until.load(Ordering::Relaxed);
+        until == 0 || self.epoch.elapsed() >= Duration::from_nanos(until)
+    }
+
     /// Resolves when the keeper has ended.
     pub(super) async fn ended(&self) {
         self.kept.closed().await;
@@ -300,6 +365,7 @@ impl Link {
         // taken for dead.
         self.works.store(false, Ordering::Release);
         let connection = state.connection.take();
+        state.channel = None;
         state.given_up += 1;
         state.unanswered = 0;
         let mut left = VecDeque::new();
@@ -350,7 +416,8 @@ impl Flight {
             Ok(outcome) => *outcome,
             Err(fault) => Outcome::of(fault),
         };
-        if outcome == Outcome::Answered {
+        // By a connection that was given up an answer says nothing of what comes by the next.
+        if outcome == Outcome::Answered && lock(&self.link.state).given_up == self.given_up {
             self.link.answered(sent_at);
         }
         // What is of no more use stays so, however the rest goes.
@@ -388,9 +455,10 @@ fn unanswered_by(deadline: Instant) -> Option<Outcome> {
 
 /// For the keeper.
 impl Link {
-    pub(super) fn opened(&self, connection: MultiplexedConnection) {
+    pub(super) fn opened(&self, connection: MultiplexedConnection, channel: Option<Arc<str>>) {
         let mut state = lock(&self.state);
         state.trouble = None;
+        state.channel = channel;
         state.connection = Some(connection);
         self.works.store(true, Ordering::Release);
     }

@@ -11,9 +11,8 @@
 //!                              wakeups ◄── pushes ──┴────────┴──────────────────────────────┘
 //! ```
 //!
-//! There is one type of link. A lane is one that listens, on the thread of the backend; each tokio
-//! runtime of callers has one that does not. What a link leads to is a parameter as well, its
-//! target.
+//! There is one type of link. A lane is one on the thread of the backend; each tokio runtime of
+//! callers has one as well. What a link leads to is a parameter, its target.
 
 mod batch;
 mod call;
@@ -55,7 +54,7 @@ use self::message::{Replies, Unheard};
 use self::node::{Node, ShortWays};
 use self::pushes::Pushes;
 use self::thread::{Running, Thread};
-use self::wakeups::Wakeups;
+use self::wakeups::{Listener, Wakeups};
 use crate::error::LockError;
 use crate::executor::OnTokio;
 /// The pool that a [`RedisBackend`] is configured by, and the Redis client below it.
@@ -149,9 +148,9 @@ impl RedisBackend {
                 false => Sharing::ON_ONE_SERVER,
             },
         };
-        let channels =
-            (0..settings.lanes).map(|lane| format!("{channel_prefix}{backend}:{lane}").into());
-        let (node, keepers) = Node::new(executor, target, channels, &wakeups, short_ways);
+        let channel = format!("{channel_prefix}{backend}:");
+        let lanes = settings.lanes;
+        let (node, keepers) = Node::new(executor, target, lanes, channel, &wakeups, short_ways);
         pushes.connect(node.lanes());
         let backend = RedisBackend {
             node,
@@ -178,9 +177,13 @@ impl RedisBackend {
     }
 
     /// Takes in that the claim may be queued: news of it may come before the answer, by another
-    /// connection. Whether it was not known to be.
-    fn asks(&self, claim: &Claim) -> bool {
-        claim.queue && self.wakeups.queued(&claim.owner, &claim.key)
+    /// connection. Whether it was not known to be, and who listens: for one that is new, this.
+    fn asks(&self, claim: &Claim, new: impl FnOnce() -> Listener) -> (bool, Listener) {
+        match claim.queue {
+            true => self.wakeups.queued(&claim.owner, &claim.key, new),
+            // It names no channel.
+            false => (false, self.node.lane_listener(&claim.key)),
+        }
     }
 
     /// Takes in where the claim stands, which may have been queued.
@@ -207,8 +210,8 @@ impl Backend for RedisBackend {
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        let is_new = self.asks(claim);
-        let call = scripts::acquire(claim, self.node.channel(&claim.key));
+        let (is_new, listener) = self.asks(claim, || self.node.listener(&claim.key));
+        let call = scripts::acquire(claim, &listener.channel);
         let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Skip);
         let answer = decode(asked.await, &claim.key, |reply| {
             scripts::acquired(reply, claim)
@@ -216,11 +219,16 @@ impl Backend for RedisBackend {
         match answer {
             Ok(answer) => {
                 self.heard(claim, &answer);
+                if !is_new && claim.queue && matches!(answer, Acquired::Granted(_)) {
+                    // It was asked for, since nobody told of it.
+                    let link = listener.link();
+                    link.inspect(|link| link.heard_late());
+                }
                 Ok(answer)
             }
             Err(fault) => {
-                // Whoever asks again says so again, and others do not.
-                if is_new {
+                // Else it is asked again, by the same place in the queue, or withdrawn.
+                if is_new && matches!(fault, Fault::Overtaken(_)) {
                     self.wakeups.left(claim.owner.as_str());
                 }
                 Err(self.error(fault))
@@ -270,14 +278,19 @@ impl Backend for RedisBackend {
         self.wakeups.left(owner.as_str());
         // Nobody is handed a lock that is kept, nor asks for it in the same message.
         let next = next.as_ref().filter(|_| release.keep.is_none());
-        let is_new = next.is_some_and(|next| self.asks(next));
+        // Those for whom the next claim is may be on any tokio runtime.
+        let next_asks = |next| self.asks(next, || self.node.lane_listener(key));
+        let (is_new, listener) = next.map(next_asks).unzip();
+        let channel = listener.as_ref().map_or("", |listener| &listener.channel);
         let call = match release.keep {
             Some(rest) => scripts::keep(key, owner, rest),
-            None => scripts::release(key, owner, next, self.node.channel(key)),
+            None => scripts::release(key, owner, next, channel),
         };
         let asked = self.node.ask(key, release.number, call, Unheard::Run);
         let answer = decode(asked.await, key, |reply| scripts::released(reply, next));
-        if let (true, Err(_) | Ok(Released::NotHeld), Some(next)) = (is_new, &answer, next) {
+        if let (Some(true), Err(Fault::Overtaken(_)) | Ok(Released::NotHeld), Some(next)) =
+            (is_new, &answer, next)
+        {
             self.wakeups.left(next.owner.as_str());
         }
         let answer = answer.map_err(|fault| self.error(fault))?;
@@ -288,8 +301,9 @@ impl Backend for RedisBackend {
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        self.wakeups.left(claim.owner.as_str());
-        let call = scripts::abandon(claim, self.node.channel(&claim.key));
+        let listener = self.wakeups.left(claim.owner.as_str());
+        let listener = listener.unwrap_or_else(|| self.node.lane_listener(&claim.key));
+        let call = scripts::abandon(claim, &listener.channel);
         let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Run);
         let reply = asked.await;
         // Once more: an acquire that went ahead may have been answered since.

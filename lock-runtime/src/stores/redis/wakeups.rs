@@ -1,11 +1,12 @@
 //! What Redis tells of the claims of this process that wait, on its way to those who want to hear it.
 
-use std::sync::{Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use lock_protocol::{Grant, Instant, LockKey, News, OwnerToken};
 use rustc_hash::FxHashMap;
 
+use super::link::Link;
 use crate::backoff::jittered;
 use crate::clock::to_seam;
 use crate::sync::lock;
@@ -18,14 +19,48 @@ const AFTER_EXPIRY: Duration = Duration::from_millis(4);
 #[derive(Default)]
 pub(super) struct Wakeups {
     sinks: Sinks,
-    /// The keys of the claims that are queued, since an announcement names only the claim.
+    /// The claims that are queued, as far as is known here.
     ///
     /// A std mutex, since nothing waits while it is held. Only claims of this process get in, so nobody
     /// fills it with equal hashes.
     queued: Mutex<Queued>,
 }
 
-type Queued = FxHashMap<OwnerToken, LockKey>;
+type Queued = FxHashMap<OwnerToken, Waiting>;
+
+/// A claim that may be queued.
+struct Waiting {
+    /// An announcement names only the claim.
+    key: LockKey,
+    listener: Listener,
+}
+
+/// The link that is told of a claim.
+#[derive(Clone)]
+pub(super) struct Listener {
+    link: Weak<Link>,
+    /// Its channel is a part of the claim's place in the queue.
+    pub(super) channel: Arc<str>,
+}
+
+impl Listener {
+    /// `None` if it listens to nothing for now.
+    pub(super) fn new(link: &Arc<Link>) -> Option<Listener> {
+        let channel = link.channel()?;
+        let link = Arc::downgrade(link);
+        Some(Listener { link, channel })
+    }
+
+    pub(super) fn link(&self) -> Option<Arc<Link>> {
+        self.link.upgrade()
+    }
+
+    /// Whether it listens to that still.
+    fn listens(&self) -> bool {
+        let link = self.link();
+        link.is_some_and(|link| link.channel().as_ref() == Some(&self.channel))
+    }
+}
 
 impl Wakeups {
     /// Tells `news` from now on too.
@@ -33,19 +68,33 @@ impl Wakeups {
         self.sinks.attach(news);
     }
 
-    /// The claim may stand in the queue of `key`. Whether that is new.
-    pub(super) fn queued(&self, owner: &OwnerToken, key: &LockKey) -> bool {
+    /// The claim may stand in the queue of `key`. Whether that is new, and who listens: the link by
+    /// which it was queued, as long as that listens, else a `new` one.
+    pub(super) fn queued(
+        &self,
+        owner: &OwnerToken,
+        key: &LockKey,
+        new: impl FnOnce() -> Listener,
+    ) -> (bool, Listener) {
         let mut queued = self.claims();
-        let is_new = !queued.contains_key(owner);
-        if is_new {
-            queued.insert(owner.clone(), key.clone());
+        if let Some(waiting) = queued.get_mut(owner) {
+            if !waiting.listener.listens() {
+                waiting.listener = new();
+            }
+            return (false, waiting.listener.clone());
         }
-        is_new
+        let listener = new();
+        let waiting = Waiting {
+            key: key.clone(),
+            listener: listener.clone(),
+        };
+        queued.insert(owner.clone(), waiting);
+        (true, listener)
     }
 
-    /// The claim stands in no queue any more.
-    pub(super) fn left(&self, owner: &str) {
-        self.claims().remove(owner);
+    /// The claim stands in no queue any more. Returns who listened for it.
+    pub(super) fn left(&self, owner: &str) -> Option<Listener> {
+        Some(self.claims().remove(owner)?.listener)
     }
 
     /// How many claims stand in a queue, as far as is known here.
@@ -76,7 +125,7 @@ impl Wakeups {
         let claim = self
             .claims()
             .get_key_value(owner)
-            .map(|(owner, key)| (owner.clone(), key.clone()));
+            .map(|(owner, waiting)| (owner.clone(), waiting.key.clone()));
         let at = tokio::time::Instant::now().checked_add(remaining + jittered(AFTER_EXPIRY));
         if let (Some((owner, key)), Some(at)) = (claim, at) {
             self.sinks.ask_at(&key, &owner, to_seam(at));
