@@ -1,8 +1,9 @@
 //! What goes wrong without a distributed lock, and what puts it right?
 //!
-//! A shop gives away 10 coupons, 2,000 customers claim one at the same time, and several servers answer them. A server reads the stock,
-//! decides, and writes the new stock: right for one customer, and wrong as soon as two are served at once. The race is run twice. Both
-//! runs take the coupon by the same function; what the second adds is the attribute.
+//! A shop gives away 10 coupons, 2,000 customers claim one at the same time, and several servers
+//! answer them. A server reads the stock, decides, and writes the new stock: right for one
+//! customer, and wrong as soon as two are served at once. The race is run twice. Both runs take the
+//! coupon by the same function; what the second adds is the attribute.
 //!
 //! The servers are parts of one program, with locks and stock in its memory:
 //!
@@ -26,8 +27,18 @@
 //! with lock                10         0    0.79 s
 //! ```
 //!
-//! Or the locks are in etcd, which keeps them when a member dies, and the stock in files: `--kill` ends a
-//! process after a quarter of the claims, such as the member that leads.
+//! Or the locks are held by a majority of several Redis servers, and the stock is in an SQLite
+//! file, which refuses what comes with an older fencing token than it has seen. `--kill` ends two
+//! servers that voted, after a quarter of the claims; `scripts/redlock` starts five to try it.
+//!
+//! ```text
+//! $ LOCK_URL='redis+redlock://127.0.0.1:7390,127.0.0.1:7391,127.0.0.1:7392,127.0.0.1:7393,127.0.0.1:7394?restart_delay=0s' \
+//!     cargo run --features sqlite --example coupon -- --kill
+//! 10 coupons, 2000 claims, 4 processes, locks on a majority of Redis servers
+//! ```
+//!
+//! Or the locks are in etcd or Consul, which keep them when a member dies: `--kill 4711` ends the
+//! process of this number, such as the member that leads.
 //!
 //! ```text
 //! $ LOCK_URL=etcd://127.0.0.1:2379,127.0.0.1:2381,127.0.0.1:2383 \
@@ -35,8 +46,6 @@
 //! 10 coupons, 2000 claims, 4 processes, locks in etcd
 //! ```
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,7 +54,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use lock_runtime::memory::MemoryBackend;
-use lock_runtime::{LockError, LockRuntime, distributed_lock};
+use lock_runtime::{FencingToken, LockError, LockRuntime, distributed_lock};
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -54,23 +63,23 @@ use tokio::task::JoinSet;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Takes a coupon, if there is one left.
-async fn take(shop: &Shop) -> Result<(), ClaimError> {
-    let left = shop.stock().await?;
+/// Takes a coupon, if there is one left. The token tells a shop that compares them who came first.
+async fn take(shop: &Shop, token: Option<FencingToken>) -> Result<(), ClaimError> {
+    let left = shop.stock(token).await?;
     if left > 0 {
-        shop.set_stock(left - 1).await?;
+        shop.set_stock(left - 1, token).await?;
         shop.hand_out().await?;
     }
     Ok(())
 }
 
 async fn claim_without_lock(server: Server) -> Result<(), ClaimError> {
-    take(&server.shop).await
+    take(&server.shop, None).await
 }
 
-#[distributed_lock(key = "coupon:<server.shop.id>", ttl = "5s", wait = "2m", runtime = server.locks)]
+#[distributed_lock(key = "coupon:<server.shop.id>", ttl = "5s", wait = "2m", runtime = server.locks, guard = lock)]
 async fn claim_with_lock(server: Server) -> Result<(), ClaimError> {
-    take(&server.shop).await
+    take(&server.shop, Some(lock.fencing_token())).await
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -81,14 +90,29 @@ enum ClaimError {
     Shop(#[from] ShopError),
 }
 
+impl ClaimError {
+    /// Whether this is what a customer of a real shop would be told while servers fail: to try
+    /// again.
+    fn is_of_the_day(&self) -> bool {
+        match self {
+            ClaimError::Lock(error) => error.is_lost() || error.is_unavailable(),
+            #[cfg(feature = "sqlite")]
+            ClaimError::Shop(ShopError::Older) => true,
+            ClaimError::Shop(_) => false,
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 enum ShopError {
     #[error(transparent)]
     Redis(#[from] redis::RedisError),
+    #[cfg(feature = "sqlite")]
     #[error(transparent)]
-    File(#[from] std::io::Error),
-    #[error("what is written of the stock is no number")]
-    NoNumber(#[from] std::num::ParseIntError),
+    Sqlite(#[from] rusqlite::Error),
+    #[cfg(feature = "sqlite")]
+    #[error("a later holder of the lock was here")]
+    Older,
 }
 
 /// What answers the customers: in a real shop, one process on one machine.
@@ -99,8 +123,9 @@ struct Server {
 }
 
 impl Server {
-    /// Answers `claims` customers at the same time, and calls `done` after each.
-    async fn answer(&self, claims: usize, run: Run, done: impl Fn()) -> Result<(), BoxError> {
+    /// Answers `claims` customers at the same time, and calls `done` after each: whether the claim
+    /// was answered, or has failed as lost or unavailable.
+    async fn answer(&self, claims: usize, run: Run, done: impl Fn(bool)) -> Result<(), BoxError> {
         let mut customers = JoinSet::new();
         for _ in 0..claims {
             let server = self.clone();
@@ -110,8 +135,11 @@ impl Server {
             };
         }
         while let Some(outcome) = customers.join_next().await {
-            outcome??;
-            done();
+            match outcome? {
+                Ok(()) => done(true),
+                Err(error) if error.is_of_the_day() => done(false),
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }
@@ -128,8 +156,9 @@ struct Shop {
 enum Store {
     Memory(Arc<Mutex<Shelf>>),
     Redis(MultiplexedConnection),
-    /// A directory, for processes on one machine.
-    Files(PathBuf),
+    /// A file, for processes on one machine.
+    #[cfg(feature = "sqlite")]
+    Sqlite(Arc<sqlite::Ledger>),
 }
 
 struct Shelf {
@@ -164,18 +193,21 @@ impl Shop {
 
     /// The shop that the processes of a race find by its name.
     async fn shared(id: String, url: &str) -> Result<Shop, BoxError> {
-        if !is_etcd(url) {
+        if Locks::of(url) == Locks::Redis {
             return Shop::in_redis(id, url).await;
         }
-        let directory = std::env::temp_dir().join(format!("example-coupon-{id}"));
-        std::fs::create_dir_all(&directory)?;
-        Ok(Shop {
+        #[cfg(feature = "sqlite")]
+        return Ok(Shop {
+            store: Store::Sqlite(Arc::new(sqlite::Ledger::open(&id)?)),
             id,
-            store: Store::Files(directory),
-        })
+        });
+        #[cfg(not(feature = "sqlite"))]
+        Err("where the locks are not on one Redis, the stock is in an SQLite file: --features sqlite".into())
     }
 
-    async fn stock(&self) -> Result<usize, ShopError> {
+    async fn stock(&self, token: Option<FencingToken>) -> Result<usize, ShopError> {
+        #[cfg(not(feature = "sqlite"))]
+        let _ = token;
         match &self.store {
             Store::Memory(shelf) => {
                 let stock = lock(shelf).stock;
@@ -184,23 +216,22 @@ impl Shop {
                 Ok(stock)
             }
             Store::Redis(connection) => Ok(connection.clone().get(self.key("stock")).await?),
-            Store::Files(directory) => {
-                let stock = std::fs::read_to_string(directory.join("stock"))?.parse()?;
-                tokio::task::yield_now().await;
-                Ok(stock)
-            }
+            #[cfg(feature = "sqlite")]
+            Store::Sqlite(ledger) => ledger.run(move |ledger| ledger.stock(token)).await,
         }
     }
 
-    async fn set_stock(&self, stock: usize) -> Result<(), ShopError> {
+    async fn set_stock(&self, stock: usize, token: Option<FencingToken>) -> Result<(), ShopError> {
+        #[cfg(not(feature = "sqlite"))]
+        let _ = token;
         match &self.store {
             Store::Memory(shelf) => lock(shelf).stock = stock,
             Store::Redis(connection) => connection.clone().set(self.key("stock"), stock).await?,
-            Store::Files(directory) => {
-                // Whoever reads meanwhile has the old one or the new one.
-                let new = directory.join(format!("stock-{}", uuid::Uuid::new_v4()));
-                std::fs::write(&new, stock.to_string())?;
-                std::fs::rename(new, directory.join("stock"))?;
+            #[cfg(feature = "sqlite")]
+            Store::Sqlite(ledger) => {
+                ledger
+                    .run(move |ledger| ledger.set_stock(stock, token))
+                    .await?;
             }
         }
         Ok(())
@@ -210,7 +241,8 @@ impl Shop {
         match &self.store {
             Store::Memory(shelf) => lock(shelf).given += 1,
             Store::Redis(connection) => connection.clone().incr(self.key("given"), 1).await?,
-            Store::Files(directory) => given_file(directory)?.write_all(b".")?,
+            #[cfg(feature = "sqlite")]
+            Store::Sqlite(ledger) => ledger.run(sqlite::Ledger::hand_out).await?,
         }
         Ok(())
     }
@@ -223,10 +255,8 @@ impl Shop {
                 let given: Option<usize> = connection.clone().get(self.key("given")).await?;
                 Ok(given.unwrap_or_default())
             }
-            Store::Files(directory) => {
-                let count = given_file(directory)?.metadata()?.len();
-                Ok(usize::try_from(count).unwrap_or(usize::MAX))
-            }
+            #[cfg(feature = "sqlite")]
+            Store::Sqlite(ledger) => ledger.run(sqlite::Ledger::given).await,
         }
     }
 
@@ -237,7 +267,8 @@ impl Shop {
                 let keys = [self.key("stock"), self.key("given")];
                 () = connection.clone().del(&keys).await?;
             }
-            Store::Files(directory) => std::fs::remove_dir_all(directory)?,
+            #[cfg(feature = "sqlite")]
+            Store::Sqlite(ledger) => ledger.remove(),
         }
         Ok(())
     }
@@ -247,21 +278,134 @@ impl Shop {
     }
 }
 
-/// A file with a character for each coupon that was given, which is longer by one at each write.
-fn given_file(directory: &Path) -> std::io::Result<std::fs::File> {
-    let mut options = std::fs::File::options();
-    options
-        .create(true)
-        .append(true)
-        .open(directory.join("given"))
+#[cfg(feature = "sqlite")]
+mod sqlite {
+    use std::path::PathBuf;
+    use std::sync::{Arc, Mutex, PoisonError};
+    use std::time::Duration;
+
+    use lock_runtime::FencingToken;
+    use rusqlite::{Connection, OptionalExtension};
+
+    use super::ShopError;
+
+    /// The stock in a file, with the largest fencing token that has come to it.
+    pub(crate) struct Ledger {
+        connection: Mutex<Connection>,
+        path: PathBuf,
+    }
+
+    impl Ledger {
+        /// The file of the shop of this name, which the first one makes.
+        pub(crate) fn open(id: &str) -> Result<Ledger, ShopError> {
+            let path = std::env::temp_dir().join(format!("example-coupon-{id}.db"));
+            let connection = Connection::open(&path)?;
+            connection.busy_timeout(Duration::from_secs(60))?;
+            // The file need not survive the machine.
+            connection.pragma_update(None, "synchronous", "off")?;
+            connection.execute_batch(
+                "CREATE TABLE IF NOT EXISTS shop (stock INTEGER, given INTEGER, token INTEGER);
+                 INSERT INTO shop SELECT 0, 0, 0 WHERE NOT EXISTS (SELECT 1 FROM shop);",
+            )?;
+            Ok(Ledger {
+                connection: Mutex::new(connection),
+                path,
+            })
+        }
+
+        /// Does `work` where it may block.
+        pub(crate) async fn run<T: Send + 'static>(
+            self: &Arc<Self>,
+            work: impl FnOnce(&Ledger) -> Result<T, ShopError> + Send + 'static,
+        ) -> Result<T, ShopError> {
+            let ledger = Arc::clone(self);
+            match tokio::task::spawn_blocking(move || work(&ledger)).await {
+                Ok(done) => done,
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            }
+        }
+
+        /// The stock, which from now on is nothing for those who had the lock before.
+        pub(crate) fn stock(&self, token: Option<FencingToken>) -> Result<usize, ShopError> {
+            let sql = "UPDATE shop SET token = ?1 WHERE token <= ?1 RETURNING stock";
+            self.with(|connection| {
+                let stock = connection.query_row(sql, [number(token)], |row| row.get(0));
+                stock.optional()?.ok_or(ShopError::Older)
+            })
+        }
+
+        pub(crate) fn set_stock(
+            &self,
+            stock: usize,
+            token: Option<FencingToken>,
+        ) -> Result<(), ShopError> {
+            let sql = "UPDATE shop SET stock = ?2, token = ?1 WHERE token <= ?1";
+            self.with(
+                |connection| match connection.execute(sql, (number(token), stock))? {
+                    0 => Err(ShopError::Older),
+                    _ => Ok(()),
+                },
+            )
+        }
+
+        pub(crate) fn hand_out(&self) -> Result<(), ShopError> {
+            self.with(|connection| {
+                connection.execute("UPDATE shop SET given = given + 1", [])?;
+                Ok(())
+            })
+        }
+
+        pub(crate) fn given(&self) -> Result<usize, ShopError> {
+            self.with(|connection| {
+                Ok(connection.query_row("SELECT given FROM shop", [], |row| row.get(0))?)
+            })
+        }
+
+        pub(crate) fn remove(&self) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+
+        fn with<T>(
+            &self,
+            work: impl FnOnce(&Connection) -> Result<T, ShopError>,
+        ) -> Result<T, ShopError> {
+            work(
+                &self
+                    .connection
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
+            )
+        }
+    }
+
+    /// Who has no lock has no token.
+    fn number(token: Option<FencingToken>) -> u64 {
+        token.map_or(0, FencingToken::as_u64)
+    }
 }
 
-fn is_etcd(url: &str) -> bool {
-    url.starts_with("etcd")
+/// Where the locks are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Locks {
+    Redis,
+    Redlock,
+    Etcd,
+    Consul,
 }
 
-fn lock(shelf: &Mutex<Shelf>) -> std::sync::MutexGuard<'_, Shelf> {
-    shelf.lock().unwrap_or_else(PoisonError::into_inner)
+impl Locks {
+    fn of(url: &str) -> Locks {
+        match url.split_once(':').map_or("", |(scheme, _)| scheme) {
+            "redis+redlock" | "rediss+redlock" | "redlock" => Locks::Redlock,
+            scheme if scheme.starts_with("etcd") => Locks::Etcd,
+            scheme if scheme.starts_with("consul") => Locks::Consul,
+            _ => Locks::Redis,
+        }
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The race of the coupons.
@@ -276,9 +420,10 @@ struct Args {
     /// How many servers answer them: processes if LOCK_URL names a server, else parts of this one.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     processes: u16,
-    /// End the process with this number after a quarter of the claims with lock, such as a member of etcd.
-    #[arg(long)]
-    kill: Option<u32>,
+    /// End the processes with these numbers after a quarter of the claims with lock, such as a
+    /// member of etcd. Without a number, where several Redis servers vote: two of those that have.
+    #[arg(long, num_args = 0..)]
+    kill: Option<Vec<u32>>,
     /// End with a line of JSON.
     #[arg(long)]
     json: bool,
@@ -315,8 +460,12 @@ async fn main() -> Result<(), BoxError> {
     }
 
     let servers = match &shared {
-        Some(url) if is_etcd(url) => "processes, locks in etcd",
-        Some(_) => "processes, locks in Redis",
+        Some(url) => match Locks::of(url) {
+            Locks::Redis => "processes, locks in Redis",
+            Locks::Redlock => "processes, locks on a majority of Redis servers",
+            Locks::Etcd => "processes, locks in etcd",
+            Locks::Consul => "processes, locks in Consul",
+        },
         None => "servers, locks in memory",
     };
     println!(
@@ -327,12 +476,13 @@ async fn main() -> Result<(), BoxError> {
         "{:<14}{:>13}{:>10}{:>10}",
         "", "coupons given", "too many", "time"
     );
-    let mut given = Vec::new();
+    let (mut given, mut after) = (Vec::new(), 0);
     for run in [Run::WithoutLock, Run::WithLock] {
         let started = Instant::now();
         let progress = progress(run, args.claims)?;
+        let tally = Arc::new(Tally::default());
         let count = match &shared {
-            Some(url) => race_of_processes(url, run, &args, &progress).await?,
+            Some(url) => race_of_processes(url, run, &args, &tally, &progress).await?,
             None => race_in_memory(run, &args, &progress).await?,
         };
         progress.finish_and_clear();
@@ -343,10 +493,21 @@ async fn main() -> Result<(), BoxError> {
             count.saturating_sub(args.coupons),
             started.elapsed().as_secs_f64()
         );
+        let failed = tally.failed.load(Ordering::Relaxed);
+        if failed > 0 {
+            println!("{failed} claims failed as lost or unavailable");
+        }
+        let killed = lock(&tally.killed).clone();
+        if !killed.is_empty() {
+            after = args.claims - args.claims.div_ceil(4);
+            println!("ended: {}; {after} claims came after", killed.join(", "));
+        }
         given.push(count);
     }
     if let ([without_lock, with_lock], true) = (given.as_slice(), args.json) {
-        println!(r#"{{"without_lock": {without_lock}, "with_lock": {with_lock}}}"#);
+        println!(
+            r#"{{"without_lock": {without_lock}, "with_lock": {with_lock}, "after_kill": {after}}}"#
+        );
     }
     Ok(())
 }
@@ -363,7 +524,7 @@ async fn race_in_memory(run: Run, args: &Args, progress: &ProgressBar) -> Result
             locks,
         };
         let progress = progress.clone();
-        servers.spawn(async move { server.answer(claims, run, || progress.inc(1)).await });
+        servers.spawn(async move { server.answer(claims, run, |_| progress.inc(1)).await });
     }
     while let Some(outcome) = servers.join_next().await {
         outcome??;
@@ -375,16 +536,16 @@ async fn race_of_processes(
     url: &str,
     run: Run,
     args: &Args,
+    tally: &Arc<Tally>,
     progress: &ProgressBar,
 ) -> Result<usize, BoxError> {
     let id = uuid::Uuid::new_v4().to_string();
     let shop = Shop::shared(id, url)
         .await
-        .map_err(|error| format!("LOCK_URL names no Redis server that answers: {error}"))?;
-    let victim = args.kill.filter(|_| run == Run::WithLock);
-    let answered = Arc::new(AtomicUsize::new(0));
+        .map_err(|error| format!("the shop cannot be opened: {error}"))?;
+    let victims = args.kill.clone().filter(|_| run == Run::WithLock);
     let quarter = args.claims.div_ceil(4);
-    shop.set_stock(args.coupons).await?;
+    shop.set_stock(args.coupons, None).await?;
 
     let mut processes = Vec::new();
     for claims in shares(args) {
@@ -397,12 +558,17 @@ async fn race_of_processes(
     let mut running = JoinSet::new();
     for mut process in processes {
         process.go().await?;
-        let (progress, answered) = (progress.clone(), Arc::clone(&answered));
-        let done = move || {
+        let (progress, tally) = (progress.clone(), Arc::clone(tally));
+        let (victims, url, shop) = (victims.clone(), url.to_owned(), shop.id.clone());
+        let done = move |is_answered: bool| {
             progress.inc(1);
-            let count = answered.fetch_add(1, Ordering::Relaxed) + 1;
-            if let Some(victim) = victim.filter(|_| count == quarter) {
-                kill(victim);
+            tally
+                .failed
+                .fetch_add(usize::from(!is_answered), Ordering::Relaxed);
+            let count = tally.done.fetch_add(1, Ordering::Relaxed) + 1;
+            if let Some(victims) = victims.as_ref().filter(|_| count == quarter) {
+                let killed = end_servers(&url, &shop, victims);
+                lock(&tally.killed).extend(killed);
             }
         };
         running.spawn(async move { process.end(done).await });
@@ -416,15 +582,72 @@ async fn race_of_processes(
     Ok(given)
 }
 
-/// Ends a process at once, without a word to it.
-fn kill(process: u32) {
+/// What has become of the claims of a race.
+#[derive(Default)]
+struct Tally {
+    done: AtomicUsize,
+    /// Of these, how many failed as lost or unavailable.
+    failed: AtomicUsize,
+    /// Which servers were ended meanwhile.
+    killed: Mutex<Vec<String>>,
+}
+
+/// Ends the processes with these numbers, or two servers that have voted for who holds the lock of
+/// the shop. Returns what was ended.
+fn end_servers(url: &str, shop: &str, processes: &[u32]) -> Vec<String> {
+    if !processes.is_empty() {
+        let killed = processes.iter().filter(|process| kill(**process));
+        return killed.map(|process| format!("process {process}")).collect();
+    }
+    let (_, hosts) = url.split_once("://").unwrap_or_default();
+    let hosts = hosts.split(['?', '/']).next().unwrap_or_default();
+    let hosts = hosts.rsplit('@').next().unwrap_or_default();
+    let mut killed = Vec::new();
+    // The lock may just be on its way from one to the next.
+    for _ in 0..1_000 {
+        for host in hosts.split(',') {
+            let is_left = killed.len() < 2 && !killed.iter().any(|other| other == host);
+            if is_left && voter(host, shop).is_ok_and(|voter| voter.is_some_and(kill)) {
+                killed.push(host.to_owned());
+            }
+        }
+        if killed.len() == 2 {
+            return killed;
+        }
+    }
+    eprintln!("fewer than two servers of {hosts} were seen to vote; they must be on this machine");
+    killed
+}
+
+/// The process of the server, if it votes for somebody who holds the lock of the shop.
+fn voter(host: &str, shop: &str) -> Result<Option<u32>, redis::RedisError> {
+    let prefix = std::env::var("LOCK_PREFIX").unwrap_or_else(|_| "lock:".to_owned());
+    let second = Duration::from_secs(1);
+    let client = redis::Client::open(format!("redis://{host}"))?;
+    let mut server = client.get_connection_with_timeout(second)?;
+    server.set_read_timeout(Some(second))?;
+    let lock = format!("{prefix}coupon:{shop}");
+    let votes: bool = redis::Commands::exists(&mut server, lock)?;
+    let about: String = redis::cmd("INFO").arg("server").query(&mut server)?;
+    let process = about
+        .lines()
+        .find_map(|line| line.strip_prefix("process_id:"));
+    Ok(process
+        .filter(|_| votes)
+        .and_then(|number| number.trim().parse().ok()))
+}
+
+/// Ends a process at once, without a word to it. Whether it has.
+fn kill(process: u32) -> bool {
     let number = process.to_string();
     let killed = std::process::Command::new("kill")
         .args(["-KILL", &number])
         .status();
-    if !killed.is_ok_and(|status| status.success()) {
+    let is_killed = killed.is_ok_and(|status| status.success());
+    if !is_killed {
         eprintln!("process {number} could not be ended");
     }
+    is_killed
 }
 
 /// How many claims each server answers.
@@ -474,10 +697,10 @@ impl Process {
         Ok(stdin.write_all(b"go\n").await?)
     }
 
-    /// Waits for the end, and calls `done` for each claim.
-    async fn end(mut self, done: impl Fn()) -> Result<(), BoxError> {
-        while self.said.next_line().await?.is_some() {
-            done();
+    /// Waits for the end, and calls `done` for each claim: whether it was answered.
+    async fn end(mut self, done: impl Fn(bool)) -> Result<(), BoxError> {
+        while let Some(line) = self.said.next_line().await? {
+            done(line == "done");
         }
         let status = self.child.wait().await?;
         if status.success() {
@@ -499,7 +722,8 @@ async fn serve(url: &str, shop: &str, run: Run, claims: usize) -> Result<(), Box
         .lines()
         .next_line()
         .await?;
-    server.answer(claims, run, || println!("done")).await?;
+    let said = |is_answered| println!("{}", if is_answered { "done" } else { "failed" });
+    server.answer(claims, run, said).await?;
     server.locks.shutdown().await?;
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! How does a job run once a tick, though twenty servers start it?
 //!
-//! Twenty processes start the job at every tick, each a little early or late, as their clocks have it.
-//! `on_taken = skip` lets those go that come while another is at it, and `min_hold` those that come
-//! when it has ended already, for as long as the clocks may differ. Two of the processes die on the
-//! way, at work: nobody does their tick again, and the next tick is not missed.
+//! Twenty processes start the job at every tick, each a little early or late, as their clocks have
+//! it. `on_taken = skip` lets those go that come while another is at it, and `min_hold` those that
+//! come when it has ended already, for as long as the clocks may differ. Two of the processes die
+//! on the way, at work: nobody does their tick again, and the next tick is not missed.
 //!
 //! ```text
 //! $ LOCK_URL=redis://127.0.0.1/ cargo run --example cron
@@ -23,7 +23,8 @@ use tokio::time::sleep;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs in one process a tick, whatever the others' clocks say: they differ by less than its minimum.
+/// Runs in one process a tick, whatever the others' clocks say: they differ by less than its
+/// minimum.
 #[distributed_lock(
     key = "cron:<log.name>",
     on_taken = skip,

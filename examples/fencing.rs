@@ -1,8 +1,9 @@
 //! Can a holder that has lost its lock still do damage, and what prevents it?
 //!
-//! A lock across machines cannot stop a write that is on its way already: the writer may have been paused after it had looked at its
-//! lock. What can refuse it is the store that is written to, if every write carries the fencing token of the lock. Each holder has a
-//! larger token than all before it, so the store refuses what comes with a smaller one than it has seen.
+//! A lock across machines cannot stop a write that is on its way already: the writer may have been
+//! paused after it had looked at its lock. What can refuse it is the store that is written to, if
+//! every write carries the fencing token of the lock. Each holder has a larger token than all
+//! before it, so the store refuses what comes with a smaller one than it has seen.
 //!
 //! ```text
 //! $ cargo run --example fencing

@@ -1,9 +1,11 @@
 //! How does a web service use the lock?
 //!
-//! An axum server reserves seats. Paying takes a while, and meanwhile the seat is neither free nor reserved, so the handler holds a lock
-//! on it: of two who want the same seat, one gets it, and only that one pays. What an error of the lock means to the client is said
-//! once, in `Refusal`. When a client goes away, axum drops the handler, and the lock is free again at once. At SIGTERM, which is what Docker,
-//! Kubernetes and systemd send, the server ends when all who are being served have their answers and all locks are released.
+//! An axum server reserves seats. Paying takes a while, and meanwhile the seat is neither free nor
+//! reserved, so the handler holds a lock on it: of two who want the same seat, one gets it, and
+//! only that one pays. What an error of the lock means to the client is said once, in `Refusal`.
+//! When a client goes away, axum drops the handler, and the lock is free again at once. At SIGTERM,
+//! which is what Docker, Kubernetes and systemd send, the server ends when all who are being served
+//! have their answers and all locks are released.
 //!
 //! ```text
 //! $ cargo run --example handlers
@@ -36,7 +38,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Reserves a seat.
 ///
-/// The runtime comes from the state, so that each test can have its own. A service with one may `install` it at startup instead.
+/// The runtime comes from the state, so that each test can have its own. A service with one may
+/// `install` it at startup instead.
 #[distributed_lock(key = "seat:<seat>", ttl = "5s", wait = "2s", runtime = app.locks)]
 async fn reserve(
     State(app): State<App>,

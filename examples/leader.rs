@@ -1,10 +1,10 @@
 //! How does a service elect a leader?
 //!
-//! Three processes stand for election by `lead`. The first leader is stopped, as a long pause stops a
-//! process: another leads when the lease is over, and the first one, when it goes on, learns of it
-//! before it does anything more, and stands again. The second is killed, and the third shut down: it
-//! hands over at once, without waiting for a lease to end. The terms, which are fencing tokens,
-//! grow.
+//! Three processes stand for election by `lead`. The first leader is stopped, as a long pause stops
+//! a process: another leads when the lease is over, and the first one, when it goes on, learns of
+//! it before it does anything more, and stands again. The second is killed, and the third shut
+//! down: it hands over at once, without waiting for a lease to end. The terms, which are fencing
+//! tokens, grow.
 //!
 //! ```text
 //! $ LOCK_URL=redis://127.0.0.1/ cargo run --example leader

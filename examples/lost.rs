@@ -1,8 +1,10 @@
 //! What happens to my function when its lock is lost?
 //!
-//! A lease is lost when it can no longer be proven: the store forgot it, gave it to another, or could not be reached until it ran out.
-//! Here the store, in memory, gives the lock to another in the middle of the work. The function is dropped at the `.await` where it
-//! stands, its locals included, and the caller gets an error that says so. Nobody waits for the ttl: the next renewal finds out.
+//! A lease is lost when it can no longer be proven: the store forgot it, gave it to another, or
+//! could not be reached until it ran out. Here the store, in memory, gives the lock to another in
+//! the middle of the work. The function is dropped at the `.await` where it stands, its locals
+//! included, and the caller gets an error that says so. Nobody waits for the ttl: the next renewal
+//! finds out.
 //!
 //! ```text
 //! $ cargo run --example lost

@@ -1,8 +1,8 @@
 //! How do I unit-test a function that is annotated?
 //!
-//! In memory: `LockRuntime::scope` puts a runtime of the test's own in the place of the installed one, so tests run side by side. A
-//! `MemoryBackend` plays the rest of the world: it steals a lock, lets it expire, or does not answer. Under tokio's paused clock, waiting
-//! takes no time.
+//! In memory: `LockRuntime::scope` puts a runtime of the test's own in the place of the installed
+//! one, so tests run side by side. A `MemoryBackend` plays the rest of the world: it steals a lock,
+//! lets it expire, or does not answer. Under tokio's paused clock, waiting takes no time.
 //!
 //! ```text
 //! $ cargo test --example testing

@@ -1,9 +1,10 @@
 //! How do workers handle the jobs of one customer one at a time?
 //!
-//! Several processes take jobs from one Redis list, as fast as they can. A job adds to the balance of its customer: reads it, works, and
-//! writes it back. Jobs of different customers may run side by side, those of one must not, and a queue alone does not see to that. A lock
-//! on the customer does. Two things would show it if it did not: the sums, and the largest number of jobs that were ever at work for one
-//! customer.
+//! Several processes take jobs from one Redis list, as fast as they can. A job adds to the balance
+//! of its customer: reads it, works, and writes it back. Jobs of different customers may run side
+//! by side, those of one must not, and a queue alone does not see to that. A lock on the customer
+//! does. Two things would show it if it did not: the sums, and the largest number of jobs that were
+//! ever at work for one customer.
 //!
 //! ```text
 //! $ LOCK_URL=redis://127.0.0.1/ cargo run --example workers

@@ -1,4 +1,5 @@
-//! What the attribute costs over the guard written by hand: on the in-memory backend, where nothing else costs much.
+//! What the attribute costs over the guard written by hand: on the in-memory backend, where nothing
+//! else costs much.
 #![allow(missing_docs)]
 
 use divan::{Bencher, black_box};

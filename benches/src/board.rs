@@ -1,4 +1,5 @@
-//! Memory that all processes of a run share: when to start and to stop, and who is in the critical section.
+//! Memory that all processes of a run share: when to start and to stop, and who is in the critical
+//! section.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -93,7 +94,8 @@ impl Shared {
             .truncate(false)
             .open(path)?;
         file.set_len(size_of::<Board>() as u64)?;
-        // SAFETY: nobody truncates the file, which lies in a directory of the run; what is in it is read and written as atomics only.
+        // SAFETY: nobody truncates the file, which lies in a directory of the run; what is in it is
+        // read and written as atomics only.
         #[expect(unsafe_code, reason = "memory shared by processes")]
         let map = unsafe { MmapMut::map_mut(&file)? };
         Ok(Shared(map))
@@ -104,7 +106,8 @@ impl std::ops::Deref for Shared {
     type Target = Board;
 
     fn deref(&self) -> &Board {
-        // SAFETY: a map starts at a page and is as large as a board, which consists of atomics, for which every content is valid.
+        // SAFETY: a map starts at a page and is as large as a board, which consists of atomics, for
+        // which every content is valid.
         #[expect(unsafe_code, reason = "memory shared by processes")]
         unsafe {
             &*self.0.as_ptr().cast::<Board>()

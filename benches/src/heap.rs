@@ -1,4 +1,5 @@
-//! An allocator that counts what is alive and how often it was asked, in the processes that want to know.
+//! An allocator that counts what is alive and how often it was asked, in the processes that want to
+//! know.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering};

@@ -16,7 +16,8 @@ use crate::report::median;
 use crate::server::Target;
 use crate::side::{Client, Failure, Side, TTL};
 
-/// Holds `leases` for some seconds, while one of the two threads of their process is blocked for two ttls.
+/// Holds `leases` for some seconds, while one of the two threads of their process is blocked for
+/// two ttls.
 pub fn run(
     leases: usize,
     seconds: f64,

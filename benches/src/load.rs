@@ -14,7 +14,7 @@ use crate::board::{Phase, Shared};
 use crate::job::{Job, SECTION_KEY, Section, Tally, Timed, histogram};
 use crate::peer;
 use crate::report::{Figures, median, ratios};
-use crate::server::{Senders, Target};
+use crate::server::{Kind, Senders, Target};
 use crate::side::{Failure, POLL, RSLOCK_DELAY, Side, TTL};
 use crate::trace::Trace;
 
@@ -23,6 +23,15 @@ const WARM_UP: Duration = Duration::from_millis(500);
 
 /// By when processes have started or ended.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What is counted of etcd, by the names of figures and of methods.
+const METHODS: [(&str, &str); 5] = [
+    ("txns", "Txn"),
+    ("ranges", "Range"),
+    ("grants", "LeaseGrant"),
+    ("keep_alives", "LeaseKeepAlive"),
+    ("watches", "Watch"),
+];
 
 /// What is counted beside commands, and costs time where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -67,6 +76,10 @@ impl Load {
                 "KeyMajority 1, KeyValidity {TTL:?}, NoLoopTracking {} (the better for this load), GOMAXPROCS {}",
                 self.no_loop, self.threads
             ),
+            Side::Mutex => format!(
+                "concurrency.Mutex, one session a process, GOMAXPROCS {}",
+                self.threads
+            ),
             Side::Ring => "one socket (RESP3) and one thread a process, which blocks".to_owned(),
             Side::HandOver => format!(
                 "`release` of `RedisBackend` with a next claim, {} claims in each queue",
@@ -91,7 +104,8 @@ impl Load {
         }
     }
 
-    /// Whether the better of rueidislock's modes of tracking for this is that with NOLOOP: each is run in turns.
+    /// Whether the better of rueidislock's modes of tracking for this is that with NOLOOP: each is
+    /// run in turns.
     pub fn tracks_better_without_loop(&self, target: &mut Target) -> Result<bool, Failure> {
         let mut rounds = [Vec::new(), Vec::new()];
         for round in 0..3 {
@@ -143,7 +157,7 @@ impl Load {
                 .arg(0)
                 .arg("PX")
                 .arg(600_000)
-                .exec(target.connection())?;
+                .exec(target.connection()?)?;
         }
         let mut holder = match self.timed {
             Timed::Nothing => Some(Holder::start(self.key(side, round), target)?),
@@ -198,18 +212,28 @@ impl Load {
         figures.set("operations", operations);
         let (commands, micros) = counts.sent(senders);
         figures.set("commands_per_s", commands / elapsed / processes as f64);
+        let kind = target.kind();
         let spent = |of: fn(&Tally) -> f64| tallies.iter().map(of).sum::<f64>();
         let mut per_op =
             |name: &str, sum: f64| figures.set(&format!("{name}_per_op"), sum / operations);
         per_op("commands", commands);
-        per_op("messages", counts.reads as f64);
-        per_op("server_us", micros);
+        match kind {
+            Kind::Redis => {
+                per_op("messages", counts.reads as f64);
+                per_op("server_us", micros);
+            }
+            Kind::Etcd => {
+                for (name, method) in METHODS {
+                    per_op(name, counts.calls(method) as f64);
+                }
+            }
+        }
         per_op("server_cpu_us", counts.cpu_s * 1e6);
         per_op("client_cpu_us", spent(|tally| tally.spent.cpu_s) * 1e6);
         if self.counted.is_none() {
             per_op("switches", spent(|tally| tally.spent.switches as f64));
         }
-        if self.counted == Some(Counted::Allocations) && side != Side::Rueidislock {
+        if self.counted == Some(Counted::Allocations) && peer::of(side).is_none() {
             per_op("allocations", spent(|tally| tally.spent.allocations as f64));
         }
         for (name, count) in calls.iter().flatten() {
@@ -320,7 +344,7 @@ impl Holder {
                 .arg(token.as_str())
                 .arg("PX")
                 .arg(TTL.as_millis() as u64)
-                .exec(target.connection())?;
+                .exec(target.connection()?)?;
         }
         Ok(Holder { keys })
     }
@@ -334,7 +358,7 @@ impl Holder {
                     .arg(key)
                     .arg("PX")
                     .arg(TTL.as_millis() as u64)
-                    .exec(target.connection())?;
+                    .exec(target.connection()?)?;
             }
             sleep((TTL / 10).min(until.saturating_duration_since(Instant::now())));
         }
@@ -347,9 +371,9 @@ pub struct Worker(Child);
 
 impl Worker {
     pub fn start(job: &Job) -> Result<Worker, Failure> {
-        let program = match job.side {
-            Side::Rueidislock => peer::program()?,
-            _ => std::env::current_exe()?,
+        let program = match peer::of(job.side) {
+            Some(peer) => peer::program(peer)?,
+            None => std::env::current_exe()?,
         };
         let child = Command::new(program)
             .arg("worker")

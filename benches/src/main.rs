@@ -1,4 +1,5 @@
-//! What the lock costs, beside what others cost, measured in the same run. `benches/README.md` says what each workload shows.
+//! What the lock costs, beside what others cost, measured in the same run. `benches/README.md` says
+//! what each workload shows.
 
 mod board;
 mod heap;
@@ -27,7 +28,7 @@ use crate::job::{Job, Section, Timed};
 use crate::load::{Counted, Load};
 use crate::plot::Series;
 use crate::report::Outcome;
-use crate::server::Target;
+use crate::server::{Kind, Target};
 use crate::side::{Failure, Side};
 use crate::turns::{Row, interleaved};
 
@@ -35,7 +36,7 @@ use crate::turns::{Row, interleaved};
 static HEAP: Counting = Counting::new();
 
 #[derive(Parser)]
-#[command(about = "Measures distributed locks on Redis, side by side in one run.")]
+#[command(about = "Measures distributed locks on Redis or etcd, side by side in one run.")]
 struct Command {
     #[command(subcommand)]
     workload: Workload,
@@ -90,7 +91,8 @@ struct Options {
     /// How often each side is measured.
     #[arg(long, global = true, default_value_t = 5)]
     rounds: usize,
-    /// Measures in so many turns of a quarter of a second at most, in random order, and prints ratios with intervals.
+    /// Measures in so many turns of a quarter of a second at most, in random order, and prints
+    /// ratios with intervals.
     #[arg(long, global = true, conflicts_with = "rounds")]
     turns: Option<usize>,
     /// With --turns: what the ratios are to, another build of this program.
@@ -99,9 +101,13 @@ struct Options {
     /// The sides, in the order in which they are run; all that fit the workload if not given.
     #[arg(long, global = true, value_delimiter = ',')]
     sides: Option<Vec<Side>>,
-    /// What ratios are to, if not the raw commands and rueidislock; with --turns, the first side where neither is measured.
+    /// What ratios are to, if not the raw commands and rueidislock; with --turns, the first side
+    /// where neither is measured.
     #[arg(long, global = true, value_delimiter = ',')]
     to: Option<Vec<Side>>,
+    /// Where the locks are: etcd for `uncontended`, `many-keys` and `hot-key` alone.
+    #[arg(long, global = true, value_enum, default_value_t = Kind::Redis, conflicts_with_all = ["url", "delay"])]
+    store: Kind,
     /// The server; one is started if not given.
     #[arg(long, global = true)]
     url: Option<String>,
@@ -130,23 +136,33 @@ fn main() -> Result<(), Failure> {
     if let Some(other) = &options.against {
         return options.against(other);
     }
-    let mut target = Target::open(options.url.as_deref(), options.delay)?;
+    let is_on_etcd = matches!(
+        workload,
+        Workload::Uncontended | Workload::ManyKeys | Workload::HotKey { .. }
+    );
+    if options.store == Kind::Etcd && !is_on_etcd {
+        return Err("this workload is measured on Redis alone".into());
+    }
+    let mut target = match options.store {
+        Kind::Redis => Target::open(options.url.as_deref(), options.delay)?,
+        Kind::Etcd => Target::etcd(),
+    };
     let (free, pair) = (Section::Free, Timed::Pair);
     match workload {
         Workload::Worker { .. } => Ok(()),
         Workload::Uncontended => {
             let load = options.load("uncontended", (1, 1), false, free, pair)?;
-            let sides = [&ALL[..], &[Side::Backend]].concat();
+            let sides = options.with(&[Side::Backend]);
             options.compare(load, &sides, &mut target)
         }
         Workload::ManyKeys => {
             let load = options.load("many-keys", (1, 256), false, free, pair)?;
-            let sides = [&ALL[..], &[Side::Backend, Side::Pool]].concat();
+            let sides = options.with(&[Side::Backend, Side::Pool]);
             options.compare(load, &sides, &mut target)
         }
         Workload::HotKey { section, plot } => {
             let load = options.load("hot-key", (4, 64), true, section, Timed::Wait)?;
-            let sides = [&ALL[..], &[Side::Ring]].concat();
+            let sides = options.with(&[Side::Ring]);
             match plot {
                 Some(file) => options.draw(&load, &file, &mut target),
                 None => options.compare(load, &sides, &mut target),
@@ -210,7 +226,18 @@ const ALL: [Side; 7] = [
     Side::None,
 ];
 
+/// The sides of a comparison on etcd.
+const ON_ETCD: [Side; 4] = [Side::Ours, Side::OursRemote, Side::Mutex, Side::None];
+
 impl Options {
+    /// The sides that fit every workload, and these, which are of Redis alone.
+    fn with(&self, more: &[Side]) -> Vec<Side> {
+        match self.store {
+            Kind::Redis => [&ALL[..], more].concat(),
+            Kind::Etcd => ON_ETCD.to_vec(),
+        }
+    }
+
     fn load(
         &self,
         name: &'static str,
@@ -265,15 +292,20 @@ impl Options {
     fn compare(&self, mut load: Load, sides: &[Side], target: &mut Target) -> Result<(), Failure> {
         let asked = self.sides.as_deref();
         let mut sides = asked.unwrap_or(sides).to_vec();
-        if sides.contains(&Side::Rueidislock) {
-            match peer::program() {
+        for side in [Side::Rueidislock, Side::Mutex] {
+            let Some(peer) = peer::of(side).filter(|_| sides.contains(&side)) else {
+                continue;
+            };
+            match peer::program(peer) {
                 Err(error) if asked.is_none() => {
-                    eprintln!("rueidislock is left out: {error}");
-                    sides.retain(|side| *side != Side::Rueidislock);
+                    eprintln!("{} is left out: {error}", side.name());
+                    sides.retain(|other| *other != side);
                 }
                 program => {
                     program?;
-                    load.no_loop = load.tracks_better_without_loop(target)?;
+                    if side == Side::Rueidislock {
+                        load.no_loop = load.tracks_better_without_loop(target)?;
+                    }
                 }
             }
         }
@@ -293,7 +325,7 @@ impl Options {
             return Ok(outcome);
         };
         let asked = self.to.as_deref();
-        let bases = asked.unwrap_or(&[Side::Raw, Side::Pipeline, Side::Rueidislock]);
+        let bases = asked.unwrap_or(&[Side::Raw, Side::Pipeline, Side::Rueidislock, Side::Mutex]);
         let is_base = |name: &str| bases.iter().any(|base| base.name() == name);
         let mut bases: Vec<_> = outcome.iter().filter(|(name, _)| is_base(name)).collect();
         if bases.is_empty() && self.turns.is_some() {

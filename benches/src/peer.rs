@@ -1,4 +1,5 @@
-//! The peer that is not written in Rust: `benches/rueidislock`, a program that takes the same jobs as the processes of the other sides.
+//! The peers that are not written in Rust: programs in Go that take the same jobs as the processes
+//! of the other sides.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,17 +11,36 @@ use crate::side::{Failure, Side};
 /// Which part of the hand-offs of rslock says that it is set up wrongly.
 const LEAST: f64 = 1.5;
 
-/// The program, built from its sources when it is first asked for.
-pub fn program() -> Result<PathBuf, Failure> {
-    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    PROGRAM.get_or_init(build).clone().map_err(Failure::from)
+/// A program, in the folder of its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    folder: &'static str,
+    program: &'static OnceLock<Result<PathBuf, String>>,
 }
 
-fn build() -> Result<PathBuf, String> {
+/// The program of a side, if it is one in Go.
+pub fn of(side: Side) -> Option<Peer> {
+    static RUEIDISLOCK: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    static MUTEX: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let (folder, program) = match side {
+        Side::Rueidislock => ("rueidislock", &RUEIDISLOCK),
+        Side::Mutex => ("etcd-mutex", &MUTEX),
+        _ => return None,
+    };
+    Some(Peer { folder, program })
+}
+
+/// The program, built from its sources when it is first asked for.
+pub fn program(peer: Peer) -> Result<PathBuf, Failure> {
+    let built = peer.program.get_or_init(|| build(peer.folder));
+    built.clone().map_err(Failure::from)
+}
+
+fn build(folder: &str) -> Result<PathBuf, String> {
     let program = std::env::current_exe()
         .map_err(|error| error.to_string())?
-        .with_file_name("rueidislock");
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("rueidislock");
+        .with_file_name(folder);
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/local/go/bin");
     let status = Command::new("go")
@@ -32,7 +52,7 @@ fn build() -> Result<PathBuf, String> {
         .status();
     match status {
         Ok(status) if status.success() => Ok(program),
-        Ok(_) => Err("benches/rueidislock does not build".to_owned()),
+        Ok(_) => Err(format!("benches/{folder} does not build")),
         Err(error) => Err(format!("Go is not here: {error}")),
     }
 }

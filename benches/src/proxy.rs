@@ -1,4 +1,5 @@
-//! A network between clients and server that is slow and not narrow: what comes waits for a while, and nothing waits for what is ahead of it.
+//! A network between clients and server that is slow and not narrow: what comes waits for a while,
+//! and nothing waits for what is ahead of it.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -58,7 +59,8 @@ impl Proxy {
         self.port
     }
 
-    /// Waits less by what the way through the proxy takes by itself, so that a client sees the delay that was asked for.
+    /// Waits less by what the way through the proxy takes by itself, so that a client sees the
+    /// delay that was asked for.
     pub fn calibrate(&self, direct: &str) -> Result<(), Failure> {
         for _ in 0..3 {
             let wait = Duration::from_nanos(self.link.wait.load(Ordering::Relaxed)) + self.delay;

@@ -1,4 +1,5 @@
-//! What is printed: medians over the rounds, as a table or as lines of JSON, and ratios with intervals.
+//! What is printed: medians over the rounds, as a table or as lines of JSON, and ratios with
+//! intervals.
 
 use std::collections::BTreeMap;
 
@@ -88,7 +89,7 @@ enum Ratio {
 }
 
 /// The figures in the order of the table: title, name, digits.
-const COLUMNS: [(&str, &str, usize, Ratio); 18] = [
+const COLUMNS: [(&str, &str, usize, Ratio); 23] = [
     ("per s", "per_s", 0, Ratio::Everywhere),
     ("hand-offs/s", "handoffs_per_s", 0, Ratio::Everywhere),
     ("p50 µs", "p50_us", 1, Ratio::Everywhere),
@@ -99,6 +100,11 @@ const COLUMNS: [(&str, &str, usize, Ratio); 18] = [
     ("Jain", "jain", 3, Ratio::Nowhere),
     ("commands/op", "commands_per_op", 2, Ratio::Nowhere),
     ("messages/op", "messages_per_op", 2, Ratio::Nowhere),
+    ("txns/op", "txns_per_op", 2, Ratio::Nowhere),
+    ("ranges/op", "ranges_per_op", 2, Ratio::Nowhere),
+    ("grants/op", "grants_per_op", 2, Ratio::Nowhere),
+    ("keep-alives/op", "keep_alives_per_op", 2, Ratio::Nowhere),
+    ("watches/op", "watches_per_op", 2, Ratio::Nowhere),
     ("commands/s a process", "commands_per_s", 2, Ratio::Nowhere),
     ("server µs/op", "server_us_per_op", 1, Ratio::Nowhere),
     (
@@ -194,7 +200,8 @@ fn processes(sides: &[(&String, &Vec<Figures>, Figures)]) {
     }
 }
 
-/// Every figure that is compared, of each side over its base, with the interval in which the centre lies. The centre counts.
+/// Every figure that is compared, of each side over its base, with the interval in which the centre
+/// lies. The centre counts.
 pub fn compared<'a>(
     workload: &str,
     pairs: impl Iterator<Item = (&'a str, &'a [Figures], &'a str, &'a [Figures])>,

@@ -1,9 +1,10 @@
-//! The server under load, and what it counts.
+//! The server under load, and what it counts: a Redis or an etcd.
 
 use std::collections::BTreeMap;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use lock_tests::etcd::Cluster;
 use lock_tests::server::Server;
 use redis::{Connection, ConnectionAddr, IntoConnectionInfo, Value, cmd};
 
@@ -20,6 +21,24 @@ const END: &str = "bench:end";
 pub struct Target {
     /// Where the clients find it.
     url: String,
+    store: Store,
+}
+
+enum Store {
+    Redis(Redis),
+    Etcd(Cluster),
+}
+
+/// Which store the locks are in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    #[default]
+    Redis,
+    /// One member of our own.
+    Etcd,
+}
+
+struct Redis {
     /// Where it is.
     direct: String,
     connection: Connection,
@@ -33,7 +52,8 @@ pub struct Target {
 pub struct Counts {
     /// By command: how often it was called, and the microseconds it took.
     commands: BTreeMap<String, (u64, u64)>,
-    /// How often it read from a connection: messages, where each waits for the answer to the one before.
+    /// How often it read from a connection: messages, where each waits for the answer to the one
+    /// before.
     pub reads: u64,
     /// Seconds on a processor.
     pub cpu_s: f64,
@@ -67,30 +87,65 @@ impl Target {
             proxy = Some(between);
         }
         Ok(Target {
-            connection: redis::Client::open(direct.as_str())?.get_connection()?,
             url,
-            direct,
-            proxy,
-            _own: own,
+            store: Store::Redis(Redis {
+                connection: redis::Client::open(direct.as_str())?.get_connection()?,
+                direct,
+                proxy,
+                _own: own,
+            }),
         })
+    }
+
+    /// An etcd of our own.
+    pub fn etcd() -> Target {
+        let cluster = Cluster::start();
+        Target {
+            url: cluster.url(),
+            store: Store::Etcd(cluster),
+        }
     }
 
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    pub fn connection(&mut self) -> &mut Connection {
-        &mut self.connection
+    pub fn kind(&self) -> Kind {
+        match self.store {
+            Store::Redis(_) => Kind::Redis,
+            Store::Etcd(_) => Kind::Etcd,
+        }
+    }
+
+    fn redis(&mut self) -> Result<&mut Redis, Failure> {
+        match &mut self.store {
+            Store::Redis(redis) => Ok(redis),
+            Store::Etcd(_) => Err("this is measured on Redis alone".into()),
+        }
+    }
+
+    pub fn connection(&mut self) -> Result<&mut Connection, Failure> {
+        Ok(&mut self.redis()?.connection)
     }
 
     /// What the delay came to, if there is one.
     pub fn reached(&self) -> Result<Option<String>, Failure> {
-        let reached = |proxy: &Proxy| proxy.reached(&self.direct);
-        self.proxy.as_ref().map(reached).transpose()
+        let Store::Redis(Redis {
+            proxy: Some(proxy),
+            direct,
+            ..
+        }) = &self.store
+        else {
+            return Ok(None);
+        };
+        proxy.reached(direct).map(Some)
     }
 
     pub fn version(&mut self) -> Result<String, Failure> {
-        let info: String = cmd("INFO").arg("server").query(&mut self.connection)?;
+        if let Store::Etcd(cluster) = &self.store {
+            return Ok(format!("etcd {}", cluster.version()));
+        }
+        let info: String = cmd("INFO").arg("server").query(self.connection()?)?;
         let field = |name| info.lines().find_map(|line| line.strip_prefix(name));
         let redis = || Some(format!("Redis {}", field("redis_version:")?));
         let valkey = field("valkey_version:").map(|version| format!("Valkey {version}"));
@@ -100,11 +155,13 @@ impl Target {
     }
 
     pub fn counts(&mut self) -> Result<Counts, Failure> {
+        let connection = match &mut self.store {
+            Store::Redis(redis) => &mut redis.connection,
+            Store::Etcd(cluster) => return counts_of_etcd(&cluster.metrics(0)),
+        };
         let mut info = String::new();
         for section in ["stats", "commandstats", "cpu"] {
-            info += &cmd("INFO")
-                .arg(section)
-                .query::<String>(&mut self.connection)?;
+            info += &cmd("INFO").arg(section).query::<String>(connection)?;
         }
         let mut counts = Counts::default();
         for line in info.lines() {
@@ -132,9 +189,13 @@ impl Target {
         Ok(counts)
     }
 
-    /// Watches every command from now on.
+    /// Watches every command from now on. On etcd clients alone send commands.
     pub fn watch(&mut self) -> Result<Watch, Failure> {
-        let mut monitor = redis::Client::open(self.direct.as_str())?.get_connection()?;
+        if self.kind() == Kind::Etcd {
+            return Ok(Watch(thread::spawn(|| Ok(Senders::default()))));
+        }
+        let direct = self.redis()?.direct.as_str();
+        let mut monitor = redis::Client::open(direct)?.get_connection()?;
         monitor.send_packed_command(&cmd("MONITOR").get_packed_command())?;
         monitor.recv_response()?;
         Ok(Watch(thread::spawn(move || {
@@ -153,9 +214,32 @@ impl Target {
 
     /// Who has sent the commands since [`watch`](Target::watch).
     pub fn watched(&mut self, watch: Watch) -> Result<Senders, Failure> {
-        cmd("ECHO").arg(END).exec(&mut self.connection)?;
+        if self.kind() == Kind::Redis {
+            cmd("ECHO").arg(END).exec(self.connection()?)?;
+        }
         watch.0.join().map_err(|_| "the watch has panicked")?
     }
+}
+
+/// What the metrics of etcd have counted: messages by the method that they call, those within
+/// streams as well.
+fn counts_of_etcd(metrics: &str) -> Result<Counts, Failure> {
+    let mut counts = Counts::default();
+    for line in metrics.lines() {
+        let Some((name, value)) = line.rsplit_once(' ') else {
+            continue;
+        };
+        if name == "process_cpu_seconds_total" {
+            counts.cpu_s = value.parse()?;
+        } else if name.starts_with("grpc_server_msg_received_total{") {
+            let method = name.split("grpc_method=\"").nth(1);
+            let method = method.and_then(|rest| rest.split('"').next());
+            let method = method.ok_or("a metric of etcd names no method")?;
+            let (calls, _) = counts.commands.entry(method.to_owned()).or_default();
+            *calls += value.parse::<f64>()? as u64;
+        }
+    }
+    Ok(counts)
 }
 
 /// A thread that reads what MONITOR shows.
@@ -166,7 +250,8 @@ pub struct Watch(JoinHandle<Result<Senders, Failure>>);
 pub struct Senders(BTreeMap<String, (u64, u64)>);
 
 impl Senders {
-    /// Counts a line such as `1339518083.107412 [0 127.0.0.1:60866] "get" "key"`; a script is called `lua` there.
+    /// Counts a line such as `1339518083.107412 [0 127.0.0.1:60866] "get" "key"`; a script is
+    /// called `lua` there.
     fn note(&mut self, line: &str) {
         let Some((source, command)) = line.split_once("] \"") else {
             return;
@@ -180,7 +265,8 @@ impl Senders {
         }) += 1;
     }
 
-    /// Which share of the calls of `command` clients have sent. A command that did not come up is one of theirs.
+    /// Which share of the calls of `command` clients have sent. A command that did not come up is
+    /// one of theirs.
     fn share(&self, command: &str) -> f64 {
         let name = command.split('|').next().unwrap_or_default();
         match self.0.get(name) {
@@ -210,8 +296,8 @@ impl Counts {
         self.commands.get(command).map_or(0, |(calls, _)| *calls)
     }
 
-    /// The calls that clients sent, and the microseconds these took, what they called included. What the benchmark itself sends does
-    /// not count.
+    /// The calls that clients sent, and the microseconds these took, what they called included.
+    /// What the benchmark itself sends does not count.
     pub fn sent(&self, senders: &Senders) -> (f64, f64) {
         let theirs = self
             .commands
@@ -264,11 +350,26 @@ mod tests {
     }
 
     #[test]
+    fn what_etcd_counts_are_the_messages_of_every_method() {
+        let mut target = Target::etcd();
+        let before = target.counts().unwrap();
+        let Store::Etcd(cluster) = &target.store else {
+            panic!("it is an etcd");
+        };
+        for _ in 0..3 {
+            cluster.ctl(&["put", "key", "value"]);
+        }
+        let counts = target.counts().unwrap().since(&before);
+        assert_eq!((counts.calls("Put"), counts.calls("Txn")), (3, 0));
+        assert_eq!(counts.sent(&Senders::default()).0, 3.0);
+    }
+
+    #[test]
     fn what_a_script_calls_is_no_command_of_a_client() {
         let mut target = Target::open(None, None).unwrap();
         let watch = target.watch().unwrap();
         let before = target.counts().unwrap();
-        let own = &mut target.connection;
+        let own = target.connection().unwrap();
         for _ in 0..10 {
             cmd("SET").arg("key").arg(1).exec(own).unwrap();
             let script = "redis.call('SET', KEYS[1], 2) return redis.call('DEL', KEYS[1])";

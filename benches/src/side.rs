@@ -11,7 +11,7 @@ use lock_runtime::backend::{
     Acquired, Backend, Claim, Executor, Grant, LockKey, OwnerToken, Release, Released,
 };
 use lock_runtime::redis::{RedisBackend, RedisSettings};
-use lock_runtime::{LockGuard, LockRuntime};
+use lock_runtime::{LockGuard, LockRuntime, LockRuntimeBuilder};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
 use redis::{Cmd, IntoConnectionInfo, Script, cmd};
@@ -29,7 +29,8 @@ pub const TTL: Duration = Duration::from_secs(30);
 /// How often the raw lock and rlock ask for a lock that is taken.
 pub const POLL: Duration = Duration::from_millis(1);
 
-/// rslock sleeps at random up to this between two tries; its own default is 200 ms, and 1 ms would make it spin.
+/// rslock sleeps at random up to this between two tries; its own default is 200 ms, and 1 ms would
+/// make it spin.
 pub const RSLOCK_DELAY: Duration = Duration::from_millis(10);
 
 /// A way to lock.
@@ -40,15 +41,18 @@ pub enum Side {
     Ours,
     /// This crate with local passing off: every hand-over goes through Redis.
     OursRemote,
-    /// `ours`, with the tasks of the benchmark on the backend's own thread: no hand-over changes threads.
+    /// `ours`, with the tasks of the benchmark on the backend's own thread: no hand-over changes
+    /// threads.
     OursInside,
     /// `ours-remote`, with the tasks of the benchmark on the backend's own thread.
     OursRemoteInside,
-    /// The verbs of our backend, for locks that are free: what guard, local queue and watchdog cost is the difference.
+    /// The verbs of our backend, for locks that are free: what guard, local queue and watchdog cost
+    /// is the difference.
     Backend,
     /// `SET NX PX` and a compare-and-delete by EVALSHA on one multiplexed connection.
     Raw,
-    /// The raw commands, as many of them in one pipeline as there are tasks elsewhere: what they cost the server at the least.
+    /// The raw commands, as many of them in one pipeline as there are tasks elsewhere: what they
+    /// cost the server at the least.
     Pipeline,
     /// The raw commands, each on a connection from `pool.get()`.
     Pool,
@@ -58,13 +62,17 @@ pub enum Side {
     Rlock,
     /// rueidislock, in a program of its own in Go.
     Rueidislock,
+    /// Go's concurrency.Mutex on etcd, in a program of its own.
+    Mutex,
     /// No lock at all.
     None,
     /// No lock either: the bare wake-up of a task by PUBLISH and a push.
     Publish,
-    /// The same round a ring of processes, each one thread that blocks: no executor and no client library.
+    /// The same round a ring of processes, each one thread that blocks: no executor and no client
+    /// library.
     Ring,
-    /// Our backend: a release with a next claim, which hands a lock of its own to the first of a queue, 16 long by default.
+    /// Our backend: a release with a next claim, which hands a lock of its own to the first of a
+    /// queue, 16 long by default.
     HandOver,
 }
 
@@ -76,6 +84,7 @@ impl Side {
             Side::OursInside => "ours-inside",
             Side::OursRemoteInside => "ours-remote-inside",
             Side::Rueidislock => "rueidislock",
+            Side::Mutex => "mutex",
             Side::Ring => "ring",
             Side::HandOver => "hand-over",
             Side::Backend => "backend",
@@ -91,9 +100,9 @@ impl Side {
 
     pub async fn connect(self, url: &str) -> Result<Client, Failure> {
         Ok(match self {
-            Side::Ours => Client::Ours(LockRuntime::redis(url).build().await?, None),
+            Side::Ours => Client::Ours(builder(url).build().await?, None),
             Side::OursRemote => {
-                let locks = LockRuntime::redis(url).local_passes(0);
+                let locks = builder(url).local_passes(0);
                 Client::Ours(locks.build().await?, None)
             }
             Side::OursInside | Side::OursRemoteInside => {
@@ -131,10 +140,18 @@ impl Side {
                 Client::Rlock(RLock::new(url).await?, options)
             }
             Side::None => Client::None,
-            Side::Rueidislock | Side::Publish | Side::Ring | Side::HandOver => {
+            Side::Rueidislock | Side::Mutex | Side::Publish | Side::Ring | Side::HandOver => {
                 return Err("no client of this process".into());
             }
         })
+    }
+}
+
+/// Our runtime as it comes.
+fn builder(url: &str) -> LockRuntimeBuilder {
+    match url.strip_prefix("etcd://") {
+        Some(members) => LockRuntime::etcd(members.split(',')),
+        None => LockRuntime::redis(url),
     }
 }
 
@@ -291,7 +308,8 @@ const WAIT: Duration = Duration::from_secs(120);
 /// The two commands of the raw lock.
 pub struct Commands {
     release: String,
-    /// How a token begins, and how long it is: as long as those of ours, and made without what theirs cost.
+    /// How a token begins, and how long it is: as long as those of ours, and made without what
+    /// theirs cost.
     token: (String, usize),
     next: AtomicU64,
 }

@@ -68,7 +68,8 @@ fn is_traced(process: u32) -> bool {
     })
 }
 
-/// What the summary says: columns of share, seconds, microseconds a call, calls, perhaps errors, and the name.
+/// What the summary says: columns of share, seconds, microseconds a call, calls, perhaps errors,
+/// and the name.
 fn counted(summary: &str) -> Result<BTreeMap<String, u64>, Failure> {
     let mut calls = BTreeMap::new();
     for line in summary.lines() {

@@ -10,7 +10,8 @@ use crate::report::{Figures, Outcome};
 use crate::server::{Senders, Target};
 use crate::side::{Failure, Side};
 
-/// The longest turn, in seconds: the speed of a machine changes, and what is compared lies close together.
+/// The longest turn, in seconds: the speed of a machine changes, and what is compared lies close
+/// together.
 pub const LONGEST: f64 = 0.25;
 
 /// One row of a table.
@@ -54,8 +55,8 @@ fn order(count: usize, at_random: bool) -> Vec<usize> {
     order
 }
 
-/// Runs the same command, one short round each, by this program and by another build of it, in turns. What each has shown, by side: this
-/// one's first.
+/// Runs the same command, one short round each, by this program and by another build of it, in
+/// turns. What each has shown, by side: this one's first.
 pub fn against(other: &Path, command: &[String], turns: usize) -> Result<[Outcome; 2], Failure> {
     let programs = [std::env::current_exe()?, other.to_owned()];
     let mut outcomes = [Outcome::new(), Outcome::new()];

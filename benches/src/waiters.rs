@@ -1,4 +1,5 @@
-//! One process that hands locks from claim to claim through `Backend`: what a hand-over costs the server, and how long it takes.
+//! One process that hands locks from claim to claim through `Backend`: what a hand-over costs the
+//! server, and how long it takes.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
@@ -111,7 +112,8 @@ impl Queue {
         })
     }
 
-    /// Hands the lock on until the board says stop, and then takes everybody out. What is timed is until the next one is told.
+    /// Hands the lock on until the board says stop, and then takes everybody out. What is timed is
+    /// until the next one is told.
     async fn go_round(mut self, board: &Shared) -> Result<(u64, Histogram<u64>), Failure> {
         let (mut served, mut times) = (0, histogram());
         reached(board, Phase::WarmUp).await;

@@ -1,4 +1,5 @@
-//! The floors of `ping-pong` and `hot-key`: processes wake each other by PUBLISH, one after the other, and nothing else.
+//! The floors of `ping-pong` and `hot-key`: processes wake each other by PUBLISH, one after the
+//! other, and nothing else.
 
 use std::io::{BufReader, Write};
 use std::net::TcpStream;

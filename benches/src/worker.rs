@@ -163,7 +163,8 @@ impl Task {
             self.board.leave();
         }
 
-        // A turn that stays on its side goes on: the other has waited since the first release of it.
+        // A turn that stays on its side goes on: the other has waited since the first release of
+        // it.
         if self.timed == Timed::HandOff && handed_over {
             self.board.released_at.store(now(), Ordering::SeqCst);
         }

@@ -84,8 +84,8 @@ async fn a_pair_costs_few_allocations_and_a_lease_few_bytes() {
 
     println!("raw {raw}, verbs {verbs}, ours {ours}");
     assert!(raw > 4.0, "nothing is counted: {raw}");
-    // Two are the owner token; a question in flight is one, and the client makes four for each: what
-    // it writes, what waits for the reply, and two for the reply.
+    // Two are the owner token; a question in flight is one, and the client makes four for each:
+    // what it writes, what waits for the reply, and two for the reply.
     assert!(verbs < 12.5, "{verbs}");
     assert!(ours < 24.5, "{ours}");
 

@@ -144,7 +144,11 @@ impl News for Inbox {
     }
 
     fn ask_at(&self, _key: &LockKey, owner: &OwnerToken, at: Instant) {
-        self.state().ask_at.insert(owner.clone(), at);
+        let mut state = self.state();
+        // Whoever asks hears when to ask next.
+        let known = state.ask_at.entry(owner.clone()).or_insert(at);
+        *known = at.min(*known);
+        drop(state);
         self.came.notify_waiters();
     }
 

@@ -66,9 +66,14 @@ impl<B: Backend> Process<B> {
         Duration::from_nanos(u64::try_from(kept).expect("leases are shorter than centuries"))
     }
 
-    /// How long a lease of `ttl` lives in the store at most.
+    /// How long a lease of `ttl` keeps others out at most.
     pub(crate) fn at_most(&self, ttl: Duration) -> Duration {
-        self.kept(ttl) + self.limits.lateness
+        let delay = if self.limits.lock_delay {
+            ttl
+        } else {
+            Duration::ZERO
+        };
+        self.kept(ttl) + self.limits.lateness + delay
     }
 
     /// A ttl that runs out during a test.
@@ -81,8 +86,8 @@ impl<B: Backend> Process<B> {
         self.kept(2 * self.short() + 4 * (self.limits.lateness + self.limits.ttl_step))
     }
 
-    /// A ttl of which can be seen how much is left: where the store does not tell, its end has to be
-    /// waited for.
+    /// A ttl of which can be seen how much is left: where the store does not tell, its end has to
+    /// be waited for.
     pub(crate) fn visible(&self) -> Duration {
         match self.remaining {
             Remaining::Exact(_) => LONG,

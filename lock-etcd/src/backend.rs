@@ -108,6 +108,8 @@ impl EtcdBackend {
             book,
             sinks,
             home: home.clone(),
+            #[cfg(feature = "mistakes")]
+            mistake: settings.mistake,
         });
         let lanes = Arc::<Lanes>::default();
         home.spawn(housekeeping::run(Arc::downgrade(&core), Arc::clone(&lanes)));

@@ -23,7 +23,8 @@ pub(crate) struct Entry {
     pub(crate) owns: bool,
     /// Whether a question that writes had no answer, so that it may be done later.
     pub(crate) in_doubt: bool,
-    /// Whether the next claim of its process may have got its lease, by a release without an answer.
+    /// Whether the next claim of its process may have got its lease, by a release without an
+    /// answer.
     pub(crate) lent: bool,
     /// Whether the backend is giving it back by itself: it is not granted any more.
     pub(crate) leaving: bool,
@@ -66,6 +67,16 @@ impl Entry {
             turn: None,
             watched: None,
             kept_alive: now,
+        }
+    }
+
+    /// It may be its turn since `now`, unless it holds the lock already.
+    pub(crate) fn comes_to_its_turn(&mut self, now: Instant) {
+        if !self.owns {
+            self.turn = Some(Turn {
+                since: now,
+                seen: false,
+            });
         }
     }
 
@@ -115,8 +126,8 @@ impl Book {
         }
     }
 
-    /// Begins to give a claim back, unless somebody has asked for it since `turn`. Whoever asks from
-    /// now on finds it so.
+    /// Begins to give a claim back, unless somebody has asked for it since `turn`. Whoever asks
+    /// from now on finds it so.
     pub(crate) fn leave(&self, owner: &str, turn: Turn) -> bool {
         match self.entries().get_mut(owner) {
             Some(entry) if entry.turn.is_some_and(|known| known.since == turn.since) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::client::Grpc;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -15,11 +15,13 @@ use tonic::{ConnectError, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::fault::Fault;
-use crate::messages::{AuthenticateRequest, AuthenticateResponse};
+use crate::layout::escaped;
+use crate::messages::{AuthenticateRequest, AuthenticateResponse, RangeRequest, RangeResponse};
 use crate::settings::{EtcdSettings, InvalidSetting};
 
 /// The methods of etcd's API that are called here.
 pub(crate) mod method {
+    pub(crate) const RANGE: &str = "/etcdserverpb.KV/Range";
     pub(crate) const TXN: &str = "/etcdserverpb.KV/Txn";
     pub(crate) const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
     pub(crate) const LEASE_REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
@@ -29,12 +31,17 @@ pub(crate) mod method {
     pub(super) const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 }
 
+/// The pause before a member is asked again that has just got another leader, or has none.
+const AGAIN: Duration = Duration::from_millis(10);
+
 /// The members of a cluster, of which one is asked at a time.
 pub(crate) struct Client {
     targets: Vec<Endpoint>,
     user: Option<(String, String)>,
     patience: Duration,
     permission: String,
+    /// A key that the user may read.
+    any_key: Vec<u8>,
     state: Mutex<State>,
     /// The number of the present connection, for those who use one for long.
     moved: watch::Sender<u64>,
@@ -47,6 +54,8 @@ struct State {
     /// Grows with every channel: whoever leaves one that has been left already leaves nothing.
     number: u64,
     token: Option<MetadataValue<Ascii>>,
+    /// Whether the member has to be asked first whether there is a leader.
+    needs_leader: bool,
     /// Whether etcd knows no users, so that none has to log in.
     is_open_to_all: bool,
 }
@@ -72,8 +81,8 @@ pub(crate) struct Connection {
 }
 
 impl Client {
-    /// A client that connects when it is first asked. To be made within a tokio runtime, which has to
-    /// live as long.
+    /// A client that connects when it is first asked. To be made within a tokio runtime, which has
+    /// to live as long.
     pub(crate) fn new(settings: &EtcdSettings) -> Result<Client, InvalidSetting> {
         let targets = settings.targets()?;
         // Not all processes to the first member.
@@ -83,11 +92,13 @@ impl Client {
             user: settings.user.clone(),
             patience: settings.patience(),
             permission: settings.permission(),
+            any_key: format!("{}leader", escaped(&settings.key_prefix)).into_bytes(),
             state: Mutex::new(State {
                 place,
                 channel,
                 number: 0,
                 token: None,
+                needs_leader: false,
                 is_open_to_all: false,
             }),
             targets,
@@ -100,8 +111,9 @@ impl Client {
         self.patience
     }
 
-    /// Asks one question. A member that cannot be reached is left for the next one, and the question
-    /// is asked of that; one that was asked and did not answer is left, and the answer is not known.
+    /// Asks one question. A member that cannot be reached is left for the next one, and the
+    /// question is asked of that; one that was asked and did not answer is left, and the answer is
+    /// not known.
     pub(crate) async fn ask<Q, A>(&self, method: &'static str, question: Q) -> Result<A, Fault>
     where
         Q: Message + Clone + 'static,
@@ -115,6 +127,7 @@ impl Client {
             let attempt = async {
                 self.log_in_first(&connection).await?;
                 let connection = self.connection();
+                self.find_leader(&connection).await?;
                 let answer = call(&connection, method, question.clone()).await;
                 answer.map_err(Failure::Status)
             };
@@ -206,18 +219,46 @@ impl Client {
             return;
         }
         state.number += 1;
+        state.needs_leader = true;
         state.place = (state.place + 1) % self.targets.len();
         state.channel = self.targets[state.place].connect_lazy();
         self.moved.send_replace(state.number);
     }
 
-    /// Resolves when this connection has been left for another: its member may stand still, of which
-    /// a stream that has nothing to say hears nothing.
+    /// Resolves when this connection has been left for another: its member may stand still, of
+    /// which a stream that has nothing to say hears nothing.
     pub(crate) fn left(&self, connection: &Connection) -> impl Future<Output = ()> + use<> {
         let (mut moved, number) = (self.moved.subscribe(), connection.number);
         async move {
             // It fails only when the client has gone.
             let _ = moved.wait_for(|present| *present != number).await;
+        }
+    }
+
+    /// Waits until the next member has a leader, where another was left: what it is asked to write
+    /// before, it drops without a word, while a read ends as soon as there is one.
+    async fn find_leader(&self, connection: &Connection) -> Result<(), Failure> {
+        loop {
+            if !self.state().needs_leader {
+                return Ok(());
+            }
+            let question = RangeRequest {
+                key: self.any_key.clone(),
+                ..RangeRequest::default()
+            };
+            let read: Result<RangeResponse, Status> =
+                call(connection, method::RANGE, question).await;
+            match read {
+                Ok(_) => {
+                    let mut state = self.state();
+                    if state.number == connection.number {
+                        state.needs_leader = false;
+                    }
+                    return Ok(());
+                }
+                Err(status) if status.message().contains("leader") => sleep(AGAIN).await,
+                Err(status) => return Err(Failure::Status(status)),
+            }
         }
     }
 

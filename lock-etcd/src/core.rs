@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lock_protocol::{
-    Acquired, Claim, Contended, FenceBlock, FencingToken, Grant, Holder, OwnerToken, Sinks,
+    Acquired, Claim, Contended, FenceBlock, FencingToken, Grant, Holder, OwnerToken, Process, Sinks,
 };
 use tokio::runtime::Handle;
 
@@ -14,6 +14,7 @@ use crate::fault::Fault;
 use crate::layout::{Layout, ttl_of};
 use crate::leases::{Lease, Leases};
 use crate::messages::{KeyValue, TxnRequest, TxnResponse};
+use crate::mistake::Mistake;
 use crate::txns::{self, Entrant, Seen};
 use crate::watching::Watching;
 
@@ -28,15 +29,29 @@ pub(crate) struct Core {
     pub(crate) book: Arc<Book>,
     pub(crate) sinks: Arc<Sinks>,
     pub(crate) home: Handle,
+    #[cfg(feature = "mistakes")]
+    pub(crate) mistake: Option<Mistake>,
 }
 
 impl Core {
+    /// Whether this protection has been taken out.
+    #[cfg(feature = "mistakes")]
+    pub(crate) fn made(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
+    }
+
+    /// None can be.
+    #[cfg(not(feature = "mistakes"))]
+    pub(crate) fn made(&self, _: Mistake) -> bool {
+        false
+    }
+
     pub(crate) async fn txn(&self, txn: TxnRequest) -> Result<TxnResponse, Fault> {
         self.client.ask(method::TXN, txn).await
     }
 
-    /// Ends a lease that nobody may use any more, in the background: if that fails, it ends with its
-    /// ttl.
+    /// Ends a lease that nobody may use any more, in the background: if that fails, it ends with
+    /// its ttl.
     pub(crate) fn discard(self: &Arc<Core>, lease: Lease) {
         let core = Arc::clone(self);
         self.home.spawn(async move {
@@ -52,8 +67,8 @@ impl Core {
         }
     }
 
-    /// Keeps the lease of a claim that ended and is forgotten, or ends it where that claim may still
-    /// be heard of. Where another claim lives by it, it is left to that.
+    /// Keeps the lease of a claim that ended and is forgotten, or ends it where that claim may
+    /// still be heard of. Where another claim lives by it, it is left to that.
     pub(crate) fn end(self: &Arc<Core>, lease: Lease, in_doubt: bool) {
         if in_doubt || lease.proven.is_none() {
             self.discard_unless_used(lease);
@@ -230,7 +245,13 @@ fn holder(oldest: Option<&KeyValue>) -> Holder {
         return Holder::of_ours(Duration::ZERO);
     };
     match ttl_of(&oldest.value) {
-        Some(ttl) => Holder::of_ours(Duration::from_secs(ttl.max(0).unsigned_abs())),
+        Some(ttl) => {
+            let mut holder = Holder::of_ours(Duration::from_secs(ttl.max(0).unsigned_abs()));
+            // The key ends with the owner token.
+            let key = core::str::from_utf8(&oldest.key).ok();
+            holder.process = key.and_then(Process::of);
+            holder
+        }
         None => {
             let mut holder = Holder::foreign(None);
             // Its key is deleted as ours are, which is heard.

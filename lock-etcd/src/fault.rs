@@ -72,8 +72,8 @@ impl Fault {
     }
 }
 
-/// The status and the innermost cause: a client library hides "connection refused" behind "transport
-/// error".
+/// The status and the innermost cause: a client library hides "connection refused" behind
+/// "transport error".
 fn described(status: &Status) -> String {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(status);
     let mut text = match status.message() {
@@ -99,6 +99,7 @@ impl From<Fault> for BackendError {
         match fault {
             Fault::Refused(_) => BackendError::denied(fault),
             Fault::Overtaken(overtaken) => BackendError::unavailable(overtaken),
+            Fault::Timeout => BackendError::timed_out(fault),
             fault => BackendError::unavailable(fault),
         }
     }

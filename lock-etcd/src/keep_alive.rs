@@ -14,8 +14,8 @@ use crate::client::{Client, method};
 use crate::fault::Fault;
 use crate::messages::{LeaseKeepAliveRequest, LeaseKeepAliveResponse};
 
-/// How many streams there are. A member that is not the leader passes the questions of one stream on
-/// one after the other.
+/// How many streams there are. A member that is not the leader passes the questions of one stream
+/// on one after the other.
 pub(crate) const STREAMS: usize = 8;
 
 /// What is known of a lease.

@@ -6,8 +6,8 @@
 //! | `<lock>%gone/<owner token>` | a claim that was withdrawn and may still be asked for |
 //!
 //! It is the layout of etcd's own locks, whose contenders are `<lock>/<lease in hex>`, so that the
-//! two exclude each other. In the name of a lock `%` and `/` are escaped: otherwise the lock `a` would
-//! contain the contenders of the lock `a/b`, and nothing but an escape has a `%` in it.
+//! two exclude each other. In the name of a lock `%` and `/` are escaped: otherwise the lock `a`
+//! would contain the contenders of the lock `a/b`, and nothing but an escape has a `%` in it.
 
 use std::time::Duration;
 

@@ -35,6 +35,10 @@ pub(crate) struct Lease {
     pub(crate) proven: Option<Instant>,
 }
 
+/// Which part of a lease may have passed for a claim to be granted by it as it is. A question for
+/// its life costs the server as much as the claim itself.
+const FRESH: u32 = 50;
+
 impl Lease {
     pub(crate) fn ttl(&self) -> Duration {
         Duration::from_secs(self.ttl.unsigned_abs())
@@ -49,12 +53,18 @@ impl Lease {
             .saturating_sub(now.saturating_duration_since(proven))
     }
 
+    /// Whether it was just proven, so that a claim by it at `now` has nearly its whole ttl: the
+    /// holder is told how much.
+    pub(crate) fn is_fresh(&self, now: Instant) -> bool {
+        self.ttl().saturating_sub(self.left(now)) <= self.ttl() / FRESH
+    }
+
     /// Whether a question for its life and a look at its claim may be asked at the same time, at
     /// `now`. If not, the look has to come second.
     ///
     /// A server that has begun to end a lease may say that it lives (before 3.4.38, 3.5.23 and
-    /// 3.6.5), and a look that came before sees the claim; so the lease must not be near its end. And
-    /// of leases that live for long a new leader may remember how much was left, where it gives
+    /// 3.6.5), and a look that came before sees the claim; so the lease must not be near its end.
+    /// And of leases that live for long a new leader may remember how much was left, where it gives
     /// others the whole ttl again, which a look that came before relies on.
     pub(crate) fn may_overlap(&self, now: Instant) -> bool {
         self.ttl <= UNREMEMBERED && self.left(now) > self.ttl() / 3

@@ -11,6 +11,7 @@ mod lanes;
 mod layout;
 mod leases;
 mod messages;
+mod mistake;
 mod renewing;
 mod settings;
 mod thread;
@@ -19,4 +20,7 @@ mod verbs;
 mod watching;
 
 pub use crate::backend::{ConnectError, EtcdBackend};
+#[cfg(feature = "mistakes")]
+#[doc(hidden)]
+pub use crate::mistake::Mistake;
 pub use crate::settings::{EtcdSettings, EtcdTls, InvalidSetting};

@@ -270,6 +270,8 @@ pub(crate) enum WatchVerb {
 
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct WatchResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<Header>,
     #[prost(int64, tag = "2")]
     pub(crate) watch_id: i64,
     /// Whether it answers a request for a watcher; one that is cancelled at once is refused.

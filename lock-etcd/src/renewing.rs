@@ -1,12 +1,12 @@
 //! The renewal of many leases at once: each is asked to be kept alive, and each claim is read.
 //!
-//! Neither is enough by itself. A lease may live when its key has been deleted, and a leader that has
-//! been replaced without noticing may answer for a lease.
+//! Neither is enough by itself. A lease may live when its key has been deleted, and a leader that
+//! has been replaced without noticing may answer for a lease.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use lock_protocol::{Extension, Renewal, Renewed};
+use lock_protocol::{Extension, LostReason, Renewal, Renewed};
 
 use crate::book::Entry;
 use crate::core::{Core, tokens};
@@ -15,6 +15,7 @@ use crate::keep_alive::{Alive, STREAMS};
 use crate::layout::{Layout, ttl_of};
 use crate::leases::Lease;
 use crate::messages::{Header, KeyValue};
+use crate::mistake::Mistake;
 use crate::txns::{self, Entrant};
 
 /// How many claims are read in one transaction, at most two keys each; a server takes 128.
@@ -166,6 +167,11 @@ impl Core {
         asked: Instant,
     ) -> Answer {
         let owner = renewal.owner.as_str();
+        if self.made(Mistake::RenewsByTheLeaseAlone)
+            && matches!(life, Some((Ok(Alive::Yes { .. }), _)))
+        {
+            return Ok(Renewed::Held(Extension::default()));
+        }
         let Found {
             header,
             own,
@@ -177,13 +183,13 @@ impl Core {
         let known = entry.as_ref().and_then(|entry| entry.created);
         let Some(own) = own.filter(|own| known.is_none_or(|known| known == own.create_revision))
         else {
-            return Ok(self.lost(owner, known));
+            return Ok(self.lost(&renewal, known).await);
         };
         let created = own.create_revision;
         let is_owner = entry.as_ref().is_some_and(|entry| entry.owns)
             || oldest.is_some_and(|oldest| oldest.create_revision == created);
         if !is_owner {
-            return Ok(Renewed::lost());
+            return Ok(Renewed::Lost(LostReason::TakenOver));
         }
 
         let mut lease = match &entry {
@@ -206,7 +212,7 @@ impl Core {
                 let header = again.header.ok_or(Fault::Strange)?;
                 let found = txns::first(again.responses.into_iter().next())?;
                 if found.is_none_or(|found| found.create_revision != created) {
-                    return Ok(self.lost(owner, known));
+                    return Ok(self.lost(&renewal, known).await);
                 }
                 (life, false, header)
             }
@@ -220,7 +226,7 @@ impl Core {
         });
         match proof {
             Ok(()) => {}
-            Err(Fault::NoLease) => return Ok(self.lost(owner, known)),
+            Err(Fault::NoLease) => return Ok(self.lost(&renewal, known).await),
             Err(fault) => return Err(fault),
         }
         self.book.change(owner, |entry| {
@@ -281,15 +287,27 @@ impl Core {
         }
     }
 
-    /// The claim that was put there at `created` has gone. Its lease may live by now for what the front
-    /// has asked for since, so it is left to end by itself.
-    fn lost(&self, owner: &str, created: Option<i64>) -> Renewed {
+    /// The claim that was put there at `created` has gone. Its lease may live by now for what the
+    /// front has asked for since, so it is left to end by itself.
+    async fn lost(&self, renewal: &Renewal, created: Option<i64>) -> Renewed {
+        let owner = renewal.owner.as_str();
         self.book.change(owner, |entry| {
             if created.is_some() && entry.created == created {
                 entry.owns = false;
                 entry.created = None;
             }
         });
-        Renewed::lost()
+        // It happens once in the life of a lease, so that a question is worth to know why.
+        let wanted = vec![(Layout::of(&renewal.key), renewal.owner.clone(), true)];
+        let reason = match self.read(wanted).await.pop() {
+            Some(Ok(Found {
+                oldest: Some(oldest),
+                own,
+                ..
+            })) if own.as_ref().is_none_or(|own| own.key != oldest.key) => LostReason::TakenOver,
+            Some(Ok(_)) => LostReason::Deleted,
+            _ => LostReason::NotHeld,
+        };
+        Renewed::Lost(reason)
     }
 }

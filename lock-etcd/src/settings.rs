@@ -28,9 +28,13 @@ pub struct EtcdSettings {
     pub tls: Option<EtcdTls>,
     /// What the names of all locks start with: what the user has to be allowed to write.
     pub key_prefix: String,
-    /// How long a question may take, of which each call to etcd takes at most half. An endpoint that
-    /// does not answer by then is left for the next one.
+    /// How long a question may take, of which each call to etcd takes at most half. An endpoint
+    /// that does not answer by then is left for the next one.
     pub command_timeout: Duration,
+    /// A protection to take out.
+    #[cfg(feature = "mistakes")]
+    #[doc(hidden)]
+    pub mistake: Option<crate::Mistake>,
 }
 
 /// How to speak TLS to etcd.
@@ -59,6 +63,8 @@ impl EtcdSettings {
             tls: None,
             key_prefix: "lock:".to_owned(),
             command_timeout: Duration::from_secs(1),
+            #[cfg(feature = "mistakes")]
+            mistake: None,
         }
     }
 

@@ -113,11 +113,14 @@ pub(crate) fn looked(answer: TxnResponse) -> Result<Seen, Fault> {
 }
 
 /// Deletes the claim of the holder that was put there at `created`, which makes the next one the
-/// holder, and puts the next claim of its process into the queue.
+/// holder, and puts the next claim of its process into the queue. One that is known to be the
+/// holder stays it as long as it is there, so nothing else is looked at: a server looks at every
+/// claim that there was since its last compaction.
 pub(crate) fn release(
     lock: &Layout,
     owner: &str,
     created: i64,
+    is_holder: bool,
     next: Option<Entrant<'_>>,
 ) -> TxnRequest {
     let mut success = vec![delete(lock.claim(owner))];
@@ -133,13 +136,14 @@ pub(crate) fn release(
             success: vec![put(lock, next)],
             failure: vec![get(lock.claim(next.owner))],
         })));
+        success.extend([oldest(lock), youngest(lock)]);
     }
-    success.extend([oldest(lock), youngest(lock)]);
+    let mut compare = vec![is_of(lock.claim(owner), created)];
+    if !is_holder {
+        compare.push(none_before(lock, created));
+    }
     TxnRequest {
-        compare: vec![
-            is_of(lock.claim(owner), created),
-            none_before(lock, created),
-        ],
+        compare,
         success,
         failure: vec![get(lock.claim(owner))],
     }
@@ -163,7 +167,10 @@ pub(crate) fn released(answer: TxnResponse, has_next: bool) -> Result<Ended, Fau
         return Ok(Ended::No { waits });
     }
     responses.next().ok_or(Fault::Strange)?;
-    let next = has_next.then(|| responses.next());
+    if !has_next {
+        return Ok(Ended::Yes(Box::new(None)));
+    }
+    let next = responses.next();
     let mut seen = Seen {
         header,
         oldest: first(responses.next())?,
@@ -171,9 +178,6 @@ pub(crate) fn released(answer: TxnResponse, has_next: bool) -> Result<Ended, Fau
     };
     let [youngest, ahead] = two(responses.next())?;
     seen.youngest = youngest;
-    let Some(next) = next else {
-        return Ok(Ended::Yes(Box::new(None)));
-    };
     let Some(Response::Txn(next)) = next.and_then(|next| next.response) else {
         return Err(Fault::Strange);
     };
@@ -187,8 +191,8 @@ pub(crate) fn released(answer: TxnResponse, has_next: bool) -> Result<Ended, Fau
     Ok(Ended::Yes(Box::new(Some(next))))
 }
 
-/// Gives the claim that was put there at `created` another lease than `lease`, or the same once more,
-/// which makes a new revision. It keeps its place.
+/// Gives the claim that was put there at `created` another lease than `lease`, or the same once
+/// more, which makes a new revision. It keeps its place.
 ///
 /// One that comes late finds the claim by the lease that another has given it, and does nothing.
 pub(crate) fn rewrite(lock: &Layout, created: i64, lease: i64, claim: Entrant<'_>) -> TxnRequest {

@@ -12,6 +12,7 @@ use crate::keep_alive::Alive;
 use crate::layout::{Layout, ttl_of};
 use crate::leases::Lease;
 use crate::messages::KeyValue;
+use crate::mistake::Mistake;
 use crate::txns::{self, Ended, Entered, Entrant, Seen};
 
 impl Core {
@@ -47,28 +48,15 @@ impl Core {
         asked: Instant,
     ) -> Result<Acquired, Fault> {
         let (lock, owner) = (Layout::of(&claim.key), claim.owner.as_str());
-        let alive = self.leases.keep_alive(0, lease.id);
         let look = self.txn(txns::look(&lock, owner, created));
-        let overlap = lease.may_overlap(asked);
-        let (alive, seen) = if overlap {
-            tokio::join!(alive, look)
-        } else {
-            (alive.await, look.await)
-        };
+        let (life, seen) = self.with_life(&lease, asked, look).await;
         let seen = txns::looked(seen?)?;
         let is_there = is_of(seen.own.as_ref(), created);
         if is_there && seen.own.as_ref().is_some_and(|own| own.lease != lease.id) {
             // It was given another lease by a question that had no answer.
             return self.adopt(claim, seen.own, asked).await;
         }
-        let term = seen.header.raft_term;
-        let proof = alive.and_then(|alive| {
-            if overlap {
-                lease.take_in_overlapping(alive, term)
-            } else {
-                lease.take_in(alive, term)
-            }
-        });
+        let proof = life.take_in(&mut lease, seen.header.raft_term);
         if !is_there {
             // It was deleted by somebody, or with its lease: to the end of the queue.
             let is_dead = lease.left(Instant::now()).is_zero();
@@ -166,6 +154,27 @@ impl Core {
         }
     }
 
+    /// Asks for the life of a lease together with something else, at `asked`: not at all if it is
+    /// fresh, and first where what else is asked has to come second.
+    async fn with_life<T>(
+        &self,
+        lease: &Lease,
+        asked: Instant,
+        question: impl Future<Output = T>,
+    ) -> (Life, T) {
+        if lease.is_fresh(asked) {
+            return (Life::Fresh, question.await);
+        }
+        let alive = self.leases.keep_alive(0, lease.id);
+        if lease.may_overlap(asked) {
+            let (alive, answer) = tokio::join!(alive, question);
+            (Life::Overlapping(alive), answer)
+        } else {
+            let alive = alive.await;
+            (Life::Before(alive), question.await)
+        }
+    }
+
     async fn try_enter(
         &self,
         claim: &Claim,
@@ -177,25 +186,14 @@ impl Core {
         if is_new {
             return txns::entered(txn.await?);
         }
-        let alive = self.leases.keep_alive(0, lease.id);
-        let overlap = lease.may_overlap(Instant::now());
-        let (alive, answer) = if overlap {
-            tokio::join!(alive, txn)
-        } else {
-            (alive.await, txn.await)
-        };
+        let (life, answer) = self.with_life(lease, Instant::now(), txn).await;
         let answer = answer?;
-        if let (Ok(alive), Some(header)) = (alive, &answer.header) {
-            // Without a proof there is less left of it; but it may have ended since, and with it what
-            // was put there.
-            let proof = if overlap {
-                lease.take_in_overlapping(alive, header.raft_term)
-            } else {
-                lease.take_in(alive, header.raft_term)
-            };
-            if let Err(Fault::NoLease) = proof {
-                return Err(Fault::NoLease);
-            }
+        // Without a proof there is less left of it; but it may have ended since, and with it what
+        // was put there.
+        if let Some(header) = &answer.header
+            && let Err(Fault::NoLease) = life.take_in(lease, header.raft_term)
+        {
+            return Err(Fault::NoLease);
         }
         txns::entered(answer)
     }
@@ -270,24 +268,14 @@ impl Core {
         }
         let aboard = release.next.as_ref().zip(boarding.as_ref());
         let aboard = aboard.map(|(next, boarding)| entrant(next, &boarding.lease));
-        let txn = self.txn(txns::release(&lock, owner, created, aboard));
+        let owns = entry.as_ref().is_some_and(|entry| entry.owns);
+        let txn = self.txn(txns::release(&lock, owner, created, owns, aboard));
         let answer = match boarding.as_mut().filter(|boarding| !boarding.is_new) {
             Some(boarding) => {
-                // Without a proof there is less left of it.
-                let alive = self.leases.keep_alive(0, boarding.lease.id);
-                let overlap = boarding.lease.may_overlap(asked);
-                let (alive, answer) = if overlap {
-                    tokio::join!(alive, txn)
-                } else {
-                    (alive.await, txn.await)
-                };
-                let header = answer.as_ref().ok().and_then(|answer| answer.header);
-                if let (Ok(alive), Some(header)) = (alive, header) {
-                    let _ = if overlap {
-                        boarding.lease.take_in_overlapping(alive, header.raft_term)
-                    } else {
-                        boarding.lease.take_in(alive, header.raft_term)
-                    };
+                let (life, answer) = self.with_life(&boarding.lease, asked, txn).await;
+                if let Some(header) = answer.as_ref().ok().and_then(|answer| answer.header) {
+                    // Without a proof there is less left of it.
+                    let _ = life.take_in(&mut boarding.lease, header.raft_term);
                 }
                 answer
             }
@@ -418,8 +406,13 @@ impl Core {
         }
         // The store does not know it, or may not know it yet.
         let memory = self.leases.memory().await?;
-        let burying = self.txn(txns::bury(&lock, owner, memory));
-        let lease = entry.filter(|entry| !entry.lent).map(|entry| entry.lease);
+        let mut burying = txns::bury(&lock, owner, memory);
+        let mut lease = entry.filter(|entry| !entry.lent).map(|entry| entry.lease);
+        if self.made(Mistake::WithdrawsByDeletionAlone) {
+            burying.success.truncate(1);
+            lease = None;
+        }
+        let burying = self.txn(burying);
         let lease = lease.filter(|lease| !self.book.uses(lease.id, Some(owner)));
         let revoking = async {
             match lease {
@@ -535,6 +528,27 @@ impl Core {
             .sinks
             .granted(&entry.key, owner.as_str(), grant, since.into());
         told == lock_protocol::Told::Unexpected
+    }
+}
+
+/// What a question for the life of a lease brought, and when it was asked beside another.
+enum Life {
+    /// It was not asked: what was known is enough.
+    Fresh,
+    /// Before the other.
+    Before(Result<Alive, Fault>),
+    /// At the same time.
+    Overlapping(Result<Alive, Fault>),
+}
+
+impl Life {
+    /// Takes it in, with the term of the other answer. An error if nothing new is proven.
+    fn take_in(self, lease: &mut Lease, term: u64) -> Result<(), Fault> {
+        match self {
+            Life::Fresh => Ok(()),
+            Life::Before(alive) => lease.take_in(alive?, term),
+            Life::Overlapping(alive) => lease.take_in_overlapping(alive?, term),
+        }
     }
 }
 

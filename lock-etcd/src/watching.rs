@@ -14,10 +14,12 @@ use tokio::time::sleep;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::book::{Book, Turn};
+use crate::book::Book;
 use crate::client::{Client, method};
+use crate::fault::Fault;
 use crate::messages::{
-    NO_PUTS, WatchCancelRequest, WatchCreateRequest, WatchRequest, WatchResponse, WatchVerb,
+    NO_PUTS, RangeRequest, RangeResponse, WatchCancelRequest, WatchCreateRequest, WatchRequest,
+    WatchResponse, WatchVerb,
 };
 
 /// The pause before a stream that broke is opened again, and before a waiter asks whose watcher was
@@ -31,8 +33,8 @@ struct Watcher {
     owner: OwnerToken,
     /// Whose deletion is to be told.
     ahead: Vec<u8>,
-    /// From which revision on.
-    from: i64,
+    /// The revision at which it was seen to be there.
+    seen: i64,
 }
 
 enum Order {
@@ -72,8 +74,8 @@ impl Watching {
         (watching, task.run(received))
     }
 
-    /// Listens for the deletion of `ahead` after the revision `seen`, unless somebody does already,
-    /// as `watched` says; what `watched` is from now on.
+    /// Listens for the deletion of `ahead`, which was there at the revision `seen`, unless somebody
+    /// does already, as `watched` says; what `watched` is from now on.
     pub(crate) fn watch(
         &self,
         key: &LockKey,
@@ -94,7 +96,7 @@ impl Watching {
             key: key.clone(),
             owner: owner.clone(),
             ahead: ahead.to_vec(),
-            from: seen + 1,
+            seen,
         };
         let _ = self.orders.send(Order::Watch(id, watcher));
         (ahead.to_vec(), stream, id)
@@ -165,7 +167,8 @@ impl Stream {
             Order::Watch(watch_id, watcher) => {
                 let create = WatchCreateRequest {
                     key: watcher.ahead.clone(),
-                    start_revision: watcher.from,
+                    // From now on: a server serves one that begins in the past ten times a second.
+                    start_revision: 0,
                     filters: vec![NO_PUTS],
                     watch_id,
                 };
@@ -186,7 +189,7 @@ impl Stream {
         let pause = if answer.canceled {
             PAUSE
         } else if answer.events.is_empty() {
-            return;
+            return self.begins(answer);
         } else {
             Duration::ZERO
         };
@@ -207,15 +210,43 @@ impl Stream {
             {
                 entry.watched = None;
             }
-            if !answer.canceled && !entry.owns {
-                entry.turn = Some(Turn {
-                    since: now,
-                    seen: false,
-                });
+            if !answer.canceled {
+                entry.comes_to_its_turn(now);
             }
         });
         let at = (now + pause).into();
         self.sinks.ask_at(&watcher.key, &watcher.owner, at);
+    }
+}
+
+impl Stream {
+    /// A watcher listens from now on. Where something was written since the claim in front was
+    /// seen, that may have gone meanwhile, which is not heard: so it is looked at once more.
+    fn begins(&self, answer: &WatchResponse) {
+        let present = answer.header.map_or(i64::MAX, |header| header.revision);
+        let watcher = self.watchers.get(&answer.watch_id);
+        let Some(watcher) = watcher.filter(|it| answer.created && it.seen < present) else {
+            return;
+        };
+        let (client, book) = (Arc::clone(&self.client), Arc::clone(&self.book));
+        let (sinks, watcher) = (Arc::clone(&self.sinks), watcher.clone());
+        tokio::spawn(async move {
+            let question = RangeRequest {
+                key: watcher.ahead.clone(),
+                ..RangeRequest::default()
+            };
+            let read: Result<RangeResponse, Fault> = client.ask(method::RANGE, question).await;
+            // If that is not known, the waiter asks by itself, as all do now and then.
+            let is_gone = |read: RangeResponse| {
+                let mut found = read.kvs.into_iter();
+                found.all(|it| it.create_revision > watcher.seen)
+            };
+            if read.is_ok_and(is_gone) {
+                let now = Instant::now();
+                book.change(watcher.owner.as_str(), |entry| entry.comes_to_its_turn(now));
+                sinks.ask_at(&watcher.key, &watcher.owner, now.into());
+            }
+        });
     }
 }
 

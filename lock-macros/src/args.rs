@@ -19,10 +19,15 @@ pub(crate) struct Args {
     pub(crate) renew: Option<Renew>,
     pub(crate) max_hold: Option<Time>,
     pub(crate) min_hold: Option<Time>,
+    pub(crate) once_per: Option<Time>,
     pub(crate) continue_when_lost: bool,
     pub(crate) on_taken: OnTaken,
     pub(crate) on_error: Option<Handler>,
     pub(crate) guard: Option<Guard>,
+    /// What all locks of the function are called in logs and metrics.
+    pub(crate) name: Option<String>,
+    /// The templates of the keys as they are written; nothing in the place of an expression.
+    pub(crate) templates: Vec<Option<String>>,
     pub(crate) runtime: Option<Expr>,
     /// The path of the runtime crate.
     pub(crate) krate: Path,
@@ -39,10 +44,13 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
         renew: None,
         max_hold: None,
         min_hold: None,
+        once_per: None,
         continue_when_lost: false,
         on_taken: OnTaken::Error,
         on_error: None,
         guard: None,
+        name: None,
+        templates: Vec::new(),
         runtime: None,
         krate: parse_quote!(::lock_runtime),
     };
@@ -72,12 +80,21 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
             None => errors.at(name, format!("`{word}` needs a value: `{example}`")),
         }
     }
+    if args.once_per.is_some() && !seen.iter().any(|name| name == "on_taken") {
+        args.on_taken = OnTaken::Skip;
+    }
     let all_known = written.arguments.len() == seen.len();
     if written.complete && all_known && !seen.iter().any(|name| name == "key" || name == "keys") {
-        errors.push(Error::new(
-            Span::call_site(),
-            "missing `key`, e.g. `#[distributed_lock(key = \"coupon:<id>\")]`",
-        ));
+        errors.push(match written.value("name") {
+            Some(name) => Error::new_spanned(
+                name,
+                "`name` is what logs and metrics call the lock; which lock it is, is said by `key = \"coupon:<id>\"`",
+            ),
+            None => Error::new(
+                Span::call_site(),
+                "missing `key`, e.g. `#[distributed_lock(key = \"coupon:<id>\")]`",
+            ),
+        });
     }
     if !seen.iter().any(|name| name == "crate")
         && let Some(fault) = krate::missing(std::env::args())
@@ -85,6 +102,11 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
         errors.push(Error::new(Span::call_site(), fault));
     }
     check_together(&args, &written, errors);
+    args.templates = match (&args.key, &args.keys) {
+        (Some(key), _) => vec![key.template()],
+        (None, Some(Keys::List(keys))) => keys.iter().map(Key::template).collect(),
+        (None, _) => vec![None],
+    };
     args
 }
 
@@ -235,10 +257,12 @@ fn set(args: &mut Args, name: &str, value: &Expr, errors: &mut Errors) {
         "renew" => values::renew(value).map(|renew| args.renew = Some(renew)),
         "max_hold" => values::nonzero(value, name).map(|limit| args.max_hold = Some(limit)),
         "min_hold" => values::min_hold(value).map(|least| args.min_hold = Some(least)),
+        "once_per" => values::once_per(value).map(|period| args.once_per = Some(period)),
         "on_lost" => values::on_lost(value).map(|goes_on| args.continue_when_lost = goes_on),
         "on_taken" => values::on_taken(value).map(|what| args.on_taken = what),
         "on_error" => values::on_error(value).map(|function| args.on_error = Some(function)),
         "guard" => values::guard(value).map(|name| args.guard = Some(name)),
+        "name" => values::name(value).map(|name| args.name = Some(name)),
         "runtime" => {
             args.runtime = Some(value.clone());
             Ok(())
@@ -264,6 +288,18 @@ fn check_together(args: &Args, written: &AllWritten, errors: &mut Errors) {
                 "`min_hold` ({}) is longer than `max_hold` ({}), which ends the body before",
                 shown(*least),
                 shown(*limit)
+            ),
+        );
+    }
+    if let (Some(Time::Known(least)), Some(Time::Known(period))) = (&args.min_hold, &args.once_per)
+        && least >= period
+    {
+        errors.at(
+            written.value("once_per"),
+            format!(
+                "`once_per` ({}) is over before `min_hold` ({}) is; leave one of them out",
+                shown(*period),
+                shown(*least)
             ),
         );
     }

@@ -86,7 +86,8 @@ impl Arguments {
             .any(|argument| argument.name.as_deref() == Some(name) && argument.integer)
     }
 
-    /// Whether `name` could be two different arguments: `macro_rules!` can write two that only hygiene tells apart.
+    /// Whether `name` could be two different arguments: `macro_rules!` can write two that only
+    /// hygiene tells apart.
     pub(crate) fn is_ambiguous(&self, name: &str) -> bool {
         let same = self
             .list
@@ -226,7 +227,8 @@ impl Arguments {
     }
 }
 
-/// Collects the arguments. A `_` gets a name, so that it can be moved into the body and dropped before the release.
+/// Collects the arguments. A `_` gets a name, so that it can be moved into the body and dropped
+/// before the release.
 pub(crate) fn name_arguments(signature: &mut Signature, captures: Option<&Captures>) -> Arguments {
     let mut arguments = Arguments {
         list: Vec::new(),

@@ -82,7 +82,8 @@ fn parse(input: ParseStream<'_>) -> syn::Result<Written> {
     Ok(written)
 }
 
-/// `{id}` where `<id>` was meant. No names are known here, but a template without any placeholder was not meant to be one.
+/// `{id}` where `<id>` was meant. No names are known here, but a template without any placeholder
+/// was not meant to be one.
 fn unfilled(segments: &[Segment]) -> Option<String> {
     let [Segment::Text(text)] = segments else {
         return None;

@@ -42,7 +42,8 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     })
 }
 
-/// The first unit whose length depends on the calendar; humantime would take `1M` for 30 days, where a minute was meant.
+/// The first unit whose length depends on the calendar; humantime would take `1M` for 30 days,
+/// where a minute was meant.
 fn calendar_unit(text: &str) -> Option<&str> {
     text.split(|c: char| !c.is_alphabetic()).find(|unit| {
         matches!(

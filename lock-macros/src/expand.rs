@@ -23,11 +23,14 @@ use crate::values::{Guard, Handler, OnTaken, Renew, Time};
 // Input:  #[distributed_lock(key = "coupon:<id>", ttl = "5s", guard = lock)]
 //         async fn redeem(&self, Path(id): Path<u64>, _tx: Tx) -> Res<u64> { BODY }
 // Output: async fn redeem(&self, Path(id): Path<u64>, _tx: Tx) -> Res<u64> {
-//             let __spec = Spec::ttl(Spec::new({
+//             let __spec = Spec::ttl(Spec::named(Spec::new({
 //                 let mut __key = KeyTemplate::new();
 //                 KeyTemplate::text(&mut __key, "coupon:");
 //                 { let __value = &id; KeyPart::add(__value, KeyTemplate::value(&mut __key)); }
 //                 KeyTemplate::finish(__key)
+//             }), &Named {
+//                 function: concat!(module_path!(), "::redeem"),
+//                 locks: &["coupon:<id>"],
 //             }), Duration::from_millis(5000));
 //             let __slot = Spec::slot(&__spec);
 //             let __body = pin!(Some(async move {
@@ -48,11 +51,19 @@ pub(crate) fn expand(args: &Args, key: &CheckedKeys, function: &Function) -> Tok
         .guard
         .iter()
         .map(|_| quote_spanned!(at=> let __slot = #private::Spec::slot(&__spec);));
-    let body = future(function.place, &body(args, key, function));
+    let once = args
+        .once_per
+        .iter()
+        .map(|_| quote_spanned!(at=> let __once = #private::Spec::once(&__spec);));
+    let mut body = future(function.place, &body(args, key, function));
+    if args.once_per.is_some() {
+        body = watched(&body, args, function);
+    }
     let refuse = refuse(args, function);
     let locked = quote_spanned! {at=>
         let __spec = #spec;
         #(#slot)*
+        #(#once)*
         #[allow(unused_braces)]
         let __body = ::core::pin::pin!(::core::option::Option::Some(#body));
         #[allow(clippy::implicit_return)]
@@ -61,7 +72,8 @@ pub(crate) fn expand(args: &Args, key: &CheckedKeys, function: &Function) -> Tok
     function.with_body(&locked, &private)
 }
 
-/// The function as it was, with the guard that its body expects: an error in the attribute shall be the only one.
+/// The function as it was, with the guard that its body expects: an error in the attribute shall be
+/// the only one.
 pub(crate) fn expand_without_lock(args: &Args, is_list: bool, function: &Function) -> TokenStream {
     let at = Span::mixed_site();
     let krate = &args.krate;
@@ -101,7 +113,8 @@ fn spec(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
         Time::Known(duration) => known(*duration),
         Time::Expression(value) => {
             let value = expression(value);
-            // Its own `let`, so that a wrong type is an error at the value; the type stands there too, lest it be pointed at.
+            // Its own `let`, so that a wrong type is an error at the value; the type stands there
+            // too, lest it be pointed at.
             let ty = quote_spanned!(at.located_at(value.span())=> ::core::time::Duration);
             quote_spanned!(at=> { let __duration: #ty = #value; __duration })
         }
@@ -137,6 +150,7 @@ fn spec(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
         let name = Ident::new(name, at);
         spec = quote_spanned!(at=> #private::Spec::#name(#spec, #value));
     };
+    set("named", &named(args, function));
     if let Some(ttl) = &args.ttl {
         set("ttl", &duration(ttl));
     }
@@ -159,6 +173,9 @@ fn spec(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
     if let Some(least) = &args.min_hold {
         set("min_hold", &duration(least));
     }
+    if let Some(period) = &args.once_per {
+        set("once_per", &duration(period));
+    }
     if args.continue_when_lost {
         set("continue_when_lost", &TokenStream::new());
     }
@@ -173,6 +190,28 @@ fn spec(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
         );
     }
     spec
+}
+
+// Input:  redeem, "coupon:<id>"
+// Output: &Named { function: concat!(module_path!(), "::redeem"), locks: &["coupon:<id>"] }
+/// What the function and its locks are called: a lock whose key is an expression like the function.
+fn named(args: &Args, function: &Function) -> TokenStream {
+    let at = Span::mixed_site();
+    let private = private(&args.krate);
+    let end = format!("::{}", function.name());
+    let path = quote_spanned!(at=> ::core::concat!(::core::module_path!(), #end));
+    let names = match &args.name {
+        Some(name) => vec![quote_spanned!(at=> #name)],
+        None => {
+            let templates = args.templates.iter();
+            let names = templates.map(|template| match template {
+                Some(template) => quote_spanned!(at=> #template),
+                None => path.clone(),
+            });
+            names.collect()
+        }
+    };
+    quote_spanned!(at=> &#private::Named { function: #path, locks: &[#(#names),*] })
 }
 
 /// `value` as a `&ty`, by reference; all of it at the value, where the error belongs if it is none.
@@ -251,8 +290,8 @@ fn body(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
     let unused = moved.iter().filter(|argument| is_unused(argument));
     let unused = unused.filter_map(|argument| report(argument)).collect();
     let hint = return_type_hint(&function.output, unused);
-    // A captured variable is dropped in the order of its first mention. The last argument first, as the language does it, and every one,
-    // so that none outlives the lock.
+    // A captured variable is dropped in the order of its first mention. The last argument first, as
+    // the language does it, and every one, so that none outlives the lock.
     let keep = moved.iter().rev().map(|argument| keep(argument));
     let guard = match (&args.guard, key) {
         (None, _) => TokenStream::new(),
@@ -276,6 +315,21 @@ fn body(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
     }
 }
 
+/// The same future, which also says whether it ended well.
+fn watched(body: &TokenStream, args: &Args, function: &Function) -> TokenStream {
+    let at = Span::mixed_site();
+    // At the return type: there belongs the error if that cannot say it.
+    let place = at.located_at(function.output.span());
+    let krate = relocate(args.krate.to_token_stream(), place);
+    let is_done = quote_spanned!(place=> #krate::LockDone::is_done(&__ret));
+    let private = private(&args.krate);
+    quote_spanned! {at=> async move {
+        let __ret = #body.await;
+        #private::Once::ended(&__once, #is_done);
+        __ret
+    }}
+}
+
 /// A line that moves an argument into the body.
 fn keep(argument: &Argument) -> TokenStream {
     let at = Span::mixed_site();
@@ -289,7 +343,13 @@ fn keep(argument: &Argument) -> TokenStream {
 
 /// Whether the key or a setting is made of the argument `name`.
 pub(crate) fn is_in_the_attribute(name: &str, args: &Args, key: &CheckedKeys) -> bool {
-    let durations = [&args.ttl, &args.wait, &args.max_hold, &args.min_hold];
+    let durations = [
+        &args.ttl,
+        &args.wait,
+        &args.max_hold,
+        &args.min_hold,
+        &args.once_per,
+    ];
     let mut durations = durations.into_iter().flatten().chain(match &args.renew {
         Some(Renew::Every(every)) => Some(every),
         _ => None,
@@ -332,7 +392,8 @@ fn report(argument: &Argument) -> Option<TokenStream> {
     Some(quote_spanned!(at=> #(#cfg)* { #variable }))
 }
 
-/// A line that never runs, and tells the compiler what the body returns: values are coerced to it, and errors point into the body.
+/// A line that never runs, and tells the compiler what the body returns: values are coerced to it,
+/// and errors point into the body.
 fn return_type_hint(output: &Type, unused: TokenStream) -> Option<TokenStream> {
     let mut output = output.clone();
     if matches!(output, Type::Never(_)) {

@@ -46,6 +46,11 @@ impl Function {
         parser.parse2(item)
     }
 
+    /// What it is called.
+    pub(crate) fn name(&self) -> String {
+        self.signature.ident.unraw().to_string()
+    }
+
     /// The function with `locked` in place of its asynchronous part.
     pub(crate) fn with_body(&self, locked: &TokenStream, private: &TokenStream) -> TokenStream {
         let Function {
@@ -87,7 +92,8 @@ impl Function {
     }
 }
 
-/// A function taken apart, the body unread: a half-typed one shall reach the compiler, and the editor, as it is.
+/// A function taken apart, the body unread: a half-typed one shall reach the compiler, and the
+/// editor, as it is.
 struct Raw {
     before: TokenStream,
     /// Whether an attribute below this one may make its own use of the arguments.
@@ -176,7 +182,8 @@ fn check_is_function(input: ParseStream<'_>) -> syn::Result<()> {
     let qualifiers = ["default", "const", "async", "safe", "unsafe", "extern"];
     let is_function = first == "fn"
         || (qualifiers.iter().any(|word| first == word) && words.any(|word| word == "fn"));
-    // `unsafe impl`, `unsafe trait`, `extern crate` and the like may have functions within, but not at this level before a brace.
+    // `unsafe impl`, `unsafe trait`, `extern crate` and the like may have functions within, but not
+    // at this level before a brace.
     if is_function
         && !input.peek2(Token![impl])
         && !input.peek2(Token![trait])

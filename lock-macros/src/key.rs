@@ -1,4 +1,5 @@
-//! The key: a template read into text and placeholders, or an expression checked for placeholders that nobody would fill in.
+//! The key: a template read into text and placeholders, or an expression checked for placeholders
+//! that nobody would fill in.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -249,7 +250,8 @@ fn separated(template: &str) -> String {
     separated
 }
 
-/// Why no lock can have such a key. The runtime checks the same again on the whole key, prefix and values included.
+/// Why no lock can have such a key. The runtime checks the same again on the whole key, prefix and
+/// values included.
 fn unusable(pieces: &[Piece]) -> Option<String> {
     let mut key = String::new();
     for piece in pieces {
@@ -349,7 +351,8 @@ fn argument(name: Ident, path: &str, arguments: &Arguments) -> Result<Ident, Str
         ));
     }
     if let Some(argument) = arguments.named(&word) {
-        // The literal's place, for messages; the argument's hygiene, so that it is found whichever macro wrote either.
+        // The literal's place, for messages; the argument's hygiene, so that it is found whichever
+        // macro wrote either.
         let mut argument = argument.clone();
         argument.set_span(name.span().resolved_at(argument.span()));
         return Ok(argument);

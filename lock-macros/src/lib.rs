@@ -30,6 +30,7 @@ mod tests;
 mod values;
 
 use proc_macro::TokenStream;
+use proc_macro2::TokenStream as Tokens;
 use quote::quote;
 
 use crate::arguments::Arguments;
@@ -39,8 +40,9 @@ use crate::key::CheckedKeys;
 
 /// Makes an async function mutually exclusive across processes.
 ///
-/// A call acquires the lock, runs the body, and releases the lock: at its end, an early `return`, a `?`, a panic, or when the caller
-/// drops the future. Locals and arguments end before the lock does. The signature stays as it is.
+/// A call acquires the lock, runs the body, and releases the lock: at its end, an early `return`, a
+/// `?`, a panic, or when the caller drops the future. Locals and arguments end before the lock
+/// does. The signature stays as it is.
 ///
 /// Everything runs on the [`LockRuntime`] that was [installed] at startup; the examples here bring
 /// one of their own into [scope].
@@ -64,8 +66,9 @@ use crate::key::CheckedKeys;
 /// # }
 /// ```
 ///
-/// It goes on an `async fn`, a method of any receiver, and on functions that return `Pin<Box<dyn Future>>` or `impl Future`; below
-/// `#[async_trait]`, above `#[tokio::main]` and `#[tokio::test]`. Of two `#[distributed_lock]` on one function the lower is taken first.
+/// It goes on an `async fn`, a method of any receiver, and on functions that return
+/// `Pin<Box<dyn Future>>` or `impl Future`; below `#[async_trait]`, above `#[tokio::main]` and
+/// `#[tokio::test]`. Of two `#[distributed_lock]` on one function the lower is taken first.
 ///
 /// In a function that returns a future, the key and all of the body wait until the future is
 /// polled, what stands before the future too: under the lock. So an argument that they use has to
@@ -130,10 +133,10 @@ use crate::key::CheckedKeys;
 ///
 /// In the place of `key`, for a body that needs several locks: all of them, or none. A list of
 /// templates (and of other expressions of text), or any expression that can be iterated over and
-/// gives text, for as many as there are when the call is made. They are taken in one order, whatever
-/// the order in which they are written, so that two calls never wait for each other; a key that is
-/// there twice, as in a transfer to oneself, is one lock. The `wait` is one for all, and `max_hold`
-/// counts from when all are held. If one is lost, the body ends.
+/// gives text, for as many as there are when the call is made. They are taken in one order,
+/// whatever the order in which they are written, so that two calls never wait for each other; a key
+/// that is there twice, as in a transfer to oneself, is one lock. The `wait` is one for all, and
+/// `max_hold` counts from when all are held. If one is lost, the body ends.
 ///
 /// `guard` has a name for each, `guard = [from, to]`, as each has its own fencing token, for the
 /// writes that it protects; of an expression, `guard = locks` is a `Vec` of all.
@@ -165,8 +168,9 @@ use crate::key::CheckedKeys;
 ///
 /// # `ttl`
 ///
-/// How long the lock outlives a process that dies; a living one renews it. Default: that of the runtime, 30 s. From 10 ms to 24 h, as
-/// text (`"500ms"`, `"5s"`, `"1m 30s"`, `"2h"`) or as an expression of type `Duration`, like every duration here.
+/// How long the lock outlives a process that dies; a living one renews it. Default: that of the
+/// runtime, 30 s. From 10 ms to 24 h, as text (`"500ms"`, `"5s"`, `"1m 30s"`, `"2h"`) or as an
+/// expression of type `Duration`, like every duration here.
 ///
 /// ```
 /// # use lock_runtime::{LockError, distributed_lock};
@@ -179,7 +183,8 @@ use crate::key::CheckedKeys;
 ///
 /// # `wait`
 ///
-/// How long to wait for a lock that another holds; `"0s"` tries once. Default: that of the runtime, 10 s.
+/// How long to wait for a lock that another holds; `"0s"` tries once. Default: that of the runtime,
+/// 10 s.
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -213,7 +218,8 @@ use crate::key::CheckedKeys;
 ///
 /// # `max_hold`
 ///
-/// The longest time a body may hold the lock, renewals included; then it is dropped, the lock released, and the call returns
+/// The longest time a body may hold the lock, renewals included; then it is dropped, the lock
+/// released, and the call returns
 /// [`LockError::MaxHold`]. Default: none.
 ///
 /// ```
@@ -234,11 +240,11 @@ use crate::key::CheckedKeys;
 /// # `min_hold`
 ///
 /// How long the key stays taken at least, counted from the beginning of the body on the clock of
-/// this process: whether the body ends before, fails, or the process dies. What is left of it nobody
-/// holds, and nobody is handed; whoever waits, waits for its end. With `on_taken = skip` it is how a
-/// job that many servers begin at about the same time runs on one of them, whatever their clocks
-/// say. A job is *started* at most once; that it has ended well it does not say. At most 24 h, and
-/// not longer than `max_hold`. Default: none.
+/// this process: whether the body ends before, fails, or the process dies. What is left of it
+/// nobody holds, and nobody is handed; whoever waits, waits for its end. With `on_taken = skip` it
+/// is how a job that many servers begin at about the same time runs on one of them, whatever their
+/// clocks say. A job is *started* at most once; that it has ended well it does not say. At most 24
+/// h, and not longer than `max_hold`. Default: none.
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -253,6 +259,34 @@ use crate::key::CheckedKeys;
 /// let locks = LockRuntime::in_memory().build().await?;
 /// assert_eq!(LockRuntime::scope(locks.clone(), report()).await?, Some("written"));
 /// assert_eq!(LockRuntime::scope(locks, report()).await?, None);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # `once_per`
+///
+/// A body that ended well is not run again for so long, counted from its beginning: nobody has the
+/// key until then, also if this process dies. It ended well if it returned `Ok`, `Some` or `()`;
+/// the trait [`LockDone`] says it of other types. After an error, a panic or the loss of the lock
+/// the key is free, and the next call tries again. Whoever comes meanwhile skips, unless `on_taken`
+/// says otherwise.
+///
+/// The call returns `Ok` once the store knows: if that goes away just then, it returns an error,
+/// and the job may be run again. At most 24 h; where the store cannot keep a lock,
+/// [`LockError::Config`] before the body begins. Default: none.
+///
+/// ```
+/// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
+/// // Called once a minute, on every server, until one has done it.
+/// #[distributed_lock(key = "cron:report", once_per = "1h")]
+/// async fn report() -> Result<Option<&'static str>, LockError> {
+///     Ok(Some("written"))
+/// }
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), LockError> {
+/// # let locks = LockRuntime::in_memory().build().await?;
+/// # assert_eq!(LockRuntime::scope(locks.clone(), report()).await?, Some("written"));
+/// # assert_eq!(LockRuntime::scope(locks, report()).await?, None);
 /// # Ok(())
 /// # }
 /// ```
@@ -338,6 +372,10 @@ use crate::key::CheckedKeys;
 /// }
 /// ```
 ///
+/// # `name`
+///
+/// What logs and metrics call the lock, as in `name = "invoice"`. Default: the template of the key.
+///
 /// # `runtime`
 ///
 /// Another runtime than the one in scope, or installed: anything that is `AsRef<LockRuntime>`, by
@@ -412,14 +450,16 @@ use crate::key::CheckedKeys;
 ///
 /// # What it does not do
 ///
-/// * What a pattern does not name (the rest of `Point { x, .. }`, a `ref` argument) stays in the function and is dropped after the
-///   release. A `_` is dropped before it.
+/// * What a pattern does not name (the rest of `Point { x, .. }`, a `ref` argument) stays in the
+///   function and is dropped after the release. A `_` is dropped before it.
 /// * A key expression is not searched for placeholders, beyond the obvious mistakes.
 ///
 /// [`KeyPart`]: ../lock_runtime/trait.KeyPart.html
 /// [`LockError::Lost`]: ../lock_runtime/enum.LockError.html#variant.Lost
 /// [`LockError::MaxHold`]: ../lock_runtime/enum.LockError.html#variant.MaxHold
 /// [`LockHandle`]: ../lock_runtime/struct.LockHandle.html
+/// [`LockDone`]: ../lock_runtime/trait.LockDone.html
+/// [`LockError::Config`]: ../lock_runtime/enum.LockError.html#variant.Config
 /// [`LockSkip`]: ../lock_runtime/trait.LockSkip.html
 /// [`LockReturn`]: ../lock_runtime/trait.LockReturn.html
 /// [`LockRuntime`]: ../lock_runtime/struct.LockRuntime.html
@@ -524,10 +564,7 @@ pub fn derive_key_part(item: TokenStream) -> TokenStream {
         .into()
 }
 
-fn lock(
-    args: proc_macro2::TokenStream,
-    item: proc_macro2::TokenStream,
-) -> proc_macro2::TokenStream {
+fn lock(args: Tokens, item: Tokens) -> Tokens {
     let mut errors = Errors::default();
     let mut args = args::parse(args, &mut errors);
     let function = Function::parse(item.clone())
@@ -557,7 +594,8 @@ fn lock(
 
     match (errors.into_compile_errors(), key, function) {
         (None, Some(key), Some(function)) => expand::expand(&args, &key, &function),
-        // The item stays: an editor goes on to know it, and the compiler says nothing that only follows from the errors.
+        // The item stays: an editor goes on to know it, and the compiler says nothing that only
+        // follows from the errors.
         (errors, key, Some(function)) if args.guard.is_some() => {
             let is_list = matches!(key, Some(CheckedKeys::Expression(_)));
             let item = expand::expand_without_lock(&args, is_list, &function);

@@ -5,7 +5,7 @@ use syn::Expr;
 use crate::spelling::closest;
 
 /// Every argument, with an example of its use.
-const KNOWN: [(&str, &str); 13] = [
+const KNOWN: [(&str, &str); 15] = [
     ("key", r#"key = "coupon:<id>""#),
     ("keys", r#"keys = ["account:<from>", "account:<to>"]"#),
     ("ttl", r#"ttl = "5s""#),
@@ -13,17 +13,19 @@ const KNOWN: [(&str, &str); 13] = [
     ("renew", r#"renew = "500ms""#),
     ("max_hold", r#"max_hold = "1m""#),
     ("min_hold", r#"min_hold = "55s""#),
+    ("once_per", r#"once_per = "1h""#),
     ("on_lost", "on_lost = cancel"),
     ("on_taken", "on_taken = skip"),
     ("on_error", "on_error = path::to::function"),
     ("guard", "guard = lock"),
+    ("name", r#"name = "coupon""#),
     ("runtime", "runtime = locks"),
     ("crate", "crate = lock_runtime"),
 ];
 
 /// What other lock libraries call our arguments.
-const ELSEWHERE: [(&str, &[&str]); 11] = [
-    ("key", &["name", "resource", "lock", "lock_key", "id"]),
+const ELSEWHERE: [(&str, &[&str]); 13] = [
+    ("key", &["resource", "lock", "lock_key", "id"]),
     ("keys", &["names", "resources", "lock_keys"]),
     (
         "ttl",
@@ -73,6 +75,16 @@ const ELSEWHERE: [(&str, &[&str]); 11] = [
         &["lock_at_least_for", "at_least", "min_duration", "cooldown"],
     ),
     (
+        "once_per",
+        &[
+            "run_at_most_once_per",
+            "at_most_once_per",
+            "once_every",
+            "unique_for",
+            "period",
+        ],
+    ),
+    (
         "on_taken",
         &[
             "skip_if_locked",
@@ -89,6 +101,7 @@ const ELSEWHERE: [(&str, &[&str]); 11] = [
         &["error", "map_err", "fallback", "on_busy_return"],
     ),
     ("guard", &["handle", "lease_guard"]),
+    ("name", &["label", "metric", "metrics_name", "span"]),
     (
         "runtime",
         &["rt", "client", "redis", "pool", "store", "backend", "locks"],

@@ -18,6 +18,16 @@ pub(crate) enum Key {
     Expression(Expr),
 }
 
+impl Key {
+    /// The template as it is written, if it is one.
+    pub(crate) fn template(&self) -> Option<String> {
+        match self {
+            Key::Template(text) => Some(text.value()),
+            Key::Expression(_) => None,
+        }
+    }
+}
+
 /// Where several keys come from.
 pub(crate) enum Keys {
     /// One by one.
@@ -127,6 +137,22 @@ pub(crate) fn keys(value: &Expr) -> syn::Result<Keys> {
     Ok(Keys::List(keys.collect::<syn::Result<_>>()?))
 }
 
+/// What locks are called in logs and metrics: one of few names, known now.
+pub(crate) fn name(value: &Expr) -> syn::Result<String> {
+    const FORM: &str = "a name is text, the same for all calls; write e.g. `name = \"coupon\"`";
+    let Some(text) = text_of(value) else {
+        return Err(Error::new_spanned(value, FORM));
+    };
+    let name = text.value();
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return Err(Error::new_spanned(
+            value,
+            "a name is neither empty nor has control characters; write e.g. `name = \"coupon\"`",
+        ));
+    }
+    Ok(name)
+}
+
 pub(crate) fn time(value: &Expr) -> syn::Result<Time> {
     let fault = match bare(value) {
         Expr::Lit(lit) => match &lit.lit {
@@ -174,12 +200,23 @@ pub(crate) fn ttl(value: &Expr) -> syn::Result<Time> {
 }
 
 pub(crate) fn min_hold(value: &Expr) -> syn::Result<Time> {
-    match nonzero(value, "min_hold")? {
-        Time::Known(least) if least > *TTL.end() => Err(Error::new_spanned(
+    kept(value, "min_hold")
+}
+
+pub(crate) fn once_per(value: &Expr) -> syn::Result<Time> {
+    kept(value, "once_per")
+}
+
+/// For how long a key is kept.
+fn kept(value: &Expr, name: &str) -> syn::Result<Time> {
+    match nonzero(value, name)? {
+        Time::Known(kept) if kept > *TTL.end() => Err(Error::new_spanned(
             value,
-            "`min_hold` must be at most 24h; what has to happen more seldom needs a note that it has been done",
+            format!(
+                "`{name}` must be at most 24h; what has to happen more seldom needs a note that it has been done"
+            ),
         )),
-        least => Ok(least),
+        kept => Ok(kept),
     }
 }
 
@@ -294,8 +331,8 @@ pub(crate) fn crate_path(value: &Expr) -> syn::Result<Path> {
 
 /// The expression without what `macro_rules!` and parentheses put around it.
 ///
-/// A value that came through `$k:literal` or `$k:expr` is in an invisible group; taken for an expression, a template would be no
-/// template any more, but one key for all calls.
+/// A value that came through `$k:literal` or `$k:expr` is in an invisible group; taken for an
+/// expression, a template would be no template any more, but one key for all calls.
 pub(crate) fn bare(value: &Expr) -> &Expr {
     match value {
         Expr::Group(group) => bare(&group.expr),

@@ -38,8 +38,8 @@ pub type BoxError = Box<dyn core::error::Error + Send + Sync + 'static>;
 ///    [`Renewed::Lost`] or [`Released::NotHeld`].
 /// 6. Claims that wait are served in the order in which the store first heard of them, where
 ///    [`limits`](Backend::limits) say so. When a lease ends without a release, whoever asks next is
-///    served only after those who wait already. A store that orders them by tickets which follow its
-///    clock may let newcomers pass after it has lost its data and its clock was set back.
+///    served only after those who wait already. A store that orders them by tickets which follow
+///    its clock may let newcomers pass after it has lost its data and its clock was set back.
 /// 7. The numbers of claims and releases order the acquires, releases and abandons of one key, as
 ///    far as the connection lives: one that is first polled after another with a larger number was
 ///    is answered "not known", at once, and takes no effect. Those without a number take effect in
@@ -51,8 +51,8 @@ pub type BoxError = Box<dyn core::error::Error + Send + Sync + 'static>;
 ///    its claim has ended finds that it was abandoned: whoever had no answer to an `acquire`
 ///    abandons the claim in the end, in doubt, and does so after its release as well. A late
 ///    [`renew`](Backend::renew) leaves the lease what its caller counts on, since no renewal of an
-///    owner has a longer ttl than those before it; a late `release` or `abandon` finds that the claim has ended,
-///    since nobody asks for it again.
+///    owner has a longer ttl than those before it; a late `release` or `abandon` finds that the
+///    claim has ended, since nobody asks for it again.
 ///
 /// A lease is counted by the caller, on its own monotonic clock, from before the verb was called;
 /// no backend reads a wall clock.
@@ -191,6 +191,35 @@ pub trait News: Send + Sync {
 
     /// News may have been lost: it is time to ask for every claim that waits.
     fn ask_all(&self);
+
+    /// The store noticed something that those on call may want to know. Nothing is decided by it.
+    fn noted(&self, note: &Note) {
+        let _ = note;
+    }
+}
+
+/// What a store noticed, for logs and metrics.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Note {
+    /// A connection was opened.
+    Connected {
+        /// Where to: a host and a port, or a path; never a URL, which may have a password.
+        address: Arc<str>,
+        /// What the connection is for; the same few words for all connections of a store.
+        way: &'static str,
+    },
+    /// A connection was given up, or could not be opened.
+    Disconnected {
+        /// Where to, as above.
+        address: Arc<str>,
+        /// What the connection was for, as above.
+        way: &'static str,
+        /// Whether it had been there.
+        was_connected: bool,
+        /// Why; `None` if it was closed on purpose.
+        cause: Option<Arc<BackendError>>,
+    },
 }
 
 /// Where the background work of a backend runs.
@@ -209,6 +238,8 @@ pub trait Executor: Send + Sync {
 pub struct BackendError {
     /// Whether asking again is useless.
     denied: bool,
+    /// Whether the time was up; else something went wrong before.
+    timed_out: bool,
     source: BoxError,
 }
 
@@ -217,7 +248,16 @@ impl BackendError {
     pub fn unavailable(source: impl Into<BoxError>) -> BackendError {
         BackendError {
             denied: false,
+            timed_out: false,
             source: source.into(),
+        }
+    }
+
+    /// The same, since the time for an answer was up.
+    pub fn timed_out(source: impl Into<BoxError>) -> BackendError {
+        BackendError {
+            timed_out: true,
+            ..BackendError::unavailable(source)
         }
     }
 
@@ -226,6 +266,7 @@ impl BackendError {
     pub fn denied(source: impl Into<BoxError>) -> BackendError {
         BackendError {
             denied: true,
+            timed_out: false,
             source: source.into(),
         }
     }
@@ -233,6 +274,11 @@ impl BackendError {
     /// Whether asking again is useless.
     pub fn is_denied(&self) -> bool {
         self.denied
+    }
+
+    /// Whether it is known only that the time for an answer was up.
+    pub fn is_timeout(&self) -> bool {
+        self.timed_out
     }
 
     /// The cause.

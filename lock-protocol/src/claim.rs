@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use crate::name::LockKey;
-use crate::token::{FenceBlock, OwnerToken};
+use crate::token::{FenceBlock, OwnerToken, Process};
 
 /// The place of a question among those that a process asks of one key: see clause 7 of
 /// [`Backend`](crate::Backend#the-contract). Zero is no number.
@@ -142,6 +142,8 @@ pub struct Holder {
     pub silent: bool,
     /// Who it is, if the store tells.
     pub owner: Option<OwnerToken>,
+    /// Which process has it, if the store tells.
+    pub process: Option<Process>,
 }
 
 impl Holder {
@@ -152,6 +154,7 @@ impl Holder {
             foreign: false,
             silent: false,
             owner: None,
+            process: None,
         }
     }
 
@@ -163,6 +166,7 @@ impl Holder {
             foreign: true,
             silent: true,
             owner: None,
+            process: None,
         }
     }
 }
@@ -227,7 +231,7 @@ impl Renewed {
         Renewed::Held(Extension::default())
     }
 
-    /// The store says that the owner does not hold the lock any more.
+    /// The store says that the owner does not hold the lock any more, and not why.
     pub fn lost() -> Renewed {
         Renewed::Lost(LostReason::NotHeld)
     }
@@ -262,7 +266,15 @@ pub enum LostReason {
     /// No renewal was confirmed before the lease ran out by the local clock.
     #[error("it ran out without a confirmed renewal")]
     Expired,
-    /// The store answered that the lock belongs to nobody, or to another.
+    /// The store answered that the lock belongs to nobody: its key was deleted or evicted, or its
+    /// lease ended there.
+    #[error("the store says that nobody holds it any more")]
+    Deleted,
+    /// The store answered that the lock belongs to another.
+    #[error("the store says that another holds it")]
+    TakenOver,
+    /// The store answered that the lock is not held any more, and not why; or its holder has given
+    /// it up.
     #[error("the store says that it ended")]
     NotHeld,
 }

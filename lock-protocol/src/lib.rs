@@ -42,7 +42,7 @@ mod text;
 mod time;
 mod token;
 
-pub use crate::backend::{Backend, BackendError, BoxError, Executor, News};
+pub use crate::backend::{Backend, BackendError, BoxError, Executor, News, Note};
 pub use crate::claim::{
     Acquired, AskNumber, Claim, Contended, Extension, Grant, Holder, LostReason, Mode, Release,
     Released, Renewal, Renewed,
@@ -54,4 +54,4 @@ pub use crate::numbers::{Numbers, Overtaken};
 pub use crate::sinks::{Sinks, Told};
 pub use crate::terms::{MAX_TTL, MIN_RENEWAL, MIN_TTL, Rules, Terms, checked_ttl, valid_until};
 pub use crate::time::Instant;
-pub use crate::token::{FenceBlock, FencingToken, OwnerToken};
+pub use crate::token::{FenceBlock, FencingToken, OwnerToken, Process};

@@ -17,6 +17,9 @@ pub struct Limits {
     pub ttl_step: Duration,
     /// How much later than its ttl a lease may end in the store.
     pub lateness: Duration,
+    /// Whether the store keeps a lock from others for the ttl of its lease once more after that has
+    /// ended there without a release.
+    pub lock_delay: bool,
     /// In which order waiters are served.
     pub order: Order,
     /// Whether a release makes the next waiter the owner; otherwise waiters are told and ask.
@@ -38,6 +41,7 @@ impl Default for Limits {
             max_ttl: MAX_TTL,
             ttl_step: Duration::from_millis(1),
             lateness: Duration::ZERO,
+            lock_delay: false,
             order: Order::Fifo,
             hand_over: true,
             grace: GraceBy::Store,

@@ -122,6 +122,13 @@ mistakes! {
     /// A withdrawal that is cut off during a shutdown is not repeated.
     ShutDownForgetsCutOff,
 
+    // Of keys that are kept.
+
+    /// A release that keeps the key hands it over, as any other.
+    KeepHandsOver,
+    /// A lease is no longer than its ttl, though its holder keeps the key for longer.
+    CrashBreaksMinHold,
+
     // Of what the lock protects.
 
     /// The resource does not look at the fencing token.

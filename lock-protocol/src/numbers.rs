@@ -24,7 +24,8 @@ impl Numbers {
     /// How many keys are remembered.
     const KEYS: usize = 4;
 
-    /// Takes in that a question with this `number` is about to be asked of `key`. Zero is no number.
+    /// Takes in that a question with this `number` is about to be asked of `key`. Zero is no
+    /// number.
     ///
     /// # Errors
     ///

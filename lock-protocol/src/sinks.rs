@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::vec::Vec;
 
-use crate::backend::News;
+use crate::backend::{News, Note};
 use crate::claim::Grant;
 use crate::name::LockKey;
 use crate::time::Instant;
@@ -55,6 +55,11 @@ impl Sinks {
     /// Tells that news may have been lost.
     pub fn ask_all(&self) {
         self.alive().iter().for_each(|sink| sink.ask_all());
+    }
+
+    /// Tells what the store noticed.
+    pub fn note(&self, note: &Note) {
+        self.alive().iter().for_each(|sink| sink.noted(note));
     }
 
     /// A sink that ends while it is told must not end under the mutex: what it drops may attach

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use crate::mistakes::{Mistake, made};
 use crate::time::{Instant, Span};
 
 /// The shortest ttl: below it, an ordinary pause of the scheduler ends the lease.
@@ -47,8 +48,10 @@ impl Terms {
     /// when it hears of the lease, and dies.
     pub fn lease(&self, rules: &Rules) -> Duration {
         match self.min_hold {
-            Some(least) => self.ttl.max(covering(least + rules.latency(least))),
-            None => self.ttl,
+            Some(least) if !made(Mistake::CrashBreaksMinHold) => {
+                self.ttl.max(covering(least + rules.latency(least)))
+            }
+            _ => self.ttl,
         }
     }
 }

@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use core::borrow::Borrow;
 use core::fmt;
+use core::num::NonZeroU32;
 
 use crate::text::Text;
 
@@ -53,6 +54,11 @@ impl OwnerToken {
         OwnerToken(token.share())
     }
 
+    /// The process that made the claim, if it is one of this project.
+    pub fn process(&self) -> Option<Process> {
+        Process::of(&self.0)
+    }
+
     /// The token as the store holds it.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -75,6 +81,66 @@ impl fmt::Display for OwnerToken {
 impl fmt::Debug for OwnerToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// A process that makes claims, as their owner tokens name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Process {
+    id: u64,
+    pid: NonZeroU32,
+}
+
+impl Process {
+    /// The process that made the claim whose owner token `text` ends with, if it is one of this
+    /// project.
+    pub fn of(text: &str) -> Option<Process> {
+        let (_, suffix) = text.rsplit_once("/lr-")?;
+        let (process, claim) = suffix.rsplit_once('-')?;
+        is_hexadecimal(claim).then_some(())?;
+        Process::parse(process)
+    }
+
+    /// A random number, drawn when the process made its first claim.
+    pub fn id(self) -> u64 {
+        self.id
+    }
+
+    /// Its number on its host.
+    pub fn pid(self) -> u32 {
+        self.pid.get()
+    }
+
+    /// Reads what [`Display`](fmt::Display) writes.
+    pub fn parse(text: &str) -> Option<Process> {
+        let (id, pid) = text.split_once('-')?;
+        (id.len() == 16 && is_hexadecimal(id) && is_hexadecimal(pid)).then_some(())?;
+        Some(Process {
+            id: u64::from_str_radix(id, 16).ok()?,
+            pid: NonZeroU32::new(u32::from_str_radix(pid, 16).ok()?)?,
+        })
+    }
+
+    /// This process.
+    #[cfg(feature = "std")]
+    pub fn current() -> Process {
+        static ID: once_cell::sync::Lazy<u64> = once_cell::sync::Lazy::new(|| {
+            let own = OwnerToken::unique("").process();
+            own.map_or(0, Process::id)
+        });
+        // Not kept, because a fork copies what is.
+        let pid = NonZeroU32::new(std::process::id()).unwrap_or(NonZeroU32::MIN);
+        Process { id: *ID, pid }
+    }
+}
+
+fn is_hexadecimal(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:x}", self.id, self.pid)
     }
 }
 
@@ -136,5 +202,25 @@ mod tests {
         let (one, two) = (OwnerToken::unique("same"), OwnerToken::unique("same"));
         assert_ne!(one, two);
         assert!(one.as_str().starts_with("same/lr-"));
+    }
+
+    #[test]
+    fn a_token_names_its_process() {
+        let own = OwnerToken::unique("web-1/lr-");
+        assert_eq!(own.process(), Some(Process::current()));
+        assert_eq!(own.kept().process(), Some(Process::current()));
+        assert_eq!(Process::current().pid(), std::process::id());
+        let shown = Process::current().to_string();
+        assert_eq!(Process::parse(&shown), Some(Process::current()));
+        for foreign in [
+            "",
+            "6a9f",
+            "/lr-0123456789abcdef-12",
+            "/lr-123-12-1",
+            "/lr-0123456789abcdef-12-x",
+            "/lr-0123456789abcdef-1234567890-1",
+        ] {
+            assert_eq!(OwnerToken::new(foreign).process(), None, "{foreign}");
+        }
     }
 }

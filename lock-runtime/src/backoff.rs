@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::clock::chance;
 
-/// Decides how long to pause before asking a store again that did not answer, or a holder that may free its lock without a word.
+/// Decides how long to pause before asking a store again that did not answer, or a holder that may
+/// free its lock without a word.
 ///
 /// Any `Fn(u32) -> Option<Duration>` is one.
 ///
@@ -25,7 +26,8 @@ use crate::clock::chance;
 /// # }
 /// ```
 pub trait Retry: Send + Sync + 'static {
-    /// The pause after `failures` failures in a row (the first is 1); `None` to give up and tell those who wait.
+    /// The pause after `failures` failures in a row (the first is 1); `None` to give up and tell
+    /// those who wait.
     fn pause(&self, failures: u32) -> Option<Duration>;
 }
 
@@ -35,8 +37,9 @@ impl<F: Fn(u32) -> Option<Duration> + Send + Sync + 'static> Retry for F {
     }
 }
 
-/// Pauses that double from `first` up to `longest`, each shortened at random by up to a half, so that processes that failed together do
-/// not come back together (Brooker, *Exponential Backoff and Jitter*, 2015).
+/// Pauses that double from `first` up to `longest`, each shortened at random by up to a half, so
+/// that processes that failed together do not come back together (Brooker, *Exponential Backoff and
+/// Jitter*, 2015).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// The first pause.

@@ -4,26 +4,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::BackendError;
-use lock_protocol::{BoxError, InvalidKey, LockKey, LostReason};
+use crate::observe::RenewalFailures;
+use lock_protocol::{BoxError, InvalidKey, LockKey, LostReason, Process};
 
 /// Why a lock was not taken, or not kept.
 ///
-/// Ask by the predicates what to do about it; "held by another" and "the store is down" are never the same error.
+/// Ask by the predicates what to do about it; "held by another" and "the store is down" are never
+/// the same error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
     /// Another holds the lock, and the caller did not want to wait.
-    #[error("the lock `{key}` is held by another")]
+    #[error("the lock `{key}` is held by another{}", by(*.holder))]
     Taken {
         /// Which lock.
         key: LockKey,
         /// What was left of the holder's lease, if known.
         remaining: Option<Duration>,
+        /// The process that holds it, if the store told; none if that is another library's.
+        holder: Option<Process>,
     },
 
     /// The wait was used up, and the store last answered that another holds the lock.
     #[error(
-        "the lock `{key}` was still held by another after {}{}",
+        "the lock `{key}` was still held by another{} after {}{}",
+        by(*.holder),
         humantime::format_duration(round(*.waited)),
         while_holding(.holding.keys())
     )]
@@ -35,6 +40,8 @@ pub enum LockError {
         /// The locks that the bodies around the call held meanwhile: whoever holds this one may
         /// wait for one of them.
         holding: Holding,
+        /// The process that held it when the store last told, if it did.
+        holder: Option<Process>,
     },
 
     /// The lease can no longer be proven: another may hold the lock now.
@@ -46,6 +53,9 @@ pub enum LockError {
         reason: LostReason,
         /// How long the lock had been held.
         held: Duration,
+        /// Why a lease ran out: the renewals in a row that had failed by then.
+        #[source]
+        cause: Option<Arc<RenewalFailures>>,
     },
 
     /// The body ran longer than `max_hold` allows and was ended; the lock is being released.
@@ -61,7 +71,8 @@ pub enum LockError {
     #[error("the lock store is unavailable")]
     Unavailable(#[source] BoxError),
 
-    /// The store refuses, and will go on refusing: a wrong password, a missing permission, a key that holds something else.
+    /// The store refuses, and will go on refusing: a wrong password, a missing permission, a key
+    /// that holds something else.
     #[error("the lock store refuses")]
     Denied(#[source] BoxError),
 
@@ -88,10 +99,12 @@ pub enum LockError {
     ShutDown,
 
     /// The runtime was shut down while locks were still held; they end with their ttl.
-    #[error("the lock runtime was shut down while {} still held", were(*locks))]
+    #[error("the lock runtime was shut down while {} still held{}", were(*locks), named(keys, *locks))]
     StillHeld {
         /// How many guards there were.
         locks: usize,
+        /// Up to ten of their keys.
+        keys: Vec<LockKey>,
     },
 }
 
@@ -143,9 +156,9 @@ impl LockError {
 
     /// The status code of HTTP for a request that ended so.
     ///
-    /// `409 Conflict` where another holds the lock, `503 Service Unavailable` where the same request
-    /// may succeed later or at another server, and `500 Internal Server Error` where somebody has to
-    /// mend the program or its configuration first.
+    /// `409 Conflict` where another holds the lock, `503 Service Unavailable` where the same
+    /// request may succeed later or at another server, and `500 Internal Server Error` where
+    /// somebody has to mend the program or its configuration first.
     pub fn http_status(&self) -> u16 {
         if self.is_taken() || self.is_timeout() {
             409
@@ -153,6 +166,19 @@ impl LockError {
             503
         } else {
             500
+        }
+    }
+
+    /// The word for it in traces.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            LockError::Taken { .. } => "taken",
+            LockError::Timeout { .. } => "timeout",
+            LockError::Unavailable(_) => "unavailable",
+            LockError::Denied(_) => "denied",
+            LockError::ShutDown => "shut_down",
+            _ => "error",
         }
     }
 
@@ -243,6 +269,25 @@ fn while_holding(keys: &[LockKey]) -> String {
     }
 }
 
+/// The process that holds a lock, as the message has it.
+fn by(holder: Option<Process>) -> String {
+    match holder {
+        Some(holder) if holder == Process::current() => ", in this process".to_owned(),
+        Some(holder) => format!(", process {holder}"),
+        None => String::new(),
+    }
+}
+
+/// The keys of locks, as many as are named.
+fn named(keys: &[LockKey], locks: usize) -> String {
+    let shown: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+    let more = if keys.len() < locks { ", …" } else { "" };
+    match shown.as_slice() {
+        [] => String::new(),
+        shown => format!(": {}{more}", shown.join(", ")),
+    }
+}
+
 fn were(locks: usize) -> String {
     match locks {
         1 => "1 lock was".to_owned(),
@@ -265,7 +310,11 @@ mod tests {
 
     fn taken(remaining: Option<Duration>) -> LockError {
         let key = key();
-        LockError::Taken { key, remaining }
+        LockError::Taken {
+            key,
+            remaining,
+            holder: None,
+        }
     }
 
     fn timeout() -> LockError {
@@ -273,6 +322,7 @@ mod tests {
             key: key(),
             waited: Duration::from_secs(2),
             holding: Holding::default(),
+            holder: None,
         }
     }
 
@@ -286,6 +336,7 @@ mod tests {
             key: key(),
             reason: LostReason::Expired,
             held: Duration::from_secs(1),
+            cause: None,
         };
         let max_hold = LockError::MaxHold {
             key: key(),
@@ -309,7 +360,10 @@ mod tests {
                     LockError::Config("no".to_owned()),
                     LockError::NotInstalled,
                     LockError::AlreadyInstalled,
-                    LockError::StillHeld { locks: 1 },
+                    LockError::StillHeld {
+                        locks: 1,
+                        keys: vec![key()],
+                    },
                 ],
             ),
         ]

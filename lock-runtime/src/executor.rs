@@ -16,16 +16,17 @@ use crate::sync::lock;
 pub(crate) enum Executor {
     /// On the backend's own thread, which goes on while callers block theirs.
     Backend(Arc<dyn lock_protocol::Executor>),
-    /// On the tokio runtime of whoever causes the work, so that a paused clock applies to it; on the one that built the lock runtime
-    /// when there is none, as in the drop of a guard on another thread.
+    /// On the tokio runtime of whoever causes the work, so that a paused clock applies to it; on
+    /// the one that built the lock runtime when there is none, as in the drop of a guard on another
+    /// thread.
     Caller { built_on: Handle },
 }
 
 impl Executor {
     /// Starts `task`, which is dropped unfinished if its executor shuts down.
     ///
-    /// It is polled once before this returns: an in-memory backend is done by then, and what is sent goes ahead of what the caller sends
-    /// next. No lock may be held that the task takes.
+    /// It is polled once before this returns: an in-memory backend is done by then, and what is
+    /// sent goes ahead of what the caller sends next. No lock may be held that the task takes.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         match self {
             // Nothing can be entered any more.
@@ -43,8 +44,8 @@ impl Executor {
         }
     }
 
-    /// Starts `task` where the lock runtime was built, or on the backend's own thread: it outlives whatever runtime the caller is on. It
-    /// is not polled before this returns.
+    /// Starts `task` where the lock runtime was built, or on the backend's own thread: it outlives
+    /// whatever runtime the caller is on. It is not polled before this returns.
     pub(crate) fn spawn_at_home(&self, task: impl Future<Output = ()> + Send + 'static) {
         match self {
             Executor::Backend(home) => home.spawn(Box::pin(task)),
@@ -83,7 +84,8 @@ fn begin(mut task: Task, waker: &Waker) -> Option<Task> {
     poll.is_pending().then_some(task)
 }
 
-/// A task that its executor hears of when there is something to do: to wake a thread costs more than most of these tasks.
+/// A task that its executor hears of when there is something to do: to wake a thread costs more
+/// than most of these tasks.
 ///
 /// For an executor that outlives its tasks: one that ends meanwhile would not know what to drop.
 struct Sleeper {

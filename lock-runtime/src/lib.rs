@@ -27,33 +27,42 @@
 //! The README shows a whole service: errors, HTTP, a worker, SIGTERM, tests.
 //!
 //! - [`distributed_lock`] is the attribute, with its arguments.
-//! - [`LockRuntime`] is what it acquires its locks from, configured once by a [`LockRuntimeBuilder`].
+//! - [`LockRuntime`] is what it acquires its locks from, configured once by a
+//!   [`LockRuntimeBuilder`].
 //! - [`Lock`] and [`LockGuard`] are the same without the attribute, for code that is not a
 //!   function; [`key!`] makes the same keys.
 //! - [`LockError`] says why a lock was not taken, or not kept.
-//! - [`FencingToken`] makes what the lock protects safe from holders that lost it without noticing; [`fencing`] has helpers
-//!   for SQL, Redis and HTTP.
-//! - [`memory`] has a store for unit tests, [`backend`] the trait for one of your own, and what such a store deals with.
+//! - [`FencingToken`] makes what the lock protects safe from holders that lost it without noticing;
+//!   [`fencing`] has helpers for SQL, Redis and HTTP.
+//! - [`observe`] tells what happens: log lines, spans, and an [`Observer`] of your own.
+//! - [`memory`] has a store for unit tests, [`backend`] the trait for one of your own, and what
+//!   such a store deals with.
 //!
 //! # What this promises
 //!
-//! - At any time at most one holder of a key has a valid lease, as long as the store keeps its data and its clock does not jump.
-//! - Whatever the store grants has a larger [`FencingToken`] than all that it granted of that key before, even after it lost its data.
-//! - A function that lost its lock does not return `Ok`: its body is dropped at its current `.await`, and the caller gets
-//!   [`LockError::Lost`] (`on_lost = continue` leaves this to you).
-//! - Every wait ends by its deadline, and "held by another" is never the same error as "the store is down".
+//! - At any time at most one holder of a key has a valid lease, as long as the store keeps its data
+//!   and its clock does not jump.
+//! - Whatever the store grants has a larger [`FencingToken`] than all that it granted of that key
+//!   before, even after it lost its data.
+//! - A function that lost its lock does not return `Ok`: its body is dropped at its current
+//!   `.await`, and the caller gets [`LockError::Lost`] (`on_lost = continue` leaves this to you).
+//! - Every wait ends by its deadline, and "held by another" is never the same error as "the store
+//!   is down".
 //! - A future that is dropped leaves no lock and no place in a queue behind.
 //!
 //! # What this does not promise
 //!
-//! - That two bodies *never* run at once. No lock with leases can: a process may be stopped for longer than its lease, and a write that is on its
-//!   way cannot be called back. Where that matters, let the resource compare fencing tokens.
+//! - That two bodies *never* run at once. No lock with leases can: a process may be stopped for
+//!   longer than its lease, and a write that is on its way cannot be called back. Where that
+//!   matters, let the resource compare fencing tokens.
 //! - That something is done once: of several who want to, one does it after the other. What has to
 //!   happen once a day needs a note that it has been done, read first thing under the lock and
 //!   written last.
 //! - Order among waiters across the loss of the store's data, or of a process.
-//! - That time passes while the whole machine is suspended: local clocks stand still, and the loss is noticed at the next renewal.
-//! - Anything about code that blocks its thread after the lock was lost: it ends as lost when it next awaits or returns.
+//! - That time passes while the whole machine is suspended: local clocks stand still, and the loss
+//!   is noticed at the next renewal.
+//! - Anything about code that blocks its thread after the lock was lost: it ends as lost when it
+//!   next awaits or returns.
 //!
 //! # Features
 //!
@@ -61,7 +70,10 @@
 //! |---|---|---|
 //! | `macros` | yes | the attribute |
 //! | `redis` | yes | locks on Redis 6.2 or newer, or Valkey |
+//! | `tracing` | yes | spans and log lines, by the crate `tracing`: see [`observe`] |
+//! | `metrics` | no | metrics, by the facade `metrics`: see [`observe`] |
 //! | `etcd` | no | locks on etcd 3.4 or newer, also over TLS |
+//! | `consul` | no | locks on Consul 1.12 or newer, also over TLS |
 //! | `tls` | no | `rediss://` URLs, by rustls |
 //! | `axum` | no | for axum 0.8: [`LockError`] as a response, the headers of [`fencing::http`] as an extractor |
 //! | `uuid` | no | `uuid::Uuid` as a part of keys |
@@ -84,13 +96,14 @@ mod engine;
 mod error;
 mod executor;
 pub mod fencing;
+pub mod observe;
 mod settings;
 mod stores;
 mod sync;
 
 #[cfg(feature = "macros")]
 pub use lock_macros::{KeyPart, distributed_lock, key};
-pub use lock_protocol::{FencingToken, LostReason};
+pub use lock_protocol::{FencingToken, LostReason, Process};
 
 #[doc(inline)]
 pub use crate::api::attribute;
@@ -99,11 +112,16 @@ pub use crate::api::guard::{LockGuard, LockHandle};
 pub use crate::api::key_part::{KeyBuilder, KeyPart};
 pub use crate::api::lock::Lock;
 pub use crate::api::lock_all::{LockAll, LockAllGuard};
+pub use crate::api::lock_done::LockDone;
 pub use crate::api::lock_return::LockReturn;
 pub use crate::api::lock_skip::LockSkip;
 pub use crate::api::options::Renew;
 pub use crate::api::runtime::LockRuntime;
 pub use crate::error::{Holding, LockError};
+pub use crate::observe::{LocalLock, LockEvent, Observer};
+#[cfg(feature = "consul")]
+#[doc(inline)]
+pub use crate::stores::consul;
 #[cfg(feature = "etcd")]
 #[doc(inline)]
 pub use crate::stores::etcd;

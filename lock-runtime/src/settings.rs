@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::backend::raised::MAX_FLOOR;
 use crate::backoff::{Backoff, Retry};
 use crate::error::LockError;
+use crate::observe::{Function, Observers};
 use lock_protocol::{
     Limits, LockKey, MAX_TTL, MIN_RENEWAL, MIN_TTL, OwnerToken, Rules, checked_ttl,
 };
@@ -19,7 +20,8 @@ const BACKOFF: Backoff = Backoff {
     longest: Duration::from_secs(1),
 };
 
-/// Each pass reserves a fencing token, and a block of tokens must not run ahead of the microseconds that they are floored by.
+/// Each pass reserves a fencing token, and a block of tokens must not run ahead of the microseconds
+/// that they are floored by.
 const MAX_LOCAL_PASSES: u32 = 10_000;
 
 /// What makes the first part of owner tokens.
@@ -53,6 +55,8 @@ pub(crate) struct Settings {
     pub(crate) exact_ttl: bool,
     /// What the store can do.
     pub(crate) limits: Limits,
+    /// Who is told what happens.
+    pub(crate) observers: Observers,
 }
 
 impl Default for Settings {
@@ -73,6 +77,7 @@ impl Default for Settings {
             fence_floor: 0,
             exact_ttl: false,
             limits: Limits::default(),
+            observers: Observers::default(),
         }
     }
 }
@@ -129,8 +134,15 @@ impl Settings {
         let shown = humantime::format_duration;
         let limits = &self.limits;
         if ttl > limits.max_ttl {
+            let reason = match limits.lock_delay {
+                true => {
+                    ": when a lease ends before its time, it keeps others out for no longer, and its \
+                     holder would still believe in it"
+                }
+                false => "",
+            };
             return Err(LockError::Config(format!(
-                "`{name}` is {}, but the store keeps leases for {} at most",
+                "`{name}` is {}, but the store keeps leases for {} at most{reason}",
                 shown(ttl),
                 shown(limits.max_ttl)
             )));
@@ -144,22 +156,36 @@ impl Settings {
                 shown(limits.ttl_step)
             )));
         }
+        let is_fine = limits.ttl_step <= Duration::from_millis(1);
+        if (ttl < limits.min_ttl || !is_fine) && self.observers.is_on() {
+            let kept_for = kept_for(limits, ttl);
+            if kept_for != ttl {
+                self.observers.raised(ttl, kept_for);
+            }
+        }
         Ok(())
     }
 
     /// The pause after so many failures. It is a function of the user: one that panics must not
     /// leave a lock behind.
     pub(crate) fn pause(&self, failures: u32) -> Option<Duration> {
-        catch_unwind(AssertUnwindSafe(|| self.retry.pause(failures)))
-            .unwrap_or_else(|_| BACKOFF.pause(failures))
+        catch_unwind(AssertUnwindSafe(|| self.retry.pause(failures))).unwrap_or_else(|_| {
+            self.observers.panicked(Function::Retry);
+            BACKOFF.pause(failures)
+        })
     }
 
     /// The owner token that the user's function makes for `key`; `None` where there is none, or it
     /// panics.
     pub(crate) fn own_owner(&self, key: &LockKey) -> Option<OwnerToken> {
         let tokens = self.owner_tokens.as_ref()?;
-        let text = catch_unwind(AssertUnwindSafe(|| tokens(key))).ok()?;
-        Some(OwnerToken::unique(&text))
+        match catch_unwind(AssertUnwindSafe(|| tokens(key))) {
+            Ok(text) => Some(OwnerToken::unique(&text)),
+            Err(_) => {
+                self.observers.panicked(Function::OwnerTokens);
+                None
+            }
+        }
     }
 
     /// What the state machines of the keys go by.
@@ -242,18 +268,7 @@ pub(crate) fn unique_owner() -> OwnerToken {
 /// Checks a minimum hold.
 pub(crate) fn min_hold(least: Duration, max_hold: Option<Duration>) -> Result<(), LockError> {
     let shown = humantime::format_duration;
-    if least.is_zero() {
-        return Err(LockError::Config(
-            "`min_hold` is zero; leave it out for none".to_owned(),
-        ));
-    }
-    if least > MAX_TTL {
-        return Err(LockError::Config(format!(
-            "`min_hold` is {}, but must not be above {}",
-            shown(least),
-            shown(MAX_TTL)
-        )));
-    }
+    to_be_kept("min_hold", least)?;
     match max_hold {
         Some(limit) if least > limit => Err(LockError::Config(format!(
             "`min_hold` ({}) is longer than `max_hold` ({})",
@@ -262,4 +277,35 @@ pub(crate) fn min_hold(least: Duration, max_hold: Option<Duration>) -> Result<()
         ))),
         _ => Ok(()),
     }
+}
+
+/// Checks the time for which a body that ended well is not run again.
+pub(crate) fn once_per(period: Duration, min_hold: Option<Duration>) -> Result<(), LockError> {
+    let shown = humantime::format_duration;
+    to_be_kept("once_per", period)?;
+    match min_hold {
+        Some(least) if least >= period => Err(LockError::Config(format!(
+            "`once_per` ({}) is over before `min_hold` ({}) is",
+            shown(period),
+            shown(least)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// `value` as a time for which a key is kept, or an error that names the setting.
+fn to_be_kept(name: &str, value: Duration) -> Result<(), LockError> {
+    if value.is_zero() {
+        return Err(LockError::Config(format!(
+            "`{name}` is zero; leave it out for none"
+        )));
+    }
+    if value > MAX_TTL {
+        return Err(LockError::Config(format!(
+            "`{name}` is {}, but must not be above {}",
+            humantime::format_duration(value),
+            humantime::format_duration(MAX_TTL)
+        )));
+    }
+    Ok(())
 }

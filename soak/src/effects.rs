@@ -9,7 +9,8 @@ use lock_tests::checker::now;
 
 use crate::plan::Kind;
 
-/// Notes the effects of faults, each a line of a file, so that a process that is killed keeps what it noted.
+/// Notes the effects of faults, each a line of a file, so that a process that is killed keeps what
+/// it noted.
 #[derive(Debug)]
 pub(crate) struct Effects(File);
 

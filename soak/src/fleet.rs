@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ const END: Duration = Duration::from_secs(20);
 /// As many processes as were asked for, whatever happens to them.
 pub(crate) struct Fleet {
     orders: Orders,
+    /// Another version of this program, which every second process is of.
+    other: Option<PathBuf>,
     processes: Vec<Process>,
     /// Ended without having been told to.
     pub(crate) crashed: Vec<String>,
@@ -31,9 +34,10 @@ struct Process {
 }
 
 impl Fleet {
-    pub(crate) fn start(orders: Orders, count: usize) -> io::Result<Fleet> {
+    pub(crate) fn start(orders: Orders, count: usize, other: Option<PathBuf>) -> io::Result<Fleet> {
         let mut fleet = Fleet {
             orders,
+            other,
             processes: Vec::new(),
             crashed: Vec::new(),
         };
@@ -46,12 +50,16 @@ impl Fleet {
     fn add(&mut self) -> io::Result<()> {
         self.orders.number += 1;
         let orders = serde_json::to_string(&self.orders)?;
-        let child = Command::new(OWN_PROGRAM)
+        let number = self.orders.number;
+        let other = self
+            .other
+            .as_deref()
+            .filter(|_| is_of_other_version(number));
+        let child = Command::new(other.unwrap_or(Path::new(OWN_PROGRAM)))
             .args(["worker", &orders])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()?;
-        let number = self.orders.number;
         self.processes.push(Process { number, child });
         Ok(())
     }
@@ -87,11 +95,17 @@ impl Fleet {
             return Ok(false);
         }
         signal(pid, Signal::STOP)?;
-        let deadline = Instant::now() + Duration::from_secs(2);
+        // A machine with more to do than it can takes its time.
+        let deadline = Instant::now() + Duration::from_secs(30);
         while state(pid) != Some('T') && Instant::now() < deadline {
             sleep(Duration::from_millis(1));
         }
-        Ok(state(pid) == Some('T'))
+        let stands_still = state(pid) == Some('T');
+        if !stands_still {
+            // Or it would stand still later, and for ever.
+            signal(pid, Signal::CONT)?;
+        }
+        Ok(stands_still)
     }
 
     /// Lets a stopped process go on.
@@ -113,7 +127,7 @@ impl Fleet {
         self.record(pid, since, Fault::Killed, log)
     }
 
-    /// Puts another process in the place of one that was killed.
+    /// Puts another process in the place of one that was killed, of one version or the other.
     pub(crate) fn replace(&mut self, pid: u32) -> io::Result<()> {
         self.processes.retain(|process| process.child.id() != pid);
         self.add()
@@ -168,6 +182,11 @@ impl Drop for Fleet {
             let _ = process.child.wait();
         }
     }
+}
+
+/// Whether the process with this number is of the other version, if there is one.
+pub(crate) fn is_of_other_version(number: u32) -> bool {
+    number.is_multiple_of(2)
 }
 
 /// The process that made an owner token, which names it at the end: `…/lr-<random>-<pid>-<claim>`.

@@ -11,7 +11,7 @@ use redis::RedisResult;
 use crate::admin::{Admin, lock, queue};
 use crate::effects::Effects;
 use crate::fleet::{Fleet, pid_of};
-use crate::plan::{Kind, LONGEST_TTL, Place, Step};
+use crate::plan::{Kind, LONGEST_TTL, Step, Topology};
 use crate::station::rotated;
 
 /// How long to look for a process to hit.
@@ -20,7 +20,8 @@ const HUNT: Duration = Duration::from_secs(2);
 /// Finds processes by what the servers know of them.
 pub(crate) struct Hunter<'a> {
     fleet: &'a Mutex<Fleet>,
-    /// In the order of [`Place::ALL`].
+    topology: Topology,
+    /// In the order of [`Topology::places`].
     servers: Vec<Admin>,
     log: Recorder,
     effects: Effects,
@@ -39,6 +40,7 @@ struct Prey {
 impl<'a> Hunter<'a> {
     pub(crate) fn new(
         fleet: &'a Mutex<Fleet>,
+        topology: Topology,
         urls: &[String],
         log: Recorder,
         effects: Effects,
@@ -48,6 +50,7 @@ impl<'a> Hunter<'a> {
         let servers = urls.iter().map(|url| Admin::new(url, patience));
         Ok(Hunter {
             fleet,
+            topology,
             servers: servers.collect::<RedisResult<_>>()?,
             log,
             effects,
@@ -78,10 +81,11 @@ impl<'a> Hunter<'a> {
         Ok(())
     }
 
-    /// Stops a process that holds a lock, or waits for one, such that it still does when it stands still.
+    /// Stops a process that holds a lock, or waits for one, such that it still does when it stands
+    /// still.
     fn find(&mut self, choice: u64, waits: bool) -> io::Result<Option<Prey>> {
         let mut keys = Vec::new();
-        for (index, place) in Place::ALL.into_iter().enumerate() {
+        for (index, place) in self.topology.places().into_iter().enumerate() {
             keys.extend(place.keys().into_iter().map(|key| (index, key)));
         }
         for (place, key) in rotated(keys, choice) {
@@ -120,6 +124,10 @@ impl<'a> Hunter<'a> {
             let owner: Option<String> = self.servers[place].ask(&["GET", &lock(key)]).ok()?;
             owner?
         };
+        if owner.starts_with("kept:") {
+            // Nobody holds it.
+            return None;
+        }
         let pid = pid_of(&owner)?;
         Some((owner, pid))
     }

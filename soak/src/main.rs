@@ -36,20 +36,25 @@ use std::time::Duration;
 
 use lexopt::prelude::{Long, ValueExt};
 
-use crate::plan::{Plan, Sabotage};
+use crate::plan::{Plan, Sabotage, Topology};
 use crate::recovery::Recovery;
 use crate::station::Left;
 use crate::verdict::Verdict;
 
 const USAGE: &str = "\
-Usage: lock-soak [--minutes M] [--seed S] [--processes P] [--tasks T] [--logs DIRECTORY]
-                 [--sabotage double-grant|low-fence|overtake|leak-key|hang|no-fence]
+Usage: lock-soak [--topology single|redlock] [--minutes M] [--seed S] [--processes P] [--tasks T]
+                 [--logs DIRECTORY] [--other PROGRAM]
+                 [--sabotage double-grant|low-fence|overtake|leak-key|hang|short-keep|no-fence|
+                             no-restart-delay]
        lock-soak judge DIRECTORY
        lock-soak recovery [KILLS]
        lock-soak peers
 
 Lets P processes with T tasks each (4 and 16, if not said) take locks for M minutes (10) while servers, network and processes
-fail. The last line of the output is a JSON object with what was seen. Exits with 1 if a promise was broken.
+fail: single servers, of which each suffers from something else, or five, of which a majority holds
+the locks. Each overlap of leases on those is printed with the fault that permits it. With another
+version of this program every second process is of that. The last line of the output is a JSON object
+with what was seen. Exits with 1 if a promise was broken.
 
 `judge` looks again at the logs of a run. `recovery` kills so many holders (200), a quarter as many waiters and a tenth as many servers, and tells how soon somebody
 has the lock again. `peers`, in a build with that feature, causes the same faults to other libraries.";
@@ -121,11 +126,13 @@ fn recovery(kills: usize) -> Result<ExitCode, Box<dyn Error>> {
 /// The plan that the command line asks for; `None` if it asks for help.
 fn read_plan() -> Result<Option<Plan>, lexopt::Error> {
     let mut plan = Plan {
+        topology: Topology::Single,
         seed: fastrand::u64(..),
         duration: Duration::from_secs(600),
         processes: 4,
         tasks: 16,
         sabotage: None,
+        other: None,
         logs: None,
     };
     let mut parser = lexopt::Parser::from_env();
@@ -136,6 +143,10 @@ fn read_plan() -> Result<Option<Plan>, lexopt::Error> {
                 plan.duration = Duration::try_from_secs_f64(minutes * 60.0)
                     .map_err(|_| "that is no number of minutes")?;
             }
+            Long("topology") => {
+                let known = Topology::parse(&parser.value()?.string()?);
+                plan.topology = known.ok_or("there is no topology of that name")?;
+            }
             Long("seed") => plan.seed = parser.value()?.parse()?,
             Long("processes") => plan.processes = parser.value()?.parse()?,
             Long("tasks") => plan.tasks = parser.value()?.parse()?,
@@ -145,9 +156,18 @@ fn read_plan() -> Result<Option<Plan>, lexopt::Error> {
                 let known = Sabotage::parse(&sabotage);
                 plan.sabotage = Some(known.ok_or("there is no sabotage of that name")?);
             }
+            Long("other") => plan.other = Some(PathBuf::from(parser.value()?)),
             Long("help") => return Ok(None),
             other => return Err(other.unexpected()),
         }
     }
-    Ok(Some(plan))
+    let is_of_another = match plan.topology {
+        Topology::Single => plan.sabotage == Some(Sabotage::NoRestartDelay),
+        // Which serves in no order.
+        Topology::Redlock => plan.sabotage == Some(Sabotage::Overtake),
+    };
+    match is_of_another {
+        true => Err("this topology has no protection like that".into()),
+        false => Ok(Some(plan)),
+    }
 }

@@ -106,7 +106,8 @@ impl Client {
         })
     }
 
-    /// Holds a renewed lock for a while, in the way that notices best that it is lost. Tells when it began.
+    /// Holds a renewed lock for a while, in the way that notices best that it is lost. Tells when
+    /// it began.
     async fn hold(
         &self,
         key: &str,

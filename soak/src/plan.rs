@@ -18,14 +18,63 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
 /// The furthest that a clock is moved.
 pub(crate) const LONGEST_SHIFT: Duration = Duration::from_secs(3);
 
+/// How many servers hold the locks where a majority does.
+const NODES: u8 = 5;
+/// Of these, how many have a clock that is moved: a minority, since the time of most is what is to
+/// be told.
+const MOVED_CLOCKS: u8 = 2;
+/// How much rarer a server fails that is one of several.
+const RARER: u64 = 4;
+
+/// What holds the locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Topology {
+    /// Single servers, of which each suffers from something else.
+    Single,
+    /// A majority of five.
+    Redlock,
+}
+
+impl Topology {
+    pub(crate) fn parse(text: &str) -> Option<Topology> {
+        serde_json::from_value(text.into()).ok()
+    }
+
+    /// The servers.
+    pub(crate) fn places(self) -> Vec<Place> {
+        match self {
+            Topology::Single => Place::SINGLE.to_vec(),
+            Topology::Redlock => (0..NODES).map(Place::Node).collect(),
+        }
+    }
+
+    /// By one server of each store the locks of the store are named.
+    pub(crate) fn stores(self) -> Vec<Place> {
+        let mut places = self.places();
+        if self == Topology::Redlock {
+            places.truncate(1);
+        }
+        places
+    }
+
+    /// The names of all locks.
+    pub(crate) fn keys(self) -> Vec<String> {
+        self.stores().into_iter().flat_map(Place::keys).collect()
+    }
+}
+
 /// What a run is asked to do.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
+    pub(crate) topology: Topology,
     pub(crate) seed: u64,
     pub(crate) duration: Duration,
     pub(crate) processes: usize,
     pub(crate) tasks: usize,
     pub(crate) sabotage: Option<Sabotage>,
+    /// Another version of this program, which every second process is of.
+    pub(crate) other: Option<PathBuf>,
     /// Where to keep the logs, whatever they show.
     pub(crate) logs: Option<PathBuf>,
 }
@@ -44,8 +93,12 @@ pub(crate) enum Sabotage {
     Overtake,
     /// Some questions block the thread that asks.
     Hang,
+    /// Keys that are to stay taken are given to whoever is next.
+    ShortKeep,
     /// The resource does not look at fencing tokens.
     NoFence,
+    /// Of several servers, those that have lost their data vote at once.
+    NoRestartDelay,
 }
 
 impl Sabotage {
@@ -54,21 +107,39 @@ impl Sabotage {
     }
 }
 
-/// A lock server, by what it may suffer beside what all do. Each excuses another promise at the most.
+/// A lock server, by what it may suffer beside what all do. Each excuses another promise at the
+/// most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// Loses what it stored.
     Lossy,
     /// Crashes, but writes everything down.
     Durable,
-    /// Has a clock that is moved. It keeps its data: with both at once, tokens may fall (the hole H1 of the fault catalogue).
+    /// Has a clock that is moved. It keeps its data: with both at once, tokens may fall (the hole
+    /// H1 of the fault catalogue).
     Clock,
     /// Is reached through a network that fails.
     Network,
+    /// Is one of several of which a majority holds the locks.
+    Node(u8),
 }
 
 impl Place {
-    pub(crate) const ALL: [Place; 4] = [Place::Lossy, Place::Durable, Place::Clock, Place::Network];
+    const SINGLE: [Place; 4] = [Place::Lossy, Place::Durable, Place::Clock, Place::Network];
+
+    /// Whether its clock is moved.
+    pub(crate) fn has_clock(self) -> bool {
+        match self {
+            Place::Clock => true,
+            Place::Node(node) => node < MOVED_CLOCKS,
+            _ => false,
+        }
+    }
+
+    /// Whether it is reached through a proxy.
+    pub(crate) fn has_proxy(self) -> bool {
+        matches!(self, Place::Network | Place::Node(_))
+    }
 
     /// The names of its locks.
     pub(crate) fn keys(self) -> Vec<String> {
@@ -76,7 +147,10 @@ impl Place {
     }
 
     pub(crate) fn key(self, number: usize) -> String {
-        format!("{self:?}:{number}").to_lowercase()
+        match self {
+            Place::Node(_) => format!("redlock:{number}"),
+            _ => format!("{self:?}:{number}").to_lowercase(),
+        }
     }
 
     fn kinds(self) -> &'static [Kind] {
@@ -114,6 +188,27 @@ impl Place {
                 Kind::RequestRepeated,
                 Kind::HandOverLost,
                 Kind::Partition,
+            ],
+            Place::Node(_) if self.has_clock() => &[
+                Kind::RestartEmpty,
+                Kind::ClockForward,
+                Kind::ServerStopped,
+                Kind::FlushAll,
+                Kind::Partition,
+                Kind::ReplyLost,
+                Kind::RequestLost,
+                Kind::RequestRepeated,
+            ],
+            Place::Node(_) => &[
+                Kind::RestartEmpty,
+                Kind::ServerStopped,
+                Kind::FlushAll,
+                Kind::HeldKeyDeleted,
+                Kind::Partition,
+                Kind::ReplyLost,
+                Kind::ReplyCut,
+                Kind::ReplyDelayed,
+                Kind::HandOverLost,
             ],
         }
     }
@@ -196,11 +291,16 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    pub(crate) fn all() -> impl Iterator<Item = Target> {
-        Place::ALL
-            .into_iter()
-            .map(Target::Server)
-            .chain([Target::Processes])
+    /// Where each has its own schedule.
+    fn number(self) -> u64 {
+        match self {
+            Target::Server(Place::Lossy) => 0,
+            Target::Server(Place::Durable) => 1,
+            Target::Server(Place::Clock) => 2,
+            Target::Server(Place::Network) => 3,
+            Target::Processes => 4,
+            Target::Server(Place::Node(node)) => 5 + u64::from(node),
+        }
     }
 
     fn kinds(self) -> &'static [Kind] {
@@ -221,6 +321,8 @@ pub(crate) struct Schedule {
     rng: Rng,
     kinds: &'static [Kind],
     deck: Vec<Kind>,
+    /// How much longer the pauses are.
+    slower: u64,
 }
 
 /// A fault to come.
@@ -237,15 +339,17 @@ pub(crate) struct Step {
 
 impl Schedule {
     pub(crate) fn new(seed: u64, target: Target) -> Schedule {
-        let number = Target::all().position(|other| other == target);
-        let number = u64::try_from(number.unwrap_or_default()).unwrap_or_default();
         Schedule {
             rng: Rng::with_seed(
                 seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                    .wrapping_add(number),
+                    .wrapping_add(target.number()),
             ),
             kinds: target.kinds(),
             deck: Vec::new(),
+            slower: match target {
+                Target::Server(Place::Node(_)) => RARER,
+                _ => 1,
+            },
         }
     }
 }
@@ -259,7 +363,7 @@ impl Iterator for Schedule {
             self.rng.shuffle(&mut self.deck);
         }
         Some(Step {
-            pause: Duration::from_millis(self.rng.u64(200..2_000)),
+            pause: Duration::from_millis(self.slower * self.rng.u64(200..2_000)),
             kind: self.deck.pop()?,
             length: Duration::from_millis(self.rng.u64(50..900)),
             choice: self.rng.u64(..),
@@ -271,13 +375,19 @@ impl Iterator for Schedule {
 mod tests {
     use super::*;
 
+    fn all() -> impl Iterator<Item = Target> {
+        let places = [Topology::Single, Topology::Redlock].map(Topology::places);
+        let servers = places.concat().into_iter().map(Target::Server);
+        servers.chain([Target::Processes])
+    }
+
     fn schedule(seed: u64, target: Target) -> Vec<Step> {
         Schedule::new(seed, target).take(500).collect()
     }
 
     #[test]
     fn the_seed_reproduces_the_schedule() {
-        for target in Target::all() {
+        for target in all() {
             assert_eq!(schedule(7, target), schedule(7, target));
             assert_ne!(schedule(7, target), schedule(8, target));
         }
@@ -285,7 +395,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_fault_comes_soon() {
-        for target in Target::all() {
+        for target in all() {
             let steps = schedule(7, target);
             for kind in target.kinds() {
                 let soon = &steps[..target.kinds().len()];
@@ -302,5 +412,7 @@ mod tests {
         );
         assert_eq!(Sabotage::parse("double-grant"), Some(Sabotage::DoubleGrant));
         assert_eq!(Place::Lossy.key(3), "lossy:3");
+        assert_eq!(Topology::parse("redlock"), Some(Topology::Redlock));
+        assert_eq!(Topology::Redlock.keys().len(), KEYS);
     }
 }

@@ -1,4 +1,5 @@
-//! How soon somebody gets the lock again: after the death of its holder, of a waiter that is being handed it, and of the server.
+//! How soon somebody gets the lock again: after the death of its holder, of a waiter that is being
+//! handed it, and of the server.
 
 use std::error::Error;
 use std::fmt;

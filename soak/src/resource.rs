@@ -30,7 +30,8 @@ impl Resource {
         })
     }
 
-    /// Adds one to the counter of `key`. Its value, or `None` if the resource has seen a later holder.
+    /// Adds one to the counter of `key`. Its value, or `None` if the resource has seen a later
+    /// holder.
     pub(crate) async fn write(
         &self,
         key: &str,

@@ -42,13 +42,16 @@ pub(crate) fn run(plan: &Plan) -> Fallible<(Verdict, PathBuf)> {
     println!("seed {}, logs in {}", plan.seed, logs.display());
 
     let resource = Server::start();
-    for key in Place::ALL.into_iter().flat_map(Place::keys) {
+    for key in plan.topology.keys() {
         resource.forgive(&counter(&key));
         resource.forgive(&format!("{}:fence", counter(&key)));
     }
     let mut stations = Vec::new();
-    for place in Place::ALL {
-        let name = format!("server-{place:?}").to_lowercase();
+    for place in plan.topology.places() {
+        let name = match place {
+            Place::Node(node) => format!("server-{node}"),
+            _ => format!("server-{place:?}").to_lowercase(),
+        };
         stations.push(Station::start(
             place,
             log(&logs, &name)?,
@@ -59,6 +62,7 @@ pub(crate) fn run(plan: &Plan) -> Fallible<(Verdict, PathBuf)> {
     let urls: Vec<String> = stations.iter().map(Station::direct_url).collect();
     let orders = Orders {
         number: NOBODY,
+        topology: plan.topology,
         seed: plan.seed,
         tasks: plan.tasks,
         logs: logs.clone(),
@@ -66,7 +70,7 @@ pub(crate) fn run(plan: &Plan) -> Fallible<(Verdict, PathBuf)> {
         servers: stations.iter().map(|s| (s.url(), s.direct_url())).collect(),
         sabotage: plan.sabotage,
     };
-    let fleet = Mutex::new(Fleet::start(orders, plan.processes)?);
+    let fleet = Mutex::new(Fleet::start(orders, plan.processes, plan.other.clone())?);
 
     let calm_since = trouble(plan, &logs, &mut stations, &fleet, &urls, &mut counters)?;
     thread::sleep(CALM);
@@ -79,12 +83,15 @@ pub(crate) fn run(plan: &Plan) -> Fallible<(Verdict, PathBuf)> {
     }
     let end = log(&logs, "end")?;
     end.append(&left.event())?;
-    for key in Place::ALL.into_iter().flat_map(Place::keys) {
+    for key in plan.topology.keys() {
         let value: Option<u64> = counters.ask(&["GET", &counter(&key)])?;
         let value = value.unwrap_or(0);
         end.append(&event(&key, What::Counter { value }))?;
     }
-    let verdict = Verdict::reach(&logs, calm_since, &left, problems)?;
+    let mut verdict = Verdict::reach(&logs, calm_since, &left, problems)?;
+    if plan.other.is_some() {
+        verdict.look_for_both_versions(&logs)?;
+    }
     Ok((verdict, logs))
 }
 
@@ -99,10 +106,11 @@ fn trouble(
 ) -> Fallible<u64> {
     let over = AtomicBool::new(false);
     let log_of_hunter = log(logs, "hunter")?;
-    let mut hunter = Hunter::new(fleet, urls, log_of_hunter, Effects::open(logs, "hunter")?)?;
+    let effects = Effects::open(logs, "hunter")?;
+    let mut hunter = Hunter::new(fleet, plan.topology, urls, log_of_hunter, effects)?;
     thread::scope(|scope| {
         let mut troubles = Vec::new();
-        for (place, station) in Place::ALL.into_iter().zip(stations) {
+        for (place, station) in plan.topology.places().into_iter().zip(stations) {
             let schedule = Schedule::new(plan.seed, Target::Server(place));
             let over = &over;
             troubles
@@ -157,7 +165,7 @@ fn watch(
         }
         told = Instant::now();
         let mut writes = 0;
-        for key in Place::ALL.into_iter().flat_map(Place::keys) {
+        for key in plan.topology.keys() {
             let count: Option<u64> = counters.ask(&["GET", &counter(&key)])?;
             writes += count.unwrap_or(0);
         }

@@ -1,15 +1,14 @@
 //! The backend with a protection removed: what a run must be able to notice.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use lock_runtime::FencingToken;
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Executor, FenceBlock, Grant, Limits, LockKey, News,
-    Release, Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, Executor, FenceBlock, Grant, LockKey, Release, Released,
 };
-use lock_runtime::redis::RedisBackend;
+use lock_tests::decorated::Decorator;
 
 use crate::admin::queue;
 use crate::plan::Sabotage;
@@ -17,17 +16,17 @@ use crate::plan::Sabotage;
 /// One in so many calls does wrong.
 const ONE_IN: u64 = 20;
 
-/// Passes everything on to Redis, and does wrong now and then.
-pub(crate) struct Saboteur {
-    inner: RedisBackend,
+/// Passes everything on, and does wrong now and then.
+pub(crate) struct Saboteur<B> {
+    inner: B,
     sabotage: Sabotage,
     /// The server itself.
     client: redis::Client,
     calls: AtomicU64,
 }
 
-impl Saboteur {
-    pub(crate) fn new(inner: RedisBackend, sabotage: Sabotage, client: redis::Client) -> Saboteur {
+impl<B> Saboteur<B> {
+    pub(crate) fn new(inner: B, sabotage: Sabotage, client: redis::Client) -> Saboteur<B> {
         Saboteur {
             inner,
             sabotage,
@@ -69,13 +68,11 @@ impl Saboteur {
     }
 }
 
-impl Backend for Saboteur {
-    fn limits(&self) -> Limits {
-        self.inner.limits()
-    }
+impl<B: Backend> Decorator for Saboteur<B> {
+    type Inner = B;
 
-    fn attach(&self, news: Weak<dyn News>) {
-        self.inner.attach(news);
+    fn inner(&self) -> &B {
+        &self.inner
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
@@ -105,31 +102,25 @@ impl Backend for Saboteur {
         }
     }
 
-    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
-        self.inner.renew(leases).await
-    }
-
     async fn release(&self, release: &Release) -> Result<Released, BackendError> {
         if self.strikes(Sabotage::LeakKey) && self.persist(&release.key).await {
             return Ok(Released::Released(None));
         }
+        if self.sabotage == Sabotage::ShortKeep && release.keep.is_some() {
+            let mut release = release.clone();
+            release.keep = None;
+            return self.inner.release(&release).await;
+        }
         self.inner.release(release).await
-    }
-
-    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        self.inner.abandon(claim).await
     }
 
     fn executor(&self) -> Option<Arc<dyn Executor>> {
         match self.sabotage {
-            // So that it is a thread of the callers that blocks: the backend's own would cost only what depends on it.
+            // So that it is a thread of the callers that blocks: the backend's own would cost only
+            // what depends on it.
             Sabotage::Hang => None,
             _ => self.inner.executor(),
         }
-    }
-
-    async fn close(&self) {
-        self.inner.close().await;
     }
 }
 

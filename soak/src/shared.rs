@@ -7,11 +7,13 @@ use lock_runtime::LockRuntime;
 use lock_tests::checker::{Nanos, Recorder, What};
 
 use crate::effects::Effects;
+use crate::plan::Topology;
 use crate::resource::Resource;
 
 /// What the tasks of a process share.
 pub(crate) struct Worker {
     pub(crate) number: u32,
+    pub(crate) topology: Topology,
     pub(crate) log: Arc<Recorder>,
     pub(crate) effects: Effects,
     pub(crate) locks: Vec<LockRuntime>,

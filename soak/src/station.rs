@@ -36,17 +36,18 @@ impl Station {
         log: Recorder,
         effects: Effects,
     ) -> Result<Station, Box<dyn std::error::Error>> {
-        let clock = (place == Place::Clock).then(Clock::new);
+        let clock = place.has_clock().then(Clock::new);
         let options = match (&clock, place) {
             (Some(clock), _) => clock.server(),
-            // Written before each answer. What has been written survives the process, if not the machine.
+            // Written before each answer. What has been written survives the process, if not the
+            // machine.
             (None, Place::Durable) => Options::default()
                 .with(["--appendonly", "yes", "--appendfsync", "no"])
                 .with(["--auto-aof-rewrite-min-size", "4mb"]),
             (None, _) => Options::default(),
         };
         let server = options.start();
-        let proxy = (place == Place::Network).then(|| Proxy::start(server.port()));
+        let proxy = place.has_proxy().then(|| Proxy::start(server.port()));
         Ok(Station {
             admin: Admin::new(&server.url(), PATIENCE)?,
             place,
@@ -138,7 +139,8 @@ impl Station {
         }
     }
 
-    /// Kills the server and starts it again. The effect is that it is another process, which knows what the last one knew, or not.
+    /// Kills the server and starts it again. The effect is that it is another process, which knows
+    /// what the last one knew, or not.
     fn restart(&mut self, step: &Step) -> Result<bool, Trouble> {
         self.admin
             .ask::<()>(&["SET", "canary", "alive", "PX", "60000"])?;
@@ -267,10 +269,11 @@ impl Station {
             sleep(step.length);
             return Ok(silent);
         }
-        let script = rotated(
-            vec!["acquire", "hand_over", "release", "renew"],
-            step.choice,
-        )[0];
+        let scripts = match self.place {
+            Place::Node(_) => ["voting", "abandon", "release", "renew"],
+            _ => ["acquire", "hand_over", "release", "renew"],
+        };
+        let script = rotated(scripts.to_vec(), step.choice)[0];
         let (name, fault) = match kind {
             Kind::ReplyLost => (script, proxy::Fault::LoseAnswer),
             Kind::RequestLost => (script, proxy::Fault::LoseRequest),
@@ -320,6 +323,12 @@ impl Station {
 
     /// Notes that leases of this server may have ended by a fault between `since` and now.
     fn excuse_all(&self, fault: Fault, since: Nanos) -> Result<(), Trouble> {
+        let fault = match (self.place, fault) {
+            // One that has lost everything votes for nobody until the leases that it knew have
+            // ended.
+            (Place::Node(_), Fault::DataLoss) => Fault::Other,
+            (_, fault) => fault,
+        };
         let keys = self.place.keys();
         keys.iter()
             .try_for_each(|key| self.excuse(key, fault, since))
@@ -356,7 +365,11 @@ impl Station {
             }
             if key.ends_with(":waiters") {
                 left.queued += self.admin.ask::<u64>(&["ZCARD", key])?;
-            } else if ttl == -1 || !(key.ends_with(":counter") || key.contains(":waiters:gone:")) {
+            } else if ttl == -1
+                || !(key.ends_with(":counter")
+                    || key.ends_with(":fence")
+                    || key.contains(":waiters:gone:"))
+            {
                 left.keys.push((key.clone(), u64::try_from(ttl).ok()));
             }
         }

@@ -1,5 +1,7 @@
 //! What a task does with a lock, once: one of the ways in which callers use one, well or badly.
 
+mod shapes;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,8 +13,10 @@ use lock_runtime::{
 use lock_tests::checker::{Nanos, Outcome, What, now};
 use tokio::time::{sleep, timeout};
 
-use crate::plan::{KEYS, Kind, LONGEST_TTL, Place};
+use crate::plan::{KEYS, Kind, LONGEST_TTL};
 use crate::shared::Worker;
+
+pub(crate) use self::shapes::Shape;
 
 /// What a body that panics on purpose says.
 pub(crate) const PLANNED_PANIC: &str = "planned";
@@ -45,7 +49,7 @@ impl Turn {
     /// A turn with any lock; some are wanted more than others.
     pub(crate) fn any(worker: &Arc<Worker>, rng: &mut Rng) -> Turn {
         let number = rng.usize(..KEYS).min(rng.usize(..KEYS));
-        Turn::with(worker, rng.usize(..Place::ALL.len()), number, rng)
+        Turn::with(worker, rng.usize(..worker.locks.len()), number, rng)
     }
 
     /// A turn with this lock.
@@ -65,7 +69,7 @@ impl Turn {
         Turn {
             worker: worker.clone(),
             place,
-            key: Place::ALL[place].key(number),
+            key: worker.topology.stores()[place].key(number),
             claim: worker.name_claim(),
             ttl,
             wait: ms(rng.u64(200..3_000)),
@@ -78,25 +82,28 @@ impl Turn {
     /// Takes the lock in one of the ways.
     pub(crate) async fn take(mut self) {
         match self.rng.u8(..100) {
-            0..40 => self.with_a_guard().await,
-            40..50 => self.if_it_is_free().await,
-            50..57 => self.run().await,
-            57..82 => self.call().await,
-            82..92 => self.give_up_early().await,
-            92..96 => self.abandon_the_body().await,
-            96..98 => self.panic().await,
-            _ => self.reenter().await,
+            0..25 => self.with_a_guard().await,
+            25..33 => self.if_it_is_free().await,
+            33..38 => self.run().await,
+            38..55 => self.call().await,
+            55..63 => self.give_up_early().await,
+            63..67 => self.abandon_the_body().await,
+            67..69 => self.panic().await,
+            69..71 => self.reenter().await,
+            _ => self.shaped().await,
         }
     }
 
-    /// Takes the lock however long it is in other hands, as nobody fails to when nothing fails any more.
+    /// Takes the lock however long it is in other hands, as nobody fails to when nothing fails any
+    /// more.
     pub(crate) async fn insist(mut self) {
         self.wait = Duration::from_secs(10);
         self.hold = Duration::ZERO;
         self.with_a_guard().await;
     }
 
-    /// Holds a guard, and writes without a look at whether it still holds the lock: what the resource has to be safe from.
+    /// Holds a guard, and writes without a look at whether it still holds the lock: what the
+    /// resource has to be safe from.
     async fn with_a_guard(mut self) {
         if self.rng.u8(..25) == 0 {
             // Long enough to lose it now and then.
@@ -318,7 +325,8 @@ impl Turn {
     }
 }
 
-/// A lease, as far as the log has to know. Dropped, it notes that from now on its holder does not rely on it.
+/// A lease, as far as the log has to know. Dropped, it notes that from now on its holder does not
+/// rely on it.
 struct Held<'a> {
     turn: &'a Turn,
     token: FencingToken,
@@ -330,8 +338,9 @@ impl<'a> Held<'a> {
     fn begin(turn: &'a Turn, asked: Nanos, view: &LockHandle) -> Held<'a> {
         let token = view.fencing_token();
         let ttl = nanos(turn.ttl);
-        // The store confirmed the lease at most one ttl before its end, and it had not ended when the claim was made. That may have been
-        // before the claim itself, where the lease was passed on within the process.
+        // The store confirmed the lease at most one ttl before its end, and it had not ended when
+        // the claim was made. That may have been before the claim itself, where the lease was
+        // passed on within the process.
         let (confirmed, until) = match deadline(view) {
             Some(until) => (until.saturating_sub(ttl), until),
             None => (asked.saturating_sub(ttl), asked.saturating_sub(ttl)),
@@ -439,7 +448,8 @@ impl Drop for Write<'_> {
     }
 }
 
-/// Until when the holder may rely on its lease, rather too early than too late; `None` if it is lost.
+/// Until when the holder may rely on its lease, rather too early than too late; `None` if it is
+/// lost.
 fn deadline(view: &LockHandle) -> Option<Nanos> {
     let now = now();
     let remaining = view.remaining();

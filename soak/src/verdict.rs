@@ -7,15 +7,18 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use lock_tests::checker::{
-    Check, Event, Fault, Limits, Nanos, Outcome, Report, What, check, read_logs,
+    Check, Event, Fault, Limits, Nanos, Outcome, Report, Violation, What, check, read_logs,
 };
 use serde::Serialize;
 
 use crate::effects::Effects;
-use crate::plan::{Kind, Place};
+use crate::fleet::is_of_other_version;
+use crate::plan::Kind;
 use crate::station::Left;
+use crate::turn::Shape;
 
-/// The latest that an acquire may return after its deadline, on a machine with more to do than it can; later is stuck.
+/// The latest that an acquire may return after its deadline, on a machine with more to do than it
+/// can; later is stuck.
 const STUCK: Nanos = 5_000_000_000;
 /// The longest ttl of a key at the end: that of the fencing tokens.
 const LONGEST_TTL_MS: u64 = 2 * 24 * 60 * 60 * 1_000;
@@ -26,6 +29,8 @@ const SHOWN: usize = 20;
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Figures {
     acquisitions: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acquired_by_other_version: Option<usize>,
     faults: u64,
     fault_kinds: BTreeMap<Kind, u64>,
     stale_writes: usize,
@@ -33,12 +38,19 @@ pub(crate) struct Figures {
     leases_lost: usize,
     overlapping_leases: usize,
     overlaps_excused: BTreeMap<Fault, usize>,
-    /// Grants of claims that came when another stood in the queue, and how many of these overtook it.
+    /// Grants of claims that came when another stood in the queue, and how many of these overtook
+    /// it.
     queue_orders: usize,
     overtaken_waiters: usize,
     overtakings_excused: BTreeMap<Fault, usize>,
     ok_after_loss: usize,
     stuck_waiters: usize,
+    /// What each shape acquired.
+    shapes: BTreeMap<&'static str, usize>,
+    /// Keys that were to stay taken for a while, and those of them that did not.
+    minimum_holds: usize,
+    minimum_holds_broken: usize,
+    minimum_holds_excused: BTreeMap<Fault, usize>,
     leaked_keys: usize,
     leaked_queue_entries: u64,
     leaked_subscriptions: u64,
@@ -53,6 +65,8 @@ pub(crate) struct Verdict {
     pub(crate) problems: Vec<String>,
     /// How late acquires returned after their deadlines, in milliseconds.
     pub(crate) late: Lateness,
+    /// Which leases overlapped, and by which fault they may.
+    pub(crate) overlaps: Vec<String>,
 }
 
 impl Verdict {
@@ -85,7 +99,35 @@ impl Verdict {
             figures: figures(&events, &report, kinds, stale.len(), left),
             problems,
             late: Lateness::of(&events),
+            overlaps: overlaps(&events, &report),
         })
+    }
+
+    /// Counts what processes of the other version acquired; there must be some of either.
+    pub(crate) fn look_for_both_versions(&mut self, directory: &Path) -> io::Result<()> {
+        let events = read_logs(directory)?;
+        let acquired = |of_other: bool| {
+            let by = events
+                .iter()
+                .filter(|event| is_of_other_version(event.process) == of_other);
+            by.filter(|event| {
+                matches!(
+                    event.what,
+                    What::Acquire {
+                        outcome: Outcome::Ok,
+                        ..
+                    }
+                )
+            })
+            .count()
+        };
+        let (own, other) = (acquired(false), acquired(true));
+        self.figures.acquired_by_other_version = Some(other);
+        if own == 0 || other == 0 {
+            let what = format!("of two versions one acquired {own}, the other {other} times");
+            self.problems.push(what);
+        }
+        Ok(())
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
@@ -116,6 +158,9 @@ fn figures(
         overtakings_excused: report.excused_by(Check::QueueOrder),
         ok_after_loss: report.count(Check::NoOkAfterLoss),
         stuck_waiters: report.count(Check::BoundedWait),
+        minimum_holds: report.minimum_holds,
+        minimum_holds_broken: report.count(Check::MinimumHold),
+        minimum_holds_excused: report.excused_by(Check::MinimumHold),
         leaked_keys: left.keys.len(),
         leaked_queue_entries: left.queued,
         leaked_subscriptions: left.subscriptions,
@@ -123,6 +168,15 @@ fn figures(
     };
     for event in events {
         match &event.what {
+            What::Acquire {
+                claim,
+                outcome: Outcome::Ok,
+                ..
+            } => {
+                if let Some(shape) = Shape::of_claim(claim) {
+                    *figures.shapes.entry(shape.name()).or_default() += 1;
+                }
+            }
             What::Write {
                 outcome: Outcome::Fail,
                 ..
@@ -176,7 +230,8 @@ fn add_unwritten(events: &mut Vec<Event>) {
     events.extend(unwritten);
 }
 
-/// The writes that the resource accepted after one of a claim that was made when theirs had been granted already; their tokens are not looked at.
+/// The writes that the resource accepted after one of a claim that was made when theirs had been
+/// granted already; their tokens are not looked at.
 fn stale_writes(events: &[Event]) -> Vec<(Nanos, String)> {
     let mut granted: HashMap<&str, &Event> = HashMap::new();
     let mut written: HashMap<&str, Vec<(u64, &str)>> = HashMap::new();
@@ -223,9 +278,34 @@ fn stale_writes(events: &[Event]) -> Vec<(Nanos, String)> {
     stale
 }
 
+/// The leases that overlapped, each pair with the fault that permits it.
+fn overlaps(events: &[Event], report: &Report) -> Vec<String> {
+    let is_overlap =
+        |(violation, _): &&(Violation, Fault)| violation.check == Check::DisjointLeases;
+    let of_pair = |(violation, excuse): &(Violation, Fault)| {
+        let (first, last) = (&violation.events[0], violation.events.last()?);
+        let permits = |event: &&Event| {
+            matches!(event.what, What::Fault { fault } if fault == *excuse)
+                && (event.key == first.key || event.key == "*")
+                && event.invoke <= last.returned
+                && event.returned >= first.invoke
+        };
+        let fault = events.iter().find(permits)?;
+        Some(format!("{violation}\n  permitted by {fault}"))
+    };
+    let overlaps = report.excused.iter().filter(is_overlap);
+    overlaps.filter_map(of_pair).collect()
+}
+
 /// The keys that nobody could lock any more when the faults were over.
 fn dead_keys(events: &[Event], calm_since: Nanos) -> Vec<String> {
-    let mut dead: HashSet<String> = Place::ALL.into_iter().flat_map(Place::keys).collect();
+    // Each has its counter at the end.
+    let is_counted = |event: &&Event| matches!(event.what, What::Counter { .. });
+    let mut dead: HashSet<String> = events
+        .iter()
+        .filter(is_counted)
+        .map(|event| event.key.clone())
+        .collect();
     for event in events.iter().filter(|event| event.returned > calm_since) {
         if let What::Acquire {
             outcome: Outcome::Ok,
@@ -306,6 +386,9 @@ impl fmt::Display for Lateness {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.late)?;
+        for overlap in &self.overlaps {
+            writeln!(f, "OVERLAP {overlap}")?;
+        }
         for problem in self.problems.iter().take(SHOWN) {
             writeln!(f, "VIOLATION {problem}")?;
         }

@@ -1,14 +1,16 @@
-//! What a store does with claims, noted for the log: callers do not see when a claim takes its place in the queue of the store.
+//! What a store does with claims, noted for the log: callers do not see when a claim takes its
+//! place in the queue of the store.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lock_runtime::FencingToken;
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Executor, Grant, Instant, Limits, LockKey, News,
-    OwnerToken, Release, Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, Grant, Instant, LockKey, News, OwnerToken, Release,
+    Released,
 };
 use lock_tests::checker::{Fault, Nanos, Place, Recorder, What, now};
+use lock_tests::decorated::Decorator;
 
 use crate::plan::HEARTBEAT;
 
@@ -82,8 +84,8 @@ impl Seen {
         }
     }
 
-    /// It missed what it was handed, and is queued again: since a question at `since`, or since one before, which was answered when the
-    /// message of the hand-over had not been read yet.
+    /// It missed what it was handed, and is queued again: since a question at `since`, or since one
+    /// before, which was answered when the message of the hand-over had not been read yet.
     fn queued_again(&self, since: Nanos) -> Seen {
         Seen {
             missed: self.missed + 1,
@@ -91,8 +93,8 @@ impl Seen {
         }
     }
 
-    /// The name of the claim for its present place: one that missed what it was handed asks again, and then stands behind those who came
-    /// meanwhile.
+    /// The name of the claim for its present place: one that missed what it was handed asks again,
+    /// and then stands behind those who came meanwhile.
     fn name(&self, owner: &str) -> String {
         format!("{owner}@{}", self.missed)
     }
@@ -200,9 +202,11 @@ impl Claims {
     }
 }
 
-impl<B: Backend> Backend for Witness<B> {
-    fn limits(&self) -> Limits {
-        self.inner.limits()
+impl<B: Backend> Decorator for Witness<B> {
+    type Inner = B;
+
+    fn inner(&self) -> &B {
+        &self.inner
     }
 
     fn attach(&self, sink: Weak<dyn News>) {
@@ -227,10 +231,6 @@ impl<B: Backend> Backend for Witness<B> {
         Ok(answer)
     }
 
-    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
-        self.inner.renew(leases).await
-    }
-
     async fn release(&self, release: &Release) -> Result<Released, BackendError> {
         self.seen.forgets(&release.owner);
         let asking = release
@@ -249,12 +249,20 @@ impl<B: Backend> Backend for Witness<B> {
         self.inner.abandon(claim).await
     }
 
-    fn executor(&self) -> Option<Arc<dyn Executor>> {
-        self.inner.executor()
-    }
-
-    async fn close(&self) {
-        self.inner.close().await;
+    async fn acquire_all(&self, claims: &[Claim]) -> Result<Option<Vec<Grant>>, BackendError> {
+        for claim in claims {
+            self.seen.asks(claim);
+        }
+        let grants = self.inner.acquire_all(claims).await?;
+        for (place, claim) in claims.iter().enumerate() {
+            match grants.as_ref().and_then(|grants| grants.get(place)) {
+                Some(grant) => self
+                    .seen
+                    .is_served(claim.owner.as_str(), grant.tokens.first),
+                None => self.seen.forgets(&claim.owner),
+            }
+        }
+        Ok(grants)
     }
 }
 

@@ -1,4 +1,5 @@
-//! A process that takes locks, holds them and writes to what they protect, until it is told to stop or dies.
+//! A process that takes locks, holds them and writes to what they protect, until it is told to stop
+//! or dies.
 
 use std::fs;
 use std::io::{self, Read};
@@ -10,23 +11,27 @@ use std::time::Duration;
 use fastrand::Rng;
 use lock_runtime::redis::deadpool_redis::Config;
 use lock_runtime::redis::{RedisBackend, RedisSettings};
-use lock_runtime::{LockError, LockRuntime};
+use lock_runtime::redlock::{RedlockBackend, RedlockSettings};
+use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder};
 use lock_tests::checker::{Leftovers, Recorder, What, now};
+use lock_tests::decorated::Decorated;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::effects::Effects;
-use crate::plan::{GRACE, HEARTBEAT, KEYS, LONGEST_TTL, Place, Sabotage};
+use crate::plan::{GRACE, HEARTBEAT, KEYS, LONGEST_TTL, Sabotage, Topology};
 use crate::resource::Resource;
 use crate::sabotage::Saboteur;
 use crate::shared::Worker;
 use crate::turn::{PLANNED_PANIC, Turn};
 use crate::witness::Witness;
 
-/// What a backend keeps running while nothing goes on: its lane, the driver of its connection, the sleeping watchdog.
-const IDLE_TASKS: usize = 3;
+/// What runs for each server while nothing goes on: its lane, and the driver of its connection.
+const IDLE_TASKS: usize = 2;
+/// How long the answer to a command may take.
+const COMMAND_TIMEOUT: Duration = Duration::from_millis(400);
 /// By when everything has come to rest.
 const REST: Duration = Duration::from_secs(10);
 
@@ -35,12 +40,14 @@ const REST: Duration = Duration::from_secs(10);
 pub(crate) struct Orders {
     /// Which process of the run.
     pub(crate) number: u32,
+    pub(crate) topology: Topology,
     pub(crate) seed: u64,
     pub(crate) tasks: usize,
     pub(crate) logs: PathBuf,
     /// Where the resource is.
     pub(crate) resource: String,
-    /// Where the lock servers are: how to connect to them, and, for sabotage, without a network between, in the order of [`Place::ALL`].
+    /// Where the lock servers are: how to connect to them, and, for sabotage, without a network
+    /// between, in the order of [`Topology::places`].
     pub(crate) servers: Vec<(String, String)>,
     pub(crate) sabotage: Option<Sabotage>,
 }
@@ -71,6 +78,7 @@ async fn run(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
     let fenced = orders.sabotage != Some(Sabotage::NoFence);
     let worker = Arc::new(Worker {
         number: orders.number,
+        topology: orders.topology,
         log,
         effects,
         locks,
@@ -82,14 +90,14 @@ async fn run(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
 
     let mut rng = Rng::with_seed(orders.seed ^ u64::from(orders.number) << 32);
     take_turns(&worker, orders.tasks, &mut rng).await?;
-    for (place, _) in Place::ALL.into_iter().enumerate() {
+    for place in 0..worker.locks.len() {
         for number in 0..KEYS {
             Turn::with(&worker, place, number, &mut rng).insist().await;
         }
     }
 
     let mut left = Leftovers {
-        tasks: tasks_after_rest(&executors).await,
+        tasks: tasks_after_rest(&executors, orders.servers.len()).await,
         ..Leftovers::default()
     };
     for locks in &worker.locks {
@@ -106,34 +114,73 @@ async fn run(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// A runtime for each server, and what their background work runs on.
+/// The lock runtimes, and what their background work runs on.
 async fn connect(
     orders: &Orders,
     log: &Arc<Recorder>,
 ) -> Result<(Vec<LockRuntime>, Vec<Handle>), LockError> {
+    match orders.topology {
+        Topology::Single => connect_to_each(orders, log).await,
+        Topology::Redlock => connect_to_all(orders).await,
+    }
+}
+
+/// A runtime for a majority of all servers.
+async fn connect_to_all(orders: &Orders) -> Result<(Vec<LockRuntime>, Vec<Handle>), LockError> {
+    let mut settings = RedlockSettings::default();
+    settings.redis.command_timeout = COMMAND_TIMEOUT;
+    settings.restart_delay = match orders.sabotage {
+        Some(Sabotage::NoRestartDelay) => Duration::ZERO,
+        _ => LONGEST_TTL,
+    };
+    let configs = orders.servers.iter().map(|(url, _)| Config::from_url(url));
+    let configs: Vec<_> = configs.collect();
+    let backend = RedlockBackend::connect_lazily(&configs, settings)?;
+    let handle = backend.handle().clone();
+    let builder = match orders.sabotage {
+        Some(sabotage) => LockRuntime::backend(Decorated(Saboteur::new(
+            backend,
+            sabotage,
+            direct(&orders.servers[0])?,
+        ))),
+        None => LockRuntime::backend(backend),
+    };
+    Ok((vec![with_settings(builder).build().await?], vec![handle]))
+}
+
+fn direct((_, direct): &(String, String)) -> Result<redis::Client, LockError> {
+    redis::Client::open(direct.as_str()).map_err(|error| LockError::Config(error.to_string()))
+}
+
+fn with_settings(builder: LockRuntimeBuilder) -> LockRuntimeBuilder {
+    builder
+        .default_ttl(LONGEST_TTL)
+        .command_timeout(COMMAND_TIMEOUT)
+        .grace(GRACE)
+        .heartbeat(HEARTBEAT)
+        .shutdown_timeout(REST)
+}
+
+/// A runtime for each server.
+async fn connect_to_each(
+    orders: &Orders,
+    log: &Arc<Recorder>,
+) -> Result<(Vec<LockRuntime>, Vec<Handle>), LockError> {
     let (mut all, mut executors) = (Vec::new(), Vec::new());
-    for (url, direct) in &orders.servers {
+    for server in &orders.servers {
+        let url = &server.0;
         let mut settings = RedisSettings::default();
-        settings.command_timeout = Duration::from_millis(400);
-        let timeout = settings.command_timeout;
+        settings.command_timeout = COMMAND_TIMEOUT;
         let redis = RedisBackend::connect_lazily(Config::from_url(url), settings)?;
         executors.push(redis.handle().clone());
         let builder = match orders.sabotage {
             Some(sabotage) => {
-                let client = redis::Client::open(direct.as_str())
-                    .map_err(|error| LockError::Config(error.to_string()))?;
-                let redis = Saboteur::new(redis, sabotage, client);
-                LockRuntime::backend(Witness::new(redis, log.clone()))
+                let redis = Decorated(Saboteur::new(redis, sabotage, direct(server)?));
+                LockRuntime::backend(Decorated(Witness::new(redis, log.clone())))
             }
-            None => LockRuntime::backend(Witness::new(redis, log.clone())),
+            None => LockRuntime::backend(Decorated(Witness::new(redis, log.clone()))),
         };
-        let builder = builder
-            .default_ttl(LONGEST_TTL)
-            .command_timeout(timeout)
-            .grace(GRACE)
-            .heartbeat(HEARTBEAT)
-            .shutdown_timeout(REST);
-        all.push(builder.build().await?);
+        all.push(with_settings(builder).build().await?);
     }
     Ok((all, executors))
 }
@@ -157,7 +204,8 @@ async fn take_turns(worker: &Arc<Worker>, tasks: usize, rng: &mut Rng) -> io::Re
     Ok(())
 }
 
-/// Now and then holds a lock for longer than its ttl while it blocks the only thread of its executor.
+/// Now and then holds a lock for longer than its ttl while it blocks the only thread of its
+/// executor.
 fn block_executors(worker: &Arc<Worker>, mut rng: Rng) {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime can be started");
@@ -183,13 +231,15 @@ fn stop_at_end_of_input(worker: &Arc<Worker>) {
 }
 
 /// How many tasks are left that should have ended.
-async fn tasks_after_rest(executors: &[Handle]) -> u64 {
+async fn tasks_after_rest(executors: &[Handle], servers: usize) -> u64 {
+    // The watchdog of each sleeps.
+    let idle = servers * IDLE_TASKS + executors.len();
     let excess = || {
         let alive = executors
             .iter()
             .map(|executor| executor.metrics().num_alive_tasks());
-        let excess: usize = alive.map(|alive| alive.saturating_sub(IDLE_TASKS)).sum();
-        u64::try_from(excess).unwrap_or(u64::MAX)
+        let alive: usize = alive.sum();
+        u64::try_from(alive.saturating_sub(idle)).unwrap_or(u64::MAX)
     };
     until(|| excess() == 0).await;
     excess()

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use serde_json::Value;
@@ -63,6 +64,7 @@ fn assert_noticed(seconds: f64, arguments: &[&str], figure: Option<&str>, text: 
 #[test]
 fn a_short_run_with_faults_of_many_kinds_is_clean() {
     let (mut acquisitions, mut orders, mut lost, mut refused) = (0, 0, 0, 0);
+    let (mut kept, mut shapes) = (0, BTreeSet::new());
     // Whether a holder that is stopped comes back to write is chance: seeds follow until it did.
     for seed in 20261121..20261121 + MOST_RUNS {
         let run = run(20.0, &["--seed", &seed.to_string()]);
@@ -73,14 +75,43 @@ fn a_short_run_with_faults_of_many_kinds_is_clean() {
         orders += run.count("queue_orders");
         lost += run.count("leases_lost");
         refused += run.count("stale_writes_refused");
-        if acquisitions > 500 && orders > 5 && lost > 0 && refused > 0 {
+        let of_run = run.figures["shapes"].as_object().unwrap();
+        shapes.extend(of_run.keys().cloned());
+        kept += run.count("minimum_holds");
+        if acquisitions > 500
+            && orders > 5
+            && lost > 0
+            && refused > 0
+            && kept > 10
+            && shapes.len() == 5
+        {
             return;
         }
     }
     panic!(
         "{MOST_RUNS} runs were clean, but of {acquisitions} acquisitions {orders} had another \
-         before them, {lost} were lost and {refused} of their writes refused"
+         before them, {lost} were lost and {refused} of their writes refused; {kept} keys were kept, by {shapes:?}"
     );
+}
+
+const REDLOCK: [&str; 2] = ["--topology", "redlock"];
+
+/// Five servers that are killed, stopped, cut off and emptied, and of which some have a clock that
+/// is moved.
+#[test]
+fn a_short_run_on_a_majority_of_servers_is_clean() {
+    let run = run(20.0, &[&REDLOCK[..], &["--seed", "20261127"]].concat());
+    assert!(run.passed, "{}", run.output);
+    let kinds = run.figures["fault_kinds"].as_object().unwrap();
+    assert!(kinds.len() >= 6, "{}", run.output);
+    assert!(run.count("acquisitions") > 50, "{}", run.output);
+}
+
+#[test]
+fn a_second_holder_on_a_majority_of_servers_is_noticed() {
+    let many = ["--sabotage", "double-grant", "--processes", "4"];
+    let many = [&REDLOCK[..], &many].concat();
+    assert_noticed(6.0, &many, Some("overlapping_leases"), "C5 DisjointLeases");
 }
 
 #[test]
@@ -116,6 +147,14 @@ fn a_call_that_hangs_is_noticed() {
         Some("stuck_waiters"),
         "an acquire never returned",
     );
+}
+
+#[test]
+fn a_key_that_does_not_stay_taken_is_noticed() {
+    // It takes one that wants the key while it is to stay taken.
+    let many = ["--sabotage", "short-keep", "--tasks", "16"];
+    let figure = Some("minimum_holds_broken");
+    assert_noticed(10.0, &many, figure, "C11 MinimumHold");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod conformance;
+mod conformance_control;
 mod leases;
 mod main_job;
 mod renewals;

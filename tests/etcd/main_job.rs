@@ -1,18 +1,16 @@
-//! The main job on etcd, as a user sees it: annotated functions against real servers, real processes
-//! and other programs.
+//! The main job on etcd, as a user sees it: annotated functions against real servers, real
+//! processes and other programs.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use lock_runtime::etcd::EtcdTls;
-use lock_runtime::{LockError, LockRuntime, distributed_lock};
+use lock_runtime::{LockError, LockRuntime};
 use lock_tests::causes;
 use lock_tests::etcd::{Cluster, Options};
 use lock_tests::faults::eventually;
 use lock_tests::faults::process::{Process, token};
-use tokio::task::JoinSet;
 
 /// By when everything here has happened, on a machine that is busy with other things.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -31,35 +29,6 @@ async fn runtime(cluster: &Cluster) -> LockRuntime {
 
 async fn is_taken(locks: &LockRuntime, key: &str) -> bool {
     locks.lock(key).try_acquire().await.unwrap().is_none()
-}
-
-#[distributed_lock(key = "counter", ttl = "5s", wait = "1m", runtime = locks)]
-async fn count(locks: &LockRuntime, counter: &AtomicU32) -> Result<(), LockError> {
-    let seen = counter.load(Ordering::SeqCst);
-    tokio::time::sleep(Duration::from_millis(2)).await;
-    counter.store(seen + 1, Ordering::SeqCst);
-    Ok(())
-}
-
-/// The bodies of tasks of two runtimes do not meet: no update is lost.
-#[tokio::test]
-async fn annotated_functions_on_etcd_run_one_at_a_time() {
-    let cluster = Cluster::start();
-    let counter = std::sync::Arc::new(AtomicU32::new(0));
-    let runtimes = [runtime(&cluster).await, runtime(&cluster).await];
-    let mut tasks = JoinSet::new();
-    for place in 0..40 {
-        let (locks, counter) = (runtimes[place % 2].clone(), counter.clone());
-        tasks.spawn(async move { count(&locks, &counter).await });
-    }
-    for outcome in tasks.join_all().await {
-        outcome.unwrap();
-    }
-    assert_eq!(counter.load(Ordering::SeqCst), 40);
-    for locks in runtimes {
-        locks.shutdown().await.unwrap();
-    }
-    assert_eq!(cluster.claims(), Vec::<String>::new());
 }
 
 /// When the runtime has been shut down, nothing of it is in etcd.
@@ -98,85 +67,6 @@ async fn a_killed_process_frees_its_lock_on_etcd_after_the_ttl() {
     let lock = locks.lock("k").ttl(secs(5)).wait(DEADLINE);
     let guard = lock.acquire().await.unwrap();
     assert!(u64::from(guard.fencing_token()) > first);
-}
-
-/// A program that holds a lock until it is told.
-struct Other {
-    child: Child,
-    lines: BufReader<std::process::ChildStdout>,
-    _stdin: Option<ChildStdin>,
-}
-
-impl Other {
-    fn start(mut command: Command) -> Other {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        let _stdin = child.stdin.take();
-        Other {
-            child,
-            lines,
-            _stdin,
-        }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        line.trim().to_owned()
-    }
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// `etcdctl lock`, which says the name of its key when it has the lock.
-fn etcdctl_lock(cluster: &Cluster) -> Other {
-    let mut command = Command::new("etcdctl");
-    command
-        .env("ETCDCTL_API", "3")
-        .arg(format!("--endpoints={}", cluster.endpoints().join(",")))
-        .args(["lock", "--ttl=5", "lock:k"]);
-    Other::start(command)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn e15_etcdctl_lock_is_waited_for_and_its_end_is_heard() {
-    let cluster = Cluster::start();
-    let locks = runtime(&cluster).await;
-    let mut other = etcdctl_lock(&cluster);
-    assert!(other.line().starts_with("lock:k/"));
-    assert!(is_taken(&locks, "k").await);
-    let waiting = tokio::spawn(locks.lock("k").wait(DEADLINE).acquire());
-    eventually("our claim waits behind it", || cluster.claims().len() == 2).await;
-    // It releases at SIGINT; killed, its lease of five seconds ends.
-    drop(other);
-    let guard = waiting.await.unwrap().unwrap();
-    assert!(guard.is_held());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn e15_etcdctl_lock_waits_for_us() {
-    let cluster = Cluster::start();
-    let locks = runtime(&cluster).await;
-    let guard = locks.lock("k").acquire().await.unwrap();
-    let mut other = etcdctl_lock(&cluster);
-    eventually("it waits behind us", || cluster.claims().len() == 2).await;
-    let (owner, _) = cluster.owner("lock:k").unwrap();
-    assert!(owner.contains(guard.owner_token().as_str()), "{owner}");
-    guard.release().await.unwrap();
-    let line = tokio::task::spawn_blocking(move || (other.line(), other))
-        .await
-        .unwrap();
-    assert!(line.0.starts_with("lock:k/"));
-    assert!(is_taken(&locks, "k").await);
 }
 
 /// Members that speak TLS alone, to clients with a certificate alone.
@@ -281,86 +171,8 @@ async fn a_missing_permission_on_etcd_is_denied_and_named() {
     }
 }
 
-#[tokio::test]
-async fn e11_a_wrong_password_of_etcd_is_denied() {
-    let cluster = Cluster::start();
-    with_users(&cluster, &[&["--prefix=true", "readwrite", "lock:"]]);
-    for user in [Some("wrong-password"), None] {
-        let mut locks = LockRuntime::etcd(cluster.endpoints()).command_timeout(secs(4));
-        if let Some(password) = user {
-            locks = locks.etcd_user("app", password);
-        }
-        let error = locks.build().await.unwrap_err();
-        assert!(error.is_denied(), "{}", causes(&error));
-        assert!(!causes(&error).contains("wrong-password"));
-    }
-}
-
-/// Tokens end while a lock is held; users of etcd log in again.
-#[tokio::test]
-async fn e11_a_token_that_expires_costs_nothing() {
-    let cluster = Options::default().with(["--auth-token-ttl", "1"]).start(1);
-    with_users(&cluster, &[&["--prefix=true", "readwrite", "lock:"]]);
-    let locks = LockRuntime::etcd(cluster.endpoints()).etcd_user("app", "secret");
-    let locks = locks.command_timeout(secs(4)).build().await.unwrap();
-    let guard = locks.lock("k").ttl(secs(4)).acquire().await.unwrap();
-    // Three times what a token lives for, and longer than the lock would without renewals.
-    tokio::time::sleep(secs(6)).await;
-    assert!(guard.is_held());
-    assert!(is_taken(&locks, "k").await);
-    guard.release().await.unwrap();
-    assert!(!is_taken(&locks, "k").await);
-}
-
-/// Go's own mutex, by a small program that is built for the test.
-fn go_mutex(cluster: &Cluster, ttl: u32) -> Other {
-    static PROGRAM: std::sync::OnceLock<std::path::PathBuf> = std::sync::OnceLock::new();
-    let program = PROGRAM.get_or_init(|| lock_tests::etcd::go_program("etcd-mutex"));
-    let mut command = Command::new(program);
-    command.args([&cluster.endpoints().join(","), "lock:k", &ttl.to_string()]);
-    Other::start(command)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn e15_a_mutex_of_go_is_waited_for_in_front_of_us_and_behind_us() {
-    let cluster = Cluster::start();
-    let locks = runtime(&cluster).await;
-    let (started, cluster) = tokio::task::spawn_blocking(move || {
-        let mut first = go_mutex(&cluster, 2);
-        assert_eq!(
-            (first.line(), first.line()),
-            ("waits".to_owned(), "held".to_owned())
-        );
-        (first, cluster)
-    })
-    .await
-    .unwrap();
-    assert!(is_taken(&locks, "k").await);
-    let waiting = tokio::spawn(locks.lock("k").wait(DEADLINE).acquire());
-    eventually("we wait behind it", || cluster.claims().len() == 2).await;
-    let mut behind = go_mutex(&cluster, 2);
-    assert_eq!(behind.line(), "waits");
-    eventually("one waits behind us", || cluster.claims().len() == 3).await;
-
-    // It dies holding; its lease of two seconds ends, which we hear of.
-    drop(started);
-    let guard = waiting.await.unwrap().unwrap();
-    let (owner, _) = cluster.owner("lock:k").unwrap();
-    assert!(owner.contains(guard.owner_token().as_str()), "{owner}");
-    guard.release().await.unwrap();
-    let mut behind = tokio::task::spawn_blocking(move || {
-        assert_eq!(behind.line(), "held");
-        behind
-    })
-    .await
-    .unwrap();
-    assert!(is_taken(&locks, "k").await);
-    behind._stdin.as_mut().unwrap().write_all(b"\n").unwrap();
-    assert_eq!(behind.line(), "released");
-    assert!(!is_taken(&locks, "k").await);
-}
-
-/// A ttl below what the servers keep is kept for longer, which is told; or refused, if that is wanted.
+/// A ttl below what the servers keep is kept for longer, which is told; or refused, if that is
+/// wanted.
 #[tokio::test]
 async fn a_ttl_that_etcd_rounds_up_is_told_or_refused() {
     let cluster = Options::default().election(secs(1)).start(1);
@@ -403,4 +215,170 @@ async fn tokens_of_etcd_are_raised_by_the_floor() {
         guard.release().await.unwrap();
     }
     assert!(last < 1 << 53);
+}
+
+mod e11_credentials {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wrong_password_of_etcd_is_denied() {
+        let cluster = Cluster::start();
+        with_users(&cluster, &[&["--prefix=true", "readwrite", "lock:"]]);
+        for user in [Some("wrong-password"), None] {
+            let mut locks = LockRuntime::etcd(cluster.endpoints()).command_timeout(secs(4));
+            if let Some(password) = user {
+                locks = locks.etcd_user("app", password);
+            }
+            let error = locks.build().await.unwrap_err();
+            assert!(error.is_denied(), "{}", causes(&error));
+            assert!(!causes(&error).contains("wrong-password"));
+        }
+    }
+
+    /// Tokens end while a lock is held; users of etcd log in again.
+    #[tokio::test]
+    async fn a_token_that_expires_costs_nothing() {
+        let cluster = Options::default().with(["--auth-token-ttl", "1"]).start(1);
+        with_users(&cluster, &[&["--prefix=true", "readwrite", "lock:"]]);
+        let locks = LockRuntime::etcd(cluster.endpoints()).etcd_user("app", "secret");
+        let locks = locks.command_timeout(secs(4)).build().await.unwrap();
+        let guard = locks.lock("k").ttl(secs(4)).acquire().await.unwrap();
+        // Three times what a token lives for, and longer than the lock would without renewals.
+        tokio::time::sleep(secs(6)).await;
+        assert!(guard.is_held());
+        assert!(is_taken(&locks, "k").await);
+        guard.release().await.unwrap();
+        assert!(!is_taken(&locks, "k").await);
+    }
+}
+
+mod e15_other_clients {
+    use super::*;
+
+    /// A program that holds a lock until it is told.
+    struct Other {
+        child: Child,
+        lines: BufReader<std::process::ChildStdout>,
+        _stdin: Option<ChildStdin>,
+    }
+
+    impl Other {
+        fn start(mut command: Command) -> Other {
+            let mut child = command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let lines = BufReader::new(child.stdout.take().unwrap());
+            let _stdin = child.stdin.take();
+            Other {
+                child,
+                lines,
+                _stdin,
+            }
+        }
+
+        fn line(&mut self) -> String {
+            let mut line = String::new();
+            self.lines.read_line(&mut line).unwrap();
+            line.trim().to_owned()
+        }
+    }
+
+    impl Drop for Other {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    /// Go's own mutex, by a small program that is built for the test.
+    fn go_mutex(cluster: &Cluster, ttl: u32) -> Other {
+        static PROGRAM: std::sync::OnceLock<std::path::PathBuf> = std::sync::OnceLock::new();
+        let program = PROGRAM.get_or_init(|| lock_tests::others::go_program("etcd-mutex"));
+        let mut command = Command::new(program);
+        command.args([&cluster.endpoints().join(","), "lock:k", &ttl.to_string()]);
+        Other::start(command)
+    }
+
+    /// `etcdctl lock`, which says the name of its key when it has the lock.
+    fn etcdctl_lock(cluster: &Cluster) -> Other {
+        let mut command = Command::new("etcdctl");
+        command
+            .env("ETCDCTL_API", "3")
+            .arg(format!("--endpoints={}", cluster.endpoints().join(",")))
+            .args(["lock", "--ttl=5", "lock:k"]);
+        Other::start(command)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn etcdctl_lock_is_waited_for_and_its_end_is_heard() {
+        let cluster = Cluster::start();
+        let locks = runtime(&cluster).await;
+        let mut other = etcdctl_lock(&cluster);
+        assert!(other.line().starts_with("lock:k/"));
+        assert!(is_taken(&locks, "k").await);
+        let waiting = tokio::spawn(locks.lock("k").wait(DEADLINE).acquire());
+        eventually("our claim waits behind it", || cluster.claims().len() == 2).await;
+        // It releases at SIGINT; killed, its lease of five seconds ends.
+        drop(other);
+        let guard = waiting.await.unwrap().unwrap();
+        assert!(guard.is_held());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn etcdctl_lock_waits_for_us() {
+        let cluster = Cluster::start();
+        let locks = runtime(&cluster).await;
+        let guard = locks.lock("k").acquire().await.unwrap();
+        let mut other = etcdctl_lock(&cluster);
+        eventually("it waits behind us", || cluster.claims().len() == 2).await;
+        let (owner, _) = cluster.owner("lock:k").unwrap();
+        assert!(owner.contains(guard.owner_token().as_str()), "{owner}");
+        guard.release().await.unwrap();
+        let line = tokio::task::spawn_blocking(move || (other.line(), other))
+            .await
+            .unwrap();
+        assert!(line.0.starts_with("lock:k/"));
+        assert!(is_taken(&locks, "k").await);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_mutex_of_go_is_waited_for_in_front_of_us_and_behind_us() {
+        let cluster = Cluster::start();
+        let locks = runtime(&cluster).await;
+        let (started, cluster) = tokio::task::spawn_blocking(move || {
+            let mut first = go_mutex(&cluster, 2);
+            assert_eq!(
+                (first.line(), first.line()),
+                ("waits".to_owned(), "held".to_owned())
+            );
+            (first, cluster)
+        })
+        .await
+        .unwrap();
+        assert!(is_taken(&locks, "k").await);
+        let waiting = tokio::spawn(locks.lock("k").wait(DEADLINE).acquire());
+        eventually("we wait behind it", || cluster.claims().len() == 2).await;
+        let mut behind = go_mutex(&cluster, 2);
+        assert_eq!(behind.line(), "waits");
+        eventually("one waits behind us", || cluster.claims().len() == 3).await;
+
+        // It dies holding; its lease of two seconds ends, which we hear of.
+        drop(started);
+        let guard = waiting.await.unwrap().unwrap();
+        let (owner, _) = cluster.owner("lock:k").unwrap();
+        assert!(owner.contains(guard.owner_token().as_str()), "{owner}");
+        guard.release().await.unwrap();
+        let mut behind = tokio::task::spawn_blocking(move || {
+            assert_eq!(behind.line(), "held");
+            behind
+        })
+        .await
+        .unwrap();
+        assert!(is_taken(&locks, "k").await);
+        behind._stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        assert_eq!(behind.line(), "released");
+        assert!(!is_taken(&locks, "k").await);
+    }
 }

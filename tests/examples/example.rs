@@ -24,7 +24,8 @@ pub(crate) fn output(mut command: Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Where Cargo puts the examples, which it builds with the tests of the workspace; but not with those of this package alone.
+/// Where Cargo puts the examples, which it builds with the tests of the workspace; but not with
+/// those of this package alone.
 fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let program = test.ancestors().nth(2).unwrap().join("examples").join(name);

@@ -2,20 +2,21 @@
 
 use crate::example;
 #[path = "../../examples/handlers.rs"]
-mod handlers;
+mod service;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use handlers::{App, Till};
 use lock_runtime::LockRuntime;
 use lock_runtime::memory::{Fault, MemoryBackend};
+use lock_tests::faults::comes_true;
 use lock_tests::server::Server;
 use reqwest::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
+use service::{App, Till};
 use tokio::net::TcpListener;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// Longer than any of this takes.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -55,17 +56,6 @@ async fn in_memory() -> (MemoryBackend, LockRuntime) {
     (store, locks)
 }
 
-async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
-    let wait = async {
-        while !condition().await {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(DEADLINE, wait)
-        .await
-        .unwrap_or_else(|_| panic!("{what} did not happen"));
-}
-
 #[tokio::test]
 async fn of_two_who_want_a_seat_one_gets_it_and_one_is_told() {
     let (store, locks) = in_memory().await;
@@ -87,7 +77,8 @@ async fn of_two_who_want_a_seat_one_gets_it_and_one_is_told() {
 async fn different_seats_do_not_wait_for_each_other() {
     let (_, locks) = in_memory().await;
     let house = House::open(&locks, Duration::from_millis(1500)).await;
-    // One after the other, the last would be refused: three payments take longer than a handler waits.
+    // One after the other, the last would be refused: three payments take longer than a handler
+    // waits.
     let (one, two, three) = tokio::join!(
         house.reserve("1", "alice"),
         house.reserve("2", "bob"),
@@ -131,7 +122,7 @@ async fn a_server_that_is_down_is_503_and_one_that_is_back_serves() {
         StatusCode::SERVICE_UNAVAILABLE
     );
     server.restart();
-    eventually("a reservation", async || {
+    comes_true("a reservation", async || {
         house.reserve("2", "bob").await.0 == StatusCode::OK
     })
     .await;
@@ -157,7 +148,7 @@ async fn a_client_that_goes_away_frees_the_seat_at_once() {
             .unwrap()
             .is_none()
     };
-    eventually("the lock of the handler", is_held).await;
+    comes_true("the lock of the handler", is_held).await;
     let ttl: i64 = server.run(&["PTTL", "lock:seat:12A"]);
     assert!(
         ttl > 3000,
@@ -166,7 +157,7 @@ async fn a_client_that_goes_away_frees_the_seat_at_once() {
 
     let gone_at = Instant::now();
     alice.abort();
-    eventually("the release", async || !is_held().await).await;
+    comes_true("the release", async || !is_held().await).await;
     let freed_after = gone_at.elapsed();
     assert!(
         freed_after < Duration::from_secs(2),
@@ -204,7 +195,7 @@ async fn at_sigterm_who_is_being_served_is_served_to_the_end() {
         async move { house.reserve("12A", "alice").await }
     });
     let is_paying = async || server.run::<bool>(&["EXISTS", "lock:seat:12A"]);
-    eventually("the payment", is_paying).await;
+    comes_true("the payment", is_paying).await;
 
     kill_process(Pid::from_child(&service.0), Signal::TERM).unwrap();
     let is_refused = async || {
@@ -212,7 +203,7 @@ async fn at_sigterm_who_is_being_served_is_served_to_the_end() {
         let answer = fresh.get(format!("{}/seats", house.url)).send().await;
         answer.is_err_and(|error| error.is_connect())
     };
-    eventually("a refusal of new clients", is_refused).await;
+    comes_true("a refusal of new clients", is_refused).await;
     assert!(is_paying().await, "the payment is over too early to tell");
     assert_eq!(alice.await.unwrap().0, StatusCode::OK);
     let status = tokio::task::spawn_blocking(move || service.0.wait().unwrap());

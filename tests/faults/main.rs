@@ -3,6 +3,7 @@
 // A test that meets an error has failed.
 #![allow(clippy::unwrap_used)]
 
+mod consul;
 mod elsewhere;
 mod etcd;
 mod holder;

@@ -228,7 +228,8 @@ fn c5_a_lease_lasts_as_long_as_it_was_renewed() {
 
 #[test]
 fn c5_a_grant_in_front_of_a_valid_earlier_one_is_found_though_that_was_answered_later() {
-    // `a` was granted before `b`, as the tokens say, and held until 60: `b` cannot have been granted by 40.
+    // `a` was granted before `b`, as the tokens say, and held until 60: `b` cannot have been
+    // granted by 40.
     breaks(
         Check::DisjointLeases,
         &[granted("a", (0, 50), 5, 60), granted("b", (30, 40), 6, 45)],
@@ -520,6 +521,59 @@ fn c10_a_killed_process_returns_nothing() {
         Check::BoundedWait,
         &[ask("a", 0, 50), fault(2, "*", (20, 21), Fault::Killed), end],
         &[0],
+    );
+}
+
+fn kept(claim: &str, span: (u64, u64), until: u64) -> Event {
+    let claim = claim.to_owned();
+    event(1, "k", span, What::Keep { claim, until })
+}
+
+#[test]
+fn c11_a_key_that_is_granted_while_it_is_to_stay_taken_is_found() {
+    let log = [
+        granted("a", (0, 10), 1, 50),
+        kept("a", (10, 11), 100),
+        released("a", (20, 25), Outcome::Ok),
+        granted("b", (60, 99), 2, 150),
+    ];
+    breaks(Check::MinimumHold, &log, &[0, 1, 3]);
+    // One that is granted behind that, and answered before.
+    let hidden = [
+        log[0].clone(),
+        log[1].clone(),
+        log[2].clone(),
+        granted("b", (101, 200), 2, 201),
+        granted("c", (60, 90), 3, 95),
+    ];
+    let found = report(&hidden);
+    assert_eq!(found.count(Check::MinimumHold), 1, "{found}");
+}
+
+#[test]
+fn c11_a_grant_after_the_time_is_over_or_before_the_hold_is_no_violation() {
+    let log = [
+        granted("z", (0, 5), 1, 6),
+        granted("a", (10, 20), 2, 50),
+        kept("a", (20, 21), 100),
+        released("a", (30, 35), Outcome::Ok),
+        granted("b", (60, 100), 3, 150),
+    ];
+    clean(&log);
+    assert_eq!(report(&log).minimum_holds, 1);
+    // Nor where the store lost what it knew.
+    let lost = [
+        log[1].clone(),
+        log[2].clone(),
+        log[3].clone(),
+        fault(0, "k", (40, 41), Fault::DataLoss),
+        granted("b", (60, 70), 3, 150),
+    ];
+    let found = report(&lost);
+    assert_eq!(
+        (found.violations.len(), found.excused.len()),
+        (0, 1),
+        "{found}"
     );
 }
 

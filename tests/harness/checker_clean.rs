@@ -1,6 +1,8 @@
-//! The checker against random histories of a right lock: it finds nothing, whatever got lost, late, stopped or killed.
+//! The checker against random histories of a right lock: it finds nothing, whatever got lost, late,
+//! stopped or killed.
 //!
-//! The histories come from a small simulation of the lock, in which everything takes some time on its way.
+//! The histories come from a small simulation of the lock, in which everything takes some time on
+//! its way.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -28,7 +30,8 @@ fn right_histories_are_clean() {
         refused += simulated.refused;
         expired += simulated.expired;
     }
-    // The histories are worth it: there is contention, leases run out, and their holders come too late.
+    // The histories are worth it: there is contention, leases run out, and their holders come too
+    // late.
     assert!(acquisitions > 10_000, "{acquisitions}");
     assert!(refused > 100 && expired > 500, "{refused} {expired}");
 }
@@ -135,8 +138,9 @@ struct Waiter {
     asked: Nanos,
 }
 
-/// A lock from the point of view of its store: whoever is granted, when it will end, and what its holder does until then is settled at the
-/// grant. `losses` are the grants after which the store forgets everything.
+/// A lock from the point of view of its store: whoever is granted, when it will end, and what its
+/// holder does until then is settled at the grant. `losses` are the grants after which the store
+/// forgets everything.
 struct Simulation {
     rng: Rng,
     log: Vec<Event>,
@@ -204,7 +208,8 @@ impl Simulation {
                     wait: WAIT,
                 },
             );
-            // Who gives up, or never hears what became of it, is not served: the lock was not free before.
+            // Who gives up, or never hears what became of it, is not served: the lock was not free
+            // before.
             match self.rng.u8(..) {
                 0..16 => self.ask_in_vain(process, claim, asked, Outcome::Fail),
                 16..32 => self.ask_in_vain(process, claim, asked, Outcome::Unknown),
@@ -235,7 +240,8 @@ impl Simulation {
         self.push(process, asked, returned, acquire);
     }
 
-    /// The head of the queue gets the lock and does something with it; `forgotten`: the store forgets it meanwhile.
+    /// The head of the queue gets the lock and does something with it; `forgotten`: the store
+    /// forgets it meanwhile.
     fn turn(&mut self, forgotten: bool) {
         let Some(Waiter {
             claim,

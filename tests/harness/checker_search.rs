@@ -1,7 +1,8 @@
-//! The checker against a search: on small histories C1, C2 and C5 find a violation exactly when no order of grants and endings explains
-//! the history as a mutex with growing fencing tokens.
+//! The checker against a search: on small histories C1, C2 and C5 find a violation exactly when no
+//! order of grants and endings explains the history as a mutex with growing fencing tokens.
 //!
-//! The search is that of Wing and Gong (1993) with Lowe's memory of what was tried (2017), as in Porcupine.
+//! The search is that of Wing and Gong (1993) with Lowe's memory of what was tried (2017), as in
+//! Porcupine.
 
 use std::collections::HashSet;
 
@@ -72,7 +73,8 @@ fn attempts() -> impl Strategy<Value = Vec<Attempt>> {
     prop::collection::vec(attempt, 1..6)
 }
 
-/// Whether some order of the grants and endings, each within its window, is one of a mutex whose tokens grow.
+/// Whether some order of the grants and endings, each within its window, is one of a mutex whose
+/// tokens grow.
 fn explained(attempts: &[Attempt]) -> bool {
     /// A step of the sequential lock, and when it can have happened.
     struct Step {
@@ -81,7 +83,8 @@ fn explained(attempts: &[Attempt]) -> bool {
         from: u64,
         to: u64,
     }
-    // What an attempt with a lost answer did is open, and "nothing" is always possible: it explains neither more nor less.
+    // What an attempt with a lost answer did is open, and "nothing" is always possible: it explains
+    // neither more nor less.
     let known: Vec<&Attempt> = attempts.iter().filter(|a| a.token.is_some()).collect();
     let mut steps = Vec::new();
     for (of, attempt) in known.iter().enumerate() {

@@ -3,10 +3,12 @@
 // A test that meets an error has failed.
 #![allow(clippy::unwrap_used)]
 
+mod catalogue;
 mod checker;
 mod checker_clean;
 mod checker_search;
 mod conformance_control;
+mod links;
 mod msrv;
 mod outside_conformance;
 mod server;

@@ -1,4 +1,5 @@
-//! The oldest Rust that we declare is one that our dependencies work with. (`clippy::incompatible_msrv` looks at our own code.)
+//! The oldest Rust that we declare is one that our dependencies work with.
+//! (`clippy::incompatible_msrv` looks at our own code.)
 
 use std::collections::{HashMap, HashSet};
 use std::process::Command;

@@ -2,22 +2,19 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use lock_conformance::poll_once;
 use lock_runtime::memory::{Fault, MemoryBackend};
-use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder, LostReason};
+use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder};
+use lock_tests::faults::ms;
 use lock_tests::server::Server;
 use tokio::time::{Instant, sleep, timeout};
 
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
-}
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
 }
 
 /// Two runtimes on one store, as two processes have them.
@@ -55,283 +52,6 @@ async fn what_is_known_at_once_is_told_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lock_excludes_others_until_it_is_released() {
-    let (store, one, two) = two_processes().await;
-    let guard = one.lock("k").acquire().await.unwrap();
-    assert!(two.lock("k").try_acquire().await.unwrap().is_none());
-    assert!(one.lock("k").try_acquire().await.unwrap().is_none());
-    let taken = two
-        .lock("k")
-        .wait(Duration::ZERO)
-        .acquire()
-        .await
-        .unwrap_err();
-    assert!(taken.is_taken() && taken.is_retryable(), "{taken}");
-    guard.release().await.unwrap();
-    let guard = two.lock("k").try_acquire().await.unwrap().unwrap();
-    drop(guard);
-    assert!(store.is_idle());
-}
-
-#[tokio::test(start_paused = true)]
-async fn waiting_ends_with_the_wait_and_says_that_another_holds_it() {
-    let (store, one, two) = two_processes().await;
-    let guard = one.lock("k").acquire().await.unwrap();
-    for locks in [&one, &two] {
-        let started = Instant::now();
-        let error = locks.lock("k").wait(secs(2)).acquire().await.unwrap_err();
-        assert!(error.is_timeout(), "{error:?}");
-        assert_eq!(started.elapsed().as_secs(), 2);
-    }
-    guard.release().await.unwrap();
-    idle(&store).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_next_waiter_is_served_at_once_whichever_process_it_is_in() {
-    let (store, one, two) = two_processes().await;
-    let guard = one.lock("k").acquire().await.unwrap();
-    let waiter = tokio::spawn(async move {
-        let guard = two.lock("k").acquire().await.unwrap();
-        let at = Instant::now();
-        guard.release().await.unwrap();
-        at
-    });
-    sleep(secs(3)).await;
-    let released = Instant::now();
-    guard.release().await.unwrap();
-    assert_eq!(waiter.await.unwrap(), released);
-    assert!(store.is_idle());
-}
-
-#[tokio::test(start_paused = true)]
-async fn every_task_of_two_processes_gets_its_turn_with_a_growing_token() {
-    let (store, one, two) = two_processes().await;
-    let (inside, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let last = Arc::new(std::sync::Mutex::new(0));
-    let tasks: Vec<_> = (0..200)
-        .map(|n| {
-            let locks = if n % 2 == 0 { one.clone() } else { two.clone() };
-            let (inside, most, last) = (inside.clone(), most.clone(), last.clone());
-            tokio::spawn(async move {
-                let guard = locks
-                    .lock("k")
-                    .ttl(secs(5))
-                    .wait(secs(60))
-                    .acquire()
-                    .await
-                    .unwrap();
-                most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                sleep(ms(n % 7)).await;
-                assert!(guard.is_held());
-                {
-                    let mut last = last.lock().unwrap();
-                    assert!(
-                        guard.fencing_token().as_u64() > *last,
-                        "{} after {last}",
-                        guard.fencing_token()
-                    );
-                    *last = guard.fencing_token().as_u64();
-                }
-                inside.fetch_sub(1, Ordering::SeqCst);
-                guard.release().await.unwrap();
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
-    }
-    assert_eq!(most.load(Ordering::SeqCst), 1);
-    assert!(store.is_idle());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_held_lock_is_renewed_until_it_is_released() {
-    let (store, locks) = one_process().await;
-    let guard = locks.lock("k").ttl(secs(1)).acquire().await.unwrap();
-    for _ in 0..100 {
-        sleep(ms(100)).await;
-        assert!(
-            guard.is_held() && guard.remaining() > ms(500),
-            "{:?}",
-            guard.remaining()
-        );
-        assert!(store.is_held("k"));
-    }
-    guard.release().await.unwrap();
-    assert!(!store.is_held("k"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn without_renewal_a_lock_ends_with_its_ttl_and_says_so() {
-    let (_, locks) = one_process().await;
-    let guard = locks
-        .lock("k")
-        .ttl(secs(1))
-        .renew(false)
-        .acquire()
-        .await
-        .unwrap();
-    let started = Instant::now();
-    timeout(secs(5), guard.lost()).await.unwrap();
-    assert!(
-        (980..=990).contains(&started.elapsed().as_millis()),
-        "{:?}",
-        started.elapsed()
-    );
-    assert!(!guard.is_held());
-    let error = guard.release().await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            LockError::Lost {
-                reason: LostReason::Expired,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lock_that_the_store_gave_to_another_is_lost_at_the_next_renewal() {
-    let (store, locks) = one_process().await;
-    let guard = locks.lock("k").ttl(secs(10)).acquire().await.unwrap();
-    store.steal("k");
-    let started = Instant::now();
-    timeout(secs(5), guard.lost()).await.unwrap();
-    assert!(started.elapsed() <= secs(1));
-    let error = guard.release().await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            LockError::Lost {
-                reason: LostReason::NotHeld,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_waiter_takes_over_when_the_lease_of_a_vanished_holder_ends() {
-    let (_, one, two) = two_processes().await;
-    let guard = one
-        .lock("k")
-        .ttl(secs(3))
-        .renew(false)
-        .acquire()
-        .await
-        .unwrap();
-    let started = Instant::now();
-    let next = two.lock("k").ttl(secs(3)).acquire().await.unwrap();
-    assert!(started.elapsed() <= ms(3100), "{:?}", started.elapsed());
-    assert!(next.fencing_token() > guard.fencing_token());
-    drop(guard);
-    assert!(next.is_held());
-    next.release().await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_dropped_acquire_leaves_nothing_behind() {
-    let (store, one, two) = two_processes().await;
-    let guard = one.lock("k").acquire().await.unwrap();
-    for locks in [&one, &two] {
-        let waiting = timeout(secs(1), locks.lock("k").acquire());
-        assert!(waiting.await.is_err());
-    }
-    guard.release().await.unwrap();
-    idle(&store).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn max_hold_ends_a_hold_that_takes_too_long() {
-    let (store, locks) = one_process().await;
-    let outcome = locks
-        .lock("k")
-        .ttl(secs(1))
-        .max_hold(secs(5))
-        .run(async |_| sleep(secs(60)).await)
-        .await;
-    let error = outcome.unwrap_err();
-    assert!(error.is_max_hold(), "{error:?}");
-    assert!(store.is_idle());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_body_is_dropped_at_its_await_when_the_lock_is_lost() {
-    struct Dropped(Arc<AtomicUsize>);
-    impl Drop for Dropped {
-        fn drop(&mut self) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-    let (store, locks) = one_process().await;
-    let drops = Arc::new(AtomicUsize::new(0));
-    let outcome = locks
-        .lock("k")
-        .ttl(secs(1))
-        .run(async |lock| {
-            let _dropped = Dropped(drops.clone());
-            store.steal("k");
-            sleep(secs(60)).await;
-            lock.fencing_token()
-        })
-        .await;
-    assert!(outcome.unwrap_err().is_lost());
-    assert_eq!(drops.load(Ordering::SeqCst), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_nested_call_runs_under_the_lease_it_already_has() {
-    let (store, locks) = one_process().await;
-    let tokens = locks
-        .lock("k")
-        .run(async |outer| {
-            let inner = locks.lock("k").run(async |inner| inner.fencing_token());
-            let other = locks.lock("k").run(async |inner| {
-                sleep(secs(1)).await;
-                inner.fencing_token()
-            });
-            let (inner, other) = tokio::join!(inner, other);
-            assert!(store.is_held("k"));
-            [outer.fencing_token(), inner.unwrap(), other.unwrap()]
-        })
-        .await
-        .unwrap();
-    assert!(
-        tokens[0] == tokens[1] && tokens[1] == tokens[2],
-        "{tokens:?}"
-    );
-    assert!(store.is_idle());
-}
-
-#[tokio::test(start_paused = true)]
-async fn shutdown_refuses_new_claims_and_waits_for_guards() {
-    let (store, one, two) = two_processes().await;
-    let guard = one.lock("k").acquire().await.unwrap();
-    let blocker = two.lock("other").acquire().await.unwrap();
-    let waiting = {
-        let one = one.clone();
-        tokio::spawn(async move { one.lock("other").acquire().await })
-    };
-    sleep(ms(10)).await;
-    let closing = {
-        let one = one.clone();
-        tokio::spawn(async move { one.shutdown().await })
-    };
-    sleep(secs(5)).await;
-    assert!(waiting.await.unwrap().unwrap_err().is_shut_down());
-    assert!(one.lock("x").acquire().await.unwrap_err().is_shut_down());
-    assert!(!closing.is_finished() && guard.is_held());
-    guard.release().await.unwrap();
-    closing.await.unwrap().unwrap();
-    drop(blocker);
-    assert!(store.is_idle());
-}
-
-#[tokio::test(start_paused = true)]
 async fn shutdown_does_not_wait_for_ever() {
     let store = MemoryBackend::new();
     let locks = LockRuntime::backend(store)
@@ -340,10 +60,15 @@ async fn shutdown_does_not_wait_for_ever() {
         .await
         .unwrap();
     let guard = locks.lock("k").acquire().await.unwrap();
-    assert!(matches!(
-        locks.shutdown().await,
-        Err(LockError::StillHeld { locks: 1 })
-    ));
+    let error = locks.shutdown().await.unwrap_err();
+    let LockError::StillHeld { locks: 1, keys } = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(keys, std::slice::from_ref(guard.key()));
+    assert!(
+        error.to_string().ends_with("1 lock was still held: `k`"),
+        "{error}"
+    );
     drop(guard);
 }
 
@@ -536,7 +261,8 @@ async fn a_shutdown_does_not_wait_for_a_driver_that_is_gone() {
     timeout(secs(30), closing).await.unwrap().unwrap().unwrap();
 }
 
-/// In real time, since a blocked thread is the point: the watchdog, which runs on it here, has not noticed.
+/// In real time, since a blocked thread is the point: the watchdog, which runs on it here, has not
+/// noticed.
 #[tokio::test]
 async fn a_lease_that_ended_before_its_release_is_lost_even_if_the_store_is_down() {
     let store = MemoryBackend::new();

@@ -3,7 +3,6 @@
 // A test that meets an error has failed.
 #![allow(clippy::unwrap_used)]
 
-mod cancellation;
 mod fencing;
 mod keys_together;
 mod leading;
@@ -11,9 +10,12 @@ mod lesser_stores;
 mod locking;
 mod lost_for_good;
 mod minimum_hold;
+mod on_every_store;
+mod once_per;
 mod passing_on;
 mod several_keys;
 mod shutdown;
 mod stalled_futures;
 mod strange_backends;
 mod stress;
+mod w05_dropped_futures;

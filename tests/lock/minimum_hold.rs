@@ -1,17 +1,16 @@
 //! A key stays taken for its minimum hold: counted from the beginning of the body, whatever becomes
-//! of the body and of its process.
+//! of the body and of its process. With `once_per` it does after a body that ended well.
 
 use std::future::pending;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Limits, News, Release, Released, Renewal, Renewed,
-};
-use lock_runtime::memory::MemoryBackend;
+use lock_runtime::backend::{Acquired, Backend, BackendError, Claim, Limits};
+use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{LockError, LockRuntime, distributed_lock};
-use tokio::time::{Instant, sleep};
+use lock_tests::decorated::{Decorated, Decorator};
+use tokio::time::{Instant, sleep, timeout};
 
 const LEAST: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(600);
@@ -49,42 +48,32 @@ impl Way {
     }
 }
 
-impl Backend for Way {
+impl Decorator for Way {
+    type Inner = MemoryBackend;
+
+    fn inner(&self) -> &MemoryBackend {
+        &self.store
+    }
+
     fn limits(&self) -> Limits {
         let mut limits = self.store.limits();
         limits.keep = self.keeps;
         limits
     }
 
-    fn attach(&self, news: Weak<dyn News>) {
-        self.store.attach(news);
+    async fn before(&self) {
+        self.travel().await;
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        self.travel().await;
         let answer = self.store.acquire(claim).await;
         self.travel().await;
         answer
     }
-
-    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
-        self.travel().await;
-        self.store.renew(leases).await
-    }
-
-    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
-        self.travel().await;
-        self.store.release(release).await
-    }
-
-    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        self.travel().await;
-        self.store.abandon(claim).await
-    }
 }
 
 async fn process(way: &Way) -> LockRuntime {
-    let locks = LockRuntime::backend(way.clone());
+    let locks = LockRuntime::backend(Decorated(way.clone()));
     locks.default_wait(LONG).build().await.unwrap()
 }
 
@@ -304,4 +293,176 @@ async fn a_store_that_cannot_keep_is_told_before_the_body() {
     assert!(store.is_idle());
     let lock = locks.lock("job").max_hold(LEAST).min_hold(2 * LEAST);
     assert!(matches!(lock.acquire().await, Err(LockError::Config(_))));
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+#[distributed_lock(key = "job", once_per = "1h", runtime = locks)]
+async fn hourly(locks: &LockRuntime, takes: Duration) -> Result<Option<Instant>, LockError> {
+    let began = Instant::now();
+    sleep(takes).await;
+    Ok(Some(began))
+}
+
+/// When the body of somebody who tries again and again begins.
+async fn tries(locks: &LockRuntime) -> Instant {
+    loop {
+        if let Some(began) = hourly(locks, Duration::ZERO).await.unwrap() {
+            return began;
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_ended_well_is_not_run_again_within_its_period() {
+    for takes in [0, 600] {
+        let (store, one, other) = processes().await;
+        let takes = Duration::from_secs(takes);
+        let (began, skipped) = tokio::join!(hourly(&one, takes), async {
+            sleep(Duration::from_millis(20)).await;
+            hourly(&other, takes).await
+        });
+        let began = began.unwrap().unwrap();
+        assert_eq!(skipped.unwrap(), None);
+        assert!(store.owner("job").unwrap().as_str().starts_with("kept:"));
+        // It is the store that knows: the process may be gone.
+        one.shutdown().await.unwrap();
+        let after = tries(&other).await - began;
+        assert!(after >= HOUR && after < HOUR + HOUR / 60, "{after:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_takes_longer_than_its_period_keeps_nothing() {
+    let (store, one, other) = processes().await;
+    assert!(hourly(&one, HOUR).await.unwrap().is_some());
+    assert!(store.is_idle());
+    assert!(hourly(&other, Duration::ZERO).await.unwrap().is_some());
+}
+
+/// Whether another may run the job at once after a body that ends so.
+async fn is_free_after<T>(body: impl AsyncFnOnce(&MemoryBackend) -> T) -> bool
+where
+    T: lock_runtime::LockDone,
+{
+    let (store, one, other) = processes().await;
+    let lock = one.lock("job");
+    let job = lock.run_once_per(HOUR, async |_| body(&store).await);
+    let _ = job.await;
+    sleep(Duration::from_secs(1)).await;
+    other.lock("job").try_acquire().await.unwrap().is_some()
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_error_or_a_loss_the_next_one_tries() {
+    assert!(is_free_after(async |_| Err::<(), _>("no data yet")).await);
+    assert!(is_free_after(async |_| None::<u32>).await);
+    let lost = async |store: &MemoryBackend| {
+        store.expire("job");
+        sleep(Duration::from_secs(60)).await;
+    };
+    assert!(is_free_after(lost).await);
+    // The control: after what ended well it does not.
+    assert!(!is_free_after(async |_| Ok::<_, &str>(1)).await);
+    assert!(!is_free_after(async |_| Some(1)).await);
+    assert!(!is_free_after(async |_| ()).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_panic_or_a_drop_the_next_one_tries() {
+    let (_, one, other) = processes().await;
+    let lock = one.lock("job");
+    let panics = tokio::spawn(lock.run_once_per(HOUR, async |_| -> () { panic!("planned") }));
+    assert!(panics.await.unwrap_err().is_panic());
+    let dropped = one
+        .lock("job")
+        .run_once_per(HOUR, async |_| pending::<()>().await);
+    assert!(timeout(LEAST, dropped).await.is_err());
+    sleep(Duration::from_secs(1)).await;
+    assert!(hourly(&other, Duration::ZERO).await.unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_dies_in_the_job_costs_its_ttl() {
+    let store = MemoryBackend::new();
+    let way = Way::new(&store);
+    let (one, other) = (process(&way).await, process(&Way::new(&store)).await);
+    let began = Instant::now();
+    let lock = one.lock("job").ttl(Duration::from_secs(2));
+    let job = tokio::spawn(lock.run_once_per(HOUR, async move |_| {
+        way.die();
+        pending::<()>().await
+    }));
+    sleep(Duration::from_secs(1)).await;
+    assert!(tries(&other).await - began < Duration::from_secs(5));
+    job.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_dropped_at_its_end_leaves_a_key_that_is_free_or_kept() {
+    let mut outcomes = Vec::new();
+    // The way to the store takes 5 ms, twice: the lock is asked for, extended, and left to be kept.
+    for millis in 0..40 {
+        let (store, one, other) = processes().await;
+        let job = timeout(Duration::from_millis(millis), hourly(&one, Duration::ZERO));
+        let is_done = job.await.is_ok();
+        sleep(Duration::from_secs(1)).await;
+        // Nobody holds it, whose ttl others would wait for.
+        let owner = store.owner("job");
+        let is_kept = owner.is_some_and(|owner| owner.as_str().starts_with("kept:"));
+        assert_eq!(store.is_held("job"), is_kept, "{millis}");
+        let skips = hourly(&other, Duration::ZERO).await.unwrap().is_none();
+        assert_eq!(skips, is_kept, "{millis}");
+        outcomes.push((is_kept, is_done));
+    }
+    // Once the store was told, it knows; and who is told that the job is done can rely on that.
+    assert!(outcomes.is_sorted(), "{outcomes:?}");
+    assert!(
+        outcomes
+            .iter()
+            .all(|(is_kept, is_done)| *is_kept || !is_done)
+    );
+    assert_eq!((outcomes[0], outcomes[39]), ((false, false), (true, true)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_job_is_told_to_a_store_that_comes_back_in_time() {
+    let store = MemoryBackend::new();
+    let locks = LockRuntime::backend(store.clone()).build().await.unwrap();
+    let job = async |failures| {
+        let lock = locks.lock("job").ttl(Duration::from_secs(10)).renew(false);
+        let job = lock.run_once_per(HOUR, async |_| {
+            store.fail_next(failures, Fault::Unavailable)
+        });
+        let outcome = job.await;
+        store.fail_next(0, Fault::Unavailable);
+        outcome
+    };
+    assert_eq!(job(5).await.unwrap(), Some(()));
+    assert!(store.owner("job").unwrap().as_str().starts_with("kept:"));
+    // One that does not: nobody is told that the job is done.
+    store.expire("job");
+    assert!(job(usize::MAX).await.unwrap_err().is_lost());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_cannot_keep_is_told_before_a_job_of_once_per() {
+    let store = MemoryBackend::new();
+    let mut way = Way::new(&store);
+    way.keeps = false;
+    let locks = process(&way).await;
+    let refused = hourly(&locks, Duration::ZERO).await;
+    let LockError::Config(text) = refused.unwrap_err() else {
+        panic!("it is a mistake of the program");
+    };
+    assert!(text.contains("`once_per`"), "{text}");
+    assert!(store.is_idle());
+    for period in [Duration::ZERO, 25 * HOUR] {
+        let refused = locks.lock("job").run_once_per(period, async |_| ()).await;
+        assert!(matches!(refused, Err(LockError::Config(_))), "{period:?}");
+    }
+    let lock = locks.lock("job").min_hold(HOUR);
+    let refused = lock.run_once_per(HOUR, async |_| ()).await;
+    assert!(matches!(refused, Err(LockError::Config(text)) if text.contains("min_hold")));
 }

@@ -1,14 +1,12 @@
-//! What a process may do with a lease that it passes on between its own callers, or was handed: mistakes that the model of the protocol
-//! shows to be harmful.
+//! What a process may do with a lease that it passes on between its own callers, or was handed:
+//! mistakes that the model of the protocol shows to be harmful.
 
-use std::sync::Weak;
 use std::time::Duration;
 
-use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, News, Release, Released, Renewal, Renewed,
-};
+use lock_runtime::backend::{Acquired, Backend, BackendError, Claim, Release, Released};
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{LockError, LockGuard, LockRuntime};
+use lock_tests::decorated::{Decorated, Decorator};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{sleep, timeout};
 
@@ -77,7 +75,7 @@ async fn a_lost_lease_is_not_passed_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_passed_on_with_reserved_tokens_only() {
-    let store = OneToken(MemoryBackend::new());
+    let store = Decorated(OneToken(MemoryBackend::new()));
     let (one, two) = (process(store.clone(), 0.1).await, process(store, 0.1).await);
     let holder = one.lock("k").ttl(TTL).acquire().await.unwrap();
     let (here, there) = (waiter(&one).await, waiter(&two).await);
@@ -135,7 +133,8 @@ async fn a_lease_that_nobody_renews_is_passed_on_while_it_is_nearly_whole() {
     }
 }
 
-/// In real time, since a blocked thread is the point: the watchdog, which runs on it here, has not noticed.
+/// In real time, since a blocked thread is the point: the watchdog, which runs on it here, has not
+/// noticed.
 #[tokio::test]
 async fn a_lease_held_beyond_its_limit_is_not_passed_on() {
     let limit = Duration::from_secs(2);
@@ -160,25 +159,19 @@ fn with_one(claim: &Claim) -> Claim {
     claim
 }
 
-impl Backend for OneToken {
-    fn attach(&self, news: Weak<dyn News>) {
-        self.0.attach(news);
+impl Decorator for OneToken {
+    type Inner = MemoryBackend;
+
+    fn inner(&self) -> &MemoryBackend {
+        &self.0
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
         self.0.acquire(&with_one(claim)).await
     }
 
-    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
-        self.0.renew(leases).await
-    }
-
     async fn release(&self, release: &Release) -> Result<Released, BackendError> {
         let next = release.next.as_ref().map(with_one);
         self.0.release(&release.clone().then(next)).await
-    }
-
-    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        self.0.abandon(claim).await
     }
 }

@@ -44,9 +44,10 @@ async fn nested(locks: &LockRuntime, one: &str, other: &str) -> Result<(), LockE
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_who_want_the_same_keys_never_wait_for_each_other() {
+async fn those_who_want_the_same_keys_never_wait_for_each_other() {
     let store = MemoryBackend::new();
     let (one, other) = (runtime(&store).await, runtime(&store).await);
+    let third = runtime(&store).await;
     // The control: one within the other, both wait in vain, and are told what to do.
     let (mine, theirs) = tokio::join!(nested(&one, "a", "b"), nested(&other, "b", "a"));
     let refused = mine.and(theirs).unwrap_err();
@@ -59,9 +60,17 @@ async fn two_who_want_the_same_keys_never_wait_for_each_other() {
             let body = async |_: Vec<_>| sleep(Duration::from_millis(10)).await;
             locks.lock_all(keys).wait(wait).run(body).await
         };
-        let (mine, theirs) = tokio::join!(both(&one, ["a", "b"]), both(&other, ["b", "a"]));
-        mine.unwrap();
-        theirs.unwrap();
+        // Two wait while one has both, and each could get one of them after it.
+        let all = tokio::join!(
+            both(&one, ["a", "b"]),
+            both(&other, ["b", "a"]),
+            both(&third, ["a", "b"]),
+            both(&one, ["b", "a"]),
+        );
+        all.0.unwrap();
+        all.1.unwrap();
+        all.2.unwrap();
+        all.3.unwrap();
     }
     idle(&store).await;
 }

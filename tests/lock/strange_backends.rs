@@ -1,14 +1,13 @@
 //! Backends as users bring them: shared by several lock runtimes, late, or with a bug.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use lock_runtime::LockRuntime;
-use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, News, Release, Released, Renewal, Renewed,
-};
+use lock_runtime::backend::Backend;
 use lock_runtime::memory::MemoryBackend;
+use lock_tests::decorated::{Decorated, Decorator};
 use lock_tests::faults::{DEADLINE, eventually, ms};
 use tokio::time::sleep;
 
@@ -29,8 +28,16 @@ impl Strange {
             panics: Arc::default(),
         }
     }
+}
 
-    async fn go(&self) {
+impl Decorator for Strange {
+    type Inner = Arc<MemoryBackend>;
+
+    fn inner(&self) -> &Arc<MemoryBackend> {
+        &self.store
+    }
+
+    async fn before(&self) {
         let one_less = |left: usize| left.checked_sub(1);
         let panics = self
             .panics
@@ -42,32 +49,6 @@ impl Strange {
     }
 }
 
-impl Backend for Strange {
-    fn attach(&self, news: Weak<dyn News>) {
-        self.store.attach(news);
-    }
-
-    async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        self.go().await;
-        self.store.acquire(claim).await
-    }
-
-    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
-        self.go().await;
-        self.store.renew(leases).await
-    }
-
-    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
-        self.go().await;
-        self.store.release(release).await
-    }
-
-    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        self.go().await;
-        self.store.abandon(claim).await
-    }
-}
-
 async fn on(backend: impl Backend) -> LockRuntime {
     LockRuntime::backend(backend).build().await.unwrap()
 }
@@ -76,7 +57,7 @@ async fn on(backend: impl Backend) -> LockRuntime {
 #[tokio::test(start_paused = true)]
 async fn runtimes_that_share_a_backend_are_no_failure_to_each_other() {
     let store = Arc::new(MemoryBackend::new());
-    let late = on(Strange::new(&store, ms(10))).await;
+    let late = on(Decorated(Strange::new(&store, ms(10)))).await;
     let other = on(store.clone()).await;
     let guard = {
         let acquiring = tokio::spawn(late.lock("k").try_acquire());
@@ -97,7 +78,7 @@ async fn a_verb_that_panics_is_asked_again() {
     let store = Arc::new(MemoryBackend::new());
     let backend = Strange::new(&store, Duration::ZERO);
     let panics = backend.panics.clone();
-    let locks = on(backend).await;
+    let locks = on(Decorated(backend)).await;
     let acquire = async || {
         let lock = locks.lock("k").ttl(ms(4000)).wait(DEADLINE);
         lock.acquire().await.unwrap()

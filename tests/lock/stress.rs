@@ -1,19 +1,18 @@
-//! Random histories of three processes on one store that loses answers, hangs, forgets and is robbed, on a paused clock.
+//! Random histories of three processes on one store that loses answers, hangs, forgets and is
+//! robbed, on a paused clock.
 //!
-//! Whatever happens, no two guards of a key believe in their lock at once, tokens grow with every grant, everybody gets an answer in time,
-//! and in the end nothing is left.
+//! Whatever happens, no two guards of a key believe in their lock at once, tokens grow with every
+//! grant, everybody gets an answer in time, and in the end nothing is left.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
-use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, FenceBlock, Grant, News, Release, Released, Renewal,
-    Renewed,
-};
+use lock_runtime::backend::{Acquired, Backend, BackendError, Claim, FenceBlock, Grant};
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{FencingToken, LockGuard, LockHandle, LockRuntime};
+use lock_tests::decorated::{Decorated, Decorator};
 use tokio::time::{Instant, sleep, timeout};
 
 const KEYS: [&str; 2] = ["a", "b"];
@@ -101,7 +100,8 @@ async fn held(log: &Log, key: &'static str, guard: LockGuard, hold: Duration, rn
     }
 }
 
-/// What goes wrong meanwhile. Data loss and robbery let leases overlap, so they come in runs that do not check for it.
+/// What goes wrong meanwhile. Data loss and robbery let leases overlap, so they come in runs that
+/// do not check for it.
 async fn trouble(store: MemoryBackend, mut rng: Rng) {
     loop {
         sleep(ms(0..400, &mut rng)).await;
@@ -124,9 +124,11 @@ struct Careless {
     grants_twice: bool,
 }
 
-impl Backend for Careless {
-    fn attach(&self, news: Weak<dyn News>) {
-        self.store.attach(news);
+impl Decorator for Careless {
+    type Inner = MemoryBackend;
+
+    fn inner(&self) -> &MemoryBackend {
+        &self.store
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
@@ -141,18 +143,6 @@ impl Backend for Careless {
             }
             other => Ok(other),
         }
-    }
-
-    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
-        self.store.renew(leases).await
-    }
-
-    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
-        self.store.release(release).await
-    }
-
-    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        self.store.abandon(claim).await
     }
 }
 
@@ -169,10 +159,12 @@ fn history(seed: u64, grants_twice: bool) -> (u32, u32, Vec<String>) {
         let mut clients = Vec::new();
         for process in 0..3 {
             let passes = if process == 0 { 0 } else { 4 };
-            let builder = LockRuntime::backend(Careless {
-                store: store.clone(),
+            let store = store.clone();
+            let careless = Careless {
+                store,
                 grants_twice,
-            });
+            };
+            let builder = LockRuntime::backend(Decorated(careless));
             let builder = builder.local_passes(passes).local_share(0.5);
             let locks = builder.build().await.unwrap();
             for _ in 0..6 {

@@ -5,5 +5,6 @@
 
 mod conformance;
 mod documented;
+mod limits;
 mod store;
 mod watchdog;

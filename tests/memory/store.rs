@@ -5,11 +5,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use lock_conformance::inbox::Inbox;
-use lock_runtime::LockRuntime;
 use lock_runtime::backend::{
     Acquired, Backend, Claim, LockKey, OwnerToken, Release, Released, Renewal, Renewed,
 };
 use lock_runtime::memory::{Fault, MemoryBackend};
+use lock_runtime::{LockRuntime, LostReason};
 use tokio::time::{Instant, sleep};
 
 const TTL: Duration = Duration::from_secs(5);
@@ -140,7 +140,7 @@ async fn a_stolen_lock_ends_when_the_test_says_so() {
     store.steal("k");
     assert_ne!(store.owner("k"), Some(holder.owner.clone()));
     let answer = store.renew(&[renewal(&holder)]).await.remove(0);
-    assert_eq!(answer.unwrap(), Renewed::lost());
+    assert_eq!(answer.unwrap(), Renewed::Lost(LostReason::TakenOver));
     sleep(Duration::from_secs(86_400)).await;
     assert!(store.is_held("k") && !store.is_idle());
     store.expire("k");
@@ -234,7 +234,8 @@ async fn tokens_of_a_later_store_are_larger() {
         last = Some(grant.tokens.last);
         first.abandon(&claim).await.unwrap();
     }
-    // Far shorter than the restart of a process; the wall clock, since the tokens have to follow it.
+    // Far shorter than the restart of a process; the wall clock, since the tokens have to follow
+    // it.
     std::thread::sleep(Duration::from_millis(5));
     let Acquired::Granted(grant) = MemoryBackend::new().acquire(&claim("k")).await.unwrap() else {
         panic!("the lock is free");

@@ -1,6 +1,6 @@
 //! The pure store against the Redis backend: what the machines of simulated histories ask a store,
-//! in the order in which it took that, is asked of a real server, and every answer, every message of
-//! a hand-over, the owner, its ttl and the queue are what the pure store has.
+//! in the order in which it took that, is asked of a real server, and every answer, every message
+//! of a hand-over, the owner, its ttl and the queue are what the pure store has.
 //!
 //! Time does not pass here: what is given for a second is asked for for a thousand, and what ran
 //! out in the history is deleted. The control: with a mistake in the pure store, of those that

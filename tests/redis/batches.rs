@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lock_runtime::LostReason;
 use lock_runtime::backend::{
     Acquired, Backend, BackendError, Claim, LockKey, OwnerToken, Release, Released, Renewal,
     Renewed,
@@ -309,7 +310,14 @@ async fn a_key_of_another_kind_fails_its_call_alone() {
         error(&answers[1])
     );
     let answers: Vec<_> = answers.into_iter().filter_map(Result::ok).collect();
-    assert_eq!(answers, [Renewed::held(), Renewed::lost(), Renewed::held()]);
+    assert_eq!(
+        answers,
+        [
+            Renewed::held(),
+            Renewed::Lost(LostReason::Deleted),
+            Renewed::held()
+        ]
+    );
 
     let (answers, commands) = it.commands_of(it.release(&claims)).await;
     assert_eq!(commands, 1);

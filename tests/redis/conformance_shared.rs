@@ -1,4 +1,5 @@
-//! The Redis backend keeps the contract where calls share commands: here also those without company.
+//! The Redis backend keeps the contract where calls share commands: here also those without
+//! company.
 
 lock_conformance::conformance! {
     #[tokio::test]

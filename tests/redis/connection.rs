@@ -1,4 +1,5 @@
-//! What the Redis backend does with its connections, on real servers that are killed, stopped, demoted and locked up.
+//! What the Redis backend does with its connections, on real servers that are killed, stopped,
+//! demoted and locked up.
 
 use std::error::Error;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use lock_runtime::redis::deadpool_redis::redis::RedisError;
 use lock_runtime::redis::deadpool_redis::{Config, PoolConfig};
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_tests::causes;
-use lock_tests::faults::{SLACK, is_withdrawal, listeners};
+use lock_tests::faults::{SLACK, eventually, is_withdrawal, listeners};
 use lock_tests::redis_store::connect;
 use lock_tests::server::{Options, Server};
 use tokio::time::{Instant, sleep, timeout};
@@ -63,15 +64,6 @@ async fn eventually_granted(backend: &RedisBackend, claim: &Claim) {
         }
     };
     timeout(DEADLINE, asking).await.expect("no answer");
-}
-
-async fn eventually(mut condition: impl FnMut() -> bool) {
-    let waiting = async {
-        while !condition() {
-            sleep(Duration::from_millis(2)).await;
-        }
-    };
-    timeout(DEADLINE, waiting).await.expect("it did not happen");
 }
 
 /// The names of the clients of `server`, apart from the one that asks.
@@ -128,18 +120,18 @@ fn each_tokio_runtime_gets_a_connection_as_far_as_the_pool_has_room() {
             let claim = claim("k");
             assert!(acquire(&backend, &claim).await.unwrap());
             release(&backend, &claim).await;
-            eventually(|| connections(&server) == expected).await;
+            eventually("it happens", || connections(&server) == expected).await;
         });
     }
     // What one leaves is there for the next.
     let [first, .., last] = runtimes;
     drop(first);
     last.block_on(async {
-        eventually(|| connections(&server) == 2).await;
+        eventually("it happens", || connections(&server) == 2).await;
         assert!(acquire(&backend, &claim("k")).await.unwrap());
-        eventually(|| connections(&server) == 3).await;
+        eventually("it happens", || connections(&server) == 3).await;
         backend.close().await;
-        eventually(|| connections(&server) == 0).await;
+        eventually("it happens", || connections(&server) == 0).await;
     });
 }
 
@@ -254,7 +246,7 @@ async fn a_waiter_whose_process_is_gone_costs_nothing() {
     assert!(!acquire(&gone, &lost).await.unwrap());
     assert!(!acquire(&there, &heir).await.unwrap());
     drop(gone);
-    eventually(|| listeners(&server, "k") == [0, 1]).await;
+    eventually("it happens", || listeners(&server, "k") == [0, 1]).await;
 
     release(&here, &holder).await;
     let news = timeout(DEADLINE, inbox.changed(&heir)).await.unwrap();
@@ -445,7 +437,7 @@ async fn dropping_it_closes_its_connections() {
         } else {
             drop(backend);
         }
-        eventually(|| lanes(&server) == 0).await;
+        eventually("it happens", || lanes(&server) == 0).await;
     }
 }
 
@@ -466,7 +458,7 @@ async fn a_release_that_nobody_waits_for_is_sent_before_the_end() {
     }
     drop(backend);
     let owner = || server.run::<Option<String>>(&["GET", claim.key.stored()]);
-    eventually(|| owner().is_none()).await;
+    eventually("it happens", || owner().is_none()).await;
 }
 
 #[tokio::test]
@@ -476,7 +468,7 @@ async fn closing_answers_what_was_asked_and_nothing_more() {
     let asked = claim("k");
     let (answer, ()) = tokio::join!(acquire(&backend, &asked), backend.close());
     assert!(answer.unwrap());
-    eventually(|| lanes(&server) == 0).await;
+    eventually("it happens", || lanes(&server) == 0).await;
     let error = backend.acquire(&claim("other")).await.unwrap_err();
     assert!(causes(&error).contains("closed"), "{}", causes(&error));
 }

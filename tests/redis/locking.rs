@@ -1,8 +1,6 @@
 //! What the front promises, on a real Redis server.
 
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lock_conformance::poll_once;
@@ -13,63 +11,8 @@ use lock_tests::faults::{owner, queued};
 use lock_tests::server::Server;
 use tokio::task::JoinHandle;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_task_of_two_processes_gets_its_turn_with_a_growing_token() {
-    const ROUNDS: u32 = 25;
-    let server = Server::start();
-    let mut runtimes = Vec::new();
-    for passes in [0, 32] {
-        let builder = LockRuntime::redis(server.url()).local_passes(passes);
-        runtimes.push(builder.build().await.unwrap());
-    }
-    let (inside, overlaps) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let (last, stale) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU32::new(0)));
-    let started = Instant::now();
-    let tasks: Vec<_> = (0..32)
-        .map(|n| {
-            let locks = runtimes[n % 2].clone();
-            let (inside, overlaps) = (inside.clone(), overlaps.clone());
-            let (last, stale) = (last.clone(), stale.clone());
-            tokio::spawn(async move {
-                for _ in 0..ROUNDS {
-                    let lock = locks.lock("k").ttl(Duration::from_secs(5));
-                    let guard = lock.wait(Duration::from_secs(60)).acquire().await.unwrap();
-                    overlaps.fetch_add(inside.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
-                    let token = guard.fencing_token().as_u64();
-                    if last.fetch_max(token, Ordering::SeqCst) >= token {
-                        stale.fetch_add(1, Ordering::SeqCst);
-                    }
-                    inside.fetch_sub(1, Ordering::SeqCst);
-                    guard.release().await.unwrap();
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
-    }
-    println!(
-        "{:.0} hand-offs a second",
-        32.0 * f64::from(ROUNDS) / started.elapsed().as_secs_f64()
-    );
-    assert_eq!(
-        (
-            overlaps.load(Ordering::SeqCst),
-            stale.load(Ordering::SeqCst)
-        ),
-        (0, 0)
-    );
-    for locks in &runtimes {
-        locks.shutdown().await.unwrap();
-    }
-    assert_eq!(
-        server.run::<u32>(&["EXISTS", "lock:k", "{lock:k}:waiters"]),
-        0
-    );
-    server.finish();
-}
-
-/// A claim in the queue of `k` that will never look at what it is sent. Dropping the backend ends its subscription.
+/// A claim in the queue of `k` that will never look at what it is sent. Dropping the backend ends
+/// its subscription.
 async fn dead(server: &Server, grace: Duration) -> (RedisBackend, Claim) {
     let backend = lock_tests::redis_store::connect(server).await;
     let key = LockKey::new("lock:", "k").unwrap();
@@ -106,7 +49,8 @@ async fn costs(
     waited
 }
 
-/// W7: whoever dies as it is handed the lock tells nobody, and the next has heard only of the lease before.
+/// W7: whoever dies as it is handed the lock tells nobody, and the next has heard only of the lease
+/// before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiter_that_dies_as_it_is_handed_the_lock_costs_the_grace() {
     let server = Server::start();
@@ -137,7 +81,8 @@ async fn news_that_come_before_the_answer_are_heard() {
     waiting.await.unwrap().release().await.unwrap();
 }
 
-/// W7: who releases and waits again looks after the one that was served, and the next is told nothing.
+/// W7: who releases and waits again looks after the one that was served, and the next is told
+/// nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiter_that_dies_behind_one_who_waits_again_costs_the_grace() {
     let server = Server::start();

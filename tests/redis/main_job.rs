@@ -1,21 +1,18 @@
-//! The main job, as a user sees it: annotated functions against real servers, real processes and other libraries.
+//! The main job, as a user sees it: annotated functions against real servers, real processes and
+//! other libraries.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lock_runtime::{LockError, LockRuntime, distributed_lock};
-use lock_tests::faults::SLACK;
 use lock_tests::faults::process::{Process, token};
+use lock_tests::faults::{SLACK, comes_true, ms};
 use lock_tests::server::Server;
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// By when everything here has happened, on a machine that is busy with other things.
 const DEADLINE: Duration = Duration::from_secs(30);
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
 
 async fn runtime(server: &Server) -> LockRuntime {
     let builder = LockRuntime::redis(server.url()).command_timeout(ms(5000));
@@ -44,20 +41,10 @@ async fn is_taken(locks: &LockRuntime) -> bool {
     locks.lock("k").try_acquire().await.unwrap().is_none()
 }
 
-async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
-    let wait = async {
-        while !condition().await {
-            sleep(ms(5)).await;
-        }
-    };
-    let happened = timeout(DEADLINE, wait).await;
-    assert!(happened.is_ok(), "{what} did not happen");
-}
-
 /// Looks from outside: an attempt to acquire it could itself be what another meets.
 async fn is_held(server: &Server) {
     let exists = async || server.run(&["EXISTS", "lock:k"]);
-    eventually("the lock", exists).await;
+    comes_true("the lock", exists).await;
 }
 
 async fn end(server: Server, locks: &[&LockRuntime]) {
@@ -118,7 +105,7 @@ async fn a_lock_of_redis_py_is_waited_for_until_it_is_released() {
         python(&server, program).await
     };
     let ours = async {
-        eventually("redis-py's lock", async || {
+        comes_true("redis-py's lock", async || {
             server.run::<bool>(&["EXISTS", "held"])
         })
         .await;
@@ -146,7 +133,7 @@ async fn redis_py_cannot_take_what_an_annotated_function_holds() {
         taken = meanwhile => assert_eq!(taken, "False"),
     }
     // The body was dropped, so the lock is free as soon as the release has arrived.
-    eventually("the release", async || !is_taken(&locks).await).await;
+    comes_true("the release", async || !is_taken(&locks).await).await;
     assert_eq!(python(&server, attempt).await, "True");
     end(server, &[&locks]).await;
 }

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use lock_runtime::{LockError, LockGuard, LockRuntime, LockRuntimeBuilder};
+use lock_tests::faults::eventually;
 use lock_tests::server::Server;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 const SOON: Duration = Duration::from_secs(30);
 const KEY: &str = "k";
@@ -31,20 +32,16 @@ async fn acquire(locks: &LockRuntime) -> LockGuard {
     timeout(SOON, acquire).await.unwrap().unwrap()
 }
 
-/// Somebody who wants the lock; their first asking has reached the server when `queued` claims wait there.
+/// Somebody who wants the lock; their first asking has reached the server when `queued` claims wait
+/// there.
 async fn waiter(locks: &LockRuntime, server: &Server, queued: usize) -> JoinHandle<LockGuard> {
     let locks = locks.clone();
     let waiter = tokio::spawn(async move { acquire(&locks).await });
-    eventually(|| server.run::<usize>(&["ZCARD", QUEUE]) == queued).await;
+    eventually("it happens", || {
+        server.run::<usize>(&["ZCARD", QUEUE]) == queued
+    })
+    .await;
     waiter
-}
-
-async fn eventually(mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !condition() {
-        assert!(Instant::now() < deadline, "it does not happen");
-        sleep(Duration::from_millis(2)).await;
-    }
 }
 
 #[tokio::test]
@@ -61,7 +58,7 @@ async fn processes_are_served_in_the_order_in_which_they_came() {
     }
     first.release().await.unwrap();
     for index in 0..waiters.len() {
-        eventually(|| waiters[index].is_finished()).await;
+        eventually("it happens", || waiters[index].is_finished()).await;
         assert!(
             waiters[index + 1..]
                 .iter()
@@ -83,7 +80,7 @@ async fn who_gives_up_waiting_leaves_no_place_in_the_queue() {
     let holder = acquire(&one).await;
     let waiter = waiter(&two, &server, 1).await;
     waiter.abort();
-    eventually(|| server.run::<usize>(&["ZCARD", QUEUE]) == 0).await;
+    eventually("it happens", || server.run::<usize>(&["ZCARD", QUEUE]) == 0).await;
     holder.release().await.unwrap();
     assert!(!server.run::<bool>(&["EXISTS", STORED]));
 }
@@ -106,7 +103,8 @@ async fn a_foreign_holder_that_frees_its_lock_early_and_silently_is_noticed() {
     guard.release().await.unwrap();
 }
 
-/// The calls of commands, those within scripts included, that a release causes with `waiting` claims in the queue.
+/// The calls of commands, those within scripts included, that a release causes with `waiting`
+/// claims in the queue.
 async fn calls_of_a_release(waiting: usize) -> u64 {
     let server = Server::start();
     let holder = process(&server).await;
@@ -161,7 +159,8 @@ async fn a_hand_over_does_not_cost_more_the_more_wait() {
     );
 }
 
-/// The owner tokens of `count` holders in a row, each of whom waited in this process while the one before held the lock.
+/// The owner tokens of `count` holders in a row, each of whom waited in this process while the one
+/// before held the lock.
 async fn owners(locks: &LockRuntime, count: usize) -> Vec<String> {
     let first = acquire(locks).await;
     let waiters: Vec<_> = (1..count)
@@ -311,7 +310,7 @@ async fn a_waiter_asks_again_after_the_heartbeat_that_is_set() {
     let holder = acquire(&one).await;
     let waiter = waiter(&two, &server, 1).await;
     let monitor = server.monitor();
-    eventually(|| {
+    eventually("it happens", || {
         let commands = monitor.commands(&server);
         commands.iter().filter(|line| line.contains(QUEUE)).count() >= 3
     })
@@ -330,7 +329,8 @@ async fn there_are_as_many_connections_as_lanes() {
             .lines()
             .filter(|line| line.contains("lib-name=lock-runtime"))
             .count();
-        // Redis 7.0 does not show the name of the library; all but the one that asks are ours there.
+        // Redis 7.0 does not show the name of the library; all but the one that asks are ours
+        // there.
         let ours = if ours == 0 {
             clients.lines().count() - 1
         } else {
@@ -338,7 +338,10 @@ async fn there_are_as_many_connections_as_lanes() {
         };
         assert_eq!(ours, lanes, "{clients}");
         locks.shutdown().await.unwrap();
-        eventually(|| server.run::<String>(&["CLIENT", "LIST"]).lines().count() == 1).await;
+        eventually("it happens", || {
+            server.run::<String>(&["CLIENT", "LIST"]).lines().count() == 1
+        })
+        .await;
     }
 }
 
@@ -358,10 +361,13 @@ async fn the_size_of_the_pool_bounds_the_connections() {
             guard.release().await.unwrap();
             most = most.max(count().min(connections));
             // One that was just replaced may be listed for a moment.
-            eventually(|| count() <= connections).await;
+            eventually("it happens", || count() <= connections).await;
         }
         locks.shutdown().await.unwrap();
-        eventually(|| server.run::<String>(&["CLIENT", "LIST"]).lines().count() == 1).await;
+        eventually("it happens", || {
+            server.run::<String>(&["CLIENT", "LIST"]).lines().count() == 1
+        })
+        .await;
     }
     let builder = LockRuntime::redis(server.url()).lanes(4).pool_size(3);
     let error = builder.build().await.unwrap_err();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use lock_conformance::inbox::Inbox;
+use lock_runtime::LostReason;
 use lock_runtime::backend::{
     Acquired, Backend, Claim, FenceBlock, Holder, LockKey, OwnerToken, Release, Released, Renewal,
     Renewed,
@@ -470,9 +471,9 @@ async fn a_renewal_extends_reserves_or_finds_the_lease_lost() {
     );
 
     it.server.run::<()>(&["DEL", LOCK]);
-    assert_eq!(renew(&renewal).await, Renewed::lost());
+    assert_eq!(renew(&renewal).await, Renewed::Lost(LostReason::Deleted));
     it.server.run::<()>(&["SET", LOCK, "another", "PX", "9000"]);
-    assert_eq!(renew(&renewal).await, Renewed::lost());
+    assert_eq!(renew(&renewal).await, Renewed::Lost(LostReason::TakenOver));
     assert!(it.ttl(LOCK) <= Duration::from_secs(9));
 }
 

@@ -4,4 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod conformance;
+mod interop;
 mod main_job;
+mod outages;
+mod security;
+mod splits;

@@ -7,15 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use lock_runtime::{LockError, LockRuntime, distributed_lock};
-use lock_tests::faults::eventually;
+use lock_tests::faults::{eventually, ms};
 use lock_tests::redlock_store::{five, urls};
 use lock_tests::server::Server;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
 
 async fn runtime(servers: &[Server]) -> LockRuntime {
     let builder = LockRuntime::redlock(urls(servers)).restart_delay(Duration::ZERO);

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::etcd_peers::Peers;
+
 /// By when a server has done what it was told.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -23,6 +25,7 @@ pub struct Options {
     arguments: Vec<String>,
     election: Option<Duration>,
     tls: bool,
+    is_cuttable: bool,
 }
 
 impl Options {
@@ -47,6 +50,13 @@ impl Options {
         self
     }
 
+    /// Lets members be [cut off](Cluster::cut_off) from one another.
+    #[must_use]
+    pub fn cuttable(mut self) -> Options {
+        self.is_cuttable = true;
+        self
+    }
+
     /// Starts so many members, and waits until they have a leader.
     pub fn start(self, members: usize) -> Cluster {
         // In memory, where there is such a place: each write of etcd waits for its disk.
@@ -62,11 +72,16 @@ impl Options {
                 members: (0..members).map(|_| Member::default()).collect(),
                 directory: tempfile::tempdir_in(directory.path()).unwrap(),
                 certificates: directory.path().to_owned(),
+                peers: None,
                 _parent: None,
             };
             let ports = free_ports(2 * members);
             for (member, ports) in cluster.members.iter_mut().zip(ports.chunks(2)) {
                 (member.client, member.peer) = (ports[0], ports[1]);
+            }
+            if self.is_cuttable {
+                let ports: Vec<u16> = cluster.members.iter().map(|member| member.peer).collect();
+                cluster.peers = Some(Peers::to(&ports));
             }
             for place in 0..members {
                 cluster.spawn(place);
@@ -87,6 +102,7 @@ pub struct Cluster {
     members: Vec<Member>,
     directory: TempDir,
     certificates: PathBuf,
+    peers: Option<Peers>,
     _parent: Option<TempDir>,
 }
 
@@ -211,16 +227,29 @@ impl Cluster {
         leases.map(str::to_owned).collect()
     }
 
-    /// How many calls of a method a member has answered.
-    pub fn answered(&self, place: usize, method: &str) -> u64 {
+    /// The version that `etcdctl` tells of the first member.
+    pub fn version(&self) -> String {
+        // The columns are: endpoint, id, version, ….
+        let status = self.ctl(&["endpoint", "status", "-w=simple"]);
+        let version = status.split(", ").nth(2);
+        version.unwrap_or("unknown").to_owned()
+    }
+
+    /// What a member counts, in the format of Prometheus.
+    pub fn metrics(&self, place: usize) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port(place))).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let request = "GET /metrics HTTP/1.0\r\n\r\n";
         stream.write_all(request.as_bytes()).unwrap();
         let mut metrics = String::new();
         stream.read_to_string(&mut metrics).unwrap();
-        let of_method = format!("grpc_method=\"{method}\"");
         metrics
+    }
+
+    /// How many calls of a method a member has answered.
+    pub fn answered(&self, place: usize, method: &str) -> u64 {
+        let of_method = format!("grpc_method=\"{method}\"");
+        self.metrics(place)
             .lines()
             .filter(|line| line.starts_with("grpc_server_handled_total{"))
             .filter(|line| line.contains(&of_method))
@@ -243,7 +272,7 @@ impl Cluster {
     }
 
     /// Whether a member says that it leads.
-    fn leads(&self, place: usize) -> bool {
+    pub fn leads(&self, place: usize) -> bool {
         let port = self.members[place].client;
         let endpoint = format!("http://127.0.0.1:{port}");
         let arguments = ["--command-timeout=1s", "endpoint", "status", "-w=simple"];
@@ -281,6 +310,36 @@ impl Cluster {
         self.spawn(place);
     }
 
+    /// Cuts a member off from the others, which goes on to answer its clients, or nobody any more.
+    pub fn cut_off(&self, member: Option<usize>) {
+        let peers = self.peers.as_ref();
+        peers.expect("it was not started so").cut(member);
+    }
+
+    /// Puts the only member back to what a snapshot holds that `etcdctl snapshot save` wrote, as an
+    /// operator would. It may not be up when this returns.
+    pub fn restore(&mut self, snapshot: &Path) {
+        self.kill(0);
+        let data = self.directory.path().join("m0");
+        std::fs::remove_dir_all(&data).unwrap();
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["snapshot", "restore", "--name=m0"])
+            .arg(snapshot)
+            .arg(format!("--initial-cluster=m0={}", self.advertised(0)))
+            .arg(format!(
+                "--initial-advertise-peer-urls={}",
+                self.advertised(0)
+            ))
+            .arg("--data-dir")
+            .arg(&data)
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{errors}");
+        self.spawn(0);
+    }
+
     /// Stops a member where it stands, and waits until it does.
     pub fn pause(&self, place: usize) {
         self.signal(place, Signal::STOP);
@@ -312,7 +371,7 @@ impl Cluster {
             .members
             .iter()
             .enumerate()
-            .map(|(place, member)| format!("m{place}=http://127.0.0.1:{}", member.peer))
+            .map(|(place, _)| format!("m{place}={}", self.advertised(place)))
             .collect();
         let election = self.options.election.unwrap_or(Duration::from_millis(500));
         let member = &self.members[place];
@@ -335,7 +394,7 @@ impl Cluster {
                 "--listen-peer-urls",
                 &peer,
                 "--initial-advertise-peer-urls",
-                &peer,
+                &self.advertised(place),
             ])
             .args(["--initial-cluster", &all.join(",")])
             .args(["--initial-cluster-state", "new"])
@@ -363,7 +422,17 @@ impl Cluster {
             .stderr(log);
         let process = command.spawn();
         let process = process.expect("etcd is missing; `scripts/needs` installs it");
+        if let Some(peers) = &self.peers {
+            peers.is_process(place, process.id());
+        }
         self.members[place].process = Some(process);
+    }
+
+    /// Where the others find a member.
+    fn advertised(&self, place: usize) -> String {
+        let own = self.members[place].peer;
+        let port = self.peers.as_ref().map_or(own, |peers| peers.port(place));
+        format!("http://127.0.0.1:{port}")
     }
 
     /// Whether the cluster takes writes, before the deadline.
@@ -398,7 +467,7 @@ impl Drop for Cluster {
 }
 
 /// So many ports that nobody uses.
-fn free_ports(count: usize) -> Vec<u16> {
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     let listeners: Vec<TcpListener> = (0..count)
         .map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap())
         .collect();
@@ -409,7 +478,7 @@ fn free_ports(count: usize) -> Vec<u16> {
 }
 
 /// Writes an authority, and the certificates of a server and of a client that it has signed.
-fn write_certificates(directory: &Path) {
+pub(crate) fn write_certificates(directory: &Path) {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
@@ -428,24 +497,4 @@ fn write_certificates(directory: &Path) {
         let key_path = directory.join(format!("{name}-key.pem"));
         std::fs::write(key_path, key.serialize_pem()).unwrap();
     }
-}
-
-/// The program in `tests/servers/<name>`, which is built by Go if it has not been yet.
-pub fn go_program(name: &str) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("servers")
-        .join(name);
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/servers");
-    std::fs::create_dir_all(&target).unwrap();
-    let program = std::path::absolute(target.join(name)).unwrap();
-    let built = Command::new("go")
-        // A checkout of somebody else's would be refused.
-        .args(["build", "-trimpath", "-buildvcs=false", "-o"])
-        .arg(&program)
-        .arg(".")
-        .current_dir(source)
-        .status();
-    let built = built.expect("go is missing; `scripts/needs` installs it");
-    assert!(built.success(), "{name} does not build");
-    program
 }

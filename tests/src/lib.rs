@@ -4,18 +4,23 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod checker;
+pub mod consul;
+pub mod consul_store;
+pub mod decorated;
 pub mod etcd;
+mod etcd_peers;
 pub mod etcd_store;
 pub mod faults;
 pub mod memory_store;
+pub mod others;
 pub mod redis_store;
 pub mod redlock_store;
 pub mod server;
 
 use tokio::sync::{Mutex, MutexGuard};
 
-/// The turn of a test that loads the whole machine, or measures what load would disturb, until it is dropped.
-/// The other tests that take one wait for it; those that take none run beside it.
+/// The turn of a test that loads the whole machine, or measures what load would disturb, until it
+/// is dropped. The other tests that take one wait for it; those that take none run beside it.
 pub async fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::const_new(());
     TURN.lock().await

@@ -1,7 +1,8 @@
 //! Real Redis servers, one for each test that needs one.
 //!
-//! A server has a port and a directory of its own, keeps nothing on disk unless told to, and ends with the value that started it. Before
-//! that, it is searched for keys that would stay for ever: a lock must leave none.
+//! A server has a port and a directory of its own, keeps nothing on disk unless told to, and ends
+//! with the value that started it. Before that, it is searched for keys that would stay for ever: a
+//! lock must leave none.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -26,8 +27,20 @@ pub struct Options {
     arguments: Vec<String>,
     environment: Vec<(String, PathBuf)>,
     password: Option<String>,
-    tls: bool,
+    tls: Option<Tls>,
 }
+
+/// How a server speaks TLS.
+#[derive(Clone, Debug)]
+enum Tls {
+    /// With a certificate of an authority of its own.
+    Own,
+    /// With the certificates of another server, which are in this directory.
+    Of(PathBuf),
+}
+
+/// What the files of certificates are called.
+const CERTIFICATES: [&str; 5] = ["cert", "key", "ca-cert", "client-cert", "client-key"];
 
 impl Default for Options {
     fn default() -> Options {
@@ -37,7 +50,7 @@ impl Default for Options {
             arguments: Vec::new(),
             environment: Vec::new(),
             password: None,
-            tls: false,
+            tls: None,
         }
     }
 }
@@ -74,14 +87,31 @@ impl Options {
     /// Listens for TLS as well, with a certificate of an authority of its own.
     #[must_use]
     pub fn tls(mut self) -> Options {
-        self.tls = true;
+        self.tls = Some(Tls::Own);
+        self
+    }
+
+    /// Listens for TLS as well, with the certificates of `other`.
+    #[must_use]
+    pub fn tls_of(mut self, other: &Server) -> Options {
+        self.tls = Some(Tls::Of(other.directory.path().to_owned()));
         self
     }
 
     /// Starts the server and waits until it answers.
     pub fn start(self) -> Server {
         let directory = tempfile::tempdir().unwrap();
-        let authority = self.tls.then(|| write_certificates(directory.path()));
+        let authority = self.tls.as_ref().map(|tls| {
+            match tls {
+                Tls::Own => write_certificates(directory.path()),
+                Tls::Of(other) => {
+                    for name in CERTIFICATES {
+                        fs::copy(other.join(name), directory.path().join(name)).unwrap();
+                    }
+                }
+            }
+            fs::read_to_string(directory.path().join("ca-cert")).unwrap()
+        });
         let mut server = Server {
             options: self,
             port: 0,
@@ -144,6 +174,21 @@ impl Server {
         self.authority.as_deref().expect("started with `tls`")
     }
 
+    /// The files of a certificate for clients that the authority vouches for, and of its key.
+    pub fn client_certificate(&self) -> [PathBuf; 2] {
+        ["client-cert", "client-key"].map(|name| self.directory.path().join(name))
+    }
+
+    /// The file of [`authority`](Server::authority).
+    pub fn authority_file(&self) -> PathBuf {
+        self.directory.path().join("ca-cert")
+    }
+
+    /// The port for TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
+    }
+
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
@@ -182,6 +227,15 @@ impl Server {
         process.kill().unwrap();
         process.wait().unwrap();
         self.paused = false;
+    }
+
+    /// Whether the process has ended, by whoever killed it. From then on it is one that was killed.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.process().try_wait().unwrap().is_some();
+        if ended {
+            self.process = None;
+        }
+        ended
     }
 
     /// Starts a killed server again, on the same port.
@@ -258,7 +312,7 @@ impl Server {
             .arg(self.data())
             .arg("--unixsocket")
             .arg(self.socket());
-        if self.options.tls {
+        if self.options.tls.is_some() {
             command
                 .args(["--tls-port", &self.tls_port.to_string()])
                 .args(["--tls-auth-clients", "no"]);
@@ -413,7 +467,8 @@ impl Monitor {
         monitor
     }
 
-    /// What clients have sent up to now; what scripts did is left out, and the greetings of new connections.
+    /// What clients have sent up to now; what scripts did is left out, and the greetings of new
+    /// connections.
     pub fn commands(&self, server: &Server) -> Vec<String> {
         let marker = format!("seen up to {:?}", Instant::now());
         server.run::<String>(&["ECHO", &marker]);
@@ -460,12 +515,17 @@ fn free_ports() -> (u16, u16) {
     (one, two)
 }
 
-/// Makes an authority and a certificate for `localhost`; returns the certificate of the authority.
-fn write_certificates(directory: &Path) -> String {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+/// Makes an authority, a certificate for `localhost` and one for clients.
+fn write_certificates(directory: &Path) {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Who has the name of the issuer passes for one that vouches for itself.
+    let name = |params: &mut CertificateParams, name: &str| {
+        params.distinguished_name.push(DnType::CommonName, name);
+    };
+    name(&mut authority, "authority");
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
 
     let key = KeyPair::generate().unwrap();
@@ -475,9 +535,15 @@ fn write_certificates(directory: &Path) -> String {
         .signed_by(&key, &authority)
         .unwrap();
 
+    let client_key = KeyPair::generate().unwrap();
+    let mut client = CertificateParams::new(Vec::new()).unwrap();
+    name(&mut client, "client");
+    let client = client.signed_by(&client_key, &authority).unwrap();
+
     let write = |name: &str, text: &str| fs::write(directory.join(name), text).unwrap();
     write("cert", &certificate.pem());
     write("key", &key.serialize_pem());
     write("ca-cert", &authority.pem());
-    authority.pem()
+    write("client-cert", &client.pem());
+    write("client-key", &client_key.serialize_pem());
 }

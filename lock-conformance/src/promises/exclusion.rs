@@ -44,7 +44,8 @@ pub async fn of_claims_that_race_one_is_granted<S: Store>(store: &S) {
     assert_eq!(grants.count(), 1, "{answers:?}");
 }
 
-/// However many contend, each gets its turn, no two at a time, and the fencing tokens follow the order of the turns.
+/// However many contend, each gets its turn, no two at a time, and the fencing tokens follow the
+/// order of the turns.
 pub async fn contending_claims_are_all_served_one_at_a_time<S: Store>(store: &S) {
     const TURNS: u64 = 10;
     let key = key();
@@ -138,8 +139,8 @@ pub async fn a_foreign_owner_is_told_from_our_own<S: Store>(store: &S) {
     woken(&backend, &waits).await;
 }
 
-/// A lease that another took is told to be lost, and nothing that its old owner does touches the new
-/// one. Where no owner is foreign, the other is one of ours.
+/// A lease that another took is told to be lost, and nothing that its old owner does touches the
+/// new one. Where no owner is foreign, the other is one of ours.
 pub async fn a_lease_that_a_foreign_owner_took_is_lost<S: Store>(store: &S) {
     let (backend, key) = (connect(store).await, key());
     let (holder, other) = (claim(&key), claim(&key));
@@ -160,8 +161,8 @@ pub async fn a_lease_that_a_foreign_owner_took_is_lost<S: Store>(store: &S) {
     }
 }
 
-/// Whoever asks for several keys at once gets all or none, and waits for none. A store that does not
-/// do it says so, and has done nothing.
+/// Whoever asks for several keys at once gets all or none, and waits for none. A store that does
+/// not do it says so, and has done nothing.
 pub async fn all_keys_are_taken_together_or_none<S: Store>(store: &S) {
     let (here, there) = (connect(store).await, connect(store).await);
     let (one, other) = (key(), key());

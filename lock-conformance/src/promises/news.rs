@@ -34,8 +34,8 @@ pub async fn a_sink_attached_late_hears_of_earlier_claims<S: Store>(store: &S) {
     assert_owner(&there, &heir).await;
 }
 
-/// Every claim is told of its own hand-over, whether or not somebody waits for the news, and those of
-/// others are no news of its.
+/// Every claim is told of its own hand-over, whether or not somebody waits for the news, and those
+/// of others are no news of its.
 pub async fn a_sink_hears_of_every_hand_over<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, first, second) = (claim(&key), waiter(&key), waiter(&key));
@@ -103,7 +103,8 @@ pub async fn a_claim_that_nobody_expects_is_given_back<S: Store>(store: &S) {
     granted_after(&here, Duration::ZERO, &claim(&key)).await;
 }
 
-/// A wake-up that names a lease names the one that there is: its tokens, its grace, an instant before it began.
+/// A wake-up that names a lease names the one that there is: its tokens, its grace, an instant
+/// before it began.
 pub async fn a_wake_up_tells_the_lease_as_it_is<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, mut heir) = (claim(&key), waiter(&key));

@@ -54,8 +54,8 @@ pub async fn a_hand_over_leaves_no_gap<S: Store>(store: &S) {
     assert_owner(&there, &heir).await;
 }
 
-/// A lease that was handed over is short until its owner is heard of. Where nobody hands locks over,
-/// the waiter has asked, and so has the full ttl.
+/// A lease that was handed over is short until its owner is heard of. Where nobody hands locks
+/// over, the waiter has asked, and so has the full ttl.
 pub async fn a_handed_over_lease_lives_for_the_grace<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, mut heir) = (claim(&key), waiter(&key));
@@ -209,8 +209,8 @@ pub async fn a_release_grants_the_next_claim_if_nobody_waits<S: Store>(store: &S
     assert_owner(&here, &next).await;
 }
 
-/// A release with a further claim of the same process serves the others first. Where the store keeps
-/// no order, all are served.
+/// A release with a further claim of the same process serves the others first. Where the store
+/// keeps no order, all are served.
 pub async fn a_release_queues_the_next_claim_behind_those_who_wait<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
     let (holder, first, next) = (claim(&key), waiter(&key), waiter(&key));

@@ -90,7 +90,8 @@ pub async fn an_abandon_touches_no_other_claim<S: Store>(store: &S) {
     all_served(&[(&there, &first), (&there, &second)]).await;
 }
 
-/// A caller that is cancelled in the middle of an acquire leaves neither a lease nor a place in the queue.
+/// A caller that is cancelled in the middle of an acquire leaves neither a lease nor a place in the
+/// queue.
 pub async fn an_abandon_undoes_an_acquire_that_was_dropped<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
     let cancelled = claim(&key);

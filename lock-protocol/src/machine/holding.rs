@@ -49,8 +49,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Keeps the key for `least` from now on, if the lease covers it; else the next renewal asks for
-    /// more.
+    /// Keeps the key for `least` from now on, if the lease covers it; else the next renewal asks
+    /// for more.
     pub(super) fn keep(&mut self, id: LeaseId, token: FencingToken, least: Duration, begins: bool) {
         let until = self.now + least;
         let mut leases = self.key.leases.iter_mut();
@@ -60,7 +60,7 @@ impl Turn<'_> {
         if !lease.is_held_with(token) {
             return;
         }
-        if lease.valid_until < until {
+        if !lease.covers(until) {
             lease.wanted = Some(least.into());
         } else if begins {
             lease.wanted = None;
@@ -334,12 +334,15 @@ impl Turn<'_> {
 
     fn finish_release(&mut self, index: usize, outcome: ReleaseOutcome) {
         let lease = self.key.leases.remove(index);
+        // What withdraws the claim would free a key that is to stay taken.
+        let is_failed = matches!(outcome, ReleaseOutcome::Failed(_));
+        let stays = is_failed && lease.keep(self.now).is_some();
         if let State::Releasing(releasing) = &lease.state
             && !releasing.told
         {
             self.tell_released(lease.id, outcome);
         }
-        if lease.in_doubt && !made(Mistake::ReleaseEndsDoubt) {
+        if lease.in_doubt && !stays && !made(Mistake::ReleaseEndsDoubt) {
             self.bury(&lease);
         }
     }

@@ -246,9 +246,12 @@ impl Lease {
         renewal
     }
 
-    /// How long the lease has to live at least, where the key is kept: never shorter than its holder
-    /// counts on, and from one renewal to the next no longer.
+    /// How long the lease has to live at least, where the key is kept: never shorter than its
+    /// holder counts on, and from one renewal to the next no longer.
     fn least(&self, rules: &Rules, now: Instant) -> Duration {
+        if made(Mistake::CrashBreaksMinHold) {
+            return Duration::ZERO;
+        }
         let wanted = match (self.wanted, self.kept_until, self.terms().min_hold) {
             // An answer that comes later is none.
             (Some(wanted), _, _) => wanted.get() + rules.command_timeout,
@@ -260,6 +263,11 @@ impl Lease {
             .kept_until
             .map_or(Duration::ZERO, |until| until.since(now));
         covering(wanted.max(kept).max(self.valid_until.since(now)))
+    }
+
+    /// Whether the key stays taken until then, also if this process dies now.
+    pub(super) fn covers(&self, until: Instant) -> bool {
+        self.valid_until >= until || made(Mistake::CrashBreaksMinHold)
     }
 
     /// For how long the store is to keep the key when the lease ends `now`.

@@ -11,8 +11,8 @@
 //! # States
 //!
 //! All tasks of a process that want one key stand in one line, and at most one claim of theirs is
-//! in the store: the *pursuit*. A claim that is granted becomes a *lease*, which is passed on to the
-//! next in line, or released with the next claim aboard.
+//! in the store: the *pursuit*. A claim that is granted becomes a *lease*, which is passed on to
+//! the next in line, or released with the next claim aboard.
 //!
 //! A claim is in *doubt* if a question of it was not answered, and so may still be on its way: when
 //! it is over, it is withdrawn in any case, and the store remembers that.
@@ -104,11 +104,11 @@
 //! - A holder that waits for other keys [begins](Event::Began) when it has all: its `max_hold` counts
 //!   from there.
 //! - A holder may want the key to stay [taken](Event::Keep) for a while from its beginning, whatever
-//!   becomes of it and of its process. The first lease is as long; where less is left when it begins,
-//!   as after a hand-over, the lease is extended first, and no renewal asks for less than what is left
-//!   of it.
-//! - If it ends its hold before, also after its `max_hold`, the lease is not passed on, and release is
-//!   asked with the rest, and without a next claim: whoever is in line is asked for after it.
+//!   becomes of it and of its process. The first lease is as long; where less is left when it
+//!   begins, as after a hand-over, the lease is extended first, and no renewal asks for less than
+//!   what is left of it.
+//! - If it ends its hold before, also after its `max_hold`, the lease is not passed on, and release
+//!   is asked with the rest, and without a next claim: whoever is in line is asked for after it.
 
 mod event;
 mod exchange;
@@ -165,8 +165,8 @@ pub struct Key {
 impl Key {
     /// A key about which nothing has been done yet, or nothing of which anybody waits for the end.
     ///
-    /// Numbers go on after `last_number`, which is that of the machine that this process had for the
-    /// key before, or larger.
+    /// Numbers go on after `last_number`, which is that of the machine that this process had for
+    /// the key before, or larger.
     pub fn new(key: LockKey, last_number: u64) -> Key {
         Key {
             key,
@@ -304,7 +304,7 @@ impl Key {
         now: Instant,
     ) -> bool {
         let lease = self.lease(lease).filter(|lease| lease.is_held_with(token));
-        lease.is_some_and(|lease| lease.valid_until >= now + least)
+        lease.is_some_and(|lease| lease.covers(now + least))
     }
 
     /// Why the holder with `token` may not rely on the lease, and for how long it had been held;
@@ -442,8 +442,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Whether an answer is for the claim that is pursued: to its latest question, or a grant, which
-    /// counts whenever it comes, since the claim was not withdrawn.
+    /// Whether an answer is for the claim that is pursued: to its latest question, or a grant,
+    /// which counts whenever it comes, since the claim was not withdrawn.
     fn is_pursued(&self, claim: &Claim, number: AskNumber, acquired: &Acquired) -> bool {
         self.key.pursuit.as_ref().is_some_and(|pursuit| {
             let is_latest =

@@ -62,7 +62,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Takes in that the claim of `owner` was not granted together with others, for the waiter `id`.
+    /// Takes in that the claim of `owner` was not granted together with others, for the waiter
+    /// `id`.
     pub(super) fn not_taken(&mut self, id: WaiterId, owner: &OwnerToken) {
         self.key.line.remove(id);
         let is_empty = self.key.line.is_empty();
@@ -339,8 +340,12 @@ impl Turn<'_> {
             pursuit.claim.ttl = ttl;
             return self.ask_for_pursuit();
         }
-        let is_grace =
-            valid_for < pursuit.claim.ttl || (by == By::HandOver && terms.renew.is_none());
+        let is_grace = match terms.renew {
+            // What is renewed soon enough anyway may lack a little of its ttl, as where a store
+            // uses a lease again.
+            Some(_) => valid_for < pursuit.claim.ttl - pursuit.claim.ttl / 16,
+            None => valid_for < pursuit.claim.ttl || by == By::HandOver,
+        };
         let (Some(pursuit), Some(head)) = (self.key.pursuit.take(), self.key.line.pop()) else {
             return;
         };

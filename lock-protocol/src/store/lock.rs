@@ -6,7 +6,7 @@ use core::time::Duration;
 use super::fence::Fence;
 use super::{Message, Messages, Moment, Word, withdrawn};
 use crate::claim::{
-    Acquired, Claim, Extension, Grant, Holder, Release, Released, Renewal, Renewed,
+    Acquired, Claim, Extension, Grant, Holder, LostReason, Release, Released, Renewal, Renewed,
 };
 use crate::mistakes::{Mistake, made};
 use crate::name::LockKey;
@@ -133,12 +133,15 @@ impl<W: Clone> Turn<'_, W> {
                 let further = (wanted > 0).then(|| self.fence.draw(wanted, micros));
                 Renewed::Held(Extension::with_tokens(further))
             }
-            _ => Renewed::lost(),
+            Some(_) => Renewed::Lost(LostReason::TakenOver),
+            None => Renewed::Lost(LostReason::Deleted),
         }
     }
 
     pub(super) fn release(&mut self, release: &Release, way: &W, next_is_gone: bool) -> Released {
-        if let Some(keep) = release.keep {
+        if let Some(keep) = release.keep
+            && !made(Mistake::KeepHandsOver)
+        {
             return self.keep(release, keep);
         }
         if made(Mistake::ReleaseWithoutCompare) {
@@ -309,7 +312,10 @@ impl Lease {
         if self.is_foreign {
             Holder::foreign(self.ends.map(|ends| ends.since(now)))
         } else {
-            Holder::of_ours(self.ends.map_or(Duration::MAX, |ends| ends.since(now)))
+            let left = self.ends.map_or(Duration::MAX, |ends| ends.since(now));
+            let mut holder = Holder::of_ours(left);
+            holder.process = self.owner.process();
+            holder
         }
     }
 }

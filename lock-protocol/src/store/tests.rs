@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use super::*;
+use crate::LostReason;
 
 const TTL: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(1);
@@ -191,7 +192,8 @@ fn a_renewal_extends_and_never_creates_a_lease() {
     assert!(again.tokens.first > tokens.last);
 
     let lost = Renewal::new(key(), OwnerToken::new("x"), TTL);
-    assert_eq!(store.renew(&lost, at(ms(600))).0, Renewed::lost());
+    let lost = store.renew(&lost, at(ms(600))).0;
+    assert_eq!(lost, Renewed::Lost(LostReason::TakenOver));
     assert_eq!(owner(&store, ms(600)), Some("a"));
 }
 

@@ -11,8 +11,8 @@ use crate::error::LockError;
 
 /// A call of a locked function, from the acquisition to the release.
 ///
-/// A shell that is compiled anew for every body, and therefore holds nothing that does not depend on
-/// its type: all that happens is in [`Call`], which sees the body through [`Body`].
+/// A shell that is compiled anew for every body, and therefore holds nothing that does not depend
+/// on its type: all that happens is in [`Call`], which sees the body through [`Body`].
 #[must_use = "a call does nothing until it is awaited"]
 pub struct Run<'a, F: Future> {
     // Before `call`: locals and arguments go before the lock that protected them.
@@ -126,7 +126,8 @@ impl Call {
         Call::Busy(Box::pin(enter))
     }
 
-    /// Resolves when the lock has been released after the body; an error is what the function returns instead of the body's output.
+    /// Resolves when the lock has been released after the body; an error is what the function
+    /// returns instead of the body's output.
     fn poll(&mut self, body: &mut dyn Body, cx: &mut Context<'_>) -> Poll<Result<(), LockError>> {
         loop {
             match self {

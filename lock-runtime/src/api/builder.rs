@@ -13,7 +13,10 @@ use crate::backoff::Retry;
 use crate::engine::Engine;
 use crate::error::LockError;
 use crate::executor::Executor;
+use crate::observe::Observer;
 use crate::settings::Settings;
+#[cfg(feature = "consul")]
+use crate::stores::consul::{ConsulBackend, ConsulSettings, ConsulTls};
 #[cfg(feature = "etcd")]
 use crate::stores::etcd::{EtcdBackend, EtcdSettings, EtcdTls};
 #[cfg(feature = "redis")]
@@ -33,7 +36,7 @@ pub struct LockRuntimeBuilder {
     redis: RedisSettings,
     #[cfg(feature = "redis")]
     restart_delay: Option<Duration>,
-    #[cfg(any(feature = "redis", feature = "etcd"))]
+    #[cfg(any(feature = "redis", feature = "etcd", feature = "consul"))]
     lazily: bool,
 }
 
@@ -46,6 +49,8 @@ enum Source {
     Redlock(Vec<deadpool_redis::Config>),
     #[cfg(feature = "etcd")]
     Etcd(Box<EtcdSettings>),
+    #[cfg(feature = "consul")]
+    Consul(Box<ConsulSettings>),
     Fault(LockError),
 }
 
@@ -58,7 +63,7 @@ impl LockRuntimeBuilder {
             redis: RedisSettings::default(),
             #[cfg(feature = "redis")]
             restart_delay: None,
-            #[cfg(any(feature = "redis", feature = "etcd"))]
+            #[cfg(any(feature = "redis", feature = "etcd", feature = "consul"))]
             lazily: false,
         }
     }
@@ -82,6 +87,11 @@ impl LockRuntimeBuilder {
         LockRuntimeBuilder::new(Source::Etcd(Box::new(settings)))
     }
 
+    #[cfg(feature = "consul")]
+    pub(crate) fn consul(settings: ConsulSettings) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::new(Source::Consul(Box::new(settings)))
+    }
+
     #[cfg(feature = "redis")]
     pub(crate) fn redlock(servers: Vec<deadpool_redis::Config>) -> LockRuntimeBuilder {
         LockRuntimeBuilder::new(Source::Redlock(servers))
@@ -92,33 +102,36 @@ impl LockRuntimeBuilder {
         LockRuntimeBuilder::new(Source::Fault(error))
     }
 
-    /// What the names of all locks start with in the store; `lock:` if not set. Services that share a store and a prefix share their locks.
+    /// What the names of all locks start with in the store; `lock:` if not set. Services that share
+    /// a store and a prefix share their locks.
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> LockRuntimeBuilder {
         self.settings.key_prefix = prefix.into();
         self
     }
 
-    /// The ttl of locks that do not ask for one, from 10 ms to 24 h; 30 s if not set. Shorter frees the locks of a crashed
-    /// process sooner, longer survives longer outages of the store.
+    /// The ttl of locks that do not ask for one, from 10 ms to 24 h; 30 s if not set. Shorter frees
+    /// the locks of a crashed process sooner, longer survives longer outages of the store.
     pub fn default_ttl(mut self, ttl: Duration) -> LockRuntimeBuilder {
         self.settings.default_ttl = ttl;
         self
     }
 
-    /// How long locks are waited for that do not say; 10 s if not set. Zero tries once.
+    /// The wait of locks that do not set one; 10 s if not set. Zero tries once.
     pub fn default_wait(mut self, wait: Duration) -> LockRuntimeBuilder {
         self.settings.default_wait = wait;
         self
     }
 
-    /// The period of the watchdog, from 1 ms to half of the default ttl; a tenth of each lock's ttl if not set, and for locks whose ttl is shorter than twice this.
+    /// The period of the watchdog, from 1 ms to half of the default ttl; a tenth of each lock's ttl
+    /// if not set, and for locks whose ttl is shorter than twice this.
     pub fn renew_every(mut self, period: Duration) -> LockRuntimeBuilder {
         self.settings.renew_every = Some(period);
         self
     }
 
-    /// What owner tokens start with, a UUID v4 if not set: for instance the name of the host, for whoever looks into the store. The
-    /// runtime appends a suffix that is unique to the claim. The function runs where the claims are made: it must not block.
+    /// What owner tokens start with, a UUID v4 if not set: for instance the name of the host, for
+    /// whoever looks into the store. The runtime appends a suffix that is unique to the claim. The
+    /// function runs where the claims are made: it must not block.
     pub fn owner_tokens(
         mut self,
         tokens: impl Fn(&LockKey) -> String + Send + Sync + 'static,
@@ -127,14 +140,15 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// How to go on when the store does not answer; if not set, after pauses of 50 ms to 1 s for as long as somebody waits. The policy runs where the
-    /// claims are made: it must not block.
+    /// How to go on when the store does not answer; if not set, after pauses of 50 ms to 1 s for as
+    /// long as somebody waits. The policy runs where the claims are made: it must not block.
     pub fn retry(mut self, retry: impl Retry) -> LockRuntimeBuilder {
         self.settings.retry = Arc::new(retry);
         self
     }
 
-    /// How long the answer to one question may take; 1 s if not set. Renewals take at most a quarter of the ttl.
+    /// How long the answer to one question may take; 1 s if not set. Renewals take at most a
+    /// quarter of the ttl.
     pub fn command_timeout(mut self, timeout: Duration) -> LockRuntimeBuilder {
         self.settings.command_timeout = timeout;
         self
@@ -146,15 +160,17 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// How long a lock that was handed to a waiting process is that process's until it shows a sign of life by a first renewal; 1 s if not set, and never longer
-    /// than the ttl. It bounds what a process costs that dies in this instant. Raise it where processes pause for longer.
+    /// How long a lock that was handed to a waiting process is that process's until it shows a sign
+    /// of life by a first renewal; 1 s if not set, and never longer than the ttl. It bounds what a
+    /// process costs that dies in this instant. Raise it where processes pause for longer.
     pub fn grace(mut self, grace: Duration) -> LockRuntimeBuilder {
         self.settings.grace = grace;
         self
     }
 
-    /// How often a waiter asks although nothing was heard; 10 s if not set. It bounds what a lost wake-up costs, beside the ttl of the holder.
-    /// Lower it where connections break often, raise it where tens of thousands of processes wait.
+    /// How often a waiter asks although nothing was heard; 10 s if not set. It bounds what a lost
+    /// wake-up costs, beside the ttl of the holder. Lower it where connections break often, raise
+    /// it where tens of thousands of processes wait.
     pub fn heartbeat(mut self, heartbeat: Duration) -> LockRuntimeBuilder {
         self.settings.heartbeat = heartbeat;
         self
@@ -171,7 +187,8 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// For which share of its ttl a lock is passed on within this process, from 0 to 1; 0.1 if not set. The second bound beside
+    /// For which share of its ttl a lock is passed on within this process, from 0 to 1; 0.1 if not
+    /// set. The second bound beside
     /// [`local_passes`](LockRuntimeBuilder::local_passes), for bodies that take long: lower it where other processes wait too long, 0 passes
     /// every lock through the store.
     pub fn local_share(mut self, share: f64) -> LockRuntimeBuilder {
@@ -179,24 +196,49 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// What is added to every fencing token; 0 if not set. For who changes the store, or restores an
-    /// old one: what compares tokens refuses those that are smaller than the largest that it has seen,
-    /// so set it to that. It must not be lowered again. At most 2^52.
+    /// What is added to every fencing token; 0 if not set. For who changes the store, or restores
+    /// an old one: what compares tokens refuses those that are smaller than the largest that it has
+    /// seen, so set it to that. It must not be lowered again. At most 2^52.
     pub fn fence_floor(mut self, floor: u64) -> LockRuntimeBuilder {
         self.settings.fence_floor = floor;
         self
     }
 
-    /// Makes a ttl that the store does not keep as it is an error with [`LockError::Config`]; if not
-    /// set, the store keeps it for longer, where it has to, which delays only the takeover after a
-    /// crash: see [`takeover_after`](LockRuntime::takeover_after).
+    /// Makes a ttl that the store does not keep as it is an error with [`LockError::Config`]; if
+    /// not set, the store keeps it for longer, where it has to, which delays only the takeover
+    /// after a crash: see [`takeover_after`](LockRuntime::takeover_after).
     pub fn exact_ttl(mut self, exact: bool) -> LockRuntimeBuilder {
         self.settings.exact_ttl = exact;
         self
     }
 
-    /// How many connections the commands are spread over; 1 if not set, which is the fastest until it fills a core: raise it
-    /// where the thread `lock-runtime` does. Each tokio runtime gets one more, if the pool has room. No effect on other stores than Redis.
+    /// Tells `observer` of everything that happens to the locks of this runtime and to its store:
+    /// see
+    /// [`observe`](crate::observe). Several are told one after the other.
+    pub fn observer(mut self, observer: impl Observer) -> LockRuntimeBuilder {
+        self.settings.observers.add(Arc::new(observer));
+        self
+    }
+
+    /// How long a caller waits for its lock until that is worth a line in the log; 2 s if not set.
+    #[cfg(feature = "tracing")]
+    pub fn slow_wait(mut self, wait: Duration) -> LockRuntimeBuilder {
+        self.settings.observers.slow_wait = wait;
+        self
+    }
+
+    /// Whether spans and log lines name keys, as they do if it is not set. Else each has a hash in
+    /// its place, the same in all processes that were built with the same version of Rust. It is no
+    /// protection of keys that can be guessed.
+    #[cfg(feature = "tracing")]
+    pub fn log_keys(mut self, keys: bool) -> LockRuntimeBuilder {
+        self.settings.observers.log_keys = keys;
+        self
+    }
+
+    /// How many connections the commands are spread over; 1 if not set, which is the fastest until
+    /// it fills a core: raise it where the thread `lock-runtime` does. Each tokio runtime gets one
+    /// more, if the pool has room. No effect on other stores than Redis.
     #[cfg(feature = "redis")]
     pub fn lanes(mut self, lanes: usize) -> LockRuntimeBuilder {
         self.redis.lanes = lanes;
@@ -213,10 +255,42 @@ impl LockRuntimeBuilder {
         self
     }
 
+    /// How long it may take to open a connection, from 1 ms to 1 h; 1 s if not set. No effect on
+    /// other stores than Redis.
+    #[cfg(feature = "redis")]
+    pub fn connect_timeout(mut self, timeout: Duration) -> LockRuntimeBuilder {
+        self.redis.connect_timeout = timeout;
+        self
+    }
+
     /// PEM certificates of the authorities to trust for `rediss://`, instead of those of the system. No effect on other stores than Redis.
     #[cfg(feature = "tls")]
     pub fn tls_root_certificates(mut self, pem: impl Into<Vec<u8>>) -> LockRuntimeBuilder {
         self.redis.tls_root_certificates = Some(pem.into());
+        self
+    }
+
+    /// The certificate in PEM format by which a server of `rediss://` knows its clients, with those that
+    /// vouch for it, and its private key. No effect on other stores than Redis.
+    #[cfg(feature = "tls")]
+    pub fn tls_client_certificate(
+        self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> LockRuntimeBuilder {
+        self.tls_client(certificate.into())
+            .tls_client_key(key.into())
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls_client(mut self, certificate: Vec<u8>) -> LockRuntimeBuilder {
+        self.redis.tls_client_certificate = Some(certificate);
+        self
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls_client_key(mut self, key: Vec<u8>) -> LockRuntimeBuilder {
+        self.redis.tls_client_key = Some(key.into());
         self
     }
 
@@ -243,8 +317,28 @@ impl LockRuntimeBuilder {
         self
     }
 
+    /// The secret of an ACL token of Consul, where it wants one. No effect on other stores than
+    /// Consul.
+    #[cfg(feature = "consul")]
+    pub fn consul_token(mut self, secret: impl Into<String>) -> LockRuntimeBuilder {
+        if let Source::Consul(consul) = &mut self.source {
+            consul.token = Some(secret.into());
+        }
+        self
+    }
+
+    /// How to speak TLS to Consul; without it agents that say `https` are spoken to with the
+    /// authorities of the system. No effect on other stores than Consul.
+    #[cfg(feature = "consul")]
+    pub fn consul_tls(mut self, tls: ConsulTls) -> LockRuntimeBuilder {
+        if let Source::Consul(consul) = &mut self.source {
+            consul.tls = Some(tls);
+        }
+        self
+    }
+
     /// Lets [`build`](LockRuntimeBuilder::build) succeed without a server: for services that start before their store. No effect in memory, and on stores of your own.
-    #[cfg(any(feature = "redis", feature = "etcd"))]
+    #[cfg(any(feature = "redis", feature = "etcd", feature = "consul"))]
     pub fn connect_lazily(mut self) -> LockRuntimeBuilder {
         self.lazily = true;
         self
@@ -307,6 +401,16 @@ impl LockRuntimeBuilder {
                     EtcdBackend::connect_lazily(*etcd)?
                 } else {
                     EtcdBackend::connect(*etcd).await?
+                })
+            }
+            #[cfg(feature = "consul")]
+            Source::Consul(mut consul) => {
+                consul.key_prefix.clone_from(&settings.key_prefix);
+                consul.command_timeout = settings.command_timeout;
+                Arc::new(if self.lazily {
+                    ConsulBackend::connect_lazily(*consul)?
+                } else {
+                    ConsulBackend::connect(*consul).await?
                 })
             }
         };
@@ -378,6 +482,24 @@ impl LockRuntime {
     #[cfg(feature = "etcd")]
     pub fn etcd(endpoints: impl IntoIterator<Item = impl Into<String>>) -> LockRuntimeBuilder {
         LockRuntimeBuilder::etcd(EtcdSettings::new(endpoints))
+    }
+
+    /// Locks on Consul, 1.12 or newer: the agents, as `host:port`, `http://…` or `https://…`, of
+    /// which one is asked at a time; the agent of the own machine is the best. A ttl is 60 s at the
+    /// most.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn start() -> Result<(), lock_runtime::LockError> {
+    /// use lock_runtime::LockRuntime;
+    ///
+    /// LockRuntime::consul(["127.0.0.1:8500"]).build().await?.install()
+    /// # }
+    /// ```
+    #[cfg(feature = "consul")]
+    pub fn consul(endpoints: impl IntoIterator<Item = impl Into<String>>) -> LockRuntimeBuilder {
+        LockRuntimeBuilder::consul(ConsulSettings::new(endpoints))
     }
 
     /// Locks within this process: for development, tests, and programs that have only one process.

@@ -73,7 +73,8 @@ impl LockRuntime {
         }
     }
 
-    /// Runs `future` with `runtime` in the place of the installed one, so that tests run side by side.
+    /// Runs `future` with `runtime` in the place of the installed one, so that tests run side by
+    /// side.
     ///
     /// The scope is that of the task. [`LockRuntime::spawn`] carries it to another; `tokio::spawn`
     /// does not, so neither do the handlers of a running web server, which take a runtime by the
@@ -105,9 +106,9 @@ impl LockRuntime {
     /// Spawns `future` on the tokio runtime of the caller, in the [scope](LockRuntime::scope) that
     /// the caller is in: annotated functions that it calls use the same runtime.
     ///
-    /// The locks of the caller are not carried: the task holds none of them, and takes its own as any
-    /// other task does. A body that waits for the task while that wants the body's lock waits for
-    /// itself.
+    /// The locks of the caller are not carried: the task holds none of them, and takes its own as
+    /// any other task does. A body that waits for the task while that wants the body's lock waits
+    /// for itself.
     ///
     /// # Panics
     ///

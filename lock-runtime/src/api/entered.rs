@@ -14,12 +14,15 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::api::frame::Frame;
 use crate::api::guard::LockHandle;
+use crate::api::min_hold;
+use crate::api::once_per::OncePer;
 use crate::api::options::LockOptions;
 use crate::backend::BoxFuture;
 use crate::clock;
-use crate::engine::{Engine, Hold};
+use crate::engine::{Engine, Hold, Wish};
 use crate::error::{Holding, LockError};
-use lock_protocol::{LockKey, Terms};
+use crate::observe::{HoldSpan, NAMELESS, Taking};
+use lock_protocol::{LockKey, Process, Terms};
 
 /// The keys of one call, checked; most often one.
 pub(crate) type Keys = SmallVec<[LockKey; 1]>;
@@ -31,8 +34,11 @@ pub(crate) struct Entered {
     rights: SmallVec<[Right; 1]>,
     /// Whether the body is dropped when a lock is lost.
     cancel: bool,
+    span: HoldSpan,
     /// Resolves when a lock is lost; made when the body first has to wait.
     lost: Option<BoxFuture<'static, ()>>,
+    /// What is to be kept after a body that ended well; boxed, since it is rare.
+    once: Option<Box<(OncePer, lock_protocol::Instant)>>,
 }
 
 /// A hold of its own, the turn of a nested call under the hold of a body around it, or that of a
@@ -82,16 +88,26 @@ impl Entered {
         cancel: bool,
     ) -> Result<Box<Entered>, LockError> {
         let (terms, wait) = options.resolve(&engine.settings)?;
+        if let Some(once_per) = &options.once_per {
+            engine.can_keep("once_per", once_per.period)?;
+        }
         let several = (keys.len() > 1).then(|| ordered(keys));
         let mut waiting = Entering {
             patience: Patience::new(engine, terms, wait),
+            call: (keys, options),
             handles: SmallVec::new(),
             rights: SmallVec::new(),
         };
         if let Some(keys) = &several
             && keys.iter().all(|key| Frame::holding(engine, key).is_none())
         {
-            let holds = waiting.patience.acquire_together(keys).await?;
+            for key in keys {
+                note_order(engine, options.name_of(key, waiting.call.0), options);
+            }
+            let holds = waiting
+                .patience
+                .acquire_together(keys, waiting.call)
+                .await?;
             holds.into_iter().for_each(|hold| waiting.enter_with(hold));
         }
         if waiting.rights.is_empty() {
@@ -114,36 +130,49 @@ impl Entered {
             }
         }
         let mut frame = Frame::current();
+        let mut span = HoldSpan::default();
         for (handle, right) in handles.into_iter().zip(&rights) {
+            if let Right::Own(_) = right {
+                let name = options.name_of(handle.key(), keys);
+                let (observers, token) = (&engine.settings.observers, handle.fencing_token());
+                span = span.and(observers, name, handle.key(), token);
+            }
             let handle = match right {
                 Right::Own(_) | Right::Lent => handle,
                 // Its limit counts from when all are there, too.
                 Right::Nested(_) => handle.nested(options.max_hold),
             };
-            frame = Some(Frame::new(handle, frame));
+            frame = Some(Frame::new(handle, options.function(), frame));
         }
         let Some(frame) = frame else {
             unreachable!("there is a key, which made a frame");
         };
-        let entered = Entered {
+        let mut entered = Entered {
             frame,
             rights,
             cancel,
+            span,
             lost: None,
+            once: None,
         };
         if let Some(least) = options.min_hold {
-            keep(&entered.handles().cloned().collect::<Vec<_>>(), least).await?;
+            min_hold::begin(&entered.handles().cloned().collect::<Vec<_>>(), least).await?;
         }
+        let once_per = options.once_per.clone();
+        entered.once = once_per.map(|once_per| Box::new((once_per, clock::now())));
         Ok(Box::new(entered))
     }
 
     /// The right to run a body under a lock that its caller goes on to hold.
     pub(crate) fn within(handle: LockHandle) -> Box<Entered> {
+        let span = handle.span();
         Box::new(Entered {
-            frame: Frame::new(handle, Frame::current()),
+            frame: Frame::new(handle, NAMELESS, Frame::current()),
             rights: smallvec![Right::Lent],
             cancel: true,
+            span,
             lost: None,
+            once: None,
         })
     }
 
@@ -174,7 +203,7 @@ impl Entered {
         // Before the body runs: it may have lost the lock while its process was stopped.
         self.check()?;
         let frame = self.frame.clone();
-        match Frame::within(frame, || body(cx)) {
+        match self.span.around(|| Frame::within(frame, || body(cx))) {
             // A body that outran its lock did not succeed, whatever it says.
             Poll::Ready(()) => Poll::Ready(self.check()),
             Poll::Pending if self.cancel => {
@@ -204,18 +233,39 @@ impl Entered {
         }
     }
 
-    /// Releases the locks after the body. An error only if the body cannot have been alone; not if
-    /// the store did not answer.
-    pub(crate) async fn leave(self: Box<Self>) -> Result<(), LockError> {
+    /// Releases the locks after the body. An error only if the body cannot have been alone, or if
+    /// its keys were to be kept and are not; not if the store did not answer.
+    pub(crate) async fn leave(mut self: Box<Self>) -> Result<(), LockError> {
         let cancel = self.cancel;
+        let kept = match self.once.take() {
+            Some(once) => self.keep_after(once).await,
+            None => Ok(()),
+        };
         let holds = self.rights.into_iter().filter_map(|right| match right {
             Right::Own(hold) => Some(hold),
             Right::Nested(_) | Right::Lent => None,
         });
+        let is_end = |error: &LockError| error.is_lost() || error.is_max_hold();
         match release_all(holds).await {
-            Err(error) if cancel && (error.is_lost() || error.is_max_hold()) => Err(error),
-            _ => Ok(()),
+            Err(error) if cancel && is_end(&error) => Err(error),
+            _ => kept.or_else(|error| match cancel || !is_end(&error) {
+                true => Err(error),
+                false => Ok(()),
+            }),
         }
+    }
+
+    /// Keeps the keys after a body that ended well.
+    fn keep_after(
+        &self,
+        once: Box<(OncePer, lock_protocol::Instant)>,
+    ) -> BoxFuture<'static, Result<(), LockError>> {
+        let handles: Vec<LockHandle> = self.handles().cloned().collect();
+        let engine = self.frame.handle().runtime().engine;
+        Box::pin(async move {
+            let (once_per, began) = *once;
+            once_per.keep(&engine, &handles, began).await
+        })
     }
 }
 
@@ -226,16 +276,22 @@ pub(crate) type Holds = SmallVec<[Hold; 2]>;
 /// hold.
 pub(crate) async fn acquire_all(
     engine: &Arc<Engine>,
-    keys: &Keys,
+    as_given: &Keys,
     options: &LockOptions,
 ) -> Result<Holds, LockError> {
     let (terms, wait) = options.resolve(&engine.settings)?;
     let patience = Patience::new(engine, terms, wait);
-    let keys = ordered(keys);
-    let mut holds = patience.acquire_together(&keys).await?;
+    let keys = ordered(as_given);
+    for key in &keys {
+        note_order(engine, options.name_of(key, as_given), options);
+    }
+    let mut holds = patience
+        .acquire_together(&keys, (as_given, options))
+        .await?;
     if holds.is_empty() {
         for key in &keys {
-            let hold = patience.acquire(key, holds.is_empty(), false).await?;
+            let name = options.name_of(key, as_given);
+            let hold = patience.acquire(key, name, holds.is_empty(), false).await?;
             holds.push(hold);
         }
     }
@@ -243,30 +299,10 @@ pub(crate) async fn acquire_all(
     holds.iter().try_for_each(|hold| hold.view().check())?;
     if let Some(least) = options.min_hold {
         let handles = holds.iter().map(|hold| LockHandle::new(hold.view()));
-        keep(&handles.collect::<Vec<_>>(), least).await?;
+        min_hold::begin(&handles.collect::<Vec<_>>(), least).await?;
     }
     holds.iter().for_each(Hold::begin);
     Ok(holds)
-}
-
-/// Begins a minimum hold: from now on the keys stay taken for `least`, even if this process dies.
-/// Leases that are too short for that are extended first.
-pub(crate) async fn keep(handles: &[LockHandle], least: Duration) -> Result<(), LockError> {
-    // The second time is enough, unless this process stood still in between.
-    const TRIES: usize = 4;
-    for _ in 0..TRIES {
-        let short = handles.iter().filter(|handle| !handle.keep(least, false));
-        let short: SmallVec<[&LockHandle; 1]> = short.collect();
-        if short.is_empty() && handles.iter().all(|handle| handle.keep(least, true)) {
-            return Ok(());
-        }
-        for handle in short {
-            handle.renew().await?;
-        }
-    }
-    Err(LockError::Unavailable(
-        "the store answers too late to keep the lock for its minimum hold".into(),
-    ))
 }
 
 /// One wait for several locks.
@@ -288,12 +324,18 @@ impl<'a> Patience<'a> {
     }
 
     /// Gets all of several locks by one question, if that is possible; none if not.
-    async fn acquire_together(&self, keys: &Keys) -> Result<Holds, LockError> {
+    async fn acquire_together(
+        &self,
+        keys: &Keys,
+        (as_given, options): CallOf<'_>,
+    ) -> Result<Holds, LockError> {
         if keys.len() < 2 {
             return Ok(Holds::new());
         }
+        let named = |key: &LockKey| (key.clone(), options.name_of(key, as_given));
+        let keys: Vec<_> = keys.iter().map(named).collect();
         // Boxed, since most calls have one key, and wait in a smaller future.
-        let together = Box::pin(self.engine.acquire_together(keys, self.terms));
+        let together = Box::pin(self.engine.acquire_together(&keys, self.terms));
         Ok(together.await?.map(Holds::from_vec).unwrap_or_default())
     }
 
@@ -301,6 +343,7 @@ impl<'a> Patience<'a> {
     async fn acquire(
         &self,
         key: &LockKey,
+        name: &'static str,
         is_first: bool,
         begins: bool,
     ) -> Result<Hold, LockError> {
@@ -309,11 +352,15 @@ impl<'a> Patience<'a> {
         } else {
             self.wait.saturating_sub(self.started.elapsed())
         };
-        let acquired = self.engine.acquire(key, self.terms, wait, begins).await;
+        let terms = self.terms;
+        let wish = Wish { key, name, terms };
+        let acquired = self.engine.acquire(wish, wait, begins).await;
         acquired.map_err(|error| match error {
             // What is left of the wait may be too little to wait, but there was one.
-            LockError::Taken { key, .. } if !self.wait.is_zero() => self.timed_out(key),
-            LockError::Timeout { key, .. } => self.timed_out(key),
+            LockError::Taken { key, holder, .. } if !self.wait.is_zero() => {
+                self.timed_out(key, holder)
+            }
+            LockError::Timeout { key, holder, .. } => self.timed_out(key, holder),
             error => error,
         })
     }
@@ -329,25 +376,47 @@ impl<'a> Patience<'a> {
             Err(_) if self.wait.is_zero() => Err(LockError::Taken {
                 key: key.clone(),
                 remaining: Some(outer.handle().remaining()),
+                holder: Some(Process::current()),
             }),
             Err(_) => timeout_at(
                 self.started + self.wait.min(clock::AGES),
                 outer.turn().acquire_owned(),
             )
             .await
-            .map_err(|_| self.timed_out(key.clone()))?
+            .map_err(|_| self.timed_out(key.clone(), Some(Process::current())))?
             .map_err(|_| LockError::ShutDown),
         }
     }
 
-    fn timed_out(&self, key: LockKey) -> LockError {
-        timed_out(key, self.started.elapsed())
+    fn timed_out(&self, key: LockKey, holder: Option<Process>) -> LockError {
+        timed_out(key, self.started.elapsed(), holder)
     }
 }
+
+/// Takes in that a lock is asked for while the bodies around hold others.
+pub(crate) fn note_order(engine: &Engine, name: &'static str, options: &LockOptions) {
+    let mut frame = Frame::current();
+    if frame.is_none() {
+        return;
+    }
+    let function = options.function();
+    let inner = Taking { name, function };
+    while let Some(outer) = frame {
+        engine
+            .settings
+            .observers
+            .taken_within(outer.taking(), inner);
+        frame = outer.outer().cloned();
+    }
+}
+
+/// The keys of a call as they were given, and what it asks of their locks.
+type CallOf<'a> = (&'a Keys, &'a LockOptions);
 
 /// A call on its way into its body.
 struct Entering<'a> {
     patience: Patience<'a>,
+    call: CallOf<'a>,
     /// Those of the rights; of a nested one that of the body around it.
     handles: SmallVec<[LockHandle; 1]>,
     rights: SmallVec<[Right; 1]>,
@@ -373,7 +442,10 @@ impl Entering<'_> {
             }
             None => {
                 let is_first = self.rights.is_empty();
-                let hold = self.patience.acquire(key, is_first, begins).await?;
+                let (keys, options) = self.call;
+                let name = options.name_of(key, keys);
+                note_order(self.patience.engine, name, options);
+                let hold = self.patience.acquire(key, name, is_first, begins).await?;
                 (LockHandle::new(hold.view()), Right::Own(hold))
             }
         };
@@ -385,7 +457,7 @@ impl Entering<'_> {
 
 /// The error of a wait that is used up. It names the locks that were held meanwhile, unless the
 /// wait was for the turn of a nested call.
-pub(crate) fn timed_out(key: LockKey, waited: Duration) -> LockError {
+pub(crate) fn timed_out(key: LockKey, waited: Duration, holder: Option<Process>) -> LockError {
     let holding = Frame::held();
     let is_nested = holding.contains(&key);
     let holding = if is_nested { Vec::new() } else { holding };
@@ -393,13 +465,19 @@ pub(crate) fn timed_out(key: LockKey, waited: Duration) -> LockError {
         key,
         waited,
         holding: Holding::new(holding),
+        holder,
     }
 }
 
 /// The same error; one of a wait that is used up names the locks that were held meanwhile.
 pub(crate) fn explained(error: LockError) -> LockError {
     match error {
-        LockError::Timeout { key, waited, .. } => timed_out(key, waited),
+        LockError::Timeout {
+            key,
+            waited,
+            holder,
+            ..
+        } => timed_out(key, waited, holder),
         error => error,
     }
 }

@@ -4,10 +4,15 @@ use std::ffi::OsString;
 use std::str::FromStr;
 use std::time::Duration;
 
+#[cfg(feature = "redis")]
+use percent_encoding::percent_decode_str;
+
 use crate::api::builder::LockRuntimeBuilder;
 use crate::api::runtime::LockRuntime;
 use crate::error::LockError;
 use crate::settings;
+#[cfg(feature = "consul")]
+use crate::stores::consul;
 #[cfg(feature = "etcd")]
 use crate::stores::etcd;
 use crate::stores::memory::MemoryBackend;
@@ -17,7 +22,7 @@ const LOCK_URL: &str = "LOCK_URL";
 /// What [`LOCK_URL`] may be.
 const FORMS: &str = "`redis://host:port`, `rediss://host:port`, `unix:///path/to/socket`, \
      `redis+redlock://host:port,host:port,host:port`, `etcd://host:port,host:port`, \
-     `etcds://host:port` or `memory:`";
+     `etcds://host:port`, `consul://host:port`, `consul+https://host:port` or `memory:`";
 
 /// Hands the value of a variable to the builder, or says what is wrong with it.
 type Set = fn(LockRuntimeBuilder, &str) -> Result<LockRuntimeBuilder, String>;
@@ -56,18 +61,36 @@ const VARIABLES: &[(&str, Set)] = &[
     ("LOCK_LANES", |builder, text| {
         Ok(builder.lanes(parsed(text, "a whole number, as in `1`")?))
     }),
-    #[cfg(any(feature = "redis", feature = "etcd"))]
+    #[cfg(any(feature = "redis", feature = "etcd", feature = "consul"))]
     ("LOCK_CONNECT_LAZILY", |builder, text| {
         Ok(match parsed(text, "`true` or `false`")? {
             true => builder.connect_lazily(),
             false => builder,
         })
     }),
+    #[cfg(feature = "redis")]
+    ("LOCK_POOL_SIZE", |builder, text| {
+        Ok(builder.pool_size(parsed(text, "a whole number, as in `40`")?))
+    }),
+    #[cfg(feature = "redis")]
+    ("LOCK_CONNECT_TIMEOUT", |builder, text| {
+        Ok(builder.connect_timeout(period(text)?))
+    }),
+    #[cfg(feature = "redis")]
+    ("LOCK_RESTART_DELAY", |builder, text| {
+        Ok(builder.restart_delay(duration(text)?))
+    }),
     #[cfg(feature = "tls")]
     ("LOCK_TLS_ROOT_CERTIFICATES", |builder, path| {
-        let pem = std::fs::read(path)
-            .map_err(|error| format!("must be the path of a file in PEM format: {error}"))?;
-        Ok(builder.tls_root_certificates(pem))
+        Ok(builder.tls_root_certificates(pem(path)?))
+    }),
+    #[cfg(feature = "tls")]
+    ("LOCK_TLS_CLIENT_CERTIFICATE", |builder, path| {
+        Ok(builder.tls_client(pem(path)?))
+    }),
+    #[cfg(feature = "tls")]
+    ("LOCK_TLS_CLIENT_KEY", |builder, path| {
+        Ok(builder.tls_client_key(pem(path)?))
     }),
 ];
 
@@ -97,7 +120,7 @@ fn source(
     url: &str,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<LockRuntimeBuilder, String> {
-    // What is unused without the feature `etcd`.
+    // What is unused without the features `etcd` and `consul`.
     let _ = &variable;
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("memory") if url == "memory:" => Ok(LockRuntimeBuilder::backend(MemoryBackend::new())),
@@ -105,13 +128,7 @@ fn source(
         Some("redis" | "rediss" | "unix") => Ok(LockRuntimeBuilder::redis(url.to_owned())),
         #[cfg(feature = "redis")]
         Some("redis+redlock" | "rediss+redlock" | "redlock") => {
-            let (urls, restart_delay) = redlock(url)
-                .map_err(|fault| format!("the environment variable `{LOCK_URL}` {fault}"))?;
-            let builder = LockRuntime::redlock(urls);
-            Ok(match restart_delay {
-                Some(delay) => builder.restart_delay(delay),
-                None => builder,
-            })
+            redlock(url).map_err(|fault| format!("the environment variable `{LOCK_URL}` {fault}"))
         }
         #[cfg(feature = "etcd")]
         Some(scheme) if etcd::is_scheme(scheme) => {
@@ -120,12 +137,21 @@ fn source(
                 .map_err(|fault| format!("the environment variable `{LOCK_URL}` {fault}"))?;
             Ok(LockRuntimeBuilder::etcd(settings))
         }
+        #[cfg(feature = "consul")]
+        Some(scheme) if consul::is_scheme(scheme) => {
+            let settings = consul::settings(url, variable);
+            let settings = settings
+                .map_err(|fault| format!("the environment variable `{LOCK_URL}` {fault}"))?;
+            Ok(LockRuntimeBuilder::consul(settings))
+        }
         #[cfg(not(feature = "redis"))]
         Some("redis" | "rediss" | "unix" | "redis+redlock" | "rediss+redlock" | "redlock") => {
             Err(is_off("redis"))
         }
         #[cfg(not(feature = "etcd"))]
         Some("etcd" | "etcds" | "etcd+http" | "etcd+https") => Err(is_off("etcd")),
+        #[cfg(not(feature = "consul"))]
+        Some("consul" | "consul+http" | "consul+https") => Err(is_off("consul")),
         // The value may hold a password, so it is not shown.
         _ => Err(format!(
             "the environment variable `{LOCK_URL}` must be {FORMS}"
@@ -134,7 +160,7 @@ fn source(
 }
 
 /// That a store is not compiled in, and how it is.
-#[cfg(not(all(feature = "redis", feature = "etcd")))]
+#[cfg(not(all(feature = "redis", feature = "etcd", feature = "consul")))]
 fn is_off(feature: &str) -> String {
     format!(
         "the environment variable `{LOCK_URL}` needs the feature `{feature}` of lock-runtime, which \
@@ -142,10 +168,34 @@ fn is_off(feature: &str) -> String {
     )
 }
 
-/// The servers of `scheme://[user:password@]host:port,host:port,…[/db][?restart_delay=30s]`, as one
-/// URL each, and the parameter. Of a fault no part of the value is told: it may hold a password.
+/// The builder that a URL of several servers describes: each setting that has a variable has a
+/// parameter, too. Of a fault nothing is told that may hold a password.
 #[cfg(feature = "redis")]
-fn redlock(url: &str) -> Result<(Vec<String>, Option<Duration>), String> {
+fn redlock(url: &str) -> Result<LockRuntimeBuilder, String> {
+    let (urls, parameters) = servers(url)?;
+    let mut builder = LockRuntime::redlock(urls);
+    for (name, value) in parameters {
+        let known = VARIABLES
+            .iter()
+            .find(|(variable, _)| parameter_of(variable) == name);
+        let Some((_, set)) = known else {
+            let names = VARIABLES.iter().map(|(variable, _)| parameter_of(variable));
+            let names = names.collect::<Vec<_>>().join("`, `");
+            return Err(format!("has a parameter that is none of `{names}`"));
+        };
+        builder = set(builder, &value).map_err(|fault| format!("has a `{name}` that {fault}"))?;
+    }
+    Ok(builder)
+}
+
+/// The parameters of a URL, each with its value.
+#[cfg(feature = "redis")]
+type Parameters<'a> = Vec<(&'a str, String)>;
+
+/// The servers of `scheme://[user:password@]host:port,host:port,…[/db][?restart_delay=30s&…]`, as one
+/// URL each, and the parameters.
+#[cfg(feature = "redis")]
+fn servers(url: &str) -> Result<(Vec<String>, Parameters<'_>), String> {
     let form = || "must be `redis+redlock://host:port,host:port,host:port`".to_owned();
     let (scheme, rest) = url.split_once("://").ok_or_else(form)?;
     let scheme = match scheme {
@@ -169,19 +219,32 @@ fn redlock(url: &str) -> Result<(Vec<String>, Option<Duration>), String> {
     }
     let of_host = |host| format!("{scheme}://{user}{host}{database}");
     let urls = hosts.split(',').map(of_host).collect();
-    let mut restart_delay = None;
-    for parameter in query.iter().flat_map(|query| query.split('&')) {
-        restart_delay = match parameter.split_once('=') {
-            Some(("restart_delay", text)) => Some(
-                duration(text).map_err(|fault| format!("has a `restart_delay` that {fault}"))?,
-            ),
-            _ => return Err("has a parameter other than `restart_delay`".to_owned()),
-        };
-    }
-    Ok((urls, restart_delay))
+    let parameters = query.iter().flat_map(|query| query.split('&'));
+    let parameters = parameters.map(|parameter| {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let value = percent_decode_str(value).decode_utf8();
+        let value = value.map_err(|_| "has a parameter that is no text".to_owned())?;
+        Ok((name, value.into_owned()))
+    });
+    let parameters: Result<_, String> = parameters.collect();
+    Ok((urls, parameters?))
 }
 
-/// A duration of a setting that is bounded like a ttl: out of its bounds, the error shall name the variable.
+/// The parameter of a URL that sets what this variable does.
+#[cfg(feature = "redis")]
+fn parameter_of(variable: &str) -> String {
+    variable.trim_start_matches("LOCK_").to_lowercase()
+}
+
+/// What is in the file.
+#[cfg(feature = "tls")]
+fn pem(path: &str) -> Result<Vec<u8>, String> {
+    std::fs::read(path)
+        .map_err(|error| format!("must be the path of a file in PEM format: {error}"))
+}
+
+/// A duration of a setting that is bounded like a ttl: out of its bounds, the error shall name the
+/// variable.
 fn period(text: &str) -> Result<Duration, String> {
     let period = duration(text)?;
     settings::bounded(period).map_err(|fault| format!("is {text}, but {fault}"))
@@ -209,7 +272,7 @@ impl LockRuntime {
     ///
     /// | variable | what it sets |
     /// |---|---|
-    /// | `LOCK_URL` | the store: `redis://…`, `rediss://…`, `unix://…`, `redis+redlock://…` (or `rediss+redlock://…`) with the servers of [`redlock`](LockRuntime::redlock) and perhaps `?restart_delay=30s`, `etcd://host:port,host:port`, `etcds://…` or `memory:`; required |
+    /// | `LOCK_URL` | the store: `redis://…`, `rediss://…`, `unix://…`, `redis+redlock://…` (or `rediss+redlock://…`) with the servers of [`redlock`](LockRuntime::redlock), `etcd://host:port,host:port`, `etcds://…`, `consul://host:port,host:port`, `consul+https://…` or `memory:`; required |
     /// | `LOCK_PREFIX` | [`key_prefix`](LockRuntimeBuilder::key_prefix) |
     /// | `LOCK_TTL` | [`default_ttl`](LockRuntimeBuilder::default_ttl) |
     /// | `LOCK_WAIT` | [`default_wait`](LockRuntimeBuilder::default_wait) |
@@ -221,13 +284,28 @@ impl LockRuntime {
     /// | `LOCK_LOCAL_PASSES` | [`local_passes`](LockRuntimeBuilder::local_passes) |
     /// | `LOCK_LOCAL_SHARE` | [`local_share`](LockRuntimeBuilder::local_share) |
     /// | `LOCK_LANES` | `lanes`, with the feature `redis` |
-    /// | `LOCK_CONNECT_LAZILY` | `connect_lazily`: `true` or `false`, with the feature `redis` or `etcd` |
+    /// | `LOCK_CONNECT_LAZILY` | `connect_lazily`: `true` or `false`, with the feature `redis`, `etcd` or `consul` |
+    /// | `LOCK_POOL_SIZE` | `pool_size`, with the feature `redis` |
+    /// | `LOCK_CONNECT_TIMEOUT` | `connect_timeout`, with the feature `redis` |
+    /// | `LOCK_RESTART_DELAY` | `restart_delay`, with the feature `redis` |
     /// | `LOCK_TLS_ROOT_CERTIFICATES` | `tls_root_certificates`: the path of the file, with the feature `tls` |
+    /// | `LOCK_TLS_CLIENT_CERTIFICATE`, `LOCK_TLS_CLIENT_KEY` | `tls_client_certificate`: the paths of both files, with the feature `tls` |
     ///
     /// With the feature `etcd`, its user may stand in the URL, as `etcd://user:password@host:port`
-    /// with `%40` for an `@`, or in `ETCDCTL_USER` and `ETCDCTL_PASSWORD`; the paths of certificates
-    /// in `ETCDCTL_CACERT`, `ETCDCTL_CERT` and `ETCDCTL_KEY`, for `etcds://`, which may also be
-    /// written `etcd+https://`.
+    /// with `%40` for an `@`, or in `ETCDCTL_USER` and `ETCDCTL_PASSWORD`; the paths of
+    /// certificates in `ETCDCTL_CACERT`, `ETCDCTL_CERT` and `ETCDCTL_KEY`, for `etcds://`, which
+    /// may also be written `etcd+https://`.
+    ///
+    /// With the feature `consul`, its token is in `CONSUL_HTTP_TOKEN`, or in the file that
+    /// `CONSUL_HTTP_TOKEN_FILE` names; the paths of certificates in `CONSUL_CACERT`,
+    /// `CONSUL_CLIENT_CERT` and `CONSUL_CLIENT_KEY`, for `consul+https://`, and the name in them, if it
+    /// is not that of the URL, in `CONSUL_TLS_SERVER_NAME`. `consul://` without a host leads where
+    /// `CONSUL_HTTP_ADDR` does.
+    ///
+    /// A URL of several servers takes the same as parameters, without the `LOCK_` and in small
+    /// letters: `redis+redlock://one:6379,two:6379,three:6379?ttl=5s&restart_delay=10s&lanes=2`.
+    /// What has no place in a URL is written by `%`, as in `prefix=shop%3Alock%3A`. A variable
+    /// counts more.
     ///
     /// A duration is text, as in `500ms`, `5s` or `1m 30s`. What is set on the builder afterwards
     /// counts more than the environment. A value that cannot be used is an error of
@@ -323,12 +401,14 @@ mod tests {
         }
     }
 
-    #[cfg(not(all(feature = "redis", feature = "etcd")))]
+    #[cfg(not(all(feature = "redis", feature = "etcd", feature = "consul")))]
     #[tokio::test]
     async fn a_feature_that_is_off_is_named_with_the_command_that_switches_it_on() {
         #[cfg(not(feature = "etcd"))]
         let (url, command) = ("etcd://me:secret@host:1", "--features etcd");
-        #[cfg(feature = "etcd")]
+        #[cfg(all(feature = "etcd", not(feature = "consul")))]
+        let (url, command) = ("consul://secret@host:1", "--features consul");
+        #[cfg(all(feature = "etcd", feature = "consul"))]
         let (url, command) = ("redis://me:secret@host:1", "--features redis");
         let fault = settings(&[(LOCK_URL, url)]).await.expect_err(url);
         assert!(fault.contains(command), "{fault}");
@@ -357,16 +437,37 @@ mod tests {
 
     #[cfg(feature = "redis")]
     #[test]
-    fn a_url_names_several_servers_and_the_restart_delay() {
-        let (urls, delay) = redlock("redis+redlock://a:1,b,[::1]:3").expect("a URL");
+    fn a_url_names_several_servers_and_the_settings() {
+        let (urls, parameters) = servers("redis+redlock://a:1,b,[::1]:3").expect("a URL");
         assert_eq!(urls, ["redis://a:1", "redis://b", "redis://[::1]:3"]);
-        assert_eq!(delay, None);
-        let (urls, delay) =
-            redlock("rediss+redlock://u:p@a,b,c/2?restart_delay=0s").expect("a URL");
+        assert_eq!(parameters, []);
+        let (urls, parameters) =
+            servers("rediss+redlock://u:p@a,b,c/2?restart_delay=0s&prefix=a%3Ab").expect("a URL");
         let each = ["a", "b", "c"].map(|host| format!("rediss://u:p@{host}/2"));
         assert_eq!(urls, each);
-        assert_eq!(delay, Some(Duration::ZERO));
-        assert_eq!(redlock("redlock://a,b,c").expect("a URL").0[0], "redis://a");
+        let set = [("restart_delay", "0s"), ("prefix", "a:b")];
+        assert_eq!(
+            parameters,
+            set.map(|(name, value)| (name, value.to_owned()))
+        );
+        let (urls, _) = servers("redlock://a,b,c").expect("a URL");
+        assert_eq!(urls[0], "redis://a");
+    }
+
+    #[cfg(feature = "redis")]
+    #[tokio::test]
+    async fn a_url_of_several_servers_sets_what_the_variables_do() {
+        let url = "redlock://127.0.0.1:1,127.0.0.1:2,127.0.0.1:3?connect_lazily=true&prefix=shop%3A\
+                   &ttl=7s&wait=0s&grace=2s&local_passes=7&restart_delay=8s&lanes=2&pool_size=9";
+        let set = settings(&[(LOCK_URL, url), ("LOCK_WAIT", "3s")]).await;
+        let set = set.expect("each can be used");
+        let secs = Duration::from_secs;
+        assert_eq!((set.key_prefix.as_str(), set.local_passes), ("shop:", 7));
+        assert_eq!((set.default_ttl, set.grace), (secs(7), secs(2)));
+        assert_eq!(set.default_wait, secs(3), "a variable counts more");
+        let long = url.replace("ttl=7s", "ttl=9s");
+        let fault = settings(&[(LOCK_URL, &long)]).await.expect_err("too long");
+        assert!(fault.contains("restart_delay"), "{fault}");
     }
 
     #[cfg(feature = "redis")]
@@ -381,7 +482,7 @@ mod tests {
             ),
             ("redlock://u:secret@a,b,c?secret=1", "parameter"),
         ] {
-            let fault = redlock(url).expect_err("a fault");
+            let fault = redlock(url).map(drop).expect_err("a fault");
             assert!(fault.contains(part) && !fault.contains("secret"), "{fault}");
         }
     }

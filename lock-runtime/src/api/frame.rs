@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use crate::api::guard::LockHandle;
 use crate::api::runtime::LockRuntime;
 use crate::engine::Engine;
+use crate::observe::Taking;
 use lock_protocol::LockKey;
 
 tokio::task_local! {
@@ -19,6 +20,8 @@ tokio::task_local! {
 #[derive(Debug)]
 pub(crate) struct Frame {
     handle: LockHandle,
+    /// The function whose body it is, `-` if it is not known.
+    function: &'static str,
     outer: Option<Arc<Frame>>,
     /// Lets one nested call of the same key run at a time; made when the first comes.
     turn: OnceLock<Arc<Semaphore>>,
@@ -26,9 +29,14 @@ pub(crate) struct Frame {
 
 impl Frame {
     /// The frame of a body that holds the lock of `handle`, within that of `outer`.
-    pub(crate) fn new(handle: LockHandle, outer: Option<Arc<Frame>>) -> Arc<Frame> {
+    pub(crate) fn new(
+        handle: LockHandle,
+        function: &'static str,
+        outer: Option<Arc<Frame>>,
+    ) -> Arc<Frame> {
         Arc::new(Frame {
             handle,
+            function,
             outer,
             turn: OnceLock::new(),
         })
@@ -37,6 +45,14 @@ impl Frame {
     /// The lock that the body holds.
     pub(crate) fn handle(&self) -> &LockHandle {
         &self.handle
+    }
+
+    /// The lock, and the function that took it.
+    pub(crate) fn taking(&self) -> Taking {
+        Taking {
+            name: self.handle.name(),
+            function: self.function,
+        }
     }
 
     /// The body around this one.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::api::runtime::LockRuntime;
 use crate::engine::{Engine, Hold, View};
 use crate::error::LockError;
+use crate::observe::HoldSpan;
 use lock_protocol::FencingToken;
 use lock_protocol::LockKey;
 use lock_protocol::OwnerToken;
@@ -14,9 +15,10 @@ use lock_protocol::OwnerToken;
 /// A held lock.
 ///
 /// [`release`](LockGuard::release) it to learn whether it was held to the end; dropping it releases it in the background. While the guard
-/// lives, the watchdog renews the lease. A lease that is lost all the same (the store was away for too long, forgot the lock, or gave
-/// it to another after a pause of this process) is told by [`is_held`](LockGuard::is_held) and [`lost`](LockGuard::lost): what
-/// the lock protects must not be touched from then on.
+/// lives, the watchdog renews the lease. A lease that is lost all the same (the store was away for
+/// too long, forgot the lock, or gave it to another after a pause of this process) is told by
+/// [`is_held`](LockGuard::is_held) and [`lost`](LockGuard::lost): what the lock protects must not
+/// be touched from then on.
 ///
 /// # Examples
 ///
@@ -119,9 +121,11 @@ impl LockGuard {
     }
 }
 
-/// A view of a held lock: it owns nothing, cannot release, and may outlive the guard, after which the lock counts as lost.
+/// A view of a held lock: it owns nothing, cannot release, and may outlive the guard, after which
+/// the lock counts as lost.
 ///
-/// The attribute binds one with `guard = name`; [`LockGuard::handle`] gives others. Cloning is cheap.
+/// The attribute binds one with `guard = name`; [`LockGuard::handle`] gives others. Cloning is
+/// cheap.
 #[derive(Clone)]
 pub struct LockHandle(
     /// One pointer, so that a body that has a handle stays thin.
@@ -196,6 +200,17 @@ impl LockHandle {
     /// `Ok` while the lock is held, else the error that says why it is not.
     pub(crate) fn check(&self) -> Result<(), LockError> {
         self.0.check()
+    }
+
+    /// What the lock is called.
+    pub(crate) fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    /// The span of a body that runs under the lock.
+    pub(crate) fn span(&self) -> HoldSpan {
+        let observers = &self.0.engine().settings.observers;
+        HoldSpan::default().and(observers, self.0.name(), self.key(), self.fencing_token())
     }
 
     /// The runtime that the lock is of.

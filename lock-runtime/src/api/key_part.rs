@@ -1,9 +1,11 @@
 //! What may stand between `<` and `>` in a key template, and how it is written into the key.
 //!
-//! Two different lists of values never make the same key of one template. In a value, `%`, `:`, `{` and `}` are percent-encoded, and the
-//! attribute demands one of `:`, `{`, `}` in the template between two placeholders: so the template's own text can be told from the
-//! values, and no value moves a Redis Cluster hash tag. Within one placeholder, a `%` that no hexadecimal digit follows marks the
-//! structure, which no value can imitate: `%,` separates parts, and `%(`, `%)` enclose what is not one plain value.
+//! Two different lists of values never make the same key of one template. In a value, `%`, `:`, `{`
+//! and `}` are percent-encoded, and the attribute demands one of `:`, `{`, `}` in the template
+//! between two placeholders: so the template's own text can be told from the values, and no value
+//! moves a Redis Cluster hash tag. Within one placeholder, a `%` that no hexadecimal digit follows
+//! marks the structure, which no value can imitate: `%,` separates parts, and `%(`, `%)` enclose
+//! what is not one plain value.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -64,7 +66,8 @@ pub trait KeyPart {
 
 /// A place in a lock key, to be filled by a [`KeyPart`].
 ///
-/// It takes parts and no raw text, so that no implementation can make two different values look the same.
+/// It takes parts and no raw text, so that no implementation can make two different values look the
+/// same.
 #[derive(Debug)]
 pub struct KeyBuilder {
     text: String,
@@ -179,12 +182,14 @@ impl KeyTemplate {
         &mut self.key
     }
 
-    /// The key. One that is too long for a lock stays too long, and is refused where a lock is made of it.
+    /// The key. One that is too long for a lock stays too long, and is refused where a lock is made
+    /// of it.
     pub fn finish(mut self) -> String {
         let last_value = self.open;
         self.close();
         let mut text = self.key.text;
-        // What a value says must not decide whether a key can be used: no key with a hash tag may end like a companion.
+        // What a value says must not decide whether a key can be used: no key with a hash tag may
+        // end like a companion.
         if let Some(start) = last_value
             && LockKey::COMPANIONS.contains(&&*format!(":{}", &text[start..]))
         {
@@ -202,7 +207,8 @@ impl KeyTemplate {
     }
 }
 
-// `do_not_recommend`, here and below: a list of some of these types is no help to someone whose type is not among them.
+// `do_not_recommend`, here and below: a list of some of these types is no help to someone whose
+// type is not among them.
 macro_rules! plain_parts {
     ($($ty:ty),* $(,)?) => {$(
         #[diagnostic::do_not_recommend]

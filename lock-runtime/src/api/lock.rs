@@ -6,10 +6,13 @@ use std::time::Duration;
 use crate::api::body::{Call, Run};
 use crate::api::entered::{self, Entered};
 use crate::api::guard::{LockGuard, LockHandle};
-use crate::api::options::{LockOptions, Renew};
+use crate::api::lock_done::LockDone;
+use crate::api::min_hold;
+use crate::api::once_per::{Once, OncePer};
+use crate::api::options::{LockOptions, Names, Renew};
 use crate::api::runtime::LockRuntime;
 use crate::clock;
-use crate::engine::Engine;
+use crate::engine::{Engine, Wish};
 use crate::error::LockError;
 use lock_protocol::LockKey;
 
@@ -67,8 +70,8 @@ impl Lock {
         }
     }
 
-    /// How long the lease lives unless it is renewed: what a crash of this process costs those who wait. From 10 ms to 24 h; the
-    /// runtime's `default_ttl` if not set.
+    /// How long the lease lives unless it is renewed: what a crash of this process costs those who
+    /// wait. From 10 ms to 24 h; the runtime's `default_ttl` if not set.
     pub fn ttl(mut self, ttl: Duration) -> Lock {
         self.options.ttl = Some(ttl);
         self
@@ -102,6 +105,13 @@ impl Lock {
         self
     }
 
+    /// What locks of this kind are called in logs and metrics, in the place of `-`: one of few
+    /// names, such as `report:<month>`, never a key. The attribute takes the template of the key.
+    pub fn name(mut self, name: &'static str) -> Lock {
+        self.options.names = Names::One(name);
+        self
+    }
+
     /// Acquires the lock, waiting for it if another holds it.
     ///
     /// # Errors
@@ -112,14 +122,19 @@ impl Lock {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future gives up the place in the queue. If the store had already granted the lock, it is released in the background.
+    /// Dropping the future gives up the place in the queue. If the store had already granted the
+    /// lock, it is released in the background.
     pub async fn acquire(self) -> Result<LockGuard, LockError> {
         let (terms, wait) = self.options.resolve(&self.engine.settings)?;
         let key = LockKey::new(&self.engine.settings.key_prefix, &self.key)?;
-        let acquired = self.engine.acquire(&key, terms, wait, true).await;
+        let name = self.options.name_of(&key, &[]);
+        entered::note_order(&self.engine, name, &self.options);
+        let key = &key;
+        let wish = Wish { key, name, terms };
+        let acquired = self.engine.acquire(wish, wait, true).await;
         let hold = acquired.map_err(entered::explained)?;
         if let Some(least) = terms.min_hold {
-            entered::keep(&[LockHandle::new(hold.view())], least).await?;
+            min_hold::begin(&[LockHandle::new(hold.view())], least).await?;
         }
         Ok(LockGuard::new(hold))
     }
@@ -141,7 +156,8 @@ impl Lock {
         }
     }
 
-    /// Runs `body` while holding the lock, as the attribute does: it is dropped at its current `.await` if the lock is lost.
+    /// Runs `body` while holding the lock, as the attribute does: it is dropped at its current
+    /// `.await` if the lock is lost.
     ///
     /// Annotated functions of the same key that `body` calls run under the same lease; so does
     /// `run` within such a function. Of the nested one's settings `wait` counts, for its turn among
@@ -179,9 +195,10 @@ impl Lock {
     /// holds the lock. It is how a service elects a leader.
     ///
     /// Whoever does not lead stands until it does, whatever the [`wait`](Lock::wait). A leader that
-    /// loses the lock is dropped at its current `.await`, and stands again, after a pause that grows
-    /// while the store is away. The [fencing token](LockHandle::fencing_token) is the number of the
-    /// term: it grows from leader to leader, and what a leader writes to can refuse those that were.
+    /// loses the lock is dropped at its current `.await`, and stands again, after a pause that
+    /// grows while the store is away. The [fencing token](LockHandle::fencing_token) is the number
+    /// of the term: it grows from leader to leader, and what a leader writes to can refuse those
+    /// that were.
     ///
     /// It returns when a body ends. A [shutdown](crate::LockRuntime::shutdown) drops the body, and
     /// hands the lock to the next at once.
@@ -276,15 +293,77 @@ impl Lock {
         self,
         body: impl AsyncFnOnce(LockHandle) -> T,
     ) -> Result<Option<T>, LockError> {
-        let lock = self.wait(Duration::ZERO);
-        let keys = entered::checked(&lock.engine, [&lock.key])?;
-        let entered = Entered::enter(&lock.engine, &keys, &lock.options, true).await;
-        let entered = match entered {
-            Err(error) if error.is_taken() => return Ok(None),
-            entered => entered?,
+        let Some((entered, handle)) = self.try_enter().await? else {
+            return Ok(None);
         };
-        let body = body(entered.handle_of(&keys[0]));
+        let body = body(handle);
         let body = std::pin::pin!(Some(async { Ok(Some(body.await)) }));
         Run::new(Call::Running(Some(entered)), body, Err).await
+    }
+
+    /// Runs `body` as [`try_run`](Lock::try_run) does; once it ended well, nobody runs one for the
+    /// same key until `period` is over, counted from its beginning. It is what `once_per` is in the
+    /// attribute.
+    ///
+    /// It ended well if what it returned says so: see [`LockDone`]. If not, or if it panics or the
+    /// lock is lost, the key is free at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_run`](Lock::try_run), and [`LockError::Config`] for a store that cannot keep a lock
+    /// that nobody holds, before `body` begins. After it, any error says that the store may not
+    /// know that it was done, so that it may be run again.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Lock::run): the key is free then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lock_runtime::LockError> {
+    /// # let locks = lock_runtime::LockRuntime::in_memory().build().await?;
+    /// let hour = Duration::from_secs(3600);
+    /// let report = async |_| -> Result<u32, &str> { Ok(7) };
+    /// assert_eq!(locks.lock("report").run_once_per(hour, report).await?, Some(Ok(7)));
+    /// assert_eq!(locks.lock("report").run_once_per(hour, report).await?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn run_once_per<T: LockDone>(
+        mut self,
+        period: Duration,
+        body: impl AsyncFnOnce(LockHandle) -> T,
+    ) -> Result<Option<T>, LockError> {
+        let once_per = OncePer::new(period);
+        let once = once_per.once();
+        self.options.once_per = Some(once_per);
+        let Some((entered, handle)) = self.try_enter().await? else {
+            return Ok(None);
+        };
+        let body = body(handle);
+        let body = std::pin::pin!(Some(async {
+            let output = body.await;
+            Once::ended(&once, output.is_done());
+            Ok(Some(output))
+        }));
+        Run::new(Call::Running(Some(entered)), body, Err).await
+    }
+
+    /// The right to run a body, and its view of the lock; `None` if another holds it.
+    async fn try_enter(self) -> Result<Option<(Box<Entered>, LockHandle)>, LockError> {
+        let lock = self.wait(Duration::ZERO);
+        let keys = entered::checked(&lock.engine, [&lock.key])?;
+        match Entered::enter(&lock.engine, &keys, &lock.options, true).await {
+            Ok(entered) => {
+                let handle = entered.handle_of(&keys[0]);
+                Ok(Some((entered, handle)))
+            }
+            Err(error) if error.is_taken() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }

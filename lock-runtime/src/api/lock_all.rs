@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use crate::api::body::{Call, Run};
 use crate::api::entered::{self, Entered, Holds};
 use crate::api::guard::LockHandle;
-use crate::api::options::{LockOptions, Renew};
+use crate::api::options::{LockOptions, Names, Renew};
 use crate::api::runtime::LockRuntime;
 use crate::engine::{Engine, Hold};
 use crate::error::LockError;
@@ -18,8 +18,8 @@ use crate::error::LockError;
 ///
 /// All of them or none: whoever gets one and has to wait for another too long gives the first one
 /// back. They are taken in one order, that of their names in the store, whatever the order in which
-/// they are given; so two who want the same two never wait for each other. A key that is given twice
-/// is one lock.
+/// they are given; so two who want the same two never wait for each other. A key that is given
+/// twice is one lock.
 ///
 /// # Examples
 ///
@@ -86,6 +86,13 @@ impl LockAll {
     /// [`Lock::min_hold`](crate::Lock::min_hold).
     pub fn min_hold(mut self, least: Duration) -> LockAll {
         self.options.min_hold = Some(least);
+        self
+    }
+
+    /// What these locks are called in logs and metrics, in the place of `-`: one of few names, such
+    /// as `report:<month>`, never a key. The attribute takes the template of the key.
+    pub fn name(mut self, name: &'static str) -> LockAll {
+        self.options.names = Names::One(name);
         self
     }
 

@@ -2,9 +2,11 @@
 
 use crate::error::LockError;
 
-/// A return type that can carry a [`LockError`]: `Result<T, E>` with `E: From<LockError>`, under any alias.
+/// A return type that can carry a [`LockError`]: `Result<T, E>` with `E: From<LockError>`, under
+/// any alias.
 ///
-/// A function that returns something else says by `on_error = path` what to return when there is no lock.
+/// A function that returns something else says by `on_error = path` what to return when there is no
+/// lock.
 ///
 /// # Examples
 ///

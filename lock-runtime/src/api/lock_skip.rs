@@ -30,7 +30,7 @@
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot say that a call was skipped",
     label = "no value of it means that nothing was done",
-    note = "with `on_taken = skip` return `()`, `Option<T>`, `Result<(), E>` or `Result<Option<T>, E>`"
+    note = "with `on_taken = skip`, or `once_per`, return `()`, `Option<T>`, `Result<(), E>` or `Result<Option<T>, E>`"
 )]
 pub trait LockSkip {
     /// The value to return when another holds the lock.

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use lock_protocol::Terms;
+use lock_protocol::{LockKey, Terms};
 
+use crate::api::once_per::OncePer;
 use crate::error::LockError;
+use crate::observe::NAMELESS;
 use crate::settings::{self, Settings};
 
 /// How often the watchdog renews a lease.
@@ -40,9 +42,53 @@ pub(crate) struct LockOptions {
     pub(crate) renew: Renew,
     pub(crate) max_hold: Option<Duration>,
     pub(crate) min_hold: Option<Duration>,
+    pub(crate) once_per: Option<OncePer>,
+    pub(crate) names: Names,
+}
+
+/// What locks are called in logs and metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Names {
+    #[default]
+    None,
+    /// All by the same name.
+    One(&'static str),
+    /// As the attribute has it.
+    Attribute(&'static Named),
+}
+
+/// An annotated function, and what its locks are called.
+#[derive(Debug)]
+pub struct Named {
+    /// The path of the function.
+    pub function: &'static str,
+    /// The name of each lock, or one for all.
+    pub locks: &'static [&'static str],
 }
 
 impl LockOptions {
+    /// The function whose locks they are, `-` if it is not known.
+    pub(crate) fn function(&self) -> &'static str {
+        match self.names {
+            Names::Attribute(named) => named.function,
+            _ => NAMELESS,
+        }
+    }
+
+    /// What the lock of one of the `keys` of a call is called.
+    pub(crate) fn name_of(&self, key: &LockKey, keys: &[LockKey]) -> &'static str {
+        let Named { locks, .. } = match self.names {
+            Names::None => return NAMELESS,
+            Names::One(name) => return name,
+            Names::Attribute(named) => named,
+        };
+        let at = match locks {
+            [_] => 0,
+            _ => keys.iter().position(|other| other == key).unwrap_or(0),
+        };
+        locks.get(at).copied().unwrap_or(NAMELESS)
+    }
+
     /// The terms and the wait, with the defaults of the runtime, or what is wrong with them.
     pub(crate) fn resolve(&self, settings: &Settings) -> Result<(Terms, Duration), LockError> {
         let ttl = self
@@ -61,6 +107,9 @@ impl LockOptions {
         }
         if let Some(least) = self.min_hold {
             settings::min_hold(least, self.max_hold)?;
+        }
+        if let Some(OncePer { period, .. }) = &self.once_per {
+            settings::once_per(*period, self.min_hold)?;
         }
         let mut terms = Terms::new(ttl);
         terms.min_hold = self.min_hold;

@@ -7,7 +7,8 @@ use crate::engine::Engine;
 use crate::error::LockError;
 use crate::settings::kept_for;
 
-/// What annotated functions acquire their locks from: a backend, its connections, a watchdog and the defaults.
+/// What annotated functions acquire their locks from: a backend, its connections, a watchdog and
+/// the defaults.
 ///
 /// Built once at startup and [installed](LockRuntime::install) for the whole process, or passed around. Cloning is cheap, and all clones are
 /// the same runtime.
@@ -32,8 +33,8 @@ pub struct LockRuntime {
 
 impl LockRuntime {
     /// How long others wait for a lock of this `ttl` at most after its process died: the ttl as the
-    /// store keeps it, and what it takes to notice. Where the leader of etcd changes meanwhile it
-    /// may be twice that.
+    /// store keeps it, what it takes to notice, and for how long the store keeps others out after
+    /// that. Where the leader of etcd or Consul changes meanwhile it may be twice that.
     ///
     /// # Examples
     ///
@@ -48,7 +49,12 @@ impl LockRuntime {
     /// ```
     pub fn takeover_after(&self, ttl: Duration) -> Duration {
         let limits = self.engine.backend.limits();
-        kept_for(&limits, ttl).saturating_add(limits.lateness)
+        let delay = if limits.lock_delay {
+            ttl
+        } else {
+            Duration::ZERO
+        };
+        kept_for(&limits, ttl).saturating_add(limits.lateness.saturating_add(delay))
     }
 
     /// Ends the runtime: refuses new claims, withdraws those that wait, keeps renewing what is held
@@ -61,7 +67,8 @@ impl LockRuntime {
     ///
     /// # Errors
     ///
-    /// [`LockError::StillHeld`] if guards were left after the `shutdown_timeout`. Their locks end with their ttl.
+    /// [`LockError::StillHeld`] if guards were left after the `shutdown_timeout`. Their locks end
+    /// with their ttl.
     ///
     /// # Cancel safety
     ///

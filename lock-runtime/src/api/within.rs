@@ -6,9 +6,9 @@ use crate::api::guard::{LockGuard, LockHandle};
 use crate::error::LockError;
 
 impl LockGuard {
-    /// Runs `body` within this hold: annotated functions of the same key that it calls run under it,
-    /// as in [`Lock::run`](crate::Lock::run), instead of waiting for it in vain. The body is dropped
-    /// at its current `.await` if the lock is lost. The guard stays held.
+    /// Runs `body` within this hold: annotated functions of the same key that it calls run under
+    /// it, as in [`Lock::run`](crate::Lock::run), instead of waiting for it in vain. The body is
+    /// dropped at its current `.await` if the lock is lost. The guard stays held.
     ///
     /// # Errors
     ///

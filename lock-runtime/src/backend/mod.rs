@@ -15,7 +15,7 @@ use std::task::Poll;
 pub use lock_protocol::{
     Acquired, AskNumber, Backend, BackendError, BoxError, Claim, Contended, Executor, Extension,
     FenceBlock, GraceBy, Grant, Holder, Instant, InvalidKey, Limits, LockKey, MAX_TTL, MIN_TTL,
-    Mode, News, Order, OwnerToken, Release, Released, Renewal, Renewed,
+    Mode, News, Note, Order, OwnerToken, Process, Release, Released, Renewal, Renewed,
 };
 
 /// A boxed future, as the erased backend returns it.

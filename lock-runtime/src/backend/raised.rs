@@ -1,10 +1,11 @@
-//! A store whose fencing tokens are raised by a number, for who comes from a store with larger ones.
+//! A store whose fencing tokens are raised by a number, for who comes from a store with larger
+//! ones.
 
 use std::sync::{Arc, Mutex, Weak};
 
 use lock_protocol::{
     Acquired, BackendError, Claim, Executor, FenceBlock, FencingToken, Grant, Instant, Limits,
-    LockKey, News, OwnerToken, Release, Released, Renewal, Renewed,
+    LockKey, News, Note, OwnerToken, Release, Released, Renewal, Renewed,
 };
 
 use crate::backend::{BoxFuture, ErasedBackend};
@@ -155,6 +156,12 @@ impl News for RaisedNews {
     fn ask_all(&self) {
         if let Some(news) = self.news.upgrade() {
             news.ask_all();
+        }
+    }
+
+    fn noted(&self, note: &Note) {
+        if let Some(news) = self.news.upgrade() {
+            news.noted(note);
         }
     }
 }

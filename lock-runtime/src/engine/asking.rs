@@ -10,9 +10,11 @@ use lock_protocol::{BackendError, Instant, Renewal, Renewed};
 use tokio::time::timeout_at;
 
 use super::effects::{Effects, Renewing};
-use super::table::{Entry, Seated, Turn};
+use super::seats::Seated;
+use super::table::{Entry, Turn};
 use super::{Engine, MARGIN, timer};
 use crate::clock;
+use crate::observe::{self, Failure, LockEvent, Observers};
 use crate::sync::lock;
 use lock_protocol::Overtaken;
 
@@ -35,7 +37,7 @@ impl Effects {
     }
 
     fn perform_by(&mut self, engine: &Arc<Engine>, ask: impl Fn(&Arc<Engine>, Box<Ask>)) {
-        self.tell();
+        self.tell(engine);
         if let Some(at) = self.due {
             engine.tickers.look_by(engine, at);
         }
@@ -45,13 +47,16 @@ impl Effects {
         renew(engine, take(&mut self.renewals));
     }
 
-    /// Performs what can be performed within a call of the backend, and leaves questions and
-    /// renewals to the ticker.
+    /// Performs what can be performed within a call of the backend, and leaves questions, renewals
+    /// and what observers are told to the ticker.
     pub(super) fn note(mut self, engine: &Engine) {
-        self.tell();
+        self.wake();
         let mut due = self.due;
-        if !self.questions.is_empty() {
-            lock(&engine.deferred).extend(self.questions.into_iter().map(|ask| *ask));
+        if !self.questions.is_empty() || !self.seen.is_empty() {
+            let mut deferred = lock(&engine.deferred);
+            let questions = self.questions.into_iter().map(|ask| *ask);
+            deferred.questions.extend(questions);
+            deferred.seen.append(&mut self.seen);
             due = Some(clock::now());
         }
         if let Some(at) = due {
@@ -59,7 +64,14 @@ impl Effects {
         }
     }
 
-    fn tell(&mut self) {
+    fn tell(&mut self, engine: &Engine) {
+        self.wake();
+        for event in self.seen.drain(..) {
+            engine.settings.observers.tell(&event);
+        }
+    }
+
+    fn wake(&mut self) {
         for waker in self.wakers.drain(..) {
             waker.wake();
         }
@@ -119,7 +131,7 @@ impl Drop for InFlight<'_> {
                 // Whoever asked is gone, or has waited long enough.
                 let is_late = clock::now() >= limit(self.engine, self.sent_at);
                 let answer = if is_late {
-                    failed(self.engine, &ask, no_answer())
+                    failed(self.engine, &ask, no_answer(self.engine))
                 } else {
                     Answer::CutOff
                 };
@@ -129,7 +141,7 @@ impl Drop for InFlight<'_> {
                     answer,
                     chance: clock::chance(),
                 };
-                let mut effects = Effects::default();
+                let mut effects = self.engine.effects();
                 let feed = |entry: &mut Entry, turn: &mut Turn<'_>| turn.feed(entry, event);
                 self.engine.look(ask.verb.key(), &mut effects, feed);
                 if self.is_task {
@@ -168,8 +180,8 @@ async fn question(engine: Arc<Engine>, ask: Box<Ask>) {
 }
 
 /// Asks `now`, and takes in what became of it; if it is dropped after the [`limit`], that there
-/// was no answer. Lets `look` see the entry of the key in the same turn, for `asker`; without one, a
-/// task asks.
+/// was no answer. Lets `look` see the entry of the key in the same turn, for `asker`; without one,
+/// a task asks.
 pub(super) async fn asking<T>(
     engine: &Arc<Engine>,
     ask: Box<Ask>,
@@ -185,7 +197,7 @@ pub(super) async fn asking<T>(
     };
     let answer = match &flight.asked {
         Asked::Question(ask) => answer(engine, &ask.verb).await,
-        _ => Err(no_answer()),
+        _ => Err(no_answer(engine)),
     };
     let Asked::Question(ask) = take(&mut flight.asked) else {
         unreachable!("nobody else has taken it");
@@ -205,7 +217,7 @@ pub(super) async fn asking<T>(
 
 /// What became of a question that failed.
 fn failed(engine: &Engine, ask: &Ask, error: BackendError) -> Answer {
-    if error.source().is_some_and(|cause| cause.is::<Overtaken>()) {
+    if is_overtaken(&error) {
         // Nothing is wrong with the store: what went ahead may be that of another lock runtime,
         // which shares the backend.
         return Answer::CutOff;
@@ -216,15 +228,76 @@ fn failed(engine: &Engine, ask: &Ask, error: BackendError) -> Answer {
 }
 
 async fn answer(engine: &Engine, verb: &Verb) -> Result<Answer, BackendError> {
-    let backend = &engine.backend;
-    Ok(match verb {
-        Verb::Acquire(claim) => Answer::Acquired(backend.acquire(claim).await?),
-        Verb::Release(release) => Answer::Released(backend.release(release).await?),
+    let (backend, observers) = (&engine.backend, &engine.settings.observers);
+    let stopwatch = Stopwatch::start(observers, verb.into());
+    let answer = match verb {
+        Verb::Acquire(claim) => backend.acquire(claim).await.map(Answer::Acquired),
+        Verb::Release(release) => backend.release(release).await.map(Answer::Released),
         Verb::Abandon(claim) => {
-            backend.abandon(claim).await?;
-            Answer::Abandoned
+            let abandoned = backend.abandon(claim).await;
+            abandoned.map(|()| Answer::Abandoned)
         }
-    })
+    };
+    stopwatch.stop(answer.as_ref().err());
+    answer
+}
+
+/// Measures how long the store takes, if anybody wants to know.
+struct Stopwatch<'a> {
+    observers: &'a Observers,
+    verb: observe::Verb,
+    /// `None` if nobody wants to know, or it has been told.
+    started: Option<Instant>,
+}
+
+impl<'a> Stopwatch<'a> {
+    fn start(observers: &'a Observers, verb: observe::Verb) -> Stopwatch<'a> {
+        let started = observers.is_on().then(clock::now);
+        Stopwatch {
+            observers,
+            verb,
+            started,
+        }
+    }
+
+    fn stop(mut self, error: Option<&BackendError>) {
+        // What went ahead of it was asked later: it says nothing of the store.
+        if error.is_some_and(is_overtaken) {
+            self.started = None;
+        }
+        self.tell(error.map(Failure::of));
+    }
+
+    fn tell(&mut self, failure: Option<Failure>) {
+        if let Some(started) = self.started.take() {
+            self.observers.tell(&LockEvent::Store {
+                verb: self.verb,
+                took: clock::now().since(started),
+                failure,
+            });
+        }
+    }
+}
+
+/// Nobody waits for the answer any more.
+impl Drop for Stopwatch<'_> {
+    fn drop(&mut self) {
+        self.tell(Some(Failure::Timeout));
+    }
+}
+
+impl From<&Verb> for observe::Verb {
+    fn from(verb: &Verb) -> observe::Verb {
+        match verb {
+            Verb::Acquire(_) => observe::Verb::Acquire,
+            Verb::Release(_) => observe::Verb::Release,
+            Verb::Abandon(_) => observe::Verb::Abandon,
+        }
+    }
+}
+
+fn is_overtaken(error: &BackendError) -> bool {
+    error.source().is_some_and(|cause| cause.is::<Overtaken>())
 }
 
 /// Renews what is due, in batches of leases that have about the same patience: one short lease does
@@ -261,16 +334,31 @@ async fn renew_batch(engine: &Arc<Engine>, batch: Vec<Renewing>) {
             let renewals: Vec<Renewal> = renewals.collect();
             let patience = batch.iter().map(|renewing| renewing.patience).min();
             let limit = timer(flight.sent_at + patience.unwrap_or_default());
-            timeout_at(limit, engine.backend.renew(&renewals)).await
+            renewals_by(engine, limit, &renewals).await
         }
-        _ => Ok(Vec::new()),
+        _ => Vec::new(),
     };
-    let mut answers = answers.unwrap_or_default().into_iter();
+    let mut answers = answers.into_iter();
     if let Asked::Renewals(batch) = take(&mut flight.asked) {
         for renewing in batch {
             renewed(engine, &renewing, flight.sent_at, answers.next());
         }
     }
+}
+
+/// What the store answers by `limit`; nothing if it answers later.
+async fn renewals_by(
+    engine: &Engine,
+    limit: tokio::time::Instant,
+    renewals: &[Renewal],
+) -> Vec<Result<Renewed, BackendError>> {
+    let stopwatch = Stopwatch::start(&engine.settings.observers, observe::Verb::Renew);
+    let Ok(answers) = timeout_at(limit, engine.backend.renew(renewals)).await else {
+        return Vec::new();
+    };
+    let error = answers.iter().find_map(|answer| answer.as_ref().err());
+    stopwatch.stop(error);
+    answers
 }
 
 /// Renews one lease because its holder asks for it.
@@ -281,9 +369,9 @@ pub(super) async fn renew_now(
     let sent_at = clock::now();
     let limit = timer(sent_at + renewing.patience);
     let renewals = [(*renewing.renewal).clone()];
-    let answers = timeout_at(limit, engine.backend.renew(&renewals)).await;
-    let answer = answers.unwrap_or_default().into_iter().next();
-    let answer = answer.unwrap_or_else(|| Err(no_answer()))?;
+    let answers = renewals_by(engine, limit, &renewals).await;
+    let answer = answers.into_iter().next();
+    let answer = answer.unwrap_or_else(|| Err(no_answer(engine)))?;
     renewed(engine, &renewing, sent_at, Some(Ok(answer)));
     Ok(())
 }
@@ -295,19 +383,26 @@ fn renewed(
     sent_at: Instant,
     answer: Option<Result<Renewed, BackendError>>,
 ) {
-    engine.happened(
-        &renewing.renewal.key,
-        Event::Renewed {
-            lease: renewing.lease,
-            sent_at,
-            answer: answer
-                .and_then(Result::ok)
-                .map(|answer| answer.of(renewing.renewal.ttl)),
-            chance: clock::chance(),
-        },
-    );
+    let (answer, error) = match answer.unwrap_or_else(|| Err(no_answer(engine))) {
+        Ok(answer) => (Some(answer.of(renewing.renewal.ttl)), None),
+        Err(error) => (None, Some(Arc::new(error))),
+    };
+    let event = Event::Renewed {
+        lease: renewing.lease,
+        sent_at,
+        answer,
+        chance: clock::chance(),
+    };
+    engine.turn(&renewing.renewal.key, |entry, turn| {
+        turn.renewal_error = error;
+        turn.feed(entry, event);
+    });
 }
 
-fn no_answer() -> BackendError {
-    BackendError::unavailable("no answer in time")
+/// The store has not answered in time; why, if it is known that there is no connection.
+fn no_answer(engine: &Engine) -> BackendError {
+    match lock(&engine.trouble).clone() {
+        Some(trouble) => BackendError::unavailable(trouble),
+        None => BackendError::timed_out("no answer in time"),
+    }
 }

@@ -9,6 +9,8 @@ use lock_protocol::{Instant, Renewal};
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
+use crate::observe::LockEvent;
+
 /// A renewal that is due.
 pub(super) struct Renewing {
     pub(super) lease: LeaseId,
@@ -30,4 +32,17 @@ pub(super) struct Effects {
     pub(super) due: Option<Instant>,
     /// Whether the key is held.
     pub(super) is_held: bool,
+    /// What observers are told, which are functions of users.
+    pub(super) seen: Vec<LockEvent>,
+    /// Whether there are any.
+    pub(super) is_watched: bool,
+}
+
+impl Effects {
+    pub(super) fn new(is_watched: bool) -> Effects {
+        Effects {
+            is_watched,
+            ..Effects::default()
+        }
+    }
 }

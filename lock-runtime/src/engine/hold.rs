@@ -11,15 +11,19 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::effects::Renewing;
+use super::seats::Ending;
 use super::{Engine, asking, waiting, within_tokio};
 use crate::clock;
 use crate::error::LockError;
+use crate::observe::RenewalFailures;
 
 /// A view of one hold of a lease, which may outlive it.
 #[derive(Clone)]
 pub(crate) struct View {
     engine: Arc<Engine>,
     key: LockKey,
+    /// What the lock is called.
+    name: &'static str,
     granted: Granted,
     /// That of a nested body, which is rare; the hold's own limit is the lease's.
     limit: Option<Box<Limit>>,
@@ -41,10 +45,16 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    pub(super) fn new(engine: &Arc<Engine>, key: &LockKey, granted: Granted) -> Hold {
+    pub(super) fn new(
+        engine: &Arc<Engine>,
+        key: &LockKey,
+        name: &'static str,
+        granted: Granted,
+    ) -> Hold {
         let view = View {
             engine: engine.clone(),
             key: key.clone(),
+            name,
             granted,
             limit: None,
         };
@@ -69,17 +79,19 @@ impl Hold {
         engine.happened(key, Event::Began(granted.lease, granted.token));
     }
 
-    /// Ends the hold and waits for the answer of the store. Dropping the future loses the answer and
-    /// nothing else.
+    /// Ends the hold and waits for the answer of the store. Dropping the future loses the answer
+    /// and nothing else.
     pub(crate) async fn release(mut self) -> Result<(), LockError> {
         // If not, the drop ends it.
         within_tokio()?;
         self.is_released = true;
         let view = &self.view;
         let Granted { lease, token, .. } = view.granted;
-        match waiting::release(&view.engine, &view.key, lease, token).await {
+        let Ending { outcome, cause } =
+            waiting::release(&view.engine, &view.key, lease, token).await;
+        match outcome {
             ReleaseOutcome::Released => Ok(()),
-            ReleaseOutcome::Ended(end, held) => Err(view.error(end, held)),
+            ReleaseOutcome::Ended(end, held) => Err(view.error(end, held, cause)),
             ReleaseOutcome::Failed(error) => Err(LockError::from(error)),
         }
     }
@@ -132,6 +144,10 @@ impl View {
         &self.key
     }
 
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
     pub(crate) fn owner(&self) -> &OwnerToken {
         &self.granted.owner
     }
@@ -156,13 +172,14 @@ impl View {
     /// `Ok` while the holder may rely on the lease, else why it may not.
     pub(crate) fn check(&self) -> Result<(), LockError> {
         let Granted { lease, token, .. } = self.granted;
-        let fault = self
-            .engine
-            .table
-            .look(&self.key, |machine, now| machine.fault(lease, token, now));
-        match fault.unwrap_or(Some((End::Lost(LostReason::NotHeld), Duration::ZERO))) {
+        let fault = self.engine.table.look_at(&self.key, |entry, now| {
+            let (end, held) = entry.machine.fault(lease, token, now)?;
+            Some((end, held, entry.watch.failures(lease, token)))
+        });
+        let released = (End::Lost(LostReason::NotHeld), Duration::ZERO, None);
+        match fault.unwrap_or(Some(released)) {
             None => self.check_limit(),
-            Some((end, held)) => Err(self.error(end, held)),
+            Some((end, held, cause)) => Err(self.error(end, held, cause)),
         }
     }
 
@@ -170,7 +187,7 @@ impl View {
     fn check_limit(&self) -> Result<(), LockError> {
         match &self.limit {
             Some(limit) if clock::now() >= limit.ends => {
-                Err(self.error(End::MaxHold(limit.max_hold), Duration::ZERO))
+                Err(self.error(End::MaxHold(limit.max_hold), Duration::ZERO, None))
             }
             _ => Ok(()),
         }
@@ -227,16 +244,21 @@ impl View {
         Arc::ptr_eq(&self.engine, engine)
     }
 
-    fn error(&self, end: End, held: Duration) -> LockError {
+    fn error(&self, end: End, held: Duration, cause: Option<Arc<RenewalFailures>>) -> LockError {
         let key = self.key.clone();
-        match end {
-            End::MaxHold(limit) => LockError::MaxHold { key, limit },
-            End::Lost(reason) if held.is_zero() => LockError::Lost {
-                key,
-                reason,
-                held: clock::now().since(self.granted.since),
-            },
-            End::Lost(reason) => LockError::Lost { key, reason, held },
+        let reason = match end {
+            End::MaxHold(limit) => return LockError::MaxHold { key, limit },
+            End::Lost(reason) => reason,
+        };
+        let held = match held {
+            Duration::ZERO => clock::now().since(self.granted.since),
+            held => held,
+        };
+        LockError::Lost {
+            key,
+            reason,
+            held,
+            cause: cause.filter(|_| reason == LostReason::Expired),
         }
     }
 }

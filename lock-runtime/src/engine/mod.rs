@@ -5,11 +5,13 @@
 //! somebody here holds or wants. The engine feeds it with events and performs its actions.
 //!
 //! - [`table`]: the keys, each under the mutex of its shard, and who waits to be told.
+//! - [`seats`]: where those wait who are to be told.
 //! - [`effects`]: what one event asks for.
 //! - [`asking`]: performs it when no mutex is held: questions and renewals.
 //! - [`ticker`]: gives the keys the time, and renews in batches what is due together.
 //! - [`waiting`]: the future of a caller, for a lock or for the end of a release.
 //! - [`hold`]: what a holder has in hand.
+//! - [`watch`]: what observers are told.
 //!
 //! A question goes out from the caller's own future: a free lock needs no task, no channel and no
 //! other thread. What a caller drops, and what its answer does not settle, the executor goes on
@@ -18,21 +20,29 @@
 mod asking;
 mod effects;
 mod hold;
+mod seats;
 mod table;
 mod ticker;
 mod together;
 mod waiting;
+mod watch;
 
+#[cfg(feature = "metrics")]
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use lock_protocol::machine::{Ask, Event};
-use lock_protocol::{Grant, Instant, LockKey, MAX_TTL, News, OwnerToken, Rules, Terms};
+use lock_protocol::{
+    BackendError, Grant, Instant, LockKey, MAX_TTL, MIN_TTL, News, Note, OwnerToken, Rules, Terms,
+};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::timeout;
+#[cfg(feature = "tracing")]
+use tracing::Instrument;
 
 use self::effects::Effects;
 
@@ -43,10 +53,18 @@ use crate::backend::ErasedBackend;
 use crate::clock;
 use crate::error::LockError;
 use crate::executor::Executor;
+use crate::observe::LocalLock;
+use crate::observe::LockEvent;
+#[cfg(feature = "tracing")]
+use crate::observe::traces;
 use crate::settings::Settings;
+use crate::sync::lock;
 
 /// Added to `command_timeout`, so that the backend's own, better error arrives first.
 const MARGIN: Duration = Duration::from_millis(50);
+
+/// How many locks are named that keep a runtime from shutting down.
+const MOST_NAMED: usize = 10;
 
 /// What a runtime, its locks and its guards share.
 pub(crate) struct Engine {
@@ -57,13 +75,31 @@ pub(crate) struct Engine {
     rules: Rules,
     table: Table,
     tickers: Tickers,
-    /// Questions that came up where nothing may be asked, for the ticker.
-    deferred: Mutex<Vec<Ask>>,
+    /// What came up where nothing may be asked, nor functions of users be called, for the ticker.
+    deferred: Mutex<Deferred>,
+    /// Why there is no connection to the store, as far as that is told.
+    trouble: Mutex<Option<Arc<BackendError>>>,
     is_shut_down: AtomicBool,
     /// Told when a shutdown begins.
     closing: Notify,
     /// Told during a shutdown when something was done about a key that is not held.
     quieter: Notify,
+}
+
+/// A lock that is wanted.
+#[derive(Clone, Copy)]
+pub(crate) struct Wish<'a> {
+    pub(crate) key: &'a LockKey,
+    /// What it is called.
+    pub(crate) name: &'static str,
+    pub(crate) terms: Terms,
+}
+
+/// What is left to the ticker.
+#[derive(Default)]
+struct Deferred {
+    questions: Vec<Ask>,
+    seen: Vec<LockEvent>,
 }
 
 impl Engine {
@@ -81,6 +117,7 @@ impl Engine {
             settings,
             table: Table::default(),
             deferred: Mutex::default(),
+            trouble: Mutex::default(),
             is_shut_down: AtomicBool::new(false),
             closing: Notify::new(),
             quieter: Notify::new(),
@@ -90,49 +127,70 @@ impl Engine {
         engine
     }
 
-    /// Gets the lock, or says within `wait` why not. Whether the hold `begins` at once; else it does
-    /// by [`Hold::begin`]. Dropping the future gives up the place in the
-    /// line and, if need be, the lock.
+    /// Gets the lock, or says within `wait` why not. Whether the hold `begins` at once; else it
+    /// does by [`Hold::begin`]. Dropping the future gives up the place in the line and, if need be,
+    /// the lock.
     pub(crate) async fn acquire(
         self: &Arc<Engine>,
-        key: &LockKey,
-        terms: Terms,
+        wish: Wish<'_>,
         wait: Duration,
         begins: bool,
     ) -> Result<Hold, LockError> {
-        if let Some(least) = terms.min_hold {
-            self.can_keep(least, terms.lease(&self.rules))?;
+        let terms = wish.terms;
+        self.can_begin(terms)?;
+        #[cfg(feature = "tracing")]
+        {
+            let observers = &self.settings.observers;
+            let span = traces::acquire_span(observers, wish.name, wish.key, terms.ttl, wait);
+            if let Some(span) = span {
+                let started = clock::now();
+                let acquiring = waiting::acquire(self, wish, wait, begins);
+                // Boxed, since most of the time nobody listens.
+                let acquired = Box::pin(acquiring.instrument(span.clone())).await;
+                let outcome = acquired.as_ref().map(|hold| hold.view().token());
+                let outcome = outcome.map_err(LockError::outcome);
+                traces::acquired(&span, clock::now().since(started), outcome);
+                return acquired;
+            }
         }
-        waiting::acquire(self, key, terms, wait, begins).await
+        waiting::acquire(self, wish, wait, begins).await
     }
 
     /// Gets the locks of all `keys`, each of which is there once, by one question, if nobody holds
     /// or waits for one of them, here or in the store; `None` if it did not come to that.
     pub(crate) async fn acquire_together(
         self: &Arc<Engine>,
-        keys: &[LockKey],
+        keys: &[(LockKey, &'static str)],
         terms: Terms,
     ) -> Result<Option<Vec<Hold>>, LockError> {
-        if let Some(least) = terms.min_hold {
-            self.can_keep(least, terms.lease(&self.rules))?;
-        }
+        self.can_begin(terms)?;
         together::acquire(self, keys, terms).await
     }
 
-    /// Whether the store can keep a key for `least`, by leases of this `ttl`.
-    fn can_keep(&self, least: Duration, ttl: Duration) -> Result<(), LockError> {
+    /// Whether the store can give a lease on these terms.
+    fn can_begin(&self, terms: Terms) -> Result<(), LockError> {
+        match terms.min_hold {
+            Some(least) => self.can_keep("min_hold", least),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the store can keep a key for so long, as the setting of this `name` says.
+    pub(crate) fn can_keep(&self, name: &str, kept: Duration) -> Result<(), LockError> {
         let limits = self.backend.limits();
         let shown = humantime::format_duration;
         if !limits.keep {
-            return Err(LockError::Config(
-                "this store cannot keep a lock for a minimum hold".to_owned(),
-            ));
-        }
-        // The usual limit is that of what a caller may ask for.
-        if limits.max_ttl < MAX_TTL && ttl > limits.max_ttl {
             return Err(LockError::Config(format!(
-                "a minimum hold of {} is too long for this store, whose leases live for {}",
-                shown(least),
+                "this store cannot keep a lock that nobody holds, as `{name}` wants"
+            )));
+        }
+        let mut terms = Terms::new(MIN_TTL);
+        terms.min_hold = Some(kept);
+        // The usual limit is that of what a caller may ask for.
+        if limits.max_ttl < MAX_TTL && terms.lease(&self.rules) > limits.max_ttl {
+            return Err(LockError::Config(format!(
+                "`{name}` is {}, which is too long for this store, whose leases live for {}",
+                shown(kept),
                 shown(limits.max_ttl)
             )));
         }
@@ -151,10 +209,15 @@ impl Engine {
         key: &LockKey,
         work: impl FnOnce(&mut Entry, &mut Turn<'_>) -> T,
     ) -> T {
-        let mut effects = Effects::default();
+        let mut effects = self.effects();
         let output = self.look(key, &mut effects, work);
         effects.perform(self);
         output
+    }
+
+    /// Effects that are still to come.
+    fn effects(&self) -> Effects {
+        Effects::new(self.settings.observers.is_on())
     }
 
     /// As [`turn`](Engine::turn), but leaves it to the caller to perform what comes of it.
@@ -191,13 +254,39 @@ impl Engine {
         let _ = timeout(self.settings.shutdown_timeout, no_guards).await;
         let patience = self.settings.command_timeout + MARGIN;
         let _ = timeout(patience, self.until(Table::is_quiet)).await;
-        let locks = self.table.held();
+        let (locks, keys) = self.table.held_keys(MOST_NAMED);
         // What could not be closed in time ends with the process.
         let _ = timeout(self.settings.command_timeout, self.backend.close()).await;
         match locks {
             0 => Ok(()),
-            locks => Err(LockError::StillHeld { locks }),
+            locks => {
+                let named = keys.clone();
+                let event = LockEvent::StillHeld { keys: named, locks };
+                self.settings.observers.tell(&event);
+                Err(LockError::StillHeld { locks, keys })
+            }
         }
+    }
+
+    /// The locks that are held here.
+    pub(crate) fn local(&self) -> Vec<LocalLock> {
+        let mut all = Vec::new();
+        let mut look = |entry: &Entry, now| all.extend(entry.watch.local(&entry.machine, now));
+        self.table.each(&mut look);
+        all
+    }
+
+    /// Tells for how long the oldest hold of each lock has lasted.
+    #[cfg(feature = "metrics")]
+    fn tell_oldest(&self) {
+        let mut oldest = HashMap::new();
+        self.table.each(|entry, now| {
+            if let Some((name, age)) = entry.watch.age(now) {
+                let of_name = oldest.entry(name).or_insert(age);
+                *of_name = age.max(*of_name);
+            }
+        });
+        self.settings.observers.oldest(&oldest);
     }
 
     /// Resolves when a shutdown begins, or has begun.
@@ -226,7 +315,7 @@ impl Engine {
 /// asks.
 impl News for Engine {
     fn granted(&self, key: &LockKey, owner: &str, grant: Grant, since: Instant) -> bool {
-        let mut effects = Effects::default();
+        let mut effects = self.effects();
         let is_expected = self.look(key, &mut effects, |entry, turn| {
             let is_expected = entry.machine.expects(owner);
             turn.feed(
@@ -244,7 +333,7 @@ impl News for Engine {
     }
 
     fn ask_at(&self, key: &LockKey, owner: &OwnerToken, at: Instant) {
-        let mut effects = Effects::default();
+        let mut effects = self.effects();
         let event = Event::AskAt(owner, at);
         self.look(key, &mut effects, |entry, turn| turn.feed(entry, event));
         effects.note(self);
@@ -252,9 +341,22 @@ impl News for Engine {
 
     fn ask_all(&self) {
         for key in self.table.keys() {
-            let mut effects = Effects::default();
+            let mut effects = self.effects();
             let event = Event::AskAll;
             self.look(&key, &mut effects, |entry, turn| turn.feed(entry, event));
+            effects.note(self);
+        }
+    }
+
+    fn noted(&self, note: &Note) {
+        let trouble = match note {
+            Note::Disconnected { cause, .. } => cause.clone(),
+            _ => None,
+        };
+        *lock(&self.trouble) = trouble;
+        let mut effects = self.effects();
+        if effects.is_watched {
+            effects.seen.extend(LockEvent::of(note));
             effects.note(self);
         }
     }

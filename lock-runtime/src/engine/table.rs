@@ -1,6 +1,6 @@
 //! The keys that somebody in this process holds or wants.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -9,14 +9,16 @@ use std::time::Duration;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Place;
 use lock_protocol::machine::{
-    self, Action, Actions, Ask, Event, LeaseId, Outcome, ReleaseOutcome, Waiter, WaiterId,
+    self, Action, Actions, Ask, Event, LeaseId, Outcome, Waiter, WaiterId,
 };
-use lock_protocol::{Instant, LockKey, Rules};
-use smallvec::SmallVec;
+use lock_protocol::{BackendError, Instant, LockKey, Process, Rules};
 use tokio::sync::Notify;
 
 use super::effects::{Effects, Renewing};
+use super::seats::{Ending, Seat, Seated, Seats, Told};
+use super::watch::{Asker, Happened, Telling, Watch};
 use crate::clock;
+use crate::observe::{Refusal, RenewalFailures};
 use crate::settings::unique_owner;
 use crate::sync::lock;
 
@@ -61,32 +63,10 @@ pub(super) struct Entry {
     seats: Option<Box<Seats>>,
     /// Told when a hold of the key ends, if anybody watches.
     hold_ended: Option<Arc<Notify>>,
+    /// What is told of it.
+    pub(super) watch: Watch,
     /// Under which instant the key is filed among those that want the time.
     filed_at: Option<Instant>,
-}
-
-/// Where those wait who are to be told of a key.
-#[derive(Default)]
-struct Seats {
-    /// In the order of their ids.
-    waiters: VecDeque<Seat<WaiterId, Outcome>>,
-    releases: SmallVec<[Seat<LeaseId, ReleaseOutcome>; 1]>,
-}
-
-/// Somebody who has a seat.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seated {
-    /// Who wants the lock.
-    Waiter(WaiterId),
-    /// Who has ended a hold.
-    Releaser(LeaseId),
-}
-
-/// Where somebody waits to be told.
-struct Seat<Id, Told> {
-    id: Id,
-    told: Option<Told>,
-    waker: Option<Waker>,
 }
 
 /// One look at an entry, under the mutex of its shard.
@@ -99,7 +79,9 @@ pub(super) struct Turn<'a> {
     /// Whether the caller comes to depend on what the key wants the time for.
     comes: bool,
     /// What the looker has been told of its release.
-    release_told: Option<ReleaseOutcome>,
+    release_told: Option<Ending>,
+    /// Why the renewal failed that the event is about.
+    pub(super) renewal_error: Option<Arc<BackendError>>,
     actions: &'a mut Actions,
     #[expect(clippy::vec_box, reason = "they go from entry to entry as they are")]
     empty: &'a mut Vec<Box<Seats>>,
@@ -130,9 +112,18 @@ impl Table {
         key: &LockKey,
         look: impl FnOnce(&machine::Key, Instant) -> T,
     ) -> Option<T> {
+        self.look_at(key, |entry, now| look(&entry.machine, now))
+    }
+
+    /// What the entry of `key` says, if there is one.
+    pub(super) fn look_at<T>(
+        &self,
+        key: &LockKey,
+        look: impl FnOnce(&Entry, Instant) -> T,
+    ) -> Option<T> {
         let shard = lock(self.shard(key));
         let entry = shard.entries.find(spread(key), |entry| entry.is_of(key))?;
-        Some(look(&entry.machine, clock::now()))
+        Some(look(entry, clock::now()))
     }
 
     /// Told when the hold of `lease` ends; `None` if there is no such key any more.
@@ -145,7 +136,7 @@ impl Table {
 
     /// Gives the time to the keys that want it by now. Returns what comes of it, and when the next
     /// key wants it.
-    pub(super) fn tick(&self, rules: &Rules) -> (Vec<Effects>, Option<Instant>) {
+    pub(super) fn tick(&self, rules: &Rules, is_watched: bool) -> (Vec<Effects>, Option<Instant>) {
         let mut all = Vec::new();
         let mut next: Option<Instant> = None;
         for shard in &self.shards {
@@ -159,7 +150,7 @@ impl Table {
                     continue;
                 };
                 let time = |entry: &mut Entry, turn: &mut Turn<'_>| turn.feed(entry, Event::Time);
-                let mut effects = Effects::default();
+                let mut effects = Effects::new(is_watched);
                 shard.turn(&key, rules, &mut effects, time);
                 all.push(effects);
             }
@@ -193,12 +184,30 @@ impl Table {
 
     /// How many locks are held.
     pub(super) fn held(&self) -> usize {
-        let held = |shard: &Mutex<Shard>| {
+        self.held_keys(0).0
+    }
+
+    /// How many locks are held, and the keys of up to so many of them.
+    pub(super) fn held_keys(&self, most: usize) -> (usize, Vec<LockKey>) {
+        let (mut count, mut keys) = (0, Vec::new());
+        self.each(|entry, _| {
+            if entry.machine.is_held() {
+                count += 1;
+                if keys.len() < most {
+                    keys.push(entry.machine.key().clone());
+                }
+            }
+        });
+        (count, keys)
+    }
+
+    /// Looks at every key, a shard at a time.
+    pub(super) fn each(&self, mut look: impl FnMut(&Entry, Instant)) {
+        for shard in &self.shards {
             let shard = lock(shard);
-            let entries = shard.entries.iter();
-            entries.filter(|entry| entry.machine.is_held()).count()
-        };
-        self.shards.iter().map(held).sum()
+            let now = clock::now();
+            shard.entries.iter().for_each(|entry| look(entry, now));
+        }
     }
 
     fn shard(&self, key: &LockKey) -> &Mutex<Shard> {
@@ -245,6 +254,7 @@ impl Shard {
             looker: None,
             comes: false,
             release_told: None,
+            renewal_error: None,
             actions: &mut self.actions,
             empty: &mut self.empty,
             effects,
@@ -266,7 +276,8 @@ impl Shard {
         effects.is_held = entry.machine.is_held();
         let is_over = entry.is_over();
         let wanted_at = entry.machine.wants_time_at(rules).filter(|_| !is_over);
-        // A key that is filed too early is looked at in vain, which costs less than to file it anew.
+        // A key that is filed too early is looked at in vain, which costs less than to file it
+        // anew.
         let is_early_enough = match (entry.filed_at, wanted_at) {
             (Some(filed_at), Some(wanted_at)) => filed_at <= wanted_at,
             (filed_at, wanted_at) => filed_at == wanted_at,
@@ -310,6 +321,7 @@ impl Entry {
             machine: machine::Key::new(key, last_number),
             seats: None,
             hold_ended: None,
+            watch: Watch::default(),
             filed_at: None,
         }
     }
@@ -318,34 +330,76 @@ impl Entry {
         self.machine.key() == key
     }
 
+    /// Takes in what came of an event; of a lease that ran out, why it was not renewed.
+    fn watch_action(
+        &mut self,
+        happened: &Happened,
+        action: &Action,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Option<Arc<RenewalFailures>> {
+        let asker = match action {
+            Action::Tell(id, _) => self.asker(*id),
+            _ => None,
+        };
+        let Entry { watch, machine, .. } = self;
+        let mut telling = Telling::new(now, machine, effects);
+        watch.acted(happened, action, asker, &mut telling)
+    }
+
     fn is_over(&self) -> bool {
         self.machine.is_gone() && self.seats.is_none()
     }
 
     /// Gives a waiter a seat, before it joins.
-    pub(super) fn seat_waiter(&mut self, turn: &mut Turn<'_>, id: WaiterId, waker: &Waker) {
+    pub(super) fn seat_waiter(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: WaiterId,
+        who: Asker,
+        waker: &Waker,
+    ) {
         let seats = self.seats.get_or_insert_with(|| turn.seats());
-        seats.waiters.push_back(Seat::new(id, waker));
+        seats.waiters.push_back(Seat::new(id, who, waker));
     }
 
     /// Gives whoever has ended a hold a seat.
     pub(super) fn seat_release(&mut self, turn: &mut Turn<'_>, id: LeaseId, waker: &Waker) {
         let seats = self.seats.get_or_insert_with(|| turn.seats());
-        seats.releases.push(Seat::new(id, waker));
+        seats.releases.push(Seat::new(id, (), waker));
     }
 
     /// Stores what a waiter is told, and returns whom to wake.
     fn tell_waiter(&mut self, id: WaiterId, outcome: Outcome) -> Option<Waker> {
-        self.waiter(id)?.tell(outcome)
+        let holder = match outcome {
+            Outcome::Taken(_) | Outcome::TimedOut if self.machine.is_held() => {
+                Some(Process::current())
+            }
+            Outcome::Taken(_) | Outcome::TimedOut => self.watch.holder,
+            _ => None,
+        };
+        self.waiter(id)?.tell(Told { outcome, holder })
     }
 
     /// Stores what whoever ended a hold is told, and returns whom to wake.
-    fn tell_release(&mut self, id: LeaseId, outcome: ReleaseOutcome) -> Option<Waker> {
-        self.release(id)?.tell(outcome)
+    fn tell_release(&mut self, id: LeaseId, ending: Ending) -> Option<Waker> {
+        self.release(id)?.tell(ending)
+    }
+
+    /// Who a waiter is that has not been told yet.
+    fn asker(&self, id: WaiterId) -> Option<Asker> {
+        let seats = self.seats.as_ref()?;
+        let seat = seats.waiters.get(seats.waiter_index(id)?)?;
+        seat.told.is_none().then_some(seat.who)
+    }
+
+    /// Who of those who wait came first.
+    fn first_asker(&self) -> Option<Asker> {
+        Some(self.seats.as_ref()?.waiters.front()?.who)
     }
 
     /// What the waiter has been told: then its seat is free.
-    pub(super) fn waiter_told(&mut self, id: WaiterId) -> Option<Outcome> {
+    pub(super) fn waiter_told(&mut self, id: WaiterId) -> Option<Told> {
         let told = self.waiter(id)?.told.take()?;
         // It went with the outcome.
         let _waker = self.remove_waiter(id);
@@ -357,7 +411,7 @@ impl Entry {
         turn: &mut Turn<'_>,
         id: WaiterId,
         context: &Context<'_>,
-    ) -> Poll<Outcome> {
+    ) -> Poll<Told> {
         if let Some(told) = self.waiter_told(id) {
             return Poll::Ready(told);
         }
@@ -372,7 +426,7 @@ impl Entry {
         turn: &mut Turn<'_>,
         id: LeaseId,
         context: &Context<'_>,
-    ) -> Poll<ReleaseOutcome> {
+    ) -> Poll<Ending> {
         if let Some(told) = turn.release_told(self, id) {
             return Poll::Ready(told);
         }
@@ -390,13 +444,13 @@ impl Entry {
         turn.forget(self.remove_release(id));
     }
 
-    fn waiter(&mut self, id: WaiterId) -> Option<&mut Seat<WaiterId, Outcome>> {
+    fn waiter(&mut self, id: WaiterId) -> Option<&mut Seat<WaiterId, Told, Asker>> {
         let seats = self.seats.as_mut()?;
         let index = seats.waiter_index(id)?;
         seats.waiters.get_mut(index)
     }
 
-    fn release(&mut self, id: LeaseId) -> Option<&mut Seat<LeaseId, ReleaseOutcome>> {
+    fn release(&mut self, id: LeaseId) -> Option<&mut Seat<LeaseId, Ending>> {
         let mut releases = self.seats.as_mut()?.releases.iter_mut();
         releases.find(|seat| seat.id == id)
     }
@@ -413,40 +467,6 @@ impl Entry {
         let releases = &mut self.seats.as_mut()?.releases;
         let index = releases.iter().position(|seat| seat.id == id)?;
         releases.remove(index).waker
-    }
-}
-
-impl Seats {
-    fn is_empty(&self) -> bool {
-        self.waiters.is_empty() && self.releases.is_empty()
-    }
-
-    fn waiter_index(&self, id: WaiterId) -> Option<usize> {
-        self.waiters.binary_search_by_key(&id, |seat| seat.id).ok()
-    }
-}
-
-impl<Id, Told> Seat<Id, Told> {
-    fn new(id: Id, waker: &Waker) -> Seat<Id, Told> {
-        Seat {
-            id,
-            told: None,
-            waker: Some(waker.clone()),
-        }
-    }
-
-    /// Wakes `context` from now on. Returns whom it does not wake any more.
-    fn listen(&mut self, context: &Context<'_>) -> Option<Waker> {
-        match &self.waker {
-            Some(waker) if waker.will_wake(context.waker()) => None,
-            _ => self.waker.replace(context.waker().clone()),
-        }
-    }
-
-    /// Stores what is told, and returns whom to wake.
-    fn tell(&mut self, told: Told) -> Option<Waker> {
-        self.told = Some(told);
-        self.waker.take()
     }
 }
 
@@ -470,10 +490,14 @@ impl Turn<'_> {
             // The default generator: no function of a user is called under a mutex.
             entry.machine.provide_owner(unique_owner());
         }
+        let happened = Happened::of(&event, &entry.watch, &entry.machine, self.now);
         let machine = &mut entry.machine;
         machine.take_in(self.rules, self.now, event, self.actions);
+        // The only place where anybody watches a key.
+        self.watch(entry, &happened);
         let effects = &mut *self.effects;
         for action in self.actions.drain(..) {
+            let cause = entry.watch_action(&happened, &action, self.now, effects);
             let (told, waker) = match action {
                 Action::Ask(mut ask) => {
                     ask.verb
@@ -496,12 +520,13 @@ impl Turn<'_> {
                 Action::Tell(id, outcome) | Action::TakeBack(id, outcome) => {
                     (Seated::Waiter(id), entry.tell_waiter(id, outcome))
                 }
-                Action::Released(id, outcome) if self.looker == Some(Seated::Releaser(id)) => {
-                    self.release_told = Some(outcome);
-                    continue;
-                }
                 Action::Released(id, outcome) => {
-                    (Seated::Releaser(id), entry.tell_release(id, outcome))
+                    let ending = Ending { outcome, cause };
+                    if self.looker == Some(Seated::Releaser(id)) {
+                        self.release_told = Some(ending);
+                        continue;
+                    }
+                    (Seated::Releaser(id), entry.tell_release(id, ending))
                 }
             };
             if self.looker == Some(told) {
@@ -510,6 +535,35 @@ impl Turn<'_> {
                 effects.wakers.extend(waker);
             }
         }
+        let Entry { watch, machine, .. } = entry;
+        watch.settled(&happened, machine);
+    }
+
+    /// Takes in what happened, before what comes of it.
+    fn watch(&mut self, entry: &mut Entry, happened: &Happened) {
+        let looker = self.looker;
+        let (first, left) = match happened {
+            Happened::Queued(_) => (entry.first_asker(), None),
+            Happened::Joined(id) | Happened::Left(id) => (None, entry.asker(*id)),
+            _ => (None, None),
+        };
+        let Entry { watch, machine, .. } = entry;
+        let mut telling = Telling::new(self.now, machine, self.effects);
+        match (happened, left) {
+            (Happened::Joined(_), Some(asker)) if !asker.tries => telling.asked(asker),
+            (Happened::Left(_), Some(asker)) => telling.refused(asker, Refusal::Cancelled),
+            _ => {}
+        }
+        let is_dropped = !matches!(looker, Some(Seated::Releaser(_)));
+        let error = self.renewal_error.take();
+        watch.happened(happened, first, is_dropped, error, &mut telling);
+    }
+
+    /// Tells that somebody was refused who did not even join.
+    pub(super) fn refuse(&mut self, entry: &Entry, asker: Asker, refusal: Refusal) {
+        let mut telling = Telling::new(self.now, &entry.machine, self.effects);
+        telling.asked(asker);
+        telling.refused(asker, refusal);
     }
 
     /// The question that the looker is to ask, if there is one.
@@ -518,11 +572,7 @@ impl Turn<'_> {
     }
 
     /// What whoever ended the hold has been told, in this look or before: then its seat is free.
-    pub(super) fn release_told(
-        &mut self,
-        entry: &mut Entry,
-        id: LeaseId,
-    ) -> Option<ReleaseOutcome> {
+    pub(super) fn release_told(&mut self, entry: &mut Entry, id: LeaseId) -> Option<Ending> {
         let told = self.release_told.take();
         let told = told.or_else(|| entry.release(id)?.told.take())?;
         self.forget(entry.remove_release(id));

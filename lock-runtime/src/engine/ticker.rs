@@ -12,9 +12,11 @@ use std::sync::{Arc, Mutex, Weak};
 use lock_protocol::Instant;
 use tokio::runtime::{Handle, Id};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::timeout_at;
 
 use super::{Engine, asking, timer};
+use crate::clock;
 use crate::executor::Executor;
 use crate::sync::lock;
 
@@ -93,7 +95,8 @@ impl Tickers {
         }
     }
 
-    /// Whether the task that looks at `looks_at` may end, since nothing is due: then it is forgotten.
+    /// Whether the task that looks at `looks_at` may end, since nothing is due: then it is
+    /// forgotten.
     fn forget_idle(&self, looks_at: &Arc<AtomicU64>) -> bool {
         let Tickers::Callers { tickers, .. } = self else {
             return false;
@@ -138,15 +141,23 @@ impl Ticker {
             loop {
                 earlier.mark_unchanged();
                 let told = match looks_at.load(Ordering::Acquire) {
-                    NEVER => Ok(earlier.changed().await),
-                    at => timeout_at(timer(Instant::from_nanos(at)), earlier.changed()).await,
+                    NEVER => Some(earlier.changed().await),
+                    // A timer would be late by as much as a millisecond.
+                    at if Instant::from_nanos(at) <= clock::now() => {
+                        yield_now().await;
+                        None
+                    }
+                    at => {
+                        let at = timer(Instant::from_nanos(at));
+                        timeout_at(at, earlier.changed()).await.ok()
+                    }
                 };
                 match told {
                     // Something is due before. That is looked at when it is: most locks have been
                     // released by then, and the task sleeps on for those that come after them.
-                    Ok(Ok(())) => continue,
-                    Ok(Err(_)) => return,
-                    Err(_) => {}
+                    Some(Ok(())) => continue,
+                    Some(Err(_)) => return,
+                    None => {}
                 }
                 let Some(engine) = engine.upgrade() else {
                     return;
@@ -167,10 +178,17 @@ impl Engine {
     /// Does what is due. Returns when the next key wants the time.
     fn tick(self: &Arc<Engine>) -> Option<Instant> {
         let deferred = std::mem::take(&mut *lock(&self.deferred));
-        for ask in deferred {
+        for event in deferred.seen {
+            self.settings.observers.tell(&event);
+        }
+        for ask in deferred.questions {
             asking::spawn(self, Box::new(ask));
         }
-        let (all, next) = self.table.tick(&self.rules);
+        #[cfg(feature = "metrics")]
+        self.tell_oldest();
+        let (all, next) = self
+            .table
+            .tick(&self.rules, self.settings.observers.is_on());
         let mut renewals = Vec::new();
         for mut effects in all {
             self.tell_shutdown(&effects);

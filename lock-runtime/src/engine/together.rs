@@ -11,7 +11,7 @@ use lock_protocol::{Acquired, Claim, LockKey, Terms};
 use tokio::time::timeout_at;
 
 use super::asking::{self, InFlight};
-use super::table::Seated;
+use super::seats::Seated;
 use super::waiting::{Joined, Waiting, took};
 use super::{Engine, Hold, MARGIN, timer, within_tokio};
 use crate::clock;
@@ -22,7 +22,7 @@ const MOST: usize = 16;
 
 pub(super) async fn acquire(
     engine: &Arc<Engine>,
-    keys: &[LockKey],
+    keys: &[(LockKey, &'static str)],
     terms: Terms,
 ) -> Result<Option<Vec<Hold>>, LockError> {
     within_tokio()?;
@@ -31,12 +31,12 @@ pub(super) async fn acquire(
     }
     let patience = engine.settings.command_timeout + 2 * MARGIN;
     let mut seats = Vec::with_capacity(keys.len());
-    for key in keys {
+    for (key, name) in keys {
         // A function of the user: no mutex is held.
         let owner = engine.settings.own_owner(key);
         let seat = None;
         let mut waiting = Waiting { engine, key, seat };
-        let joined = waiting.join(|id, now| Waiter {
+        let joined = waiting.join(name, true, |id, now| Waiter {
             id,
             terms,
             once: true,
@@ -118,8 +118,7 @@ pub(super) async fn acquire(
     }
     let mut holds = Vec::with_capacity(keys.len());
     let mut is_complete = true;
-    for (mut waiting, joined, outcome) in told {
-        let key = waiting.key;
+    for ((mut waiting, joined, outcome), (key, name)) in told.into_iter().zip(keys) {
         let outcome = match outcome {
             Some(outcome) => {
                 waiting.seat = None;
@@ -131,8 +130,8 @@ pub(super) async fn acquire(
                 waiting.outcome(joined.id, None, now, deadline).await
             }
         };
-        match outcome {
-            Outcome::Granted(granted) => holds.push(Hold::new(engine, key, granted)),
+        match outcome.outcome {
+            Outcome::Granted(granted) => holds.push(Hold::new(engine, key, name, granted)),
             _ => is_complete = false,
         }
     }

@@ -7,14 +7,17 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use lock_protocol::machine::{Ask, Event, LeaseId, Outcome, ReleaseOutcome, Waiter, WaiterId};
-use lock_protocol::{FencingToken, Instant, LockKey, Terms};
+use lock_protocol::machine::{Ask, Event, LeaseId, Outcome, Waiter, WaiterId};
+use lock_protocol::{FencingToken, Instant, LockKey};
 use tokio::time::timeout_at;
 
-use super::table::{Entry, Seated, Turn};
-use super::{Engine, Hold, MARGIN, asking, timer, within_tokio};
+use super::seats::{Ending, Seated, Told};
+use super::table::{Entry, Turn};
+use super::watch::Asker;
+use super::{Engine, Hold, MARGIN, Wish, asking, timer, within_tokio};
 use crate::clock;
 use crate::error::{Holding, LockError};
+use crate::observe::Refusal;
 
 /// Somebody who waits to be told. Dropped before, it leaves: a place in the line is given up, and a
 /// lock that came in this instant is handed on.
@@ -29,8 +32,9 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         match self.seat {
             Some(Seated::Waiter(id)) => self.engine.turn(self.key, |entry, turn| {
-                entry.leave_waiter(turn, id);
+                // After it, so that it is known who leaves.
                 turn.feed(entry, Event::Left(id));
+                entry.leave_waiter(turn, id);
             }),
             Some(Seated::Releaser(id)) => self
                 .engine
@@ -43,12 +47,12 @@ impl Drop for Waiting<'_> {
 /// Gets the lock for a caller: see [`Engine::acquire`].
 pub(super) async fn acquire(
     engine: &Arc<Engine>,
-    key: &LockKey,
-    terms: Terms,
+    wish: Wish<'_>,
     wait: Duration,
     begins: bool,
 ) -> Result<Hold, LockError> {
     within_tokio()?;
+    let Wish { key, name, terms } = wish;
     let once = wait.is_zero();
     // Who does not wait for the lock still waits for the answer.
     let patience = if once {
@@ -77,9 +81,9 @@ pub(super) async fn acquire(
         at: joined_at,
         question,
         told,
-    } = waiting.join(joining).await?;
+    } = waiting.join(name, false, joining).await?;
     let deadline = joined_at + patience;
-    let outcome = match told {
+    let Told { outcome, holder } = match told {
         Some(told) => {
             waiting.seat = None;
             told
@@ -87,15 +91,17 @@ pub(super) async fn acquire(
         None => waiting.outcome(id, question, joined_at, deadline).await,
     };
     match outcome {
-        Outcome::Granted(granted) => Ok(Hold::new(engine, key, granted)),
+        Outcome::Granted(granted) => Ok(Hold::new(engine, key, name, granted)),
         Outcome::Taken(remaining) => Err(LockError::Taken {
             key: key.clone(),
             remaining,
+            holder,
         }),
         Outcome::TimedOut => Err(LockError::Timeout {
             key: key.clone(),
             waited: clock::now().since(joined_at),
             holding: Holding::default(),
+            holder,
         }),
         Outcome::Failed(error) => Err(LockError::from(error)),
         Outcome::NoAnswer => Err(LockError::Unavailable(
@@ -112,7 +118,7 @@ pub(super) async fn release(
     key: &LockKey,
     lease: LeaseId,
     token: FencingToken,
-) -> ReleaseOutcome {
+) -> Ending {
     let mut waiting = Waiting {
         engine,
         key,
@@ -144,13 +150,16 @@ pub(super) struct Joined {
     /// What is to be asked for it, if anything.
     pub(super) question: Option<Box<Ask>>,
     /// What it has been told at once; nobody wakes it then.
-    pub(super) told: Option<Outcome>,
+    pub(super) told: Option<Told>,
 }
 
 impl Waiting<'_> {
     /// Takes a seat in the line, for the waiter that is made with its id and the time.
+    /// It is of a lock that is called `name`, and `tries` to get it together with others.
     pub(super) async fn join(
         &mut self,
+        name: &'static str,
+        tries: bool,
         joining: impl FnOnce(WaiterId, Instant) -> Waiter,
     ) -> Result<Joined, LockError> {
         let engine = self.engine;
@@ -159,13 +168,19 @@ impl Waiting<'_> {
             let joined = engine.turn(self.key, |entry, turn| {
                 // Read under the mutex of the shard, which a shutdown takes after it set the flag:
                 // nobody joins behind its back.
+                let asker = Asker {
+                    name,
+                    joined_at: turn.now,
+                    tries,
+                };
                 if engine.is_shut_down.load(Ordering::Acquire) {
+                    turn.refuse(entry, asker, Refusal::ShutDown);
                     return None;
                 }
                 let joining = joining.take()?;
                 // Under the mutex as well, so that ids grow in the order of arrival.
                 let id = engine.table.next_waiter();
-                entry.seat_waiter(turn, id, context.waker());
+                entry.seat_waiter(turn, id, asker, context.waker());
                 turn.looker = Some(Seated::Waiter(id));
                 turn.feed(entry, Event::Joined(joining(id, turn.now)));
                 let told = entry.waiter_told(id);
@@ -197,7 +212,7 @@ impl Waiting<'_> {
         question: Option<Box<Ask>>,
         now: Instant,
         deadline: Instant,
-    ) -> Outcome {
+    ) -> Told {
         let (engine, key) = (self.engine, self.key);
         let limit = match question {
             Some(_) => asking::limit(engine, now).min(deadline),
@@ -244,7 +259,7 @@ impl Waiting<'_> {
     }
 
     /// Leaves when the wait is used up; with the lock, if it came in that instant.
-    fn give_up(&mut self, id: WaiterId) -> Outcome {
+    fn give_up(&mut self, id: WaiterId) -> Told {
         let told = self.engine.turn(self.key, |entry, turn| {
             turn.looker = Some(Seated::Waiter(id));
             turn.feed(entry, Event::GaveUp(id));
@@ -252,7 +267,10 @@ impl Waiting<'_> {
             took(entry, turn, id, told.as_ref());
             told
         });
-        told.unwrap_or(Outcome::NoAnswer)
+        told.unwrap_or(Told {
+            outcome: Outcome::NoAnswer,
+            holder: None,
+        })
     }
 
     /// What becomes of a release. Asks `question` first, if it has one to ask.
@@ -262,7 +280,7 @@ impl Waiting<'_> {
         lease: LeaseId,
         question: Option<Box<Ask>>,
         now: Instant,
-    ) -> ReleaseOutcome {
+    ) -> Ending {
         let (engine, key) = (self.engine, self.key);
         let told = || {
             poll_fn(|context| {
@@ -284,8 +302,8 @@ impl Waiting<'_> {
 }
 
 /// Tells the machine that its grant has reached the waiter.
-pub(super) fn took(entry: &mut Entry, turn: &mut Turn<'_>, id: WaiterId, told: Option<&Outcome>) {
-    if let Some(Outcome::Granted(_)) = told {
+pub(super) fn took(entry: &mut Entry, turn: &mut Turn<'_>, id: WaiterId, told: Option<&Told>) {
+    if let Some(Outcome::Granted(_)) = told.map(|told| &told.outcome) {
         turn.feed(entry, Event::Took(id));
     }
 }

@@ -5,7 +5,8 @@
 local fence = table.remove(KEYS, 1)
 local token, owner = table.remove(ARGV, 1), table.remove(ARGV, 1)
 
--- A fence that cannot be read lets nobody pass: scripts do not roll back, so it is known before anything is written.
+-- A fence that cannot be read lets nobody pass: scripts do not roll back, so it is known before
+-- anything is written.
 local seen = redis.pcall('HMGET', fence, 'token', 'owner')
 if seen.err then return seen end
 if seen[1] and not string.match(seen[1], '^%d+$') then

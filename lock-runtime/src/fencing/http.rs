@@ -1,10 +1,12 @@
 //! A pair of headers that carries the fence to the service which has the data.
 //!
-//! `Fencing-Token` is the token in decimal, `Fencing-Owner` the owner token. The client adds them to every request it makes under a lock,
-//! reads included; the service passes the [`Writer`] to the fence of its own store. A writer who is stale gets `412 Precondition Failed`, with
-//! the token of the fence in `Fencing-Token`.
+//! `Fencing-Token` is the token in decimal, `Fencing-Owner` the owner token. The client adds them
+//! to every request it makes under a lock, reads included; the service passes the [`Writer`] to the
+//! fence of its own store. A writer who is stale gets `412 Precondition Failed`, with the token of
+//! the fence in `Fencing-Token`.
 //!
-//! Accept them from your own services only: whoever sends the largest of all tokens locks the others out.
+//! Accept them from your own services only: whoever sends the largest of all tokens locks the
+//! others out.
 //!
 //! # Examples
 //!

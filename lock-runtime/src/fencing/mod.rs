@@ -1,25 +1,31 @@
 //! Resources that refuse writers who lost their lock without noticing.
 //!
-//! A process can be stopped for longer than its lease lives, and go on afterwards as if it still held the lock; or its last write is on its
-//! way while the lock passes to another. No lock can prevent that. The resource can: every grant has a larger [`FencingToken`] than the one
-//! before, so a resource that remembers the largest token it has seen, its *fence*, knows who comes too late.
+//! A process can be stopped for longer than its lease lives, and go on afterwards as if it still
+//! held the lock; or its last write is on its way while the lock passes to another. No lock can
+//! prevent that. The resource can: every grant has a larger [`FencingToken`] than the one before,
+//! so a resource that remembers the largest token it has seen, its *fence*, knows who comes too
+//! late.
 //!
-//! A [`Writer`] is what it compares: the token and the owner. The rules, which all of these helpers keep:
+//! A [`Writer`] is what it compares: the token and the owner. The rules, which all of these helpers
+//! keep:
 //!
-//! - A larger token passes, and raises the fence. An equal one passes if the owner is the same, since a holder writes more than once. All
-//!   others are [`Stale`].
-//! - Comparing and writing are one step for the resource: one statement, one transaction, one script. A check before the write proves
-//!   nothing about the time of the write.
-//! - **Raise the fence before the first read**, if what is written depends on what was read. Else a stale holder whose write lands
-//!   after the new holder's read, but before its write, is accepted, and then overwritten unseen.
-//! - A resource has one fence, whatever the lock is called. Two locks for one resource protect nothing.
+//! - A larger token passes, and raises the fence. An equal one passes if the owner is the same,
+//!   since a holder writes more than once. All others are [`Stale`].
+//! - Comparing and writing are one step for the resource: one statement, one transaction, one
+//!   script. A check before the write proves nothing about the time of the write.
+//! - **Raise the fence before the first read**, if what is written depends on what was read. Else a
+//!   stale holder whose write lands after the new holder's read, but before its write, is accepted,
+//!   and then overwritten unseen.
+//! - A resource has one fence, whatever the lock is called. Two locks for one resource protect
+//!   nothing.
 //! - The fence lives as long as the resource. It must not expire, and nobody sets it back.
 //!
 //! Take the helper for where your data is:
 //!
 //! - [`sql`]: statements for SQLite and PostgreSQL, and the pattern for others.
 //! - [`redis`]: a script that runs another only for writers who are not stale.
-//! - [`http`]: a pair of headers, to let the service decide that has the data; with the feature `axum` also its extractor.
+//! - [`http`]: a pair of headers, to let the service decide that has the data; with the feature
+//!   `axum` also its extractor.
 
 use std::fmt;
 
@@ -69,8 +75,8 @@ impl Writer {
         self.token
     }
 
-    /// The owner token, by which two holders are told apart that have an equal fencing token: after a failover of the store to a
-    /// replica, an old and a new master can each grant the same one.
+    /// The owner token, by which two holders are told apart that have an equal fencing token: after
+    /// a failover of the store to a replica, an old and a new master can each grant the same one.
     pub fn owner(&self) -> &str {
         &self.owner
     }

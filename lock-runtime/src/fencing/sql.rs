@@ -1,7 +1,8 @@
 //! Fences in a SQL database.
 //!
-//! [`RAISE`] works on a table of its own, [`CREATE_TABLE`], for any number of resources; it is all that rows which are only inserted can use.
-//! Run it in the transaction of the write, and before the first read of what the write depends on:
+//! [`RAISE`] works on a table of its own, [`CREATE_TABLE`], for any number of resources; it is all
+//! that rows which are only inserted can use. Run it in the transaction of the write, and before
+//! the first read of what the write depends on:
 //!
 //! ```sql
 //! BEGIN;
@@ -11,8 +12,8 @@
 //! COMMIT;
 //! ```
 //!
-//! The row of the fence stays locked until the transaction ends, so no later holder gets in between. If the read has to happen in an
-//! earlier transaction, raise the fence in both.
+//! The row of the fence stays locked until the transaction ends, so no later holder gets in
+//! between. If the read has to happen in an earlier transaction, raise the fence in both.
 //!
 //! Where a row is the resource, two more columns do the same in one statement, in any database:
 //!
@@ -21,9 +22,11 @@
 //! WHERE id = $4 AND (fence < $2 OR (fence = $2 AND fence_owner = $3));
 //! ```
 //!
-//! The columns are a `BIGINT NOT NULL DEFAULT 0` and a `VARCHAR NOT NULL DEFAULT ''`: tokens do not fit into 32 bits, and a `NULL` would let
-//! nobody pass. The same statement without the data raises the fence before the first read. A plain `fence < $2` would refuse the second
-//! write of one holder; a plain `fence <= $2` would let two holders pass whom a failover of the store gave the same token.
+//! The columns are a `BIGINT NOT NULL DEFAULT 0` and a `VARCHAR NOT NULL DEFAULT ''`: tokens do not
+//! fit into 32 bits, and a `NULL` would let nobody pass. The same statement without the data raises
+//! the fence before the first read. A plain `fence < $2` would refuse the second write of one
+//! holder; a plain `fence <= $2` would let two holders pass whom a failover of the store gave the
+//! same token.
 //!
 //! # Examples
 //!
@@ -43,7 +46,8 @@
 
 use super::Stale;
 
-/// Makes the table of fences, in the dialect that SQLite and PostgreSQL share; the project's tests run it on SQLite.
+/// Makes the table of fences, in the dialect that SQLite and PostgreSQL share; the project's tests
+/// run it on SQLite.
 pub const CREATE_TABLE: &str = "\
 CREATE TABLE IF NOT EXISTS fences (
     resource VARCHAR PRIMARY KEY,
@@ -53,14 +57,16 @@ CREATE TABLE IF NOT EXISTS fences (
 
 /// Raises the fence of a resource for a writer, in SQLite and PostgreSQL.
 ///
-/// Parameters: the name of the resource, the fencing token, the owner token. Changes one row, or none if the writer is stale.
+/// Parameters: the name of the resource, the fencing token, the owner token. Changes one row, or
+/// none if the writer is stale.
 pub const RAISE: &str = "\
 INSERT INTO fences (resource, token, owner) VALUES ($1, $2, $3)
 ON CONFLICT (resource) DO UPDATE SET token = excluded.token, owner = excluded.owner
 WHERE fences.token < excluded.token
    OR (fences.token = excluded.token AND fences.owner = excluded.owner)";
 
-/// Reads the fence of a resource, for the message to a stale writer. Parameter: the name of the resource.
+/// Reads the fence of a resource, for the message to a stale writer. Parameter: the name of the
+/// resource.
 pub const SELECT: &str = "SELECT token FROM fences WHERE resource = $1";
 
 /// What the number of rows says that a guarded statement changed.

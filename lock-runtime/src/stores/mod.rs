@@ -1,5 +1,7 @@
 //! The stores that come with this crate. They know the seam alone.
 
+#[cfg(feature = "consul")]
+pub mod consul;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod memory;

@@ -1,5 +1,5 @@
-//! Runs annotated functions on an in-memory store and records what happened: each lock acquired and released, with its key, and what
-//! the cases note in between.
+//! Runs annotated functions on an in-memory store and records what happened: each lock acquired and
+//! released, with its key, and what the cases note in between.
 #![allow(clippy::unwrap_used)]
 
 use std::cell::RefCell;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lock_runtime::LockRuntime;
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, News, Release, Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, Limits, News, Release, Released, Renewal, Renewed,
 };
 use lock_runtime::memory::MemoryBackend;
 
@@ -40,7 +40,8 @@ impl Drop for Noted {
 
 /// What `calls` returned, and the events meanwhile, in order.
 ///
-/// Ends when every lock that was acquired has been released: the release after a dropped future runs in the background.
+/// Ends when every lock that was acquired has been released: the release after a dropped future
+/// runs in the background.
 pub async fn record<T>(calls: impl Future<Output = T>) -> (T, Vec<String>) {
     let (store, runtime) = recorded().await;
     let output = LockRuntime::scope(runtime, calls).await;
@@ -78,6 +79,10 @@ pub fn locked<'a>(key: &str, inner: impl IntoIterator<Item = &'a str>) -> Vec<St
 struct Recording(MemoryBackend);
 
 impl Backend for Recording {
+    fn limits(&self) -> Limits {
+        self.0.limits()
+    }
+
     fn attach(&self, news: Weak<dyn News>) {
         self.0.attach(news);
     }

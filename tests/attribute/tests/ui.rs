@@ -1,7 +1,10 @@
-//! What the compiler says about a wrong use of the attribute: one mistake a file, named after the rule.
+//! What the compiler says about a wrong use of the attribute: one mistake a file, named after the
+//! rule.
 //!
-//! The compiler's own part of a message differs between its versions, so the messages are compared on one of them only. To write
-//! them anew: `TRYBUILD=overwrite cargo +1.95.0 test -p lock-attribute-tests --test ui`, and read what changed as a user would.
+//! The compiler's own part of a message differs between its versions, so the messages are compared
+//! on one of them only. To write them anew:
+//! `TRYBUILD=overwrite cargo +1.95.0 test -p lock-attribute-tests --test ui`, and read what changed
+//! as a user would.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! Resources that compare fencing tokens refuse writers who lost their lock; without the comparison they accept them.
+//! Resources that compare fencing tokens refuse writers who lost their lock; without the comparison
+//! they accept them.
 
 mod http;
 mod redis;
@@ -16,7 +17,8 @@ enum Fence {
     Ignored,
 }
 
-/// Two holders of one lock: the lease of the first ended without its knowledge, and the second got the lock.
+/// Two holders of one lock: the lease of the first ended without its knowledge, and the second got
+/// the lock.
 async fn stale_and_later() -> (Writer, Writer) {
     let store = MemoryBackend::new();
     let locks = LockRuntime::backend(store.clone()).build().await.unwrap();

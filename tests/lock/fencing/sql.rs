@@ -154,7 +154,8 @@ fn each_resource_has_a_fence_of_its_own() {
     assert_eq!(sql::passed(changed.unwrap() as u64), Ok(()));
 }
 
-/// Both holders add to the balance that they read; the stale one writes after the later one's read, and before its write.
+/// Both holders add to the balance that they read; the stale one writes after the later one's read,
+/// and before its write.
 async fn interleaved_additions(raised_before_reading: bool) -> (bool, i64) {
     let (stale, later) = stale_and_later().await;
     let database = Database::new();

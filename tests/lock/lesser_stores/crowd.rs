@@ -1,5 +1,5 @@
-//! A store without an order. Either those who wait are told that something happened, and whoever asks
-//! first gets the lock, or the lock is handed to whoever came last.
+//! A store without an order. Either those who wait are told that something happened, and whoever
+//! asks first gets the lock, or the lock is handed to whoever came last.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};

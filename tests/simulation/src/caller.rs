@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use lock_protocol::machine::{Answer, Event, Granted, Outcome, Waiter, WaiterId};
-use lock_protocol::{OwnerToken, Terms};
+use lock_protocol::machine::{Answer, Event, Granted, LeaseId, Outcome, Waiter, WaiterId};
+use lock_protocol::{FencingToken, OwnerToken, Terms};
 
 use crate::clock::{MS, Time, ms, nanos};
 use crate::fault::Fault;
@@ -48,6 +48,7 @@ impl World {
                 Some(outcome) => self.heard_outcome(process, caller, outcome),
                 None => self.wait(process, caller),
             },
+            Doing::Begins { .. } => self.begin_hold(process, caller),
             Doing::Holds { until, .. } if *until <= now => self.end_hold(process, caller),
             Doing::Holds { until, .. } => {
                 let until = *until;
@@ -153,6 +154,15 @@ impl World {
         if self.one_in(6) {
             terms.max_hold = Some(ms(100));
         }
+        // What is explored and what is replayed know nothing of it.
+        if !self.plan.goes_on && self.one_in(5) {
+            let least = if terms.max_hold.is_some() {
+                50
+            } else {
+                self.chance.one_of(&[50, 300, 900])
+            };
+            terms.min_hold = Some(ms(least));
+        }
         terms
     }
 
@@ -213,6 +223,76 @@ impl World {
         self.feed(process, key, Event::Took(id), Some(caller));
         self.let_go_of_pumps(process, caller);
         let place = self.onlooker.place_of(process, key, lease, token);
+        if terms.min_hold.is_some() {
+            self.processes[process].callers[caller].doing = Doing::Begins {
+                key,
+                lease,
+                token,
+                place,
+                terms,
+                tries: 0,
+            };
+            if self.chance.strikes(Fault::CallerLeft, 8) {
+                let at = self.now + self.some_ms(0, 30);
+                self.processes[process].callers[caller].drop_at = Some(at);
+            }
+            return self.begin_hold(process, caller);
+        }
+        self.hold(process, caller, key, (lease, token, place), terms);
+    }
+
+    /// A holder that is to keep the key begins when its lease is long enough; if it is not, it is
+    /// extended first.
+    fn begin_hold(&mut self, process: usize, caller: usize) {
+        let it = &mut self.processes[process];
+        let local = it.clock.read(self.now);
+        let Doing::Begins {
+            key,
+            lease,
+            token,
+            place,
+            terms,
+            tries,
+        } = &mut it.callers[caller].doing
+        else {
+            return;
+        };
+        *tries += 1;
+        let (key, lease, token, place) = (*key, *lease, *token, *place);
+        let (terms, is_last) = (*terms, *tries > 4);
+        let least = terms.min_hold.unwrap_or_default();
+        let machine = it.machines.get(&key);
+        let covers = machine.is_some_and(|it| it.key.covers(lease, token, least, local));
+        let until = it.clock.when(local + least);
+        let event = Event::Keep {
+            lease,
+            token,
+            least,
+            begins: true,
+        };
+        self.feed(process, key, event, Some(caller));
+        if covers {
+            self.processes[process].callers[caller].drop_at = None;
+            self.keeps((process, key, lease), until);
+            self.hold(process, caller, key, (lease, token, place), terms);
+        } else if is_last {
+            self.feed(process, key, Event::Ended(lease, token), None);
+            self.rest(process, caller);
+        } else {
+            self.renew_ahead(process, key, lease);
+            let at = self.now + self.some_ms(1, 60);
+            self.plan_turn(process, caller, at);
+        }
+    }
+
+    fn hold(
+        &mut self,
+        process: usize,
+        caller: usize,
+        key: usize,
+        (lease, token, place): (LeaseId, FencingToken, u64),
+        terms: Terms,
+    ) {
         let longest = if self.one_in(10) { 1_200 } else { 40 };
         let until = self.now + self.some_ms(0, longest);
         self.processes[process].callers[caller].doing = Doing::Holds {
@@ -286,6 +366,12 @@ impl World {
             Doing::Waits { id, key, .. } => {
                 self.fault(Fault::CallerLeft);
                 self.feed(process, key, Event::Left(id), None);
+            }
+            Doing::Begins {
+                key, lease, token, ..
+            } => {
+                self.fault(Fault::CallerLeft);
+                self.feed(process, key, Event::Ended(lease, token), None);
             }
             Doing::Releases { .. } => self.fault(Fault::ReleaseLeft),
             Doing::Nothing | Doing::Holds { .. } => return,

@@ -93,6 +93,10 @@ pub struct Report {
     pub grants: u64,
     /// How many writes of holders that had lost their lock were refused.
     pub stale_writes: u64,
+    /// How often a key was to be kept for a minimum hold.
+    pub kept: u64,
+    /// How often a process crashed, or ended, while a key was to be kept for it.
+    pub kept_by_dead: u64,
     /// The promise that was broken, if one was.
     pub violation: Option<Violation>,
 }

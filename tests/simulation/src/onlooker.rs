@@ -9,7 +9,7 @@ use lock_protocol::machine::{
 };
 use lock_protocol::{FenceBlock, FencingToken, Instant, OwnerToken, Renewed, Terms};
 
-use crate::clock::{MS, nanos};
+use crate::clock::{MS, Time, nanos};
 use crate::process::{Condition, Doing, Process};
 use crate::promise::{Promise, Violation};
 use crate::rows::Step;
@@ -57,8 +57,13 @@ pub(crate) struct Onlooker {
     holds: Vec<Hold>,
     last_token: Vec<u64>,
     resource: Vec<(u64, u64)>,
+    /// By whom each key is to be kept, and until when.
+    minima: Vec<Option<(OwnerToken, Time)>>,
     pub(crate) grants: u64,
     pub(crate) stale_writes: u64,
+    /// How often a minimum hold began, and a process crashed in one.
+    pub(crate) kept: u64,
+    pub(crate) kept_by_dead: u64,
 }
 
 impl Onlooker {
@@ -74,8 +79,11 @@ impl Onlooker {
             holds: Vec::new(),
             last_token: vec![0; keys],
             resource: vec![(0, 0); keys],
+            minima: vec![None; keys],
             grants: 0,
             stale_writes: 0,
+            kept: 0,
+            kept_by_dead: 0,
         }
     }
 
@@ -106,6 +114,7 @@ impl Onlooker {
         self.flushed.extend(known.cloned());
         self.flushed.extend(self.mentions.keys().cloned());
         self.given.clear();
+        self.minima.fill(None);
     }
 
     /// These claims were about when the data was copied that the store has got back.
@@ -142,12 +151,18 @@ impl Onlooker {
         for (token, place) in &self.resource {
             (token, place).hash(sum);
         }
+        self.minima.iter().for_each(|minimum| minimum.hash(sum));
         (self.grants, self.stale_writes > 0).hash(sum);
         let broken = self.violation.as_ref().map(|violation| violation.promise);
         broken.hash(sum);
     }
 
-    pub(crate) fn die(&mut self, process: usize) {
+    pub(crate) fn die(&mut self, process: usize, now: Time) {
+        for (owner, until) in self.minima.iter().flatten() {
+            let of = self.owners.get(owner);
+            let is_of_it = of.is_some_and(|(of, _)| *of == process);
+            self.kept_by_dead += u64::from(is_of_it && now < *until);
+        }
         self.holds.retain(|hold| hold.process != process);
     }
 
@@ -517,9 +532,36 @@ impl World {
         }
     }
 
+    /// A holder begins, and its key is to stay taken until then.
+    pub(crate) fn keeps(&mut self, lease: (usize, usize, LeaseId), until: Time) {
+        let (_, key, _) = lease;
+        let mut holds = self.onlooker.holds.iter();
+        let hold = holds.find(|it| (it.process, it.key, it.lease) == lease);
+        if let Some(hold) = hold
+            && !self.onlooker.is_flushed(&hold.owner)
+        {
+            self.onlooker.minima[key] = Some((hold.owner.clone(), until));
+            self.onlooker.kept += 1;
+        }
+    }
+
+    /// Looks whether a key that is to be kept is taken by nobody else.
+    fn check_minimum(&mut self, key: usize) {
+        let now = self.now;
+        self.onlooker.minima[key].take_if(|(_, until)| now >= *until);
+        if let Some((by, until)) = &self.onlooker.minima[key] {
+            let owner = self.server.owner(key, now);
+            if owner != Some(by) && owner != Some(&by.kept()) {
+                let text = format!("{owner:?} has k{key}, {by} keeps it for {}", until - now);
+                self.broken(Promise::KeptForItsMinimum, || text);
+            }
+        }
+    }
+
     /// Looks whether the owner in the store is known to anybody.
     pub(crate) fn check_owners(&mut self) {
         for key in 0..self.plan.keys {
+            self.check_minimum(key);
             let Some(owner) = self.server.owner(key, self.now) else {
                 continue;
             };

@@ -120,6 +120,15 @@ pub(crate) enum Doing {
         deadline: Instant,
         outcome: Option<Outcome>,
     },
+    /// It is to keep the key, and its lease may be too short for that.
+    Begins {
+        key: usize,
+        lease: LeaseId,
+        token: FencingToken,
+        place: u64,
+        terms: Terms,
+        tries: u32,
+    },
     Holds {
         key: usize,
         lease: LeaseId,
@@ -198,7 +207,7 @@ impl Process {
                 let outcome = outcome.as_ref();
                 outcome.is_some_and(|it| !matches!(it, Outcome::Granted(_)))
             }
-            Doing::Nothing | Doing::Holds { .. } => false,
+            Doing::Nothing | Doing::Begins { .. } | Doing::Holds { .. } => false,
         }
     }
 

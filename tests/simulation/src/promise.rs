@@ -60,6 +60,7 @@ promises! {
     UntakenIsTakenBack: "a lock that nobody takes by the deadline is taken back",
     PassesAreBounded: "a process passes a lease on within its budget",
     PassedOnWhole: "who is passed a lease gets what it asked for",
+    KeptForItsMinimum: "a key stays taken for its minimum hold, whatever becomes of its holder",
     FewQuestions: "questions have pauses between them",
     ShutDownEnds: "a process that shuts down ends in the time of a few questions",
     NothingLeft: "in the end nothing is left, in the store and in the processes",

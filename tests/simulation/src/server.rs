@@ -312,9 +312,12 @@ impl Server {
                 .waiting
                 .retain(|(waiter, ..)| *waiter != release.owner);
         }
+        // Whoever leaves the key to be kept had it, be it by this very verb.
+        let is_left = |owner: &OwnerToken| matches!(body, Body::Release(release) if *owner == release.owner.kept());
         if let Some(owner) = &owner
             && before.as_ref() != Some(owner)
             && owner.as_str() != THIEF
+            && !is_left(owner)
         {
             if let Some((first, ..)) = ledger.waiting.first()
                 && first != owner

@@ -109,7 +109,7 @@ impl World {
             caller.parked_until = 0;
             caller.drop_at = None;
         }
-        self.onlooker.die(process);
+        self.onlooker.die(process, self.now);
     }
 
     pub(crate) fn starts(&mut self, process: usize) {
@@ -170,7 +170,8 @@ impl World {
         let before = self.kept(0);
         self.server.lose_data();
         self.note(0, before, || Event::DataLost);
-        // A counter that is new gives one token. A replay takes longer than a block has microseconds.
+        // A counter that is new gives one token. A replay takes longer than a block has
+        // microseconds.
         let shortest = if self.plan.goes_on { 40 } else { 2 };
         self.stalled_until = self.now + self.some_ms(shortest, 90);
         self.onlooker.lose_data(&self.processes);

@@ -244,6 +244,16 @@ impl Hash for Doing {
                     granted.hash(state);
                 }
             }
+            Doing::Begins {
+                key,
+                lease,
+                token,
+                place,
+                terms,
+                tries,
+            } => {
+                (key, lease, token, place, terms, tries).hash(state);
+            }
             Doing::Holds {
                 key,
                 lease,

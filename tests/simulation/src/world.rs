@@ -175,6 +175,8 @@ impl World {
             faults: self.faults.clone(),
             grants: self.onlooker.grants,
             stale_writes: self.onlooker.stale_writes,
+            kept: self.onlooker.kept,
+            kept_by_dead: self.onlooker.kept_by_dead,
             violation: self.onlooker.violation.clone(),
         }
     }

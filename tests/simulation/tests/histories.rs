@@ -14,6 +14,7 @@ fn every_promise_holds_in_millions_of_steps() {
     let mut rows = Rows::default();
     let mut faults = vec![0; Fault::ALL.len()];
     let (mut steps, mut grants, mut stale_writes) = (0, 0, 0);
+    let (mut kept, mut kept_by_dead) = (0, 0);
     let mut seed = 0;
     while steps < STEPS {
         seed += 1;
@@ -28,6 +29,8 @@ fn every_promise_holds_in_millions_of_steps() {
         steps += report.steps;
         grants += report.grants;
         stale_writes += report.stale_writes;
+        kept += report.kept;
+        kept_by_dead += report.kept_by_dead;
     }
     for (state, event, count) in rows.iter() {
         println!("{count:>9}  {state} | {event}");
@@ -36,7 +39,8 @@ fn every_promise_holds_in_millions_of_steps() {
         println!("{count:>9}  {}", fault.text());
     }
     println!(
-        "{seed} histories, {steps} steps, {grants} grants, {stale_writes} stale writes refused"
+        "{seed} histories, {steps} steps, {grants} grants, {stale_writes} stale writes refused, \
+         {kept} keys kept, {kept_by_dead} by a process that died"
     );
 
     let rare: Vec<_> = rows.iter().filter(|(.., count)| *count < ROW).collect();
@@ -46,6 +50,10 @@ fn every_promise_holds_in_millions_of_steps() {
     assert!(rare.is_empty(), "faults that hardly happened: {rare:?}");
     // The fence was needed.
     assert!(stale_writes > 1_000, "{stale_writes}");
+    assert!(
+        kept > 10_000 && kept_by_dead > 1_000,
+        "{kept}, {kept_by_dead}"
+    );
 }
 
 fn history(seed: u64) -> (String, Report) {

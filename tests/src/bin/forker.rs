@@ -1,7 +1,9 @@
-//! A process that forks while it holds the locks `dropped` and `kept`, and says how parent and child fare.
+//! A process that forks while it holds the locks `dropped` and `kept`, and says how parent and
+//! child fare.
 //!
-//! In the child of a process with threads, whatever a thread had locked stays locked: this one gets on because the others sleep while it is
-//! made. It takes no orders; the parent goes on after the first line on its standard input.
+//! In the child of a process with threads, whatever a thread had locked stays locked: this one gets
+//! on because the others sleep while it is made. It takes no orders; the parent goes on after the
+//! first line on its standard input.
 
 #![allow(clippy::unwrap_used)]
 
@@ -56,8 +58,8 @@ fn let_others_sleep() {
     }
 }
 
-/// `child TOKEN`, `runs out` when the guard it was born with says that its lock is lost, whether it can take the parent's locks, and whether
-/// the runtime it was born with can take another.
+/// `child TOKEN`, `runs out` when the guard it was born with says that its lock is lost, whether it
+/// can take the parent's locks, and whether the runtime it was born with can take another.
 fn be_child(url: &str, inherited: &LockRuntime, dropped: LockGuard, kept: &LockGuard) -> ! {
     thread::spawn(|| {
         thread::sleep(Duration::from_secs(20));

@@ -1,4 +1,5 @@
-//! A process that holds and waits for locks as it is told by lines on its standard input, and answers each with a line.
+//! A process that holds and waits for locks as it is told by lines on its standard input, and
+//! answers each with a line.
 //!
 //! `holder URL` connects. What it understands:
 //!
@@ -10,6 +11,8 @@
 //! write PLACE                    accepted | refused        to a resource, with the token of the lock
 //! write-unguarded PLACE          written                   the same where nobody compares
 //! run KEY TTL_MS BODY_MS         began TOKEN, then: ended | error KIND
+//! once KEY PERIOD_MS             done | skipped | error KIND       a body of `run_once_per`
+//! time                           the seconds of its wall clock
 //! panic KEY TTL_MS               began TOKEN, then: panicked    in a body of `run`
 //! contend ORDER                  served COUNT COUNT … | failed WHY      with other processes, as a `Contention` in JSON says
 //! exit, abort                    nothing: the process ends, holding what it holds
@@ -18,7 +21,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, Write};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use lock_runtime::fencing::Writer;
 use lock_runtime::{LockError, LockGuard, LockRuntime};
@@ -91,6 +94,15 @@ async fn obey(locks: &LockRuntime, guard: &mut Option<LockGuard>, words: &[&str]
                 Err(error) => say(&told(&error)),
             }
         }
+        ["once", key, period] => {
+            let job = locks.lock(key).run_once_per(millis(period), async |_| ());
+            match job.await {
+                Ok(Some(())) => say("done"),
+                Ok(None) => say("skipped"),
+                Err(error) => say(&told(&error)),
+            }
+        }
+        ["time"] => say(&UNIX_EPOCH.elapsed().unwrap().as_secs().to_string()),
         ["panic", key, ttl] => {
             let locks = locks.clone();
             let (key, ttl) = (key.to_owned(), millis(ttl));

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// An instant of `CLOCK_MONOTONIC`, or a duration, in nanoseconds: the one clock that all processes of a machine share.
+/// An instant of `CLOCK_MONOTONIC`, or a duration, in nanoseconds: the one clock that all processes
+/// of a machine share.
 pub type Nanos = u64;
 
 /// Something a process did, or that was done to it.
@@ -30,11 +31,13 @@ impl fmt::Display for Event {
     }
 }
 
-/// What happened. A claim is named by a text unique to it: its owner token, or what the process made up.
+/// What happened. A claim is named by a text unique to it: its owner token, or what the process
+/// made up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum What {
-    /// A caller began to acquire and will wait for so long at most; written before the call, so that a call that never returns shows.
+    /// A caller began to acquire and will wait for so long at most; written before the call, so
+    /// that a call that never returns shows.
     Ask {
         /// Who asks.
         claim: String,
@@ -89,7 +92,8 @@ pub enum What {
         /// What came of it.
         outcome: Outcome,
     },
-    /// A body that ran under the lock came to its end (`invoke`), and its caller got the result (`return`).
+    /// A body that ran under the lock came to its end (`invoke`), and its caller got the result
+    /// (`return`).
     Body {
         /// Under whose lease.
         claim: String,
@@ -97,6 +101,13 @@ pub enum What {
         ok: bool,
         /// Whether the caller was told that the lease was lost.
         lost: bool,
+    },
+    /// The holder of the claim is to be the last for a while, whatever becomes of it.
+    Keep {
+        /// Which.
+        claim: String,
+        /// Until then the key is given to nobody else; rather too early than too late.
+        until: Nanos,
     },
     /// A write to the resource that the key protects.
     Write {
@@ -164,11 +175,13 @@ pub struct Leftovers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// The server lost what it stored: flushed, evicted, deleted by hand, restarted without persistence.
+    /// The server lost what it stored: flushed, evicted, deleted by hand, restarted without
+    /// persistence.
     DataLoss,
     /// The server's clock was moved.
     ClockJump,
-    /// The server kept what it granted, but may have lost who waits: the queue was deleted, or connections broke by which waiters are told.
+    /// The server kept what it granted, but may have lost who waits: the queue was deleted, or
+    /// connections broke by which waiters are told.
     PlaceLost,
     /// A replica took over that had not heard of everything.
     Failover,

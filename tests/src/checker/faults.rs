@@ -50,12 +50,14 @@ impl<'a> Faults<'a> {
         faults
     }
 
-    /// A fault by which the server of `key` may have forgotten, within `from..=to`, what it granted and who waits.
+    /// A fault by which the server of `key` may have forgotten, within `from..=to`, what it granted
+    /// and who waits.
     pub(super) fn of_store(&self, key: &str, from: Nanos, to: Nanos) -> Option<Fault> {
         any_of(&self.store, key, from, to)
     }
 
-    /// A fault by which the claims in the queue of `key` may have lost their places within `from..=to`.
+    /// A fault by which the claims in the queue of `key` may have lost their places within
+    /// `from..=to`.
     pub(super) fn of_queue(&self, key: &str, from: Nanos, to: Nanos) -> Option<Fault> {
         any_of(&self.queue, key, from, to).or_else(|| self.of_store(key, from, to))
     }

@@ -1,4 +1,4 @@
-//! C1, C2, C3, C5 and C7: what was granted, in which order and for how long.
+//! C1, C2, C3, C5, C7 and C11: what was granted, in which order and for how long.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,6 +12,7 @@ pub(super) fn check(events: &[&Event], faults: &Faults<'_>, report: &mut Report)
     check_disjoint(&leases.all, faults, report);
     check_reentry(events, &leases, report);
     check_bodies(events, &leases, report);
+    check_minima(events, &leases, faults, report);
 }
 
 /// A granted claim.
@@ -109,7 +110,8 @@ fn check_unique(leases: &[Lease<'_>], report: &mut Report) {
     }
 }
 
-/// C2: sweeps the claims in the order in which they were made, beside the highest token that had been granted by then.
+/// C2: sweeps the claims in the order in which they were made, beside the highest token that had
+/// been granted by then.
 fn check_order(leases: &[Lease<'_>], report: &mut Report) {
     let (mut made, mut granted) = (leases.to_vec(), leases.to_vec());
     made.sort_by_key(|lease| lease.event.invoke);
@@ -137,8 +139,9 @@ fn check_order(leases: &[Lease<'_>], report: &mut Report) {
 
 /// C5: when a grant is answered, every lease with a smaller token has ended.
 ///
-/// That covers leases which are known to be valid at once, and one case more: the answer to the *earlier* grant was still on its way when
-/// the later claim was granted, and its lease still valid after that. No order of the two explains it either.
+/// That covers leases which are known to be valid at once, and one case more: the answer to the
+/// *earlier* grant was still on its way when the later claim was granted, and its lease still valid
+/// after that. No order of the two explains it either.
 fn check_disjoint(leases: &[Lease<'_>], faults: &Faults<'_>, report: &mut Report) {
     #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     enum Step {
@@ -222,6 +225,43 @@ fn check_bodies(events: &[&Event], leases: &Leases<'_>, report: &mut Report) {
                     None,
                 );
             }
+        }
+    }
+}
+
+/// C11: the next grant after that of a claim whose key is to stay taken is answered later.
+fn check_minima(events: &[&Event], leases: &Leases<'_>, faults: &Faults<'_>, report: &mut Report) {
+    let mut sorted = leases.all.clone();
+    sorted.sort_by_key(|lease| lease.token);
+    // The first to be answered of each lease and those after it, which need not be the next.
+    let mut firsts = sorted.clone();
+    for at in (1..firsts.len()).rev() {
+        if firsts[at].event.returned < firsts[at - 1].event.returned {
+            firsts[at - 1] = firsts[at];
+        }
+    }
+    for &event in events {
+        let What::Keep { claim, until } = &event.what else {
+            continue;
+        };
+        let Some(kept) = leases.of_claim.get(claim.as_str()) else {
+            continue;
+        };
+        let kept = leases.all[*kept];
+        let later = sorted.partition_point(|lease| lease.token <= kept.token);
+        let Some(next) = firsts.get(later) else {
+            continue;
+        };
+        report.minimum_holds += 1;
+        if next.event.returned < *until {
+            report.add(
+                Violation::new(
+                    Check::MinimumHold,
+                    "a key was granted that was to stay taken",
+                    &[kept.event, event, next.event],
+                ),
+                faults.of_store(&event.key, kept.event.invoke, *until),
+            );
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The checker: reads what real processes logged, and says which promises were broken.
 //!
-//! Every process appends [`Event`]s to a file of its own through a [`Recorder`]; afterwards [`check`] looks at all of them together. Fencing
-//! tokens give the order in which a key was granted, which the order of the answers does not: so every check is a sort and one sweep,
-//! O(n log n) for n events. What a lost answer hides is never guessed: an `unknown` outcome constrains nothing.
+//! Every process appends [`Event`]s to a file of its own through a [`Recorder`]; afterwards
+//! [`check`] looks at all of them together. Fencing tokens give the order in which a key was
+//! granted, which the order of the answers does not: so every check is a sort and one sweep, O(n
+//! log n) for n events. What a lost answer hides is never guessed: an `unknown` outcome constrains
+//! nothing.
 //!
 //! | | check | where |
 //! |---|---|---|
@@ -16,9 +18,10 @@
 //! | C8 | [`CleanEnd`](Check::CleanEnd) | `end` |
 //! | C9 | [`QueueOrder`](Check::QueueOrder) | `waiting` |
 //! | C10 | [`BoundedWait`](Check::BoundedWait) | `waiting` |
+//! | C11 | [`MinimumHold`](Check::MinimumHold) | `leases` |
 //!
-//! C1, C2 and C5 together are exactly "a mutex with fencing tokens, linearizable": `tests/checker_search.rs` compares them with a search
-//! over all orders.
+//! C1, C2 and C5 together are exactly "a mutex with fencing tokens, linearizable":
+//! `tests/checker_search.rs` compares them with a search over all orders.
 
 mod end;
 mod event;
@@ -77,11 +80,13 @@ pub enum Check {
     QueueOrder,
     /// C10: whoever waits is granted or told so within its bound.
     BoundedWait,
+    /// C11: a key that is to stay taken is granted to nobody else until then.
+    MinimumHold,
 }
 
 impl Check {
     /// Every check.
-    pub const ALL: [Check; 10] = [
+    pub const ALL: [Check; 11] = [
         Check::UniqueTokens,
         Check::RealTimeOrder,
         Check::ReentryKeepsToken,
@@ -92,6 +97,7 @@ impl Check {
         Check::CleanEnd,
         Check::QueueOrder,
         Check::BoundedWait,
+        Check::MinimumHold,
     ];
 }
 
@@ -136,8 +142,11 @@ impl fmt::Display for Violation {
 pub struct Report {
     /// How many grants the log holds, re-entries not counted.
     pub acquisitions: usize,
-    /// How many grants were of claims that came when another stood in the queue, which no fault excuses from being served first.
+    /// How many grants were of claims that came when another stood in the queue, which no fault
+    /// excuses from being served first.
     pub queue_orders: usize,
+    /// How many keys were to stay taken for a while, and granted to somebody later.
+    pub minimum_holds: usize,
     /// The promises that were broken.
     pub violations: Vec<Violation>,
     /// What would break a promise but for a fault that the promise excludes, and that fault.

@@ -18,8 +18,8 @@ pub fn now() -> Nanos {
 
 /// Appends the events of one process to a file.
 ///
-/// Every event is one `write` of one line, so that a process that is killed leaves all it recorded, and at most a torn last line. May be
-/// shared by threads.
+/// Every event is one `write` of one line, so that a process that is killed leaves all it recorded,
+/// and at most a torn last line. May be shared by threads.
 #[derive(Debug)]
 pub struct Recorder {
     process: u32,
@@ -59,7 +59,8 @@ impl Recorder {
 
 /// The events in a log.
 ///
-/// A last line without its end is what a killed process leaves: it is left out. Any other line that is no event is an error.
+/// A last line without its end is what a killed process leaves: it is left out. Any other line that
+/// is no event is an error.
 pub fn read_log(path: impl AsRef<Path>) -> io::Result<Vec<Event>> {
     let text = std::fs::read_to_string(&path)?;
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);

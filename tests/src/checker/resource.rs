@@ -46,7 +46,8 @@ fn check_fencing(events: &[&Event], report: &mut Report) {
     }
 }
 
-/// C6: the counter is the number of accepted writes, give or take those whose answers were lost, and no two writes made the same of it.
+/// C6: the counter is the number of accepted writes, give or take those whose answers were lost,
+/// and no two writes made the same of it.
 fn check_counter(events: &[&Event], report: &mut Report) {
     let (mut accepted, mut unknown) = (0, 0);
     let mut places: Vec<(u64, &Event)> = Vec::new();

@@ -57,7 +57,8 @@ impl<'a> Waiter<'a> {
     }
 }
 
-/// Goes through the waiters in the order in which they came, beside the highest token of those who certainly came before.
+/// Goes through the waiters in the order in which they came, beside the highest token of those who
+/// certainly came before.
 fn sweep(waiters: Vec<Waiter<'_>>, faults: &Faults<'_>, report: &mut Report) {
     let (mut came, mut stood) = (waiters.clone(), waiters);
     came.sort_by_key(|waiter| waiter.queued.invoke);
@@ -66,7 +67,8 @@ fn sweep(waiters: Vec<Waiter<'_>>, faults: &Faults<'_>, report: &mut Report) {
     stood.sort_by_key(|waiter| waiter.queued.returned);
 
     let mut stood = stood.into_iter().peekable();
-    // Separately, those who may have lost their place by a fault: they excuse nobody else's being overtaken.
+    // Separately, those who may have lost their place by a fault: they excuse nobody else's being
+    // overtaken.
     let mut highest: [Option<Waiter<'_>>; 2] = [None, None];
     // When the last of those without an excuse was granted.
     let mut in_order_until = 0;
@@ -102,7 +104,8 @@ fn excuse(waiter: &Waiter<'_>, faults: &Faults<'_>) -> Option<Fault> {
         .or_else(|| faults.of_process(waiter.granted.process, from, to))
 }
 
-/// C10: every acquire returns within its bound; time in which its process stood still is not counted.
+/// C10: every acquire returns within its bound; time in which its process stood still is not
+/// counted.
 pub(super) fn check_bounds(
     events: &[Event],
     faults: &Faults<'_>,

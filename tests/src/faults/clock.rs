@@ -15,7 +15,8 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Compiles the library that stands between a process and its clock, which takes a C compiler as `cc`.
+    /// Compiles the library that stands between a process and its clock, which takes a C compiler
+    /// as `cc`.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Clock {
         let clock = Clock {
@@ -36,9 +37,18 @@ impl Clock {
 
     /// The options for a server that lives by this clock.
     pub fn server(&self) -> Options {
-        Options::default()
-            .env("LD_PRELOAD", &self.library())
-            .env("CLOCK_SHIFT_FILE", &self.file())
+        let options = self.variables().into_iter();
+        options.fold(Options::default(), |options, (name, value)| {
+            options.env(name, &value)
+        })
+    }
+
+    /// What a process that lives by this clock has in its environment.
+    pub fn variables(&self) -> [(&'static str, PathBuf); 2] {
+        [
+            ("LD_PRELOAD", self.library()),
+            ("CLOCK_SHIFT_FILE", self.file()),
+        ]
     }
 
     /// Puts the clock so many seconds ahead of the true time, or behind.

@@ -37,7 +37,8 @@ pub struct Contention {
 }
 
 impl Contention {
-    /// Does it, and returns how often each task was served that waited to the end; or what went wrong.
+    /// Does it, and returns how often each task was served that waited to the end; or what went
+    /// wrong.
     pub async fn run(self) -> Result<Vec<u64>, String> {
         let locks = builder(&self.url).command_timeout(Duration::from_secs(1));
         let contenders = Arc::new(Contenders {

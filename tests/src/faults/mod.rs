@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod contention;
+pub mod grpc;
 pub mod pipe;
 pub mod process;
 pub mod proxy;
@@ -42,13 +43,27 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// The same, where it takes a question to know.
+pub async fn comes_true(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        sleep(ms(5)).await;
+    }
+}
+
 /// The settings of a runtime whose patience suits a test: no lease and no question on Redis ends
-/// because the machine is busy. On etcd, whose members take a second to elect a leader, they end
-/// sooner than that.
+/// because the machine is busy. On etcd and Consul, whose servers take seconds to elect a leader,
+/// they end sooner than that.
 pub fn builder(url: impl Into<String>) -> LockRuntimeBuilder {
     let url = url.into();
-    let locks = match url.strip_prefix("etcd://") {
-        Some(members) => LockRuntime::etcd(members.split(','))
+    let of_several = match url.split_once("://") {
+        Some(("etcd", members)) => Some(LockRuntime::etcd(members.split(','))),
+        Some(("consul", agents)) => Some(LockRuntime::consul(agents.split(','))),
+        _ => None,
+    };
+    let locks = match of_several {
+        Some(locks) => locks
             .default_ttl(Duration::from_secs(2))
             .default_wait(Duration::from_secs(5))
             .command_timeout(COMMAND),
@@ -136,7 +151,8 @@ pub fn waiters(server: &Server, key: &str) -> usize {
     server.run(&["ZCARD", &format!("{{lock:{key}}}:waiters")])
 }
 
-/// A figure about a command, such as `calls`, as the server has it; `None` if the command has not been called.
+/// A figure about a command, such as `calls`, as the server has it; `None` if the command has not
+/// been called.
 pub fn statistic(server: &Server, command: &str, figure: &str) -> Option<f64> {
     let statistics: String = server.run(&["INFO", "commandstats"]);
     let command = format!("cmdstat_{command}:");

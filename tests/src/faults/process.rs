@@ -11,11 +11,13 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::time::timeout;
 
+use super::clock::Clock;
 use super::{DEADLINE, eventually};
 
 /// A running `holder`; it is killed with its value.
 ///
-/// Not a child of tokio's, which would have the test told by a signal that it has ended: that interrupts whatever the test reads.
+/// Not a child of tokio's, which would have the test told by a signal that it has ended: that
+/// interrupts whatever the test reads.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -24,10 +26,20 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the program at `path`, which is `env!("CARGO_BIN_EXE_holder")`, with the server at `url`.
+    /// Starts the program at `path`, which is `env!("CARGO_BIN_EXE_holder")`, with the server at
+    /// `url`.
     pub async fn start(path: &str, url: &str) -> Process {
-        let mut child = Command::new(path)
-            .arg(url)
+        Process::spawn(Command::new(path).arg(url)).await
+    }
+
+    /// The same, with this wall clock.
+    pub async fn start_with(clock: &Clock, path: &str, url: &str) -> Process {
+        let mut command = Command::new(path);
+        Process::spawn(command.arg(url).envs(clock.variables())).await
+    }
+
+    async fn spawn(command: &mut Command) -> Process {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -118,7 +130,8 @@ impl Drop for Process {
     }
 }
 
-/// The state in which the kernel has the process or thread with the directory `proc`; `None` if there is none.
+/// The state in which the kernel has the process or thread with the directory `proc`; `None` if
+/// there is none.
 pub fn state(proc: impl AsRef<Path>) -> Option<char> {
     let stat = fs::read_to_string(proc.as_ref().join("stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()

@@ -1,8 +1,10 @@
 //! A network that fails on command: a TCP proxy that understands the frames of Redis.
 //!
-//! It stands between a client and a server and lets everything through, until a rule hits a command (by its name, or that of the script
-//! it runs) or the whole of it is told to misbehave. It runs on a thread of its own, so that a test may block its executor. It is as honest as
-//! TCP: what passes is in order and complete, and what is lost is lost from there on; only [`Fault::RepeatAnswer`] lies.
+//! It stands between a client and a server and lets everything through, until a rule hits a command
+//! (by its name, or that of the script it runs) or the whole of it is told to misbehave. It runs on
+//! a thread of its own, so that a test may block its executor. It is as honest as TCP: what passes
+//! is in order and complete, and what is lost is lost from there on; only [`Fault::RepeatAnswer`]
+//! lies.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -23,9 +25,11 @@ use super::resp;
 /// What happens to a command, its answer, or a message that the server pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It waits for so long, and everything behind it. It reaches the server even if the client is gone by then.
+    /// It waits for so long, and everything behind it. It reaches the server even if the client is
+    /// gone by then.
     Delay(Duration),
-    /// It waits for [`Proxy::let_go`], and everything behind it. It reaches the server even if the client is gone by then.
+    /// It waits for [`Proxy::let_go`], and everything behind it. It reaches the server even if the
+    /// client is gone by then.
     Hold,
     /// It gets lost, and everything behind it.
     LoseRequest,
@@ -45,7 +49,8 @@ pub enum Fault {
     RepeatAnswer,
     /// It does not reach the server; this comes back. Without the `\r\n`.
     Reply(&'static str),
-    /// It reaches the server; in the place of the answer the stream to the client ends, while the one to the server stays open.
+    /// It reaches the server; in the place of the answer the stream to the client ends, while the
+    /// one to the server stays open.
     HalfClose,
     /// It waits for ever, and the client is not read from any more.
     StopReading,
@@ -100,8 +105,8 @@ impl Proxy {
         format!("redis://{}", self.address)
     }
 
-    /// The next command called `name` meets `fault`: a script by the name of its file, another command in capitals, a pushed message
-    /// as `push`, anything as `*`.
+    /// The next command called `name` meets `fault`: a script by the name of its file, another
+    /// command in capitals, a pushed message as `push`, anything as `*`.
     pub fn fault(&self, name: &str, fault: Fault) {
         self.fault_nth(name, 1, fault);
     }
@@ -163,7 +168,8 @@ impl Proxy {
         self.control.gates.send_replace(Gates::default());
     }
 
-    /// Lets all go on that a [`Fault::Hold`] has hit, or hits from now on, and waits until so many have gone to the server since the start.
+    /// Lets all go on that a [`Fault::Hold`] has hit, or hits from now on, and waits until so many
+    /// have gone to the server since the start.
     pub async fn let_go(&self, count: usize) {
         self.control.held.send_replace(false);
         let mut gone = self.control.gone.subscribe();
@@ -521,7 +527,8 @@ impl Link<'_> {
         }
     }
 
-    /// Notes a command; tells what is to happen to it, what answer it will get, and whether it gets one at all.
+    /// Notes a command; tells what is to happen to it, what answer it will get, and whether it gets
+    /// one at all.
     fn meet(&self, frame: &[u8]) -> (Option<Fault>, Expected, bool) {
         let words = resp::words(frame);
         let mut state = self.control.state();

@@ -1,4 +1,5 @@
-//! What a lock protects: a log of writes, in Redis or SQLite, that is to take none of an earlier holder behind one of a later.
+//! What a lock protects: a log of writes, in Redis or SQLite, that is to take none of an earlier
+//! holder behind one of a later.
 
 use std::path::Path;
 
@@ -96,7 +97,8 @@ impl Resource {
         }
     }
 
-    /// How many writes were taken from an earlier holder behind one of a later. Told by the log, not by the fence.
+    /// How many writes were taken from an earlier holder behind one of a later. Told by the log,
+    /// not by the fence.
     pub async fn stale_writes(&self) -> usize {
         let tokens: Vec<u64> = if self.is_redis() {
             let mut range = redis::cmd("LRANGE");

@@ -76,7 +76,8 @@ fn end(bytes: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// The kind of the frame at `at`, the number behind it if there is one, and where its first line ends.
+/// The kind of the frame at `at`, the number behind it if there is one, and where its first line
+/// ends.
 fn head(bytes: &[u8], at: usize) -> Option<(u8, i64, usize)> {
     let rest = bytes.get(at..)?;
     let line = rest.windows(2).position(|pair| pair == b"\r\n")?;

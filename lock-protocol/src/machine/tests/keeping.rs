@@ -148,6 +148,36 @@ fn a_hold_that_max_hold_ends_keeps_the_rest() {
     assert_eq!(ends(&mut b).0, Some(covering(LEAST / 2)));
 }
 
+/// A machine that keeps the key, with a question of its claim still on its way.
+fn keeping_in_doubt() -> Bench {
+    let mut b = Bench::new();
+    b.joins_with(terms());
+    b.not_known(1);
+    b.after(ms(100));
+    b.granted(2, 100);
+    b.takes(1);
+    assert!(keep(&mut b, true));
+    b
+}
+
+#[test]
+fn a_release_that_is_refused_withdraws_no_claim_whose_key_is_to_stay_taken() {
+    let mut b = keeping_in_doubt();
+    b.ends();
+    let told = b.refused(4);
+    assert_eq!(told, ["release failed"]);
+    assert!(b.key.is_gone());
+    // The control: one that ended late is withdrawn, since its question may come yet.
+    let mut b = keeping_in_doubt();
+    b.pass(LEAST / 2);
+    let more = renewal(&mut b);
+    b.renewed(ms(0), Some(Renewed::held().of(more)));
+    b.pass(LEAST / 2);
+    b.ends();
+    let told = b.refused(4);
+    assert!(told.contains(&"#5 abandon w1".to_owned()), "{told:?}");
+}
+
 #[test]
 fn a_hold_that_begins_later_has_its_limit_from_there() {
     let mut b = Bench::new();

@@ -107,6 +107,28 @@ fn a_grant_is_told_to_the_head_of_the_line() {
 }
 
 #[test]
+fn a_grant_that_lacks_a_little_of_its_ttl_is_renewed_as_any_other() {
+    let granted_for = |terms: Option<Terms>, left| {
+        let mut b = Bench::new();
+        match terms {
+            Some(terms) => b.joins_with(terms),
+            None => b.joins(),
+        };
+        let mut grant = grant(&b.claim(1), 100);
+        grant.valid_for = left;
+        b.answered(1, Answer::Acquired(Acquired::Granted(grant)));
+        b.takes(1);
+        b.wants_time_in().expect("it is extended")
+    };
+    let little = TTL - TTL / 64;
+    assert!((ms(7_500)..=ms(10_000)).contains(&granted_for(None, little)));
+    // One that lacks more, or that nobody else renews, is extended by half.
+    let more = TTL - TTL / 8;
+    assert_eq!(granted_for(None, more), more / 2);
+    assert_eq!(granted_for(Some(Terms::new(TTL)), little), little / 2);
+}
+
+#[test]
 fn a_grant_of_another_ttl_than_the_head_wants_is_asked_for_again() {
     let mut b = Bench::new();
     b.joins();

@@ -5,6 +5,7 @@
 //! decides when.
 
 mod faults;
+mod lesser;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,7 @@ use lock_protocol::{
 
 pub use self::faults::Fault;
 use self::faults::{Faults, Refusal};
+use self::lesser::Lesser;
 use crate::clock;
 use crate::sync::lock;
 use lock_protocol::Numbers;
@@ -26,9 +28,10 @@ use lock_protocol::{Sinks, Told};
 
 /// Locks held in the memory of this process.
 ///
-/// Use it where one process is all there is, and in unit tests: a clone is a further handle to the same store, so a test keeps one and
-/// gives the other to the runtime, then plays the rest of the world by the methods below. Every verb is done at its first poll, and all
-/// time is tokio's, so that a test under a paused clock takes no time.
+/// Use it where one process is all there is, and in unit tests: a clone is a further handle to the
+/// same store, so a test keeps one and gives the other to the runtime, then plays the rest of the
+/// world by the methods below. Every verb is done at its first poll, and all time is tokio's, so
+/// that a test under a paused clock takes no time.
 ///
 /// Methods that take a key want it as the annotated function forms it, without the prefix of the
 /// runtime; `key!` makes it.
@@ -70,12 +73,63 @@ struct Shared {
     /// A `std` mutex, since it is held for a few map operations and never across an await.
     store: Mutex<Store<Arc<Sinks>>>,
     faults: Mutex<Faults>,
+    /// What it plays, if it is to do less than it can.
+    lesser: Option<Lesser>,
 }
 
 impl MemoryBackend {
     /// An empty store.
     pub fn new() -> MemoryBackend {
         MemoryBackend::default()
+    }
+
+    /// An empty store that does no more than one with these limits, such as those of etcd: for
+    /// tests of what is built on locks that will be in another store.
+    ///
+    /// A lease lives in the store for `ttl` as these limits keep it, and for `lateness` longer; its
+    /// holder counts what it asked for. One beyond `max_ttl` is refused. Without `hand_over`, or
+    /// with an order of none, waiters are told and whoever asks first has the lock. Where the grace
+    /// is up to the process, a process that ends as it is handed the lock, as a handle to this
+    /// store that is dropped, costs the others its ttl. Without `foreign_holders` who
+    /// [stole](Self::steal) a lock looks like one of ours. `modes` are not played.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use lock_runtime::LockRuntime;
+    /// use lock_runtime::backend::{Backend, GraceBy};
+    /// use lock_runtime::memory::MemoryBackend;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), lock_runtime::LockError> {
+    /// let mut limits = MemoryBackend::new().limits();
+    /// limits.min_ttl = Duration::from_secs(2);
+    /// limits.ttl_step = Duration::from_secs(1);
+    /// limits.lateness = Duration::from_millis(1_100);
+    /// limits.grace = GraceBy::Process;
+    /// limits.keep = false;
+    /// let locks = LockRuntime::backend(MemoryBackend::with_limits(limits)).build().await?;
+    ///
+    /// let ttl = Duration::from_millis(2_500);
+    /// assert_eq!(locks.takeover_after(ttl), Duration::from_millis(4_100));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_limits(limits: Limits) -> MemoryBackend {
+        let shared = Shared {
+            lesser: Some(Lesser::new(limits)),
+            ..Shared::default()
+        };
+        MemoryBackend {
+            shared: Arc::new(shared),
+            ..MemoryBackend::default()
+        }
+    }
+
+    fn lesser(&self) -> Option<&Lesser> {
+        self.shared.lesser.as_ref()
     }
 
     /// Whether anybody holds the lock.
@@ -92,14 +146,16 @@ impl MemoryBackend {
     ///
     /// Where several tasks of one runtime wait, one claim waits here for all of them.
     pub fn queue_len(&self, key: &str) -> usize {
-        lock(&self.shared.store).queue(key, clock::now()).count()
+        let told = self.lesser().map_or(0, |lesser| lesser.waiting(Some(key)));
+        told + lock(&self.shared.store).queue(key, clock::now()).count()
     }
 
     /// Whether the store is empty: no lock is held, and no claim waits.
     ///
     /// What a test asserts in the end: nothing was left behind.
     pub fn is_idle(&self) -> bool {
-        lock(&self.shared.store).is_idle(clock::now())
+        let none_is_told = self.lesser().is_none_or(|lesser| lesser.waiting(None) == 0);
+        none_is_told && lock(&self.shared.store).is_idle(clock::now())
     }
 
     /// Ends the lease now, as if its ttl had run out.
@@ -131,7 +187,8 @@ impl MemoryBackend {
 
     /// Gives the lock to a foreign owner, whether it is free or held, until [`expire`](Self::expire).
     ///
-    /// The owner is foreign as another language's library is: it shows no ttl and hands the lock to nobody.
+    /// The owner is foreign as another language's library is: it shows no ttl and hands the lock to
+    /// nobody.
     ///
     /// # Examples
     ///
@@ -157,7 +214,8 @@ impl MemoryBackend {
         lock(&self.shared.store).steal(key, thief);
     }
 
-    /// Lets the next `verbs` verbs of any handle end in `fault`, after those that earlier calls doomed.
+    /// Lets the next `verbs` verbs of any handle end in `fault`, after those that earlier calls
+    /// doomed.
     ///
     /// A batch of renewals is one verb. `usize::MAX` means: until [`heal`](Self::heal).
     ///
@@ -219,7 +277,11 @@ impl MemoryBackend {
             let (key, owner) = (&message.key, &message.owner);
             match message.word {
                 Word::AskAt(at) => message.way.ask_at(key, owner, at),
-                Word::Granted(grant, since) => {
+                Word::Granted(mut grant, since) => {
+                    if let Some(lesser) = self.lesser() {
+                        grant = lesser.handed_over(owner, grant);
+                        self.look_after(lesser, key, owner, &message.way);
+                    }
                     let told = message.way.granted(key, owner.as_str(), grant, since);
                     if let Told::Unexpected = told {
                         let mut store = lock(&self.shared.store);
@@ -227,6 +289,42 @@ impl MemoryBackend {
                     }
                 }
             }
+        }
+    }
+}
+
+impl MemoryBackend {
+    /// Gives back what a claim was handed, after its grace, where the process does that: one that
+    /// has ended does not.
+    fn look_after(&self, lesser: &Lesser, key: &LockKey, owner: &OwnerToken, way: &Arc<Sinks>) {
+        let Some(grace) = lesser.gives_back_after(owner) else {
+            return;
+        };
+        let (shared, process) = (Arc::clone(&self.shared), Arc::downgrade(way));
+        let (key, owner) = (key.clone(), owner.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(grace).await;
+            let Some(sinks) = process.upgrade() else {
+                return;
+            };
+            let lesser = shared.lesser.as_ref();
+            if lesser.is_some_and(|lesser| lesser.is_silent(&owner)) {
+                let handle = MemoryBackend {
+                    shared: Arc::clone(&shared),
+                    sinks,
+                    ..MemoryBackend::default()
+                };
+                let withdrawn = lock(&shared.store).abandon(&key, &owner, false, moment());
+                handle.tell(withdrawn);
+            }
+        });
+    }
+
+    /// What a verb has ended may be free for others.
+    fn ended(&self, key: &LockKey, owner: &OwnerToken) {
+        if let Some(lesser) = self.lesser() {
+            lesser.hears_of(owner);
+            lesser.tell(key);
         }
     }
 }
@@ -260,6 +358,9 @@ impl fmt::Debug for MemoryBackend {
 
 impl Backend for MemoryBackend {
     fn limits(&self) -> Limits {
+        if let Some(lesser) = self.lesser() {
+            return *lesser.limits();
+        }
         let mut limits = Limits::default();
         limits.keep = true;
         limits
@@ -271,7 +372,18 @@ impl Backend for MemoryBackend {
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
         self.admit(&claim.key, claim.number)?;
-        let verb = |store: &mut Store<_>, at| store.acquire(claim, &self.sinks, at);
+        let Some(lesser) = self.lesser() else {
+            let verb = |store: &mut Store<_>, at| store.acquire(claim, &self.sinks, at);
+            return Ok(self.run(verb).await?);
+        };
+        if lesser.refuses(claim.ttl) {
+            return Err(Refusal::Denied.into());
+        }
+        let stored = lesser.stored(claim);
+        let verb = |store: &mut Store<_>, at| {
+            let (answer, messages) = store.acquire(&stored, &self.sinks, at);
+            (lesser.answered(answer, claim, &self.sinks), messages)
+        };
         Ok(self.run(verb).await?)
     }
 
@@ -279,7 +391,12 @@ impl Backend for MemoryBackend {
         let answers = self.run(|store, at| {
             let mut all = Messages::new();
             let answers = leases.iter().map(|lease| {
-                let (answer, messages) = store.renew(lease, at);
+                let mut lease = lease.clone();
+                if let Some(lesser) = self.lesser() {
+                    lesser.hears_of(&lease.owner);
+                    lease.ttl = lesser.kept(lease.ttl);
+                }
+                let (answer, messages) = store.renew(&lease, at);
                 all.extend(messages);
                 answer
             });
@@ -293,17 +410,41 @@ impl Backend for MemoryBackend {
 
     async fn release(&self, release: &Release) -> Result<Released, BackendError> {
         self.admit(&release.key, release.number)?;
-        let verb = |store: &mut Store<_>, at| store.release(release, &self.sinks, at);
+        let Some(lesser) = self.lesser() else {
+            let verb = |store: &mut Store<_>, at| store.release(release, &self.sinks, at);
+            return Ok(self.run(verb).await?);
+        };
+        let mut stored = release.clone();
+        stored.next = release.next.as_ref().map(|next| lesser.stored(next));
+        let verb = |store: &mut Store<_>, at| {
+            let (answer, messages) = store.release(&stored, &self.sinks, at);
+            if let Released::Released(_) = answer {
+                self.ended(&release.key, &release.owner);
+            }
+            let answer = match (answer, &release.next) {
+                (Released::Released(Some(answer)), Some(next)) => {
+                    let answer = lesser.answered(answer, next, &self.sinks);
+                    Released::Released(Some(answer))
+                }
+                (answer, _) => answer,
+            };
+            (answer, messages)
+        };
         Ok(self.run(verb).await?)
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         self.admit(&claim.key, claim.number)?;
         let verb = |store: &mut Store<_>, at| {
-            (
-                (),
-                store.abandon(&claim.key, &claim.owner, claim.in_doubt, at),
-            )
+            let lesser = self.lesser();
+            let waited = lesser.is_some_and(|lesser| lesser.hears_of(&claim.owner));
+            if waited && !claim.in_doubt {
+                // The store would remember a claim that it does not know.
+                return ((), Messages::new());
+            }
+            let messages = store.abandon(&claim.key, &claim.owner, claim.in_doubt, at);
+            self.ended(&claim.key, &claim.owner);
+            ((), messages)
         };
         Ok(self.run(verb).await?)
     }
@@ -312,8 +453,17 @@ impl Backend for MemoryBackend {
         for claim in claims {
             self.admit(&claim.key, claim.number)?;
         }
-        let verb = |store: &mut Store<_>, at| store.acquire_all(claims, &self.sinks, at);
-        Ok(self.run(verb).await?)
+        let stored = |claim| {
+            self.lesser()
+                .map_or_else(|| Claim::clone(claim), |it| it.stored(claim))
+        };
+        let stored: Vec<Claim> = claims.iter().map(stored).collect();
+        let verb = |store: &mut Store<_>, at| store.acquire_all(&stored, &self.sinks, at);
+        let mut granted = self.run(verb).await?;
+        for (grant, claim) in granted.iter_mut().flatten().zip(claims) {
+            grant.valid_for = grant.valid_for.min(claim.ttl);
+        }
+        Ok(granted)
     }
 
     async fn close(&self) {

@@ -38,8 +38,8 @@ impl<'a> Companion<'a> {
         }
     }
 
-    /// The largest fencing token that a server has stored for `key`, where it is one of several that
-    /// vote.
+    /// The largest fencing token that a server has stored for `key`, where it is one of several
+    /// that vote.
     pub(super) fn fence(key: &'a LockKey) -> Companion<'a> {
         Companion::in_slot(key, FENCE)
     }

@@ -1,5 +1,6 @@
 //! From what the user configures to a pool whose connections behave.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -36,28 +37,52 @@ const SHORT_WAYS: usize = 32;
 pub struct RedisSettings {
     /// How many connections carry the commands; at least 1, at most 256 and the size of the pool.
     ///
-    /// The default is 1: one connection pipelines the commands of all tasks, and more gain little. As far as the pool has room for more,
-    /// each tokio runtime that uses the backend gets a further connection, which saves its tasks the way to the backend's thread; a pool
-    /// of the size `lanes` has none.
+    /// The default is 1: one connection pipelines the commands of all tasks, and more gain little.
+    /// As far as the pool has room for more, each tokio runtime that uses the backend gets a
+    /// further connection, which saves its tasks the way to the backend's thread; a pool of the
+    /// size `lanes` has none.
     pub lanes: usize,
     /// How many connections there may be in all, from `lanes` to 65,536.
     ///
     /// If not set, it is the `max_size` of the `pool` in the configuration; if there is none, there
     /// is room for 32 tokio runtimes beside the lanes, on every machine.
     pub pool_size: Option<usize>,
-    /// How long the answer to a command may take, the wait for a connection included; from 1 ms to 1 h.
+    /// How long the answer to a command may take, the wait for a connection included; from 1 ms to
+    /// 1 h.
     ///
     /// The default is 1 s, so that a lease of a few seconds survives a command that gets lost.
     pub command_timeout: Duration,
     /// How long it may take to open a connection, from 1 ms to 1 h; the default is 1 s.
     pub connect_timeout: Duration,
-    /// What the names of the pub/sub channels start with, so that one ACL rule can name them: the prefix of the keys. A `/` becomes `|`.
+    /// What the names of the pub/sub channels start with, so that one ACL rule can name them: the
+    /// prefix of the keys. A `/` becomes `|`.
     pub key_prefix: String,
     /// Certificates in PEM format to trust for `rediss://` *instead of* those of the system.
     pub tls_root_certificates: Option<Vec<u8>>,
+    /// Certificates in PEM format by which a server of `rediss://` knows its clients: that of this one
+    /// first, then those that vouch for it. Needs [`tls_client_key`](RedisSettings::tls_client_key).
+    pub tls_client_certificate: Option<Vec<u8>>,
+    /// The private key of the first of these certificates, in PEM format.
+    pub tls_client_key: Option<SecretPem>,
     /// For tests: calls go as those that share a command do, also without company.
     #[doc(hidden)]
     pub always_shared: bool,
+}
+
+/// A private key in PEM format, which is not shown where settings are.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretPem(Vec<u8>);
+
+impl From<Vec<u8>> for SecretPem {
+    fn from(pem: Vec<u8>) -> SecretPem {
+        SecretPem(pem)
+    }
+}
+
+impl fmt::Debug for SecretPem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretPem(…)")
+    }
 }
 
 impl Default for RedisSettings {
@@ -69,13 +94,16 @@ impl Default for RedisSettings {
             connect_timeout: Duration::from_secs(1),
             key_prefix: "lock:".to_owned(),
             tls_root_certificates: None,
+            tls_client_certificate: None,
+            tls_client_key: None,
             always_shared: false,
         }
     }
 }
 
 impl RedisSettings {
-    /// What the names of the channels start with. The queue separates its fields by `/`, so they hold none.
+    /// What the names of the channels start with. The queue separates its fields by `/`, so they
+    /// hold none.
     pub(super) fn channel_prefix(&self) -> String {
         self.key_prefix.replace('/', "|")
     }
@@ -130,7 +158,8 @@ pub(super) fn pool(
     let pool = Pool::builder(manager)
         .config(pool_config)
         .runtime(Runtime::Tokio1)
-        // A connection that somebody else has used is driven by the tokio runtime it was used in, which may be blocked or gone.
+        // A connection that somebody else has used is driven by the tokio runtime it was used in,
+        // which may be blocked or gone.
         .pre_recycle(Hook::sync_fn(|_, _| {
             Err(HookError::message("the lock uses fresh connections only"))
         }))
@@ -185,7 +214,8 @@ fn without_tls() -> Fault {
 }
 
 fn tcp_settings(settings: &RedisSettings) -> TcpSettings {
-    // Finds out within some ten seconds that an idle connection is dead: waiters may depend on it without sending anything.
+    // Finds out within some ten seconds that an idle connection is dead: waiters may depend on it
+    // without sending anything.
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(5))
         .with_interval(Duration::from_secs(2))
@@ -193,8 +223,9 @@ fn tcp_settings(settings: &RedisSettings) -> TcpSettings {
     let tcp = TcpSettings::default()
         .set_nodelay(true)
         .set_keepalive(keepalive)
-        // What has not left when a connection is given up must never arrive: a claim that is delivered late, after its withdrawal came
-        // by the next connection, would hold the lock for nobody.
+        // What has not left when a connection is given up must never arrive: a claim that is
+        // delivered late, after its withdrawal came by the next connection, would hold the lock for
+        // nobody.
         .set_linger_time(Duration::ZERO);
     #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
     let tcp = tcp.set_user_timeout(settings.command_timeout.max(Duration::from_secs(5)));
@@ -205,19 +236,34 @@ fn tcp_settings(settings: &RedisSettings) -> TcpSettings {
 
 #[cfg(feature = "tls")]
 fn with_tls(info: ConnectionInfo, settings: &RedisSettings) -> Result<ConnectionInfo, Fault> {
-    use deadpool_redis::redis::{Client, TlsCertificates};
+    use deadpool_redis::redis::{Client, ClientTlsConfig, TlsCertificates};
     use rustls::crypto::{CryptoProvider, ring};
 
-    // rustls panics at the first connection if the process has no provider. Another thread may be faster, which is as good.
+    // rustls panics at the first connection if the process has no provider. Another thread may be
+    // faster, which is as good.
     if CryptoProvider::get_default().is_none() {
         let _ = ring::default_provider().install_default();
     }
-    let Some(root_cert) = settings.tls_root_certificates.clone() else {
-        return Ok(info);
+    let certificate = settings.tls_client_certificate.clone();
+    let client_tls = match (certificate, settings.tls_client_key.clone()) {
+        (Some(client_cert), Some(SecretPem(client_key))) => Some(ClientTlsConfig {
+            client_cert,
+            client_key,
+        }),
+        (None, None) => None,
+        _ => {
+            return Err(Fault::Config(
+                "a client needs both `tls_client_certificate` and `tls_client_key`".into(),
+            ));
+        }
     };
+    let root_cert = settings.tls_root_certificates.clone();
+    if client_tls.is_none() && root_cert.is_none() {
+        return Ok(info);
+    }
     let certificates = TlsCertificates {
-        client_tls: None,
-        root_cert: Some(root_cert),
+        client_tls,
+        root_cert,
     };
     let client = Client::build_with_tls(info, certificates).map_err(|error| wrong(&error))?;
     Ok(client.get_connection_info().clone())

@@ -15,6 +15,7 @@ use super::exchange::exchange;
 use super::fault::Fault;
 use super::link::Link;
 use super::scripts;
+use super::wakeups::Wakeups;
 
 /// The oldest Redis that has all that the scripts use.
 const OLDEST: (u32, u32) = (6, 2);
@@ -27,8 +28,21 @@ pub(super) struct Target {
     /// The name of no lock, to try commands on; `None` if the prefix allows no name.
     pub(super) probe: Option<LockKey>,
     pub(super) command_timeout: Duration,
+    /// What the server is to the locks.
+    pub(super) role: Role,
     /// Which calls may share a command.
     pub(super) sharing: Sharing,
+    /// Who is told of connections.
+    pub(super) wakeups: Arc<Wakeups>,
+}
+
+/// What a server is to the locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It holds them.
+    Alone,
+    /// It is one of several of which a majority does.
+    Voter,
 }
 
 /// The connection of a link. It stays checked out of the pool, so that the pool knows of it.
@@ -75,9 +89,13 @@ impl Target {
     async fn prepare(&self, connection: &Connection, link: &Link) -> Result<(), Fault> {
         let channel = connection.channel.as_deref();
         let mut connection = connection.commands();
-        // Without arguments it changes nothing, tells what the server is, and is allowed to every user.
+        // Without arguments it changes nothing, tells what the server is, and is allowed to every
+        // user.
         let mut greeting = vec![cmd("HELLO")];
-        let loads = scripts::loads();
+        let mut loads = scripts::loads();
+        if self.role == Role::Voter {
+            loads.extend(scripts::voting::loads());
+        }
         let count = loads.len();
         greeting.extend(loads);
         // A channel that is there already is that of a lane: what works there works for others.

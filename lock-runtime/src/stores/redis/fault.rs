@@ -138,6 +138,7 @@ impl From<Fault> for BackendError {
         match fault {
             Fault::Overtaken(overtaken) => BackendError::unavailable(overtaken),
             fault if fault.is_for_good() => BackendError::denied(fault),
+            fault @ Fault::NoAnswer(_) => BackendError::timed_out(fault),
             fault => BackendError::unavailable(fault),
         }
     }
@@ -200,7 +201,8 @@ fn is_wrong_type(error: &RedisError) -> bool {
             .is_some_and(|detail| detail.contains("WRONGTYPE"))
 }
 
-/// Whether the server behind the connection is, for now or for good, not the one to ask: another connection may lead to the right one.
+/// Whether the server behind the connection is, for now or for good, not the one to ask: another
+/// connection may lead to the right one.
 pub(super) fn is_wrong_server(error: &RedisError) -> bool {
     matches!(
         error.kind(),

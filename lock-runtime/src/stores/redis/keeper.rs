@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use lock_protocol::Note;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, unconstrained};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connection::{Connection, Target};
+use super::fault::Fault;
 use super::link::{Batch, Link, Listening, Next, Terms};
 use super::wakeups::Wakeups;
 use crate::backoff::{Backoff, Retry, jittered};
@@ -33,6 +35,8 @@ pub(super) struct Keeper {
     target: Target,
     /// Who has to ask when the link may have missed what it listens to.
     wakeups: Option<Arc<Wakeups>>,
+    /// Whether it was told that no connection can be opened.
+    has_told: bool,
     closing: watch::Receiver<bool>,
     _keeps: mpsc::Receiver<()>,
 }
@@ -61,6 +65,7 @@ impl Keeper {
             link: Arc::clone(&link),
             target,
             wakeups,
+            has_told: false,
             closing,
             _keeps,
         };
@@ -79,8 +84,12 @@ impl Keeper {
             let since = Instant::now();
             self.link
                 .opened(connection.commands(), connection.channel());
+            self.has_told = false;
+            self.note(None, true);
             let ended = self.serve().await;
             connection.discard();
+            let cause = (ended == Ended::Broken).then(|| self.link.failed());
+            self.note(Some(cause), true);
             self.told_no_more();
             match ended {
                 Ended::Closed => return,
@@ -103,10 +112,32 @@ impl Keeper {
             let attempt = self.target.clone().open(Arc::clone(&self.link));
             match self.meanwhile(attempt).await? {
                 Ok(connection) => return Some(connection),
-                Err(fault) => self.link.cannot_open(fault),
+                Err(fault) => {
+                    // The next attempts follow soon, and say the same.
+                    if !replace(&mut self.has_told, true) {
+                        self.note(Some(Some(fault.clone())), false);
+                    }
+                    self.link.cannot_open(fault);
+                }
             }
             *failures += 1;
         }
+    }
+
+    /// Tells those on call of a connection: that there is one, or why it ended, or could not be
+    /// opened; `Some(None)`: it was closed.
+    fn note(&self, ended: Option<Option<Fault>>, was_connected: bool) {
+        let (address, way) = (Arc::clone(&self.target.address), self.link.way());
+        let note = match ended {
+            None => Note::Connected { address, way },
+            Some(fault) => Note::Disconnected {
+                address,
+                way,
+                was_connected,
+                cause: fault.map(|fault| Arc::new(fault.into())),
+            },
+        };
+        self.target.wakeups.note(&note);
     }
 
     /// Does `work` while there is no connection: what waits for one fails when its time is up.
@@ -190,8 +221,8 @@ impl Drop for Keeper {
     }
 }
 
-/// Lets those who are ready speak first. Unlike `yield_now` it waits in the queue of the tasks, where
-/// other threads find it when this one is blocked.
+/// Lets those who are ready speak first. Unlike `yield_now` it waits in the queue of the tasks,
+/// where other threads find it when this one is blocked.
 async fn step_back() {
     let mut has_waited = false;
     poll_fn(|context| {

@@ -124,6 +124,8 @@ struct State {
     unanswered: u32,
     /// Why there is no connection.
     trouble: Option<Fault>,
+    /// How the last exchange failed on the connection that there is, or was.
+    failed: Option<Fault>,
     /// How many calls are in flight.
     in_flight: usize,
     /// What the next pipelines take, oldest first.
@@ -224,6 +226,14 @@ impl Link {
         match &self.listening {
             Listening::Anew(channels) => Some(channels.next()),
             _ => self.channel(),
+        }
+    }
+
+    /// What its connections are for, in a word for those on call.
+    pub(super) fn way(&self) -> &'static str {
+        match self.listening {
+            Listening::Always(_) => "lane",
+            Listening::No | Listening::Anew(_) => "direct",
         }
     }
 
@@ -414,7 +424,10 @@ impl Flight {
         .await;
         let outcome = match &exchanged {
             Ok(outcome) => *outcome,
-            Err(fault) => Outcome::of(fault),
+            Err(fault) => {
+                lock(&self.link.state).failed = Some(fault.clone());
+                Outcome::of(fault)
+            }
         };
         // By a connection that was given up an answer says nothing of what comes by the next.
         if outcome == Outcome::Answered && lock(&self.link.state).given_up == self.given_up {
@@ -458,6 +471,7 @@ impl Link {
     pub(super) fn opened(&self, connection: MultiplexedConnection, channel: Option<Arc<str>>) {
         let mut state = lock(&self.state);
         state.trouble = None;
+        state.failed = None;
         state.channel = channel;
         state.connection = Some(connection);
         self.works.store(true, Ordering::Release);
@@ -476,6 +490,12 @@ impl Link {
         for message in left {
             message.fail(fault.clone());
         }
+    }
+
+    /// Why the connection was given up that there was.
+    pub(super) fn failed(&self) -> Fault {
+        let failed = lock(&self.state).failed.take();
+        failed.unwrap_or(Fault::Lost(None))
     }
 
     /// Whether the server has refused for good.
@@ -529,8 +549,8 @@ impl Link {
     }
 
     /// Sends `batch` in one piece and gives out the answers; what has to be asked again is sent
-    /// again. The first poll puts it into the queue of the connection: batches leave in the order of
-    /// these polls, whatever the scheduler does with the rest.
+    /// again. The first poll puts it into the queue of the connection: batches leave in the order
+    /// of these polls, whatever the scheduler does with the rest.
     pub(super) async fn carry(self: Arc<Link>, batch: Batch) {
         let mut messages = batch.messages;
         let mut flight = Flight {

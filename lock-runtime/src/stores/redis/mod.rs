@@ -1,7 +1,8 @@
 //! The Redis backend: one server, or whatever looks like one from here.
 //!
-//! A lock is the owner token as the value of a key with a time to live; waiters stand in a sorted set, and a release hands the lock over to
-//! the first of them and tells its process by pub/sub, in one script. What a script promises is said at its top (`scripts/*.lua`).
+//! A lock is the owner token as the value of a key with a time to live; waiters stand in a sorted
+//! set, and a release hands the lock over to the first of them and tells its process by pub/sub, in
+//! one script. What a script promises is said at its top (`scripts/*.lua`).
 //!
 //! ```text
 //!                        ┌─ call: typed until it is written; judges the replies
@@ -38,7 +39,7 @@ use std::time::Duration;
 use deadpool_redis::redis::Value;
 use deadpool_redis::{Config, Pool};
 use lock_protocol::{
-    Acquired, Backend, BackendError, Claim, Executor, Grant, Limits, LockKey, News, Release,
+    Acquired, Backend, BackendError, Claim, Executor, Grant, Limits, LockKey, News, Note, Release,
     Released, Renewal, Renewed,
 };
 use tokio::runtime::Handle;
@@ -46,8 +47,8 @@ use uuid::Uuid;
 
 use self::batch::Sharing;
 use self::call::Reply;
-pub use self::config::RedisSettings;
-use self::connection::Target;
+pub use self::config::{RedisSettings, SecretPem};
+use self::connection::{Role, Target};
 use self::fault::Fault;
 use self::keeper::Keeper;
 use self::message::{Replies, Unheard};
@@ -65,8 +66,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Locks held by a Redis server (6.2 or newer) or Valkey.
 ///
-/// The connections, the commands and the repairs run on a thread of their own: the verbs may be awaited on any executor. Dropping
-/// the backend ends the thread, without waiting for it.
+/// The connections, the commands and the repairs run on a thread of their own: the verbs may be
+/// awaited on any executor. Dropping the backend ends the thread, without waiting for it.
 pub struct RedisBackend {
     node: Node,
     wakeups: Arc<Wakeups>,
@@ -115,7 +116,8 @@ impl RedisBackend {
         settings: RedisSettings,
     ) -> Result<RedisBackend, LockError> {
         let thread = Thread::start().map_err(BackendError::unavailable)?;
-        let (mut backend, keepers) = RedisBackend::on(&config, &settings, thread.handle())?;
+        let (mut backend, keepers) =
+            RedisBackend::on(&config, &settings, thread.handle(), Role::Alone)?;
         backend._thread = Some(thread.run(keepers.into_iter().map(Keeper::run)));
         Ok(backend)
     }
@@ -126,6 +128,7 @@ impl RedisBackend {
         config: &Config,
         settings: &RedisSettings,
         executor: &Handle,
+        role: Role,
     ) -> Result<(RedisBackend, Vec<Keeper>), LockError> {
         let wakeups = Arc::new(Wakeups::default());
         let short_ways = ShortWays::default();
@@ -143,10 +146,12 @@ impl RedisBackend {
             pool: pool.clone(),
             address: address.into(),
             command_timeout: settings.command_timeout,
+            role,
             sharing: match settings.always_shared {
                 true => Sharing::ALWAYS,
                 false => Sharing::ON_ONE_SERVER,
             },
+            wakeups: Arc::clone(&wakeups),
         };
         let channel = format!("{channel_prefix}{backend}:");
         let lanes = settings.lanes;
@@ -165,13 +170,14 @@ impl RedisBackend {
 
     /// The pool the connections are checked out of: for its [status](Pool::status), and to resize it.
     ///
-    /// Its connections are meant for the lock. One that is checked out by somebody else is not used again.
+    /// Its connections are meant for the lock. One that is checked out by somebody else is not used
+    /// again.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// The tokio runtime on the thread of the backend: for its metrics, and to run there what must not
-    /// stop when callers block their threads.
+    /// The tokio runtime on the thread of the backend: for its metrics, and to run there what must
+    /// not stop when callers block their threads.
     pub fn handle(&self) -> &Handle {
         &self.executor.0
     }
@@ -193,6 +199,16 @@ impl RedisBackend {
         }
     }
 
+    /// Tells `news` of the connections that there are already.
+    pub(in crate::stores) fn note_connections(&self, news: &dyn News) {
+        for lane in self.node.lanes().iter().filter(|lane| lane.works()) {
+            news.noted(&Note::Connected {
+                address: self.node.address().into(),
+                way: lane.way(),
+            });
+        }
+    }
+
     fn error(&self, fault: Fault) -> BackendError {
         fault.explained(&self.acl_rule).into()
     }
@@ -206,7 +222,10 @@ impl Backend for RedisBackend {
     }
 
     fn attach(&self, news: Weak<dyn News>) {
-        self.wakeups.attach(news);
+        self.wakeups.attach(Weak::clone(&news));
+        if let Some(news) = news.upgrade() {
+            self.note_connections(&*news);
+        }
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {

@@ -1,11 +1,11 @@
 //! A server and the links to it: which of them a call takes.
 //!
-//! A lane lives on the thread of the backend, so a call that takes it wakes two threads, which costs
-//! as much as the round trip itself on a fast network. So each tokio runtime that uses the backend
-//! gets a link of its own, as far as the pool has room, and what is asked there takes this short
-//! way. By it, too, the news come of what was queued there. Renewals and repairs are left to the
-//! lanes, which go on while callers block their threads. Whenever it is not there, or not well, the
-//! lane does the same.
+//! A lane lives on the thread of the backend, so a call that takes it wakes two threads, which
+//! costs as much as the round trip itself on a fast network. So each tokio runtime that uses the
+//! backend gets a link of its own, as far as the pool has room, and what is asked there takes this
+//! short way. By it, too, the news come of what was queued there. Renewals and repairs are left to
+//! the lanes, which go on while callers block their threads. Whenever it is not there, or not well,
+//! the lane does the same.
 //!
 //! The calls about one key keep to one link as long as one of them may be unanswered, so that none
 //! overtakes another.
@@ -58,7 +58,8 @@ struct Route {
     via: Weak<Link>,
     /// How many have been sent.
     sent: u64,
-    /// The last of them of which it is known that the server is through with it, and so with those before.
+    /// The last of them of which it is known that the server is through with it, and so with those
+    /// before.
     answered: u64,
     /// The numbers that their callers gave them.
     numbers: Numbers,

@@ -1,4 +1,5 @@
-//! What the server sends without being asked: hand-overs, on the connections that carry the commands.
+//! What the server sends without being asked: hand-overs, on the connections that carry the
+//! commands.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! The scripts as typed questions and typed answers: the only place that knows the order of their arguments and replies.
+//! The scripts as typed questions and typed answers: the only place that knows the order of their
+//! arguments and replies.
 
 pub(in crate::stores) mod voting;
 
@@ -9,7 +10,7 @@ use std::time::Duration;
 use deadpool_redis::redis::{
     Cmd, RedisResult, RedisWrite, Script as Hashed, ToRedisArgs, ToSingleRedisArg, Value, cmd,
 };
-use lock_protocol::{FenceBlock, FencingToken, LockKey, OwnerToken};
+use lock_protocol::{FenceBlock, FencingToken, LockKey, LostReason, OwnerToken, Process};
 use once_cell::sync::Lazy;
 
 use super::call::{Call, Script, empty_command};
@@ -51,7 +52,8 @@ impl Script {
         }
     }
 
-    /// The same for a script that many calls can share, and what is quicker for all of them at once.
+    /// The same for a script that many calls can share, and what is quicker for all of them at
+    /// once.
     fn shared(body: &str, ahead: &str, keys: usize) -> Script {
         let many = MANY.replace("-- one\n", body);
         let source = with_fragments(&many.replace("-- ahead\n", ahead));
@@ -145,14 +147,15 @@ fn all() -> impl Iterator<Item = &'static Script> {
     scripts.into_iter().flat_map(with_many).flatten()
 }
 
-/// The commands that make the server know every script.
+/// The commands that make the server know every script but those of voters.
 pub(super) fn loads() -> Vec<Cmd> {
-    let load = |script: &Script| {
-        let mut load = cmd("SCRIPT");
-        load.arg("LOAD").arg(&script.source);
-        load
-    };
     all().map(load).collect()
+}
+
+fn load(script: &Script) -> Cmd {
+    let mut load = cmd("SCRIPT");
+    load.arg("LOAD").arg(&script.source);
+    load
 }
 
 /// The commands that try everything that the scripts need, on the keys of no lock.
@@ -328,7 +331,8 @@ impl ToRedisArgs for Companion<'_> {
 
 impl ToSingleRedisArg for Companion<'_> {}
 
-/// Whole milliseconds, at least one (zero deletes), and few enough that the server can add them to its clock.
+/// Whole milliseconds, at least one (zero deletes), and few enough that the server can add them to
+/// its clock.
 fn millis(duration: Duration) -> u64 {
     const CENTURY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
     let rounded = duration.as_nanos().div_ceil(1_000_000);
@@ -379,7 +383,7 @@ pub(super) fn renewed(reply: &Value, renewal: &Renewal) -> Option<Renewed> {
             let tokens = tokens(&mut words, renewal.tokens)?;
             Renewed::Held(Extension::with_tokens(Some(tokens)))
         }
-        "lost" => Renewed::lost(),
+        "lost" => Renewed::Lost(lost(&mut words)),
         _ => return None,
     };
     words.next().is_none().then_some(renewed)
@@ -439,7 +443,8 @@ pub(super) fn hand_over(message: &[u8]) -> Option<HandOver> {
     })
 }
 
-/// Reads the message `next/remaining_ms/owner`: the claim of `owner` is the first of the queue, and the lease before it ends then.
+/// Reads the message `next/remaining_ms/owner`: the claim of `owner` is the first of the queue, and
+/// the lease before it ends then.
 pub(super) fn announcement(message: &[u8]) -> Option<(&str, Duration)> {
     let text = std::str::from_utf8(message).ok()?.strip_prefix("next/")?;
     let (remaining_ms, owner) = text.split_once('/')?;
@@ -463,15 +468,31 @@ fn holder(words: &mut Words<'_>) -> Option<Holder> {
     let remaining_ms = words.next()?.parse::<i64>().ok()?;
     // Negative: it never ends.
     let remaining = u64::try_from(remaining_ms).ok().map(Duration::from_millis);
-    match words.next()? {
-        "0" => {
-            let mut holder = Holder::of_ours(Duration::ZERO);
-            holder.remaining = remaining;
-            Some(holder)
-        }
-        "1" => Some(Holder::foreign(remaining)),
-        _ => None,
+    let mut holder = match words.next()? {
+        "0" => Holder::of_ours(Duration::ZERO),
+        "1" => Holder::foreign(remaining),
+        _ => return None,
+    };
+    holder.remaining = remaining;
+    // It stands there only if it is known.
+    let mut rest = words.clone();
+    holder.process = rest.next().and_then(Process::parse);
+    if holder.process.is_some() {
+        *words = rest;
     }
+    Some(holder)
+}
+
+/// Why a lease was lost.
+fn lost(words: &mut Words<'_>) -> LostReason {
+    let mut rest = words.clone();
+    let reason = match rest.next() {
+        Some("gone") => LostReason::Deleted,
+        Some("taken") => LostReason::TakenOver,
+        _ => return LostReason::NotHeld,
+    };
+    *words = rest;
+    reason
 }
 
 /// The tokens that were drawn for one who `wanted` so many.

@@ -1,5 +1,5 @@
-//! The thread on which the connections live, so that callers who block their executors do not stop renewals, and so that the
-//! backend outlives the tokio runtime it was made in.
+//! The thread on which the connections live, so that callers who block their executors do not stop
+//! renewals, and so that the backend outlives the tokio runtime it was made in.
 
 use std::io;
 use std::sync::mpsc;
@@ -33,7 +33,8 @@ impl Thread {
         thread::Builder::new()
             .name("lock-runtime".to_owned())
             .spawn(move || run(&started, received))?;
-        // Built over there, since a runtime must not be dropped where somebody awaits. It takes some microseconds.
+        // Built over there, since a runtime must not be dropped where somebody awaits. It takes
+        // some microseconds.
         let handle = handle
             .recv()
             .unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;

@@ -8,6 +8,7 @@ use lock_protocol::{BackendError, Claim, LockKey, Renewal};
 use tokio::runtime::Handle;
 
 use super::call::Call;
+use super::connection::Role;
 use super::fault::Fault;
 use super::keeper::Keeper;
 use super::message::Unheard;
@@ -55,7 +56,7 @@ impl RedisBackend {
         thread: &Together,
         keepers: &mut Keepers,
     ) -> Result<RedisBackend, LockError> {
-        let (backend, own) = RedisBackend::on(config, settings, thread.handle())?;
+        let (backend, own) = RedisBackend::on(config, settings, thread.handle(), Role::Voter)?;
         keepers.0.extend(own);
         Ok(backend)
     }

@@ -1,9 +1,10 @@
-//! What Redis tells of the claims of this process that wait, on its way to those who want to hear it.
+//! What Redis tells of the claims of this process that wait, on its way to those who want to hear
+//! it.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use lock_protocol::{Grant, Instant, LockKey, News, OwnerToken};
+use lock_protocol::{Grant, Instant, LockKey, News, Note, OwnerToken};
 use rustc_hash::FxHashMap;
 
 use super::link::Link;
@@ -21,8 +22,8 @@ pub(super) struct Wakeups {
     sinks: Sinks,
     /// The claims that are queued, as far as is known here.
     ///
-    /// A std mutex, since nothing waits while it is held. Only claims of this process get in, so nobody
-    /// fills it with equal hashes.
+    /// A std mutex, since nothing waits while it is held. Only claims of this process get in, so
+    /// nobody fills it with equal hashes.
     queued: Mutex<Queued>,
 }
 
@@ -120,7 +121,8 @@ impl Wakeups {
         self.sinks.ask_all();
     }
 
-    /// Makes the claim ask when the lease before it ends, which is after `remaining`: its owner may be dead.
+    /// Makes the claim ask when the lease before it ends, which is after `remaining`: its owner may
+    /// be dead.
     pub(super) fn look_after(&self, owner: &str, remaining: Duration) {
         let claim = self
             .claims()
@@ -130,6 +132,11 @@ impl Wakeups {
         if let (Some((owner, key)), Some(at)) = (claim, at) {
             self.sinks.ask_at(&key, &owner, to_seam(at));
         }
+    }
+
+    /// Tells what was noticed of a connection.
+    pub(super) fn note(&self, note: &Note) {
+        self.sinks.note(note);
     }
 
     fn claims(&self) -> MutexGuard<'_, Queued> {

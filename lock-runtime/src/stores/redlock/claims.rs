@@ -1,9 +1,9 @@
 //! What the claims of this process have at the nodes.
 //!
-//! At each node a claim is known by a token of its own, which carries the number of its *try* there.
-//! A vote that is given back ends its try, and what is asked of the node afterwards belongs to the
-//! next: so a withdrawal that arrives late ends no younger vote, and a question that arrives after
-//! its withdrawal, which the node remembers, brings no vote back.
+//! At each node a claim is known by a token of its own, which carries the number of its *try*
+//! there. A vote that is given back ends its try, and what is asked of the node afterwards belongs
+//! to the next: so a withdrawal that arrives late ends no younger vote, and a question that arrives
+//! after its withdrawal, which the node remembers, brings no vote back.
 //!
 //! Of the rounds of one claim, only the latest decides anything. That a lock was granted is noted
 //! here before anybody is told, and nothing is given back as long as somebody may rely on it.
@@ -15,6 +15,8 @@ use std::time::Duration;
 use lock_protocol::{Claim, Instant, LockKey, OwnerToken, Renewal};
 use rustc_hash::FxHashMap;
 
+#[cfg(test)]
+use super::mistakes::{Mistake, made};
 use crate::sync::lock;
 
 /// How much longer than it can matter a claim is remembered that nobody ends.
@@ -48,6 +50,8 @@ struct Known {
     promised: Option<Instant>,
     /// How many nodes have told of their vote since the latest round began.
     told: usize,
+    /// How often it gave way since votes were split.
+    splits: u32,
     /// The question of which further votes are not wanted, since another has a majority; 0: none.
     unwanted: u64,
     /// When it may be forgotten.
@@ -117,6 +121,7 @@ impl Claims {
             round: 0,
             promised: None,
             told: 0,
+            splits: 0,
             unwanted: 0,
             forget_at: now,
         });
@@ -135,8 +140,8 @@ impl Claims {
         Some(state.latest(owner, round)?.begin(now))
     }
 
-    /// Takes in what a `node` that knows the claim as `asked` answered to a `question`. Returns what
-    /// is to be ended: a vote that is [not wanted](Claims::decline) any more.
+    /// Takes in what a `node` that knows the claim as `asked` answered to a `question`. Returns
+    /// what is to be ended: a vote that is [not wanted](Claims::decline) any more.
     pub(super) fn answered(
         &self,
         owner: &OwnerToken,
@@ -170,6 +175,16 @@ impl Claims {
         };
         known.promised = known.promised.max(Some(until));
         true
+    }
+
+    /// Takes in that the claim has given way where votes were split. How often it had before.
+    pub(super) fn split(&self, owner: &OwnerToken) -> u32 {
+        let mut state = self.state();
+        let Some(known) = state.claims.get_mut(owner) else {
+            return 0;
+        };
+        known.splits += 1;
+        known.splits - 1
     }
 
     /// Takes in `now` that a renewal was confirmed until then, and returns where there is no vote
@@ -261,7 +276,10 @@ impl Claims {
         let Some(known) = state.latest(owner, round) else {
             return (Vec::new(), round);
         };
-        if known.promised.is_some_and(|until| until > now) {
+        let is_relied_on = known.promised.is_some_and(|until| until > now);
+        #[cfg(test)]
+        let is_relied_on = is_relied_on && !made(Mistake::GivesWayWithQuorum);
+        if is_relied_on {
             return (Vec::new(), round);
         }
         known.round = next();
@@ -279,9 +297,9 @@ impl Claims {
     }
 
     /// Gives back the votes that the claim has, and those that are still to be given in answer to
-    /// `round`, but waits where it waits: another has a majority. Returns what is to be ended, which
-    /// no round that is under way counts any more. Nothing if `round` was not the latest, or somebody
-    /// may rely on the lock.
+    /// `round`, but waits where it waits: another has a majority. Returns what is to be ended,
+    /// which no round that is under way counts any more. Nothing if `round` was not the latest, or
+    /// somebody may rely on the lock.
     pub(super) fn decline(&self, owner: &OwnerToken, round: u64, now: Instant) -> Vec<Stub> {
         let mut state = self.state();
         let Some(known) = state.latest(owner, round) else {
@@ -434,8 +452,8 @@ impl Known {
     }
 }
 
-/// The number of the next question, larger than all before. No two claims have the same, so that one
-/// that ended is not taken for one that was begun anew.
+/// The number of the next question, larger than all before. No two claims have the same, so that
+/// one that ended is not taken for one that was begun anew.
 fn next() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)

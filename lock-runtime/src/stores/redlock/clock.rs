@@ -62,8 +62,8 @@ impl Clock {
             return None;
         }
         known.sort_unstable();
-        // The median, once all are known. Before, one that so many others are not behind that one of
-        // them must be right.
+        // The median, once all are known. Before, one that so many others are not behind that one
+        // of them must be right.
         let offset = known[known.len() - majority(state.offsets.len())];
         let time = u64::try_from(micros(now) + offset).ok()?;
         state.last = time.max(state.last + 1);

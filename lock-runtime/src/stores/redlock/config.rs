@@ -28,10 +28,11 @@ pub struct RedlockSettings {
     /// a lock may have; 30 s if not set.
     ///
     /// A server that restarts empty does not know for whom it voted: if it voted again at once, two
-    /// could have a majority. After this time every lease that it knew has ended. It is noticed by a
-    /// key that each server gets when it is first seen, so new servers keep it as well. All processes
-    /// must have the same: what counts is the longest ttl of any. Zero turns the rule off, for tests
-    /// and first trials: then a restart may cost the exclusion, and fencing tokens alone protect.
+    /// could have a majority. After this time every lease that it knew has ended. It is noticed by
+    /// a key that each server gets when it is first seen, so new servers keep it as well. All
+    /// processes must have the same: what counts is the longest ttl of any. Zero turns the rule
+    /// off, for tests and first trials: then a restart may cost the exclusion, and fencing tokens
+    /// alone protect.
     pub restart_delay: Duration,
 }
 

@@ -1,23 +1,30 @@
 //! Locks held by a majority of several Redis servers that know nothing of each other: Redlock.
 //!
 //! Each server is a [`RedisBackend`], with its links and scripts, and votes for one claim of a key
-//! at a time. What the votes come to is decided by the tally; what a claim has at each node is kept
-//! among the claims, so that what is late is harmless.
+//! at a time. What the votes come to is decided by the tally, and what the claim then does by its
+//! course; what a claim has at each node is kept among the claims, so that what is late is
+//! harmless.
 //!
 //! ```text
 //!   verbs (here) ── rounds ── flights ──► node 1 … node N: a vote is a script
 //!                     │  │       │
-//!                 tally  claims ◄┘ ◄── news of votes that were handed over
+//!          tally · course  claims ◄┘ ◄── news of votes that were handed over
 //! ```
 
 mod claims;
 mod clock;
 mod config;
+mod course;
 mod flights;
+#[cfg(test)]
+mod mistakes;
 mod news;
 mod renewals;
 mod rounds;
 mod shared;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod simulation;
 mod tally;
 
 use std::fmt;
@@ -29,6 +36,7 @@ use lock_protocol::{
     Acquired, Backend, BackendError, Claim, Executor, Limits, LockKey, News, Numbers, Release,
     Released, Renewal, Renewed,
 };
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
 pub use self::config::RedlockSettings;
@@ -121,6 +129,12 @@ impl RedlockBackend {
         })
     }
 
+    /// The tokio runtime on the thread of the backend: for its metrics, and to run there what must
+    /// not stop when callers block their threads.
+    pub fn handle(&self) -> &Handle {
+        &self.shared.home
+    }
+
     /// Lets a question about `key` take its turn, unless a later one went ahead.
     fn admit(&self, key: &LockKey, number: u64) -> Result<(), BackendError> {
         let numbers = &self.numbers[key.hash_value() as usize % ROUTES];
@@ -135,7 +149,12 @@ impl Backend for RedlockBackend {
     }
 
     fn attach(&self, news: Weak<dyn News>) {
-        self.shared.sinks.attach(news);
+        self.shared.sinks.attach(Weak::clone(&news));
+        if let Some(news) = news.upgrade() {
+            for node in &self.shared.nodes {
+                node.note_connections(&*news);
+            }
+        }
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use lock_protocol::{Grant, Instant, LockKey, News, OwnerToken};
+use lock_protocol::{Grant, Instant, LockKey, News, Note, OwnerToken};
 use tokio::time::sleep;
 
 use super::claims::Told;
@@ -63,6 +63,12 @@ impl News for NodeNews {
     fn ask_all(&self) {
         if let Some(shared) = self.shared.upgrade() {
             shared.sinks.ask_all();
+        }
+    }
+
+    fn noted(&self, note: &Note) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.sinks.note(note);
         }
     }
 }

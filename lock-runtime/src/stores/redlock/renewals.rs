@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use lock_protocol::{
-    Backend, BackendError, Extension, Instant, OwnerToken, Renewal, Renewed, valid_until,
+    Backend, BackendError, Extension, Instant, LostReason, OwnerToken, Renewal, Renewed,
+    valid_until,
 };
 
 use super::flights::Flights;
@@ -11,6 +12,28 @@ use super::shared::{PROPOSALS, Shared, block};
 use super::tally::{Answer, Tally, Verdict};
 use crate::clock;
 use crate::stores::redis::scripts::voting::Vote;
+
+/// The nodes that do not vote for a lease any more.
+#[derive(Clone, Copy, Default)]
+struct Lost {
+    nodes: usize,
+    taken_over: usize,
+}
+
+impl Lost {
+    fn add(&mut self, reason: LostReason) {
+        self.nodes += 1;
+        self.taken_over += usize::from(reason == LostReason::TakenOver);
+    }
+
+    /// Why the lease is lost: where one of them votes for another, that may have the lock.
+    fn reason(self) -> LostReason {
+        match self.taken_over {
+            0 => LostReason::Deleted,
+            _ => LostReason::TakenOver,
+        }
+    }
+}
 
 impl Shared {
     pub(super) async fn renew(
@@ -74,7 +97,7 @@ impl Shared {
             }
         });
         let (quorum, spare) = (self.quorum(), self.spare());
-        let mut counts: Vec<(usize, usize)> = vec![(0, 0); wanted.len()];
+        let mut counts: Vec<(usize, Lost)> = vec![(0, Lost::default()); wanted.len()];
         let mut errors: Vec<Vec<(usize, BackendError)>> =
             wanted.iter().map(|_| Vec::new()).collect();
         asked
@@ -82,14 +105,14 @@ impl Shared {
                 for (place, answer) in answers.into_iter().enumerate() {
                     match answer {
                         Ok(Renewed::Held(_)) => counts[place].0 += 1,
-                        Ok(Renewed::Lost(_)) => counts[place].1 += 1,
+                        Ok(Renewed::Lost(reason)) => counts[place].1.add(reason),
                         Ok(_) => {}
                         Err(error) => errors[place].push((node, error)),
                     }
                 }
                 let mut decided = counts.iter().zip(&errors);
                 decided.all(|((held, lost), errors)| {
-                    *held >= quorum || *lost > spare || errors.len() > spare
+                    *held >= quorum || lost.nodes > spare || errors.len() > spare
                 })
             })
             .await;
@@ -98,8 +121,8 @@ impl Shared {
             let answer = if held >= quorum {
                 self.join(&leases[*index], sent_at);
                 Ok(Renewed::held())
-            } else if lost > spare {
-                Ok(Renewed::lost())
+            } else if lost.nodes > spare {
+                Ok(Renewed::Lost(lost.reason()))
             } else {
                 Err(self.worst(errors))
             };
@@ -132,7 +155,7 @@ impl Shared {
                 }
             });
             let mut tally = Tally::new(nodes, proposal);
-            let (mut lost, mut errors) = (0, Vec::new());
+            let (mut lost, mut errors) = (Lost::default(), Vec::new());
             let spare = self.spare();
             asked
                 .until(|(node, answer)| {
@@ -147,8 +170,8 @@ impl Shared {
                                     before,
                                 }
                             }
-                            Ok(Vote::Lost) => {
-                                lost += 1;
+                            Ok(Vote::Lost(reason)) => {
+                                lost.add(reason);
                                 Answer::Gone
                             }
                             Ok(_) => Answer::Failed,
@@ -158,7 +181,7 @@ impl Shared {
                             }
                         },
                     );
-                    tally.verdict(clock::now()) != Verdict::Pending || lost > spare
+                    tally.verdict(clock::now()) != Verdict::Pending || lost.nodes > spare
                 })
                 .await;
             match tally.verdict(clock::now()) {
@@ -168,7 +191,7 @@ impl Shared {
                     return Ok(Renewed::Held(Extension::with_tokens(Some(block))));
                 }
                 Verdict::Behind(known) => least = known + 1,
-                _ if lost > spare => return Ok(Renewed::lost()),
+                _ if lost.nodes > spare => return Ok(Renewed::Lost(lost.reason())),
                 _ => return Err(self.worst(errors)),
             }
         }

@@ -1,6 +1,7 @@
 //! Rounds of votes: how a claim gets the lock, or stands back.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lock_protocol::{
@@ -10,18 +11,22 @@ use tokio::time::{sleep, timeout};
 
 use super::claims::claimed_by;
 use super::config::too_long;
-use super::shared::{PROPOSALS, Shared, block};
+use super::course::{Course, Next};
+use super::shared::{Shared, block};
 use super::tally::{Answer, Tally, Verdict};
 use crate::clock;
 use crate::stores::redis::scripts::voting::Vote;
 
-/// How often a claim that does not wait tries again where nobody has a majority.
-const TRIES: u32 = 6;
 /// In how many round trips one who has votes and no majority asks again, at the most.
 const PAUSE: u32 = 4;
+/// How often the pause after a split is doubled, at the most, where one split follows another: the
+/// votes may be those of a dead process.
+const DOUBLED: u32 = 6;
+/// The longest pause after a split.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// For how long a claim without a majority waits for the answers that are still to come, at least,
-/// when a majority of the nodes has answered.
+/// when a majority of the nodes has answered, and one of the others did so the last time.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Why a lock cannot be had of servers that have restarted.
@@ -36,6 +41,8 @@ struct Restarted(Duration);
 struct Round {
     tally: Tally,
     proposal: u64,
+    /// How long it was waited for its answers.
+    lasted: Duration,
     errors: Vec<(usize, BackendError)>,
 }
 
@@ -53,13 +60,15 @@ impl Shared {
             learned.map_err(BackendError::unavailable)?;
         }
         let (mut number, mut asked) = self.claims.begin(claim, self.nodes.len(), clock::now());
-        let (mut least, mut proposals, mut tries) = (0, 0, 0);
+        let (mut least, mut course) = (0, Course::default());
         loop {
             let round = self.round(claim, (number, asked), least).await?;
-            let holder = round.tally.holder();
-            let votes = round.tally.votes();
-            let pause = match round.tally.verdict(clock::now()) {
-                Verdict::Granted { until, above } => {
+            let (holder, lasted) = (round.tally.holder(), round.lasted);
+            let now = clock::now();
+            let who = (claim.owner.as_str(), claim.queue);
+            let in_time = now.since(start) <= longest_try;
+            let pause = match course.next(&round.tally, who, in_time, now) {
+                Next::Granted { until, above } => {
                     let valid_for = until.since(start).min(claim.ttl);
                     let promised = valid_until(start, valid_for);
                     if !self.claims.promise(&claim.owner, number, promised) {
@@ -68,49 +77,35 @@ impl Shared {
                     let block = block(round.proposal, above, claim.tokens);
                     return Ok(Acquired::Granted(Grant::new(block, valid_for)));
                 }
-                Verdict::Behind(known) if proposals < PROPOSALS => {
-                    proposals += 1;
-                    least = known + 1;
+                Next::Propose(at_least) => {
+                    least = at_least;
                     Duration::ZERO
                 }
-                Verdict::Gone => {
+                Next::Refused => {
                     self.stand_back(claim, number, false).await;
                     self.claims.refused(&claim.owner, clock::now());
                     return Ok(Acquired::Taken(holder));
                 }
-                Verdict::Unavailable => {
-                    // A claim that cannot win must not sit on votes.
+                Next::Unavailable => {
                     self.stand_back(claim, number, false).await;
                     return Err(self.why(round));
                 }
-                Verdict::Held if !claim.queue => {
-                    self.stand_back(claim, number, false).await;
-                    self.claims.refused(&claim.owner, clock::now());
-                    return Ok(Acquired::Taken(holder));
-                }
-                Verdict::Held => {
-                    // It waits at the majority that the other has. To keep the other votes would
-                    // keep the other lease from growing to these nodes, too.
+                Next::Decline => {
                     let stubs = self.claims.decline(&claim.owner, number, clock::now());
                     self.give_back(stubs).await;
                     return Ok(Acquired::Queued(holder));
                 }
-                Verdict::Split | Verdict::Behind(_) | Verdict::Pending => {
-                    tries += 1;
-                    if !claim.queue {
-                        number = self.stand_back(claim, number, false).await;
-                        if tries >= TRIES || clock::now().since(start) > longest_try {
-                            self.claims.refused(&claim.owner, clock::now());
-                            return Ok(Acquired::Taken(holder));
-                        }
-                    } else if votes == 0 {
-                        return Ok(Acquired::Queued(holder));
-                    } else if tries > 1 {
-                        // Others had time to give theirs to this one.
-                        self.stand_back(claim, number, true).await;
-                        return Ok(Acquired::Queued(Holder::of_ours(self.pause())));
-                    }
-                    self.pause()
+                Next::Wait => return Ok(Acquired::Queued(holder)),
+                Next::GiveWay => {
+                    self.stand_back(claim, number, true).await;
+                    let splits = self.claims.split(&claim.owner).min(DOUBLED);
+                    let pause = (self.pause(lasted) * (1 << splits)).min(LONGEST_PAUSE);
+                    return Ok(Acquired::Queued(Holder::of_ours(pause)));
+                }
+                Next::Lead => lasted.max(self.round_trip()),
+                Next::Again => {
+                    number = self.stand_back(claim, number, false).await;
+                    self.pause(lasted)
                 }
             };
             if !pause.is_zero() {
@@ -121,10 +116,11 @@ impl Shared {
         }
     }
 
-    /// A random pause, so that of those who have split the votes one asks first.
-    fn pause(&self) -> Duration {
+    /// A random pause after a round that `lasted` so long, so that of those who have split the
+    /// votes one asks first, and has asked before the next one does.
+    fn pause(&self, lasted: Duration) -> Duration {
         let share = f64::from(clock::chance()) / f64::from(u32::MAX);
-        (self.round_trip() * PAUSE).mul_f64(share)
+        (self.round_trip().max(lasted) * PAUSE).mul_f64(share)
     }
 
     /// Gives back what the claim has, as [`Claims::give_back`](super::claims::Claims::give_back)
@@ -151,6 +147,7 @@ impl Shared {
             let (asked, owner) = (asked[node].clone(), claim.owner.clone());
             async move {
                 let answer = shared.nodes[node].vote(&asked, terms).await;
+                shared.silent[node].store(answer.is_err(), Ordering::Relaxed);
                 let now = clock::now();
                 let time = match &answer {
                     Ok(Vote::Given { time, .. } | Vote::Refused { time, .. }) => Some(*time),
@@ -175,29 +172,48 @@ impl Shared {
         let mut round = Round {
             tally: Tally::new(self.nodes.len(), proposal),
             proposal,
+            lasted: Duration::ZERO,
             errors: Vec::new(),
         };
+        let mut open: Vec<bool> = vec![true; self.nodes.len()];
         let quorum = self.quorum();
         let mut answered = 0;
         flights
             .until(|(node, answer)| {
                 answered += 1;
+                open[node] = false;
                 round.take(node, claim, sent_at, answer);
                 answered >= quorum || round.tally.verdict(clock::now()) != Verdict::Pending
             })
             .await;
         self.took(clock::now().since(sent_at));
-        if round.tally.verdict(clock::now()) == Verdict::Pending {
-            // Of the rest some may hang, and nobody is to sit on votes as long.
-            let patience = (self.round_trip() * PAUSE).max(PATIENCE);
-            let rest = flights.until(|(node, answer)| {
-                round.take(node, claim, sent_at, answer);
+        // Of the rest some may hang, and nobody is to sit on votes as long: still less for those
+        // that had no answer the last time.
+        let short = self.round_trip() * PAUSE;
+        for (patience, is_for_all) in [(short.max(PATIENCE), false), (short, true)] {
+            let is_enough = |round: &Round, open: &[bool]| {
                 round.tally.verdict(clock::now()) != Verdict::Pending
+                    || !is_for_all && !self.may_come(open)
+            };
+            if is_enough(&round, &open) {
+                continue;
+            }
+            let rest = flights.until(|(node, answer)| {
+                open[node] = false;
+                round.take(node, claim, sent_at, answer);
+                is_enough(&round, &open)
             });
             // Whether it is decided then, the tally tells.
             let _ = timeout(patience, rest).await;
         }
+        round.lasted = clock::now().since(sent_at);
         Ok(round)
+    }
+
+    /// Whether one of the nodes that have not answered yet did so when it was asked last.
+    fn may_come(&self, open: &[bool]) -> bool {
+        let mut nodes = open.iter().zip(&self.silent);
+        nodes.any(|(is_open, silent)| *is_open && !silent.load(Ordering::Relaxed))
     }
 
     /// Why too few servers vote.
@@ -232,7 +248,7 @@ impl Round {
                 who: claimed_by(&who).into(),
             },
             Ok(Vote::Away(pause)) => Answer::Away(pause),
-            Ok(Vote::Lost) => Answer::Failed,
+            Ok(Vote::Lost(_)) => Answer::Failed,
             Err(error) => {
                 self.errors.push((node, error));
                 Answer::Failed

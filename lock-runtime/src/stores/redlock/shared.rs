@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -30,8 +30,9 @@ const GIVE_BACK: Backoff = Backoff {
     first: Duration::from_millis(50),
     longest: Duration::from_secs(1),
 };
-/// How many claims may be withdrawn in the background at one node. A node that is down for long would
-/// gather as many as are made in a ttl; what is left out ends by its ttl, and few have got there.
+/// How many claims may be withdrawn in the background at one node. A node that is down for long
+/// would gather as many as are made in a ttl; what is left out ends by its ttl, and few have got
+/// there.
 const LATER: usize = 1024;
 /// How often a larger fencing token is proposed in a row.
 pub(super) const PROPOSALS: u32 = 3;
@@ -45,6 +46,8 @@ pub(super) struct Shared {
     pub(super) sinks: Sinks,
     /// Where the background work runs: on the thread of the nodes.
     pub(super) home: Handle,
+    /// Of each node, whether the last question to it that has ended had no answer.
+    pub(super) silent: Vec<AtomicBool>,
     /// About how long a round takes, in microseconds.
     round_trip: AtomicU64,
     /// Of each node, how many more claims may be withdrawn there in the background.
@@ -90,6 +93,7 @@ impl Shared {
             claims: Claims::default(),
             clock: Clock::new(nodes.len()),
             sinks: Sinks::default(),
+            silent: nodes.iter().map(|_| AtomicBool::default()).collect(),
             round_trip: AtomicU64::new(1_000),
             later: nodes
                 .iter()

@@ -18,6 +18,9 @@ use std::time::Duration;
 
 use lock_protocol::{Holder, Instant, valid_until};
 
+#[cfg(test)]
+use super::mistakes::{Mistake, made};
+
 /// What one node answered.
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
@@ -118,7 +121,10 @@ impl Tally {
                     }
                     votes += 1;
                     known = known.max(*before);
-                    if *before < self.proposal {
+                    let is_stored = *before < self.proposal;
+                    #[cfg(test)]
+                    let is_stored = is_stored || made(Mistake::TokenNotStored);
+                    if is_stored {
                         untils.push(*sent_at + *ttl);
                         above = above.max(*before);
                     }
@@ -163,29 +169,50 @@ impl Tally {
             .count()
     }
 
+    /// Whether the claim `owner` goes first of those that have split the votes: the one that has
+    /// most of them, as far as is known, and of two with as many the one whose token is the
+    /// smaller. That is no order of age, but all who see the same votes say the same.
+    pub(super) fn leads(&self, owner: &str) -> bool {
+        let votes = self.votes();
+        let mut others = self.others();
+        others.all(|who| {
+            let has = self.votes_of(who);
+            votes > has || votes == has && owner < who
+        })
+    }
+
+    /// For whom each of the nodes has voted that has voted for another.
+    fn others(&self) -> impl Iterator<Item = &str> {
+        self.answers.iter().filter_map(|answer| match answer {
+            Some(Answer::Refused { who, .. }) => Some(&**who),
+            _ => None,
+        })
+    }
+
+    fn votes_of(&self, other: &str) -> usize {
+        self.others().filter(|who| *who == other).count()
+    }
+
     /// How many nodes have voted for the other claim that has most votes.
     fn most(&self) -> usize {
-        let whose = || {
-            self.answers.iter().filter_map(|answer| match answer {
-                Some(Answer::Refused { who, .. }) => Some(who),
-                _ => None,
-            })
-        };
-        let votes_of = |who: &Arc<str>| whose().filter(|other| *other == who).count();
-        whose().map(votes_of).max().unwrap_or(0)
+        self.others()
+            .map(|who| self.votes_of(who))
+            .max()
+            .unwrap_or(0)
     }
 
     /// The holder as those who wait are told: when a majority may be free, as far as is known.
     pub(super) fn holder(&self) -> Holder {
         let quorum = majority(self.answers.len());
         let mut left: Vec<Option<Duration>> = Vec::new();
-        let mut foreign = 0;
+        let (mut foreign, mut process) = (0, None);
         for answer in self.answers.iter().flatten() {
             match answer {
                 Answer::Vote { .. } => left.push(Some(Duration::ZERO)),
                 Answer::Refused { holder, .. } => {
                     foreign += usize::from(holder.foreign);
                     left.push(holder.remaining);
+                    process = process.or(holder.process);
                 }
                 Answer::Away(pause) => left.push(Some(*pause)),
                 Answer::Gone | Answer::Failed => {}
@@ -205,6 +232,8 @@ impl Tally {
         holder.remaining = remaining;
         // Who shares the nodes with others may free them without a word.
         holder.silent = foreign > 0;
+        // Of several, one of those that are in the way.
+        holder.process = process;
         holder
     }
 
@@ -361,6 +390,30 @@ mod tests {
         assert_eq!(tally(5, restarted).verdict(at(1)), Verdict::Unavailable);
         let split = [vote(0, 0), vote(0, 0), x.clone(), x, failed];
         assert_eq!(tally(5, split).verdict(at(1)), Verdict::Split);
+    }
+
+    #[test]
+    fn of_those_who_split_the_votes_exactly_one_leads() {
+        // For whom each node has voted; nobody is one that does not answer.
+        let splits = [
+            "aabbc", "abcde", "aabb-", "ab---", "bbaac", "cabab", "a----", "ccbb-",
+        ];
+        for split in splits {
+            let voters = || split.chars().filter(|voter| *voter != '-');
+            let leads = |claim: char| {
+                let answers = split.chars().map(|voter| match voter {
+                    '-' => Answer::Failed,
+                    voter if voter == claim => vote(0, 0),
+                    voter => refused(&voter.to_string(), 1),
+                });
+                tally(5, answers).leads(&claim.to_string())
+            };
+            let leaders: std::collections::BTreeSet<_> = voters().filter(|c| leads(*c)).collect();
+            assert_eq!(leaders.len(), 1, "{split}: {leaders:?}");
+            let of = |claim| voters().filter(|voter| *voter == claim).count();
+            let most = voters().map(of).max();
+            assert!(leaders.iter().all(|leader| Some(of(*leader)) == most));
+        }
     }
 
     #[test]

@@ -76,7 +76,8 @@ impl Shop {
         Ok(self.size.0 * self.size.1)
     }
 
-    // async-trait#17, #68, #73, #92: `self` is never renamed in the body, nor in what is nested there.
+    // async-trait#17, #68, #73, #92: `self` is never renamed in the body, nor in what is nested
+    // there.
     #[distributed_lock(key = "nested:<self.id>")]
     async fn with_nested_selves(&self) -> Res<String> {
         struct Inner(u64);

@@ -1,5 +1,6 @@
 //! Other attributes above and below, and where errors of the body are.
-// An `on_error` function is given its error; `debug_handler` checks a copy of the function that awaits nothing.
+// An `on_error` function is given its error; `debug_handler` checks a copy of the function that
+// awaits nothing.
 #![allow(clippy::needless_pass_by_value, clippy::unused_async)]
 
 use std::cell::RefCell;

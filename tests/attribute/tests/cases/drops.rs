@@ -22,7 +22,8 @@ impl Two {
     }
 }
 
-// async-trait#199, rust#54716, #60236: also what the body never mentions lives as long as the lock, and no longer.
+// async-trait#199, rust#54716, #60236: also what the body never mentions lives as long as the lock,
+// and no longer.
 #[distributed_lock(key = "d")]
 async fn ends(how: &str, first: Noted, _tx: Noted, _: Noted) -> Result<(), LockError> {
     let _local = Noted("local");
@@ -71,7 +72,8 @@ async fn the_order_is_that_of_the_language() {
     assert_eq!(events, ORDER);
 }
 
-// In edition 2021 a temporary in the tail of a body outlives its locals, in edition 2024 it does not: the user's edition decides.
+// In edition 2021 a temporary in the tail of a body outlives its locals, in edition 2024 it does
+// not: the user's edition decides.
 #[distributed_lock(key = "tail")]
 async fn with_a_tail() -> Result<usize, LockError> {
     let _local = Noted("local");

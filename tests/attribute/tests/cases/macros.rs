@@ -1,11 +1,13 @@
-//! Functions written by `macro_rules!`: names are found whichever side wrote the argument and the template.
+//! Functions written by `macro_rules!`: names are found whichever side wrote the argument and the
+//! template.
 
 use lock_attribute_tests::{locked, record};
 use lock_runtime::{LockError, distributed_lock};
 
 type Res<T> = Result<T, LockError>;
 
-// The argument from the call, the template from the macro; also the block and the type. async-trait#46, #104.
+// The argument from the call, the template from the macro; also the block and the type.
+// async-trait#46, #104.
 macro_rules! with_argument {
     ($name:ident, $argument:ident: $ty:ty, $body:block) => {
         #[distributed_lock(key = "argument:<id>")]
@@ -14,8 +16,8 @@ macro_rules! with_argument {
 }
 with_argument!(argument_from_the_call, id: u8, { Ok(id + 1) });
 
-// The argument from the macro, the template from the call: as a literal, and as an expression. Taken for an expression, the
-// template would be one key for all calls.
+// The argument from the macro, the template from the call: as a literal, and as an expression.
+// Taken for an expression, the template would be one key for all calls.
 macro_rules! with_literal {
     ($name:ident, $key:literal) => {
         #[distributed_lock(key = $key)]

@@ -1,4 +1,5 @@
-//! Functions of every shape under the attribute, run: each case asserts the key that was locked, and the order of what happened.
+//! Functions of every shape under the attribute, run: each case asserts the key that was locked,
+//! and the order of what happened.
 //!
 //! Compiled in each edition. A case that names an upstream issue shows what another attribute macro
 //! got wrong.

@@ -1,4 +1,5 @@
-//! Names of a user that generated code, or the standard library, has too. cached#114, #230, tracing#1318, #1819, #3119, typetag#50.
+//! Names of a user that generated code, or the standard library, has too. cached#114, #230,
+//! tracing#1318, #1819, #3119, typetag#50.
 #![allow(
     dead_code,
     unused_macros,

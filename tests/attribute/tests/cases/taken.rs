@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lock_attribute_tests::{record, recorded};
 use lock_runtime::memory::Fault;
-use lock_runtime::{LockError, LockRuntime, LockSkip, distributed_lock};
+use lock_runtime::{LockDone, LockError, LockRuntime, LockSkip, distributed_lock};
 use tokio::time::Instant;
 
 /// An error of a service, which an error of the lock can become.
@@ -180,7 +180,14 @@ async fn a_nested_call_skips_when_another_has_its_turn() {
 
 enum Run {
     Done,
+    Postponed,
     Skipped,
+}
+
+impl LockDone for Run {
+    fn is_done(&self) -> bool {
+        matches!(self, Run::Done)
+    }
 }
 
 impl LockSkip for Run {
@@ -201,6 +208,82 @@ async fn a_type_of_the_user_says_by_itself_what_a_skip_is() {
         let locks = LockRuntime::current().unwrap();
         let _other = locks.lock("job").acquire().await.unwrap();
         assert!(matches!(job_with_an_outcome().await, Run::Skipped));
+    })
+    .await;
+}
+
+#[distributed_lock(key = "job", once_per = "1h", on_error = |error| panic!("{}", error))]
+async fn job_that_may_be_postponed(is_early: bool) -> Run {
+    if is_early {
+        return Run::Postponed;
+    }
+    Run::Done
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_type_of_the_user_says_by_itself_whether_a_job_is_done() {
+    let (_, locks) = recorded().await;
+    LockRuntime::scope(locks, async {
+        assert!(matches!(
+            job_that_may_be_postponed(true).await,
+            Run::Postponed
+        ));
+        assert!(matches!(job_that_may_be_postponed(false).await, Run::Done));
+        assert!(matches!(
+            job_that_may_be_postponed(false).await,
+            Run::Skipped
+        ));
+    })
+    .await;
+}
+
+#[distributed_lock(key = "job:<id>", once_per = period, on_taken = busy)]
+async fn job_of_a_service_once(
+    id: u32,
+    period: Duration,
+    fails: bool,
+) -> Result<u32, ServiceError> {
+    let number = parsed(if fails { "none" } else { "7" })?;
+    Ok(number + id)
+}
+
+fn parsed(text: &str) -> Result<u32, ServiceError> {
+    text.parse().map_err(|_| ServiceError::Busy(String::new()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_within_the_period_gets_what_on_taken_says() {
+    let (_, locks) = recorded().await;
+    LockRuntime::scope(locks, async {
+        let period = Duration::from_secs(60);
+        assert!(job_of_a_service_once(1, period, true).await.is_err());
+        assert_eq!(job_of_a_service_once(1, period, false).await.unwrap(), 8);
+        let refused = job_of_a_service_once(1, period, false).await;
+        assert!(matches!(&refused, Err(ServiceError::Busy(text)) if text.contains("job:1")));
+        assert_eq!(job_of_a_service_once(2, period, false).await.unwrap(), 9);
+        tokio::time::sleep(period).await;
+        assert_eq!(job_of_a_service_once(1, period, false).await.unwrap(), 8);
+    })
+    .await;
+}
+
+#[distributed_lock(key = "job", once_per = "1h", guard = lock, on_error = |_| ())]
+async fn silent_job_once(name: String, tokens: &std::sync::Mutex<Vec<u64>>) {
+    let token = lock.fencing_token().as_u64();
+    tokio::task::yield_now().await;
+    drop(name);
+    tokens.lock().unwrap().push(token);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_without_a_result_is_done_when_it_ends() {
+    let (_, locks) = recorded().await;
+    LockRuntime::scope(locks, async {
+        let tokens = std::sync::Mutex::new(Vec::new());
+        for _ in 0..3 {
+            silent_job_once("report".to_owned(), &tokens).await;
+        }
+        assert_eq!(tokens.into_inner().unwrap().len(), 1);
     })
     .await;
 }

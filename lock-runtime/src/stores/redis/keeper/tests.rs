@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::super::batch::Sharing;
 use super::super::call::{Call, Reply};
 use super::super::config::{self, RedisSettings};
+use super::super::connection::Role;
 use super::super::fault::Fault;
 use super::super::link::{LANE, SHORT};
 use super::super::message::Unheard;
@@ -125,8 +126,10 @@ async fn linked(terms: Terms) -> (Arc<Link>, Keeper, Peer) {
         pool,
         address: address.into(),
         probe: None,
+        role: Role::Alone,
         command_timeout: TIMEOUT,
         sharing: Sharing::ON_ONE_SERVER,
+        wakeups: Arc::default(),
     };
     let (_, closing) = watch::channel(false);
     let (link, keeper) = Keeper::new(terms, target, None, closing);
@@ -257,7 +260,8 @@ async fn calls_leave_in_the_order_of_their_first_polls() {
     }
 }
 
-/// Asks for the release of a lock of its own in a task of its own, which shares a command with others.
+/// Asks for the release of a lock of its own in a task of its own, which shares a command with
+/// others.
 fn ask_in_company(link: &Arc<Link>, lock: usize) -> JoinHandle<Result<Reply, Fault>> {
     let key = LockKey::new("lock:", &lock.to_string()).unwrap();
     let owner = OwnerToken::unique("owner");

@@ -1,4 +1,5 @@
--- abandon.lua: withdraw a claim: out of the queue and, if it has been granted, on to the first waiter.
+-- abandon.lua: withdraw a claim: out of the queue and, if it has been granted, on to the first
+-- waiter.
 -- ARGV: [1] call, [2] owner, [3] place in the queue, '' if it does not wait,
 --       [4] gone_ms: how long to remember the withdrawal; 0: not at all,
 --       [5] doubt: 1 if a question of the claim may still be on its way. Where the claim is

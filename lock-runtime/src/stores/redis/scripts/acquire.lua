@@ -5,7 +5,8 @@
 --       [5] queue_ms: how long the queue outlives the present lease
 -- Returns: granted last old: tokens above `old` and up to `last`, to which the counter was raised;
 --          new ones where it is granted again | queued remaining_ms foreign
---          | taken remaining_ms foreign | again
+--          | taken remaining_ms foreign | again; after `foreign` the process of the holder, if it
+--          is known
 --          | error BADKEY lock, queue or counter: it holds something else
 local redis, lock, queue, counter = redis, KEYS[1], KEYS[2], KEYS[3]
 local call, owner, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
@@ -26,9 +27,10 @@ local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
 
 if holder and holder ~= owner then
-  local ours = string.match(holder, '/lr%-(%x+)%-%x+%-%x+$')
-  local foreign = (ours and #ours == 16) and 0 or 1
-  return answer(stand_back(member, queue_ms, redis.call('PTTL', lock), foreign))
+  local process, id = string.match(holder, '/lr%-((%x+)%-%x+)%-%x+$')
+  if not id or #id ~= 16 then process = nil end
+  local remaining_ms, foreign = redis.call('PTTL', lock), process and 0 or 1
+  return answer(stand_back(member, queue_ms, remaining_ms, foreign, process))
 end
 
 -- The last lease ended without a release: those that wait come first. Where nobody waits, a full

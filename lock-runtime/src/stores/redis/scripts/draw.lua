@@ -1,9 +1,9 @@
 -- Draws from the counter: raises it to the time, or by one where it is not behind that. Fencing
 -- tokens are what lies between, a ticket is what it is then.
 -- Before: counter; instant, second: nil, or the time as the first draw of many.lua read it.
--- After: these two; drawn; last: what the counter is, old: what it was, as texts; counter_ms. If not
--- `drawn`, the counter has been absent and is now the time, or is as it was; `draw` of the prelude
--- goes on then.
+-- After: these two; drawn; last: what the counter is, old: what it was, as texts; counter_ms. If
+-- not `drawn`, the counter has been absent and is now the time, or is as it was; `draw` of the
+-- prelude goes on then.
 if not instant then
   local time = redis.call('TIME')
   second = time[1]
@@ -21,8 +21,8 @@ if drawn and old >= last then
   redis.call('SET', counter, last, 'KEEPTTL')
 end
 -- Two days outlive every lease, so that the counter is there when the next grant comes; TIME covers
--- what is later. The first draw of a second sees to it, and each that finds the counter ahead of the
--- time. What is shorter and begins alike comes first.
+-- what is later. The first draw of a second sees to it, and each that finds the counter ahead of
+-- the time. What is shorter and begins alike comes first.
 local counter_ms = '172800000'
 if not old or drawn and (old < second or old > instant) then
   redis.call('PEXPIRE', counter, counter_ms)

@@ -2,8 +2,8 @@
 -- where the line `-- one` is. What fails for one fails for that alone. What is quicker for all at
 -- once stands where the line `-- ahead` is: it gives the first calls, or none, their replies.
 -- KEYS: those of the calls, one call after the other
--- ARGV: [1] call: the number of all, [2] shared: how many arguments all calls have in common, these,
---       and the owner of each call
+-- ARGV: [1] call: the number of all, [2] shared: how many arguments all calls have in common,
+--       these, and the owner of each call
 -- Returns: call, and what the script returns for each, an error included
 local redis, KEYS, ARGV = redis, KEYS, ARGV
 -- The time, and its first ten digits: all draw from their counters at the same one, so that it is

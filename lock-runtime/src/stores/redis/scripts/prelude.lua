@@ -1,17 +1,19 @@
--- What the scripts share; it stands in each of them where they say `-- prelude`, as other files stand where a line names them.
+-- What the scripts share; it stands in each of them where they say `-- prelude`, as other files
+-- stand where a line names them.
 -- KEYS: [1] lock: the owner token   [2] queue: the waiters, as `place` reads them, by ticket
 --       [3] counter: what fencing tokens and tickets are drawn from; of which locks, the scripts need not know
 -- ARGV: [1] call: the number of this call
--- Every reply but an error is a line of words, the first of them `call`: by this the client knows it for the answer.
--- To make these functions takes a third of the time of a script, so the usual question is answered ahead of them.
+-- Every reply but an error is a line of words, the first of them `call`: by this the client knows
+-- it for the answer. To make these functions takes a third of the time of a script, so the usual
+-- question is answered ahead of them.
 
 -- For a queue whose time to live was lost. Waiters that ask less often queue again when they ask.
 local QUEUE_MS = '60000'
 -- No script may take longer the more dead waiters there are.
 local DEAD_AT_ONCE = 16
 
--- Scripts do not roll back. So from here on everything is read before anything is written that could not stay, and the first read that
--- fails is kept here for the script to return.
+-- Scripts do not roll back. So from here on everything is read before anything is written that
+-- could not stay, and the first read that fails is kept here for the script to return.
 local refusal
 
 local function refuse(name)
@@ -81,13 +83,15 @@ local function put_back(popped)
   if redis.call('PTTL', queue) < 0 then redis.pcall('PEXPIRE', queue, QUEUE_MS) end
 end
 
--- Makes the first of the queue the owner for its grace; if its process is gone, which the count of receivers tells, the second one, and so
--- on as far as `own`, the place of the asker.
--- Returns: 'handed', grace_ms | 'free': nobody else waits | 'again': there were too many dead for one call
+-- Makes the first of the queue the owner for its grace; if its process is gone, which the count of
+-- receivers tells, the second one, and so on as far as `own`, the place of the asker.
+-- Returns: 'handed', grace_ms | 'free': nobody else waits | 'again': there were too many dead for
+-- one call
 local function hand_over(own)
   local last, old
   for _ = 1, DEAD_AT_ONCE do
-    -- The pop comes first: after it, the SETs pass even when the memory is full. So they do where there is nothing to pop.
+    -- The pop comes first: after it, the SETs pass even when the memory is full. So they do where
+    -- there is nothing to pop.
     local popped = read('queue', 'ZPOPMIN', queue)
     if refusal then return end
     local member = popped[1]
@@ -110,8 +114,9 @@ local function hand_over(own)
   return 'again'
 end
 
--- Tells the first waiter when to look whether the owner is alive: one that died as it was handed the lock tells nobody. For a caller that is
--- not in the queue itself, or leaves it, and so does not look.
+-- Tells the first waiter when to look whether the owner is alive: one that died as it was handed
+-- the lock tells nobody. For a caller that is not in the queue itself, or leaves it, and so does
+-- not look.
 local function announce(remaining_ms)
   local members = read('queue', 'ZRANGE', queue, '0', '0')
   local member = members and members[1] or ''
@@ -119,14 +124,15 @@ local function announce(remaining_ms)
   if channel then redis.call('PUBLISH', channel, table.concat({'next', integer(remaining_ms), heir}, '/')) end
 end
 
--- Answers a claim that cannot have the lock: queues it with a ticket, if it waits (`member` is not empty) and is not queued yet.
--- Returns: 'queued' | 'taken', remaining_ms: -1 if the lease never ends, foreign
-local function stand_back(member, queue_ms, remaining_ms, foreign)
-  if member == '' then return 'taken', remaining_ms, foreign end
+-- Answers a claim that cannot have the lock: queues it with a ticket, if it waits (`member` is not
+-- empty) and is not queued yet. Returns: 'queued' | 'taken', remaining_ms: -1 if the lease never
+-- ends, foreign, process: of the holder, nil if it is not known
+local function stand_back(member, queue_ms, remaining_ms, foreign, process)
+  if member == '' then return 'taken', remaining_ms, foreign, process end
   -- Whether there is one, and of what kind.
   local ticket = read('queue', 'ZSCORE', queue, member) or not refusal and draw()
   if refusal then return end
   redis.call('ZADD', queue, 'NX', ticket, member)
   -- outlive
-  return 'queued', remaining_ms, foreign
+  return 'queued', remaining_ms, foreign, process
 end

@@ -47,6 +47,8 @@ fn replies_that_no_script_gives_are_not_taken_for_others() {
     }
     let renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), claim.ttl);
     assert_eq!(renewed(&reply(" held 1"), &renewal), None);
+    assert_eq!(renewed(&reply(" lost gone 1"), &renewal), None);
+    assert_eq!(acquired(&reply(" queued 1 0 ff-1a"), &claim), None);
     assert_eq!(released(&reply(" released taken 1 0"), None), None);
     assert_eq!(released(&reply(" released"), Some(&claim)), None);
     assert_eq!(abandoned(&reply(" withdrawn 1")), None);
@@ -65,6 +67,14 @@ fn replies_are_read_as_the_scripts_write_them() {
     for (rest, answer) in [
         (" granted 5 3", granted),
         (" queued 1000 0", Acquired::Queued(Holder::of_ours(ttl))),
+        (
+            " queued 1000 0 00000000000000ff-1a",
+            Acquired::Queued({
+                let mut holder = Holder::of_ours(ttl);
+                holder.process = Process::parse("00000000000000ff-1a");
+                holder
+            }),
+        ),
         // It never ends.
         (" taken -1 1", Acquired::Taken(Holder::foreign(None))),
     ] {
@@ -77,6 +87,13 @@ fn replies_are_read_as_the_scripts_write_them() {
     let mut renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), ttl);
     assert_eq!(renewed(&reply(" held"), &renewal), Some(Renewed::held()));
     assert_eq!(renewed(&reply(" lost"), &renewal), Some(Renewed::lost()));
+    for (word, reason) in [
+        ("gone", LostReason::Deleted),
+        ("taken", LostReason::TakenOver),
+    ] {
+        let lost = renewed(&reply(&format!(" lost {word}")), &renewal);
+        assert_eq!(lost, Some(Renewed::Lost(reason)));
+    }
     renewal.tokens = 2;
     let further = Extension::with_tokens(Some(tokens));
     assert_eq!(

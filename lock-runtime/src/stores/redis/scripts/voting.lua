@@ -1,9 +1,9 @@
--- voting.lua: a verb of a server that is one of several which vote for owners. It does what the verb
--- does, and stores the fencing token that is proposed, if that is larger than all before.
+-- voting.lua: a verb of a server that is one of several which vote for owners. It does what the
+-- verb does, and stores the fencing token that is proposed, if that is larger than all before.
 -- KEYS: those of the verb, then fence: the largest token stored; marker: since when, by its own
 --       clock and by that of the askers, the server has been known to vote
--- ARGV: those of the verb, then proposal; delay_ms: for how long a server without a marker votes for
---       nobody, 0: not at all; proven: 1 if the owner has a majority without this server, which
+-- ARGV: those of the verb, then proposal; delay_ms: for how long a server without a marker votes
+--       for nobody, 0: not at all; proven: 1 if the owner has a majority without this server, which
 --       gives the vote back that was lost
 -- Returns: granted last old, or held, and: before: the largest token known, now: the time, in
 --          microseconds | queued or taken remaining_ms foreign, and: now, whose token holds the

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use deadpool_redis::redis::Value;
-use lock_protocol::{Claim, Holder, LockKey, Renewal};
+use deadpool_redis::redis::{Cmd, Value};
+use lock_protocol::{Claim, Holder, LockKey, LostReason, Renewal};
 use once_cell::sync::Lazy;
 
-use super::{Call, Companion, Script, claim_arguments, holder, millis, words};
+use super::{Call, Companion, Script, claim_arguments, holder, load, lost, millis, words};
 
 /// A verb that votes, with so many keys.
 fn voting(verb: &str, keys: usize) -> Script {
@@ -51,9 +51,16 @@ pub(in crate::stores) enum Vote {
         time: u64,
     },
     /// It is no longer for the asker.
-    Lost,
+    Lost(LostReason),
     /// It is for nobody for so long.
     Away(Duration),
+}
+
+/// The commands that make a server that votes know its scripts.
+pub(in crate::stores::redis) fn loads() -> Vec<Cmd> {
+    [&ACQUIRE, &ATTEND, &RENEW]
+        .map(|script| load(script))
+        .into()
 }
 
 /// Asks for a vote for `claim`.
@@ -138,7 +145,7 @@ pub(in crate::stores::redis) fn voted(reply: &Value) -> Option<Vote> {
                 time,
             }
         }
-        "lost" => Vote::Lost,
+        "lost" => Vote::Lost(lost(&mut words)),
         "away" => Vote::Away(Duration::from_millis(words.next()?.parse().ok()?)),
         _ => return None,
     };
@@ -180,7 +187,9 @@ mod tests {
         let given = |before, time| Some(Vote::Given { before, time });
         assert_eq!(voted_by("7 granted 20 10 5 99"), given(5, 99));
         assert_eq!(voted_by("7 held 5 99"), given(5, 99));
-        assert_eq!(voted_by("7 lost"), Some(Vote::Lost));
+        assert_eq!(voted_by("7 lost"), Some(Vote::Lost(LostReason::NotHeld)));
+        let taken = Vote::Lost(LostReason::TakenOver);
+        assert_eq!(voted_by("7 lost taken"), Some(taken));
         let away = Vote::Away(Duration::from_millis(12));
         assert_eq!(voted_by("7 away 12"), Some(away));
         let refused = |who: &str, queued| {

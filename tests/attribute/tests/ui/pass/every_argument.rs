@@ -13,6 +13,7 @@ const TTL: Duration = Duration::from_secs(20);
     on_lost = cancel,
     on_taken = error,
     guard = lock,
+    name = "coupon",
     runtime = locks,
     crate = ::lock_runtime,
 )]

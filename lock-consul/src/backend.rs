@@ -1,0 +1,250 @@
+//! The backend: the verbs as those who use a store see them.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use lock_protocol::{
+    Acquired, AskNumber, Backend, BackendError, Claim, Executor, GraceBy, Limits, LockKey, News,
+    OwnerToken, Release, Released, Renewal, Renewed, Sinks,
+};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::book::Book;
+use crate::client::Client;
+use crate::core::Core;
+use crate::fault::Fault;
+use crate::housekeeping;
+use crate::lanes::Lanes;
+use crate::sessions::{LONGEST_DELAY, Sessions};
+use crate::settings::{ConsulSettings, InvalidSetting};
+use crate::thread::{OnThread, Thread};
+use crate::watching::Watching;
+
+/// However long commands may take, [`ConsulBackend::connect`] fails by then.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long [`close`](Backend::close) waits for the sessions that nobody uses to be ended.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// How much later than its time the server ends a session, and with a lock by which it was delayed.
+const LATENESS: Duration = Duration::from_millis(500);
+
+/// Locks held by Consul (1.12 or newer).
+///
+/// The calls run on a thread of their own: the verbs may be awaited on any executor. Dropping the
+/// backend ends the thread, without waiting for it.
+pub struct ConsulBackend {
+    core: Arc<Core>,
+    lanes: Arc<Lanes>,
+    key_prefix: String,
+    command_timeout: Duration,
+    closed: AtomicBool,
+    thread: Thread,
+}
+
+/// Why a backend was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Setting(#[from] InvalidSetting),
+    /// There is no Consul, or it refuses.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+impl ConsulBackend {
+    /// Connects, and tries on a lock that nobody uses what locks need.
+    ///
+    /// # Errors
+    ///
+    /// Within 5 s: [`ConnectError::Setting`] if a setting cannot be used, and
+    /// [`ConnectError::Backend`] if there is no Consul, or if it
+    /// [refuses](BackendError::is_denied).
+    pub async fn connect(settings: ConsulSettings) -> Result<ConsulBackend, ConnectError> {
+        let within = CONNECT_LIMIT.min(settings.command_timeout.saturating_mul(4));
+        let backend = ConsulBackend::connect_lazily(settings)?;
+        let (tell, told) = oneshot::channel();
+        let core = Arc::clone(&backend.core);
+        let number = fastrand::u64(..);
+        let probe = LockKey::new(&backend.key_prefix, &format!("probe:{number:016x}"));
+        let probe = probe.map_err(|fault| InvalidSetting(fault.to_string()))?;
+        backend.thread.handle().spawn(async move {
+            let tried = timeout(within, try_out(&core, probe)).await;
+            let _ = tell.send(tried.unwrap_or(Err(Fault::Timeout)));
+        });
+        let tried = told.await.unwrap_or(Err(Fault::Closed));
+        tried.map_err(BackendError::from)?;
+        Ok(backend)
+    }
+
+    /// Starts without waiting for Consul; it connects when it is first asked.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Setting`] if a setting cannot be used.
+    pub fn connect_lazily(settings: ConsulSettings) -> Result<ConsulBackend, ConnectError> {
+        let client = Arc::new(Client::new(&settings)?);
+        let thread = Thread::start().map_err(BackendError::unavailable)?;
+        let home = thread.handle().clone();
+        let (book, sinks) = (Arc::<Book>::default(), Arc::<Sinks>::default());
+        let (moved, of_moved) = unbounded_channel();
+        let (watching, listener) = Watching::new(&client, &book, &sinks, moved);
+        home.spawn(listener);
+        let core = Arc::new(Core {
+            sessions: Sessions::new(&client, settings.lock_delay_share),
+            client,
+            watching,
+            book,
+            sinks,
+            home: home.clone(),
+        });
+        let lanes = Arc::<Lanes>::default();
+        home.spawn(housekeeping::run(
+            Arc::downgrade(&core),
+            Arc::clone(&lanes),
+            of_moved,
+        ));
+        Ok(ConsulBackend {
+            core,
+            lanes,
+            key_prefix: settings.key_prefix,
+            command_timeout: settings.command_timeout,
+            closed: AtomicBool::new(false),
+            thread,
+        })
+    }
+
+    /// Runs a verb about one key on the thread, in its turn. It is not begun too late, unless it
+    /// `is_needed` whether or not anybody hears what became of it.
+    async fn ask<T, V>(
+        &self,
+        key: &LockKey,
+        number: AskNumber,
+        is_needed: bool,
+        verb: impl FnOnce(Arc<Core>) -> V,
+    ) -> Result<T, BackendError>
+    where
+        T: Send + 'static,
+        V: Future<Output = Result<T, Fault>> + Send + 'static,
+    {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Fault::Closed.into());
+        }
+        let (tell, told) = oneshot::channel();
+        let verb = verb(Arc::clone(&self.core));
+        let too_late = Instant::now() + self.command_timeout;
+        let job = async move {
+            if !is_needed && (tell.is_closed() || Instant::now() > too_late) {
+                let _ = tell.send(Err(Fault::NotAsked));
+                return;
+            }
+            let _ = tell.send(verb.await);
+        };
+        let home = self.thread.handle();
+        let queued = self.lanes.run(home, key, number, job);
+        queued.map_err(|overtaken| BackendError::from(Fault::from(overtaken)))?;
+        Ok(told.await.unwrap_or(Err(Fault::Closed))?)
+    }
+}
+
+/// Does what a lock needs: a session, a key that is locked by it, and its end.
+async fn try_out(core: &Arc<Core>, probe: LockKey) -> Result<(), Fault> {
+    core.sessions.learn().await?;
+    let claim = Claim::new(probe, OwnerToken::new("probe"), Duration::from_secs(1));
+    let tried = core.acquire(&claim).await;
+    let release = Release::new(claim.key.clone(), claim.owner.clone());
+    let left = core.release(&release).await;
+    tried?;
+    left?;
+    Ok(())
+}
+
+impl Backend for ConsulBackend {
+    fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        limits.min_ttl = self.core.sessions.shortest_life();
+        limits.max_ttl = LONGEST_DELAY;
+        limits.ttl_step = Duration::from_millis(2);
+        limits.lateness = LATENESS;
+        limits.lock_delay = true;
+        limits.grace = GraceBy::Process;
+        limits
+    }
+
+    fn attach(&self, news: Weak<dyn News>) {
+        self.core.sinks.attach(news);
+    }
+
+    async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
+        let asked = claim.clone();
+        let verb = |core: Arc<Core>| async move { core.acquire(&asked).await };
+        self.ask(&claim.key, claim.number, false, verb).await
+    }
+
+    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
+        let count = leases.len();
+        let unknown = |fault: &Fault| (0..count).map(|_| Err(fault.clone().into())).collect();
+        if self.closed.load(Ordering::Acquire) {
+            return unknown(&Fault::Closed);
+        }
+        let (core, leases) = (Arc::clone(&self.core), leases.to_vec());
+        let renewing = self
+            .thread
+            .handle()
+            .spawn(async move { core.renew(leases).await });
+        match renewing.await {
+            Ok(answers) => answers
+                .into_iter()
+                .map(|answer| answer.map_err(BackendError::from))
+                .collect(),
+            Err(_) => unknown(&Fault::Closed),
+        }
+    }
+
+    async fn release(&self, release: &Release) -> Result<Released, BackendError> {
+        let asked = release.clone();
+        let verb = |core: Arc<Core>| async move { core.release(&asked).await };
+        self.ask(&release.key, release.number, true, verb).await
+    }
+
+    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
+        let asked = claim.clone();
+        let verb = |core: Arc<Core>| async move { core.abandon(&asked).await };
+        self.ask(&claim.key, claim.number, true, verb).await
+    }
+
+    fn executor(&self) -> Option<Arc<dyn Executor>> {
+        Some(Arc::new(OnThread(self.thread.handle().clone())))
+    }
+
+    async fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let core = Arc::clone(&self.core);
+        let (tell, told) = oneshot::channel();
+        self.thread.handle().spawn(async move {
+            let ending = async {
+                let mut all = tokio::task::JoinSet::new();
+                for session in core.sessions.stale(true) {
+                    let core = Arc::clone(&core);
+                    all.spawn(async move { core.sessions.destroy(&session.id).await });
+                }
+                all.join_all().await;
+            };
+            let _ = timeout(CLOSE_LIMIT, ending).await;
+            let _ = tell.send(());
+        });
+        let _ = told.await;
+    }
+}
+
+impl fmt::Debug for ConsulBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsulBackend")
+            .field("key_prefix", &self.key_prefix)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,279 @@
+//! The calls to Consul: which agent is asked, by whom, and for how long.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::connections::{Answer, Call, Connections, Failure, PerAgent};
+use crate::fault::Fault;
+use crate::messages::{Op, TxnAnswer};
+use crate::settings::{ConsulSettings, InvalidSetting};
+use crate::tls::{Secret, connector};
+
+/// For how long an agent lets a long poll wait; it may add a sixteenth.
+const POLL: Duration = Duration::from_secs(20);
+
+/// What stands in a path for itself.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'/');
+
+/// The agents, of which one is asked at a time.
+pub(crate) struct Client {
+    /// For questions.
+    verbs: PerAgent,
+    /// For long polls.
+    polls: PerAgent,
+    token: Option<HeaderValue>,
+    patience: Duration,
+    policy: String,
+    /// Which agent is asked, and how often it was changed.
+    state: Mutex<Place>,
+    moved: watch::Sender<u64>,
+    /// How many long polls there may be at a time.
+    most_polls: AtomicUsize,
+}
+
+/// An agent, as it was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) agent: usize,
+    /// Grows with every choice: whoever leaves one that has been left already leaves nothing.
+    pub(crate) number: u64,
+}
+
+/// What became of a key that was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Polled {
+    /// It was changed, or deleted.
+    Changed,
+    /// Nothing, as far as is known.
+    Same,
+}
+
+impl Client {
+    /// A client that connects when it is first asked.
+    pub(crate) fn new(settings: &ConsulSettings) -> Result<Client, InvalidSetting> {
+        let targets = settings.targets()?;
+        let tls = settings.tls.clone().unwrap_or_default();
+        let connector = match targets.iter().any(|target| target.is_secure) {
+            true => Some(connector(&tls)?),
+            false => None,
+        };
+        let per_agent = |most: usize| {
+            let connections = targets.iter().map(|target| {
+                let secret = match connector.as_ref().filter(|_| target.is_secure) {
+                    Some(connector) => Some(Secret::of(connector, &tls, target)?),
+                    None => None,
+                };
+                Ok(Arc::new(Connections::new(target.clone(), secret, most)))
+            });
+            connections.collect::<Result<PerAgent, InvalidSetting>>()
+        };
+        // Not all processes to the first agent.
+        let agent = fastrand::usize(..targets.len());
+        Ok(Client {
+            verbs: per_agent(settings.connections)?,
+            polls: per_agent(settings.long_polls.max(1))?,
+            token: settings.token_header()?,
+            patience: settings.patience(),
+            policy: settings.policy(),
+            state: Mutex::new(Place { agent, number: 0 }),
+            moved: watch::Sender::new(0),
+            most_polls: AtomicUsize::new(settings.long_polls),
+        })
+    }
+
+    /// How long one call may take.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Asks one question. An agent that cannot be reached is left for the next one, and the
+    /// question is asked of that; one that was asked and did not answer is left, and the answer is
+    /// not known.
+    async fn ask(&self, call: Call) -> Result<Answer, Fault> {
+        let deadline = Instant::now() + self.patience;
+        let mut unreachable = 0;
+        loop {
+            let place = self.place();
+            let asking = self.verbs[place.agent].ask(&call, self.token.as_ref());
+            match timeout_at(deadline, asking).await {
+                Ok(Ok(answer)) => return self.judged(place, answer),
+                Ok(Err(Failure::NotSent(text))) => {
+                    self.leave(place);
+                    unreachable += 1;
+                    if unreachable >= self.verbs.len() {
+                        return Err(Fault::Unreachable(text));
+                    }
+                }
+                Ok(Err(Failure::Unknown(text))) => {
+                    self.leave(place);
+                    return Err(Fault::Unknown(text));
+                }
+                Err(_) => {
+                    self.leave(place);
+                    return Err(Fault::Timeout);
+                }
+            }
+        }
+    }
+
+    /// What an answer means that has no contents of its own.
+    fn judged(&self, place: Place, answer: Answer) -> Result<Answer, Fault> {
+        let text = || String::from_utf8_lossy(&answer.body).trim().to_owned();
+        match answer.status {
+            status if status.is_success() => Ok(answer),
+            // Those who ask know what they are for.
+            StatusCode::CONFLICT | StatusCode::NOT_FOUND => Ok(answer),
+            StatusCode::INTERNAL_SERVER_ERROR if text().contains("Invalid Session TTL") => {
+                Err(Fault::Refused(text()))
+            }
+            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Err(self.denied(&text())),
+            StatusCode::TOO_MANY_REQUESTS => {
+                self.shrink();
+                Err(Fault::Unknown("the agent has too many connections".into()))
+            }
+            status if status.is_server_error() => {
+                if self.verbs.len() > 1 {
+                    // Another may know who leads.
+                    self.leave(place);
+                }
+                Err(Fault::Unknown(text()))
+            }
+            _ => Err(Fault::Refused(text())),
+        }
+    }
+
+    /// Does all of `ops`, or none. Where all of them only read, what is read is no older than the
+    /// question.
+    pub(crate) async fn txn(&self, ops: &[Op], is_read: bool) -> Result<TxnAnswer, Fault> {
+        let path = match is_read {
+            true => "/v1/txn?consistent",
+            false => "/v1/txn",
+        };
+        self.txn_at(path, ops).await
+    }
+
+    /// Reads what may be older than the question: good enough to be woken by.
+    pub(crate) async fn glance(&self, ops: &[Op]) -> Result<TxnAnswer, Fault> {
+        self.txn_at("/v1/txn", ops).await
+    }
+
+    async fn txn_at(&self, path: &str, ops: &[Op]) -> Result<TxnAnswer, Fault> {
+        let body = serde_json::to_vec(ops).map_err(|_| Fault::Strange)?;
+        let answer = self.put(path, body.into()).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Err(Fault::Refused("it has no transactions".to_owned()));
+        }
+        let read: TxnAnswer = serde_json::from_slice(&answer.body).map_err(|_| Fault::Strange)?;
+        let errors = read.errors.iter().flatten();
+        if let Some(error) = errors.into_iter().find(|error| is_denial(&error.what)) {
+            return Err(self.denied(&error.what));
+        }
+        Ok(read)
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Bytes) -> Result<Answer, Fault> {
+        let call = Call {
+            method: Method::PUT,
+            path: path.to_owned(),
+            body,
+        };
+        self.ask(call).await
+    }
+
+    /// Waits until a key is another than it was at `index`, or for as long as the agent likes.
+    pub(crate) async fn poll(&self, key: &str, index: u64) -> Result<Polled, Fault> {
+        let place = self.place();
+        let key = utf8_percent_encode(key, PLAIN);
+        let wait = POLL.as_secs();
+        let call = Call {
+            method: Method::GET,
+            path: format!("/v1/kv/{key}?index={index}&wait={wait}s"),
+            body: Bytes::new(),
+        };
+        let polling = self.polls[place.agent].ask(&call, self.token.as_ref());
+        match timeout(POLL + POLL / 16 + self.patience, polling).await {
+            Ok(Ok(answer)) if answer.status == StatusCode::NOT_FOUND => Ok(Polled::Changed),
+            Ok(Ok(answer)) => {
+                let answer = self.judged(place, answer)?;
+                Ok(match answer.index {
+                    Some(now) if now == index => Polled::Same,
+                    _ => Polled::Changed,
+                })
+            }
+            Ok(Err(Failure::NotSent(text))) => {
+                self.leave(place);
+                Err(Fault::Unreachable(text))
+            }
+            Ok(Err(Failure::Unknown(text))) => Err(Fault::Unknown(text)),
+            Err(_) => {
+                self.leave(place);
+                Err(Fault::Timeout)
+            }
+        }
+    }
+
+    /// Goes on with the next agent, on new connections; what is under way at the old one goes on.
+    pub(crate) fn leave(&self, place: Place) {
+        let mut state = self.state();
+        if *state != place {
+            return;
+        }
+        self.verbs[place.agent].close_idle();
+        self.polls[place.agent].close_idle();
+        state.number += 1;
+        state.agent = (place.agent + 1) % self.verbs.len();
+        self.moved.send_replace(state.number);
+    }
+
+    /// Resolves when the agent has been left for another that was the present one at `number`.
+    pub(crate) fn left(&self, number: u64) -> impl Future<Output = ()> + use<> {
+        let mut moved = self.moved.subscribe();
+        async move {
+            // It fails only when the client has gone.
+            let _ = moved.wait_for(|present| *present != number).await;
+        }
+    }
+
+    /// The present agent.
+    pub(crate) fn place(&self) -> Place {
+        *self.state()
+    }
+
+    /// How many long polls there may be at a time.
+    pub(crate) fn most_polls(&self) -> usize {
+        self.most_polls.load(Ordering::Relaxed)
+    }
+
+    /// An agent has no room for all the connections of this machine: those that wait make room for
+    /// those that ask.
+    fn shrink(&self) {
+        let most = self.most_polls.load(Ordering::Relaxed);
+        self.most_polls.store(most / 2, Ordering::Relaxed);
+        self.polls.iter().for_each(|polls| polls.close_idle());
+    }
+
+    fn denied(&self, text: &str) -> Fault {
+        Fault::Refused(format!("{text}; {}", self.policy))
+    }
+
+    fn state(&self) -> MutexGuard<'_, Place> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether an operation was not allowed.
+fn is_denial(what: &str) -> bool {
+    what.contains("ermission denied") || what.contains("ACL not found")
+}

@@ -1,0 +1,70 @@
+//! What a backend does by itself: sessions of claims that wait are renewed, claims that nobody
+//! expects are given back, and sessions that nobody uses are ended.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use lock_protocol::{LockKey, OwnerToken};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::book::Due;
+use crate::core::Core;
+use crate::ending::Why;
+use crate::lanes::Lanes;
+use crate::watching::Moved;
+
+/// How often it is looked what is due.
+const TICK: Duration = Duration::from_millis(25);
+
+/// Runs until the backend has gone.
+pub(crate) async fn run(core: Weak<Core>, lanes: Arc<Lanes>, mut moved: UnboundedReceiver<Moved>) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let moved = tokio::select! {
+            _ = ticks.tick() => None,
+            moved = moved.recv() => match moved {
+                Some(moved) => Some(moved),
+                None => return,
+            },
+        };
+        let Some(core) = core.upgrade() else {
+            return;
+        };
+        if let Some((key, owner)) = moved {
+            look(&core, &lanes, &key, owner, Why::Moved);
+            continue;
+        }
+        for session in core.sessions.stale(false) {
+            core.discard(session);
+        }
+        if !core.book.is_empty() {
+            for due in core.book.due(Instant::now()) {
+                attend(&core, &lanes, due);
+            }
+        }
+    }
+}
+
+fn attend(core: &Arc<Core>, lanes: &Arc<Lanes>, due: Due) {
+    match due {
+        Due::Tend(owner) => {
+            let core = Arc::clone(core);
+            core.home
+                .clone()
+                .spawn(async move { core.tend(&owner).await });
+        }
+        Due::Look(key, owner) => look(core, lanes, &key, owner, Why::Unasked),
+        Due::GiveBack(key, owner) => look(core, lanes, &key, owner, Why::GraceIsOver),
+    }
+}
+
+/// Looks after a claim, when what is being asked about its key has ended.
+fn look(core: &Arc<Core>, lanes: &Arc<Lanes>, key: &LockKey, owner: OwnerToken, why: Why) {
+    let home = core.home.clone();
+    let core = Arc::clone(core);
+    let job = async move { core.look_after(&owner, why).await };
+    // One without a number is not overtaken.
+    let _ = lanes.run(&home, key, 0, job);
+}

@@ -1,0 +1,12 @@
+//! Protections that a test takes out, to show what they are for.
+
+/// A protection that is taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "mistakes"), allow(dead_code))]
+pub enum Mistake {
+    /// A lease that lives renews the lock, whether or not its key is there.
+    RenewsByTheLeaseAlone,
+    /// A claim of which a question had no answer is deleted, and neither remembered nor its lease
+    /// ended.
+    WithdrawsByDeletionAlone,
+}

@@ -1,0 +1,483 @@
+//! Tells what happens to a key: one look at each event, and at what came of it.
+//!
+//! Nothing is decided by it. What is told is put into the effects, and told when no mutex is held.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lock_protocol::machine::{
+    self, Action, Answer, End, Event, LeaseId, Outcome, ReleaseOutcome, WaiterId,
+};
+use lock_protocol::{
+    Acquired, BackendError, FencingToken, Holder, Instant, LostReason, Process, Released, Renewed,
+};
+use smallvec::SmallVec;
+
+use super::effects::Effects;
+use crate::observe::{LocalLock, LockEvent, LockRef, NAMELESS, Refusal, RenewalFailures, Via};
+
+/// Who holds a key here, and how far its claim is in the store.
+#[derive(Default)]
+pub(super) struct Watch {
+    holds: SmallVec<[Held; 1]>,
+    queue: Queue,
+    /// Which process has the lock, if the store last told that another does.
+    pub(super) holder: Option<Process>,
+}
+
+/// A hold of a lease, from when its holder is told until it is clear what became of its end.
+struct Held {
+    lease: LeaseId,
+    token: FencingToken,
+    asker: Asker,
+    since: Instant,
+    via: Via,
+    /// The waiter that has been told and not been seen since.
+    untaken: Option<WaiterId>,
+    failures: Option<Arc<RenewalFailures>>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Held,
+    /// It was told that the lease ended against the will of its holder.
+    Ended,
+    /// The holder gave it up at that instant; and whether it does not wait for the outcome.
+    Left(Instant, bool),
+}
+
+/// Whether the store has queued the claim that is pursued.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Queue {
+    #[default]
+    Out,
+    In,
+    /// It was handed the lock, which is still to be confirmed.
+    Handed,
+}
+
+/// Who wants a lock.
+#[derive(Clone, Copy)]
+pub(super) struct Asker {
+    /// What the lock is called.
+    pub(super) name: &'static str,
+    pub(super) joined_at: Instant,
+    /// Whether it tries several locks at once: if it does not get them, it asks again.
+    pub(super) tries: bool,
+}
+
+/// What happened, as far as it is told.
+pub(super) enum Happened {
+    Joined(WaiterId),
+    Left(WaiterId),
+    Took(WaiterId),
+    Began(LeaseId, FencingToken),
+    Ended(LeaseId, FencingToken),
+    Granted,
+    GrantedWithRelease,
+    Queued(Holder),
+    Taken(Option<Process>),
+    HandedOver,
+    /// With what was left of the lease.
+    Renewed(LeaseId, Duration),
+    NotRenewed(LeaseId),
+    Other,
+}
+
+/// The place where it is told.
+pub(super) struct Telling<'a> {
+    now: Instant,
+    machine: &'a machine::Key,
+    /// `None` where nobody listens.
+    seen: Option<&'a mut Vec<LockEvent>>,
+}
+
+impl<'a> Telling<'a> {
+    pub(super) fn new(
+        now: Instant,
+        machine: &'a machine::Key,
+        effects: &'a mut Effects,
+    ) -> Telling<'a> {
+        Telling {
+            now,
+            machine,
+            seen: effects.is_watched.then_some(&mut effects.seen),
+        }
+    }
+
+    fn tell(&mut self, event: impl FnOnce(LockRef) -> LockEvent, name: &'static str) {
+        if let Some(seen) = &mut self.seen {
+            let key = self.machine.key().clone();
+            seen.push(event(LockRef { name, key }));
+        }
+    }
+
+    pub(super) fn asked(&mut self, asker: Asker) {
+        self.tell(|lock| LockEvent::Asked { lock }, asker.name);
+    }
+
+    pub(super) fn refused(&mut self, asker: Asker, refusal: Refusal) {
+        if asker.tries {
+            return;
+        }
+        let waited = self.now.since(asker.joined_at);
+        let refused = |lock| LockEvent::Refused {
+            lock,
+            waited,
+            refusal,
+        };
+        self.tell(refused, asker.name);
+    }
+}
+
+impl Happened {
+    pub(super) fn of(
+        event: &Event<'_>,
+        watch: &Watch,
+        machine: &machine::Key,
+        now: Instant,
+    ) -> Happened {
+        match event {
+            Event::Joined(waiter) => Happened::Joined(waiter.id),
+            Event::Left(id) => Happened::Left(*id),
+            Event::Took(id) => Happened::Took(*id),
+            Event::Began(lease, token) => Happened::Began(*lease, *token),
+            Event::Ended(lease, token) => Happened::Ended(*lease, *token),
+            Event::HandedOver { .. } => Happened::HandedOver,
+            Event::Renewed { lease, answer, .. } => match answer {
+                Some(Renewed::Held(_)) => {
+                    Happened::Renewed(*lease, watch.remaining(*lease, machine, now))
+                }
+                Some(_) => Happened::Other,
+                None => Happened::NotRenewed(*lease),
+            },
+            Event::Answered { answer, .. } => match answer {
+                Answer::Acquired(Acquired::Granted(_)) => Happened::Granted,
+                Answer::Released(Released::Released(Some(Acquired::Granted(_)))) => {
+                    Happened::GrantedWithRelease
+                }
+                Answer::Acquired(Acquired::Queued(holder))
+                | Answer::Released(Released::Released(Some(Acquired::Queued(holder)))) => {
+                    Happened::Queued(holder.clone())
+                }
+                Answer::Acquired(Acquired::Taken(holder))
+                | Answer::Released(Released::Released(Some(Acquired::Taken(holder)))) => {
+                    Happened::Taken(holder.process)
+                }
+                _ => Happened::Other,
+            },
+            _ => Happened::Other,
+        }
+    }
+}
+
+impl Watch {
+    /// The lock, if it is held.
+    pub(super) fn local(&self, machine: &machine::Key, now: Instant) -> Option<LocalLock> {
+        let held = self.present()?;
+        Some(LocalLock {
+            name: held.asker.name,
+            key: machine.key().clone(),
+            fencing_token: held.token,
+            held: now.since(held.since),
+            remaining: machine.remaining(held.lease, held.token, now),
+            waiting: machine.look().waiting,
+        })
+    }
+
+    /// What the lock is called, and for how long it has been held.
+    #[cfg(feature = "metrics")]
+    pub(super) fn age(&self, now: Instant) -> Option<(&'static str, Duration)> {
+        let held = self.present()?;
+        Some((held.asker.name, now.since(held.since)))
+    }
+
+    fn present(&self) -> Option<&Held> {
+        self.holds.iter().find(|held| held.stage == Stage::Held)
+    }
+
+    /// What is left of the lease by the local clock.
+    fn remaining(&self, lease: LeaseId, machine: &machine::Key, now: Instant) -> Duration {
+        let held = self.holds.iter().find(|held| held.is(lease));
+        held.map_or(Duration::ZERO, |held| {
+            machine.remaining(lease, held.token, now)
+        })
+    }
+
+    /// Takes in what happened, before what came of it: who is the `first` in line, whether a hold
+    /// that is given up was `dropped`, and the `error` of a renewal that failed.
+    pub(super) fn happened(
+        &mut self,
+        happened: &Happened,
+        first: Option<Asker>,
+        dropped: bool,
+        error: Option<Arc<BackendError>>,
+        telling: &mut Telling<'_>,
+    ) {
+        match happened {
+            Happened::Left(id) => {
+                if let Some(held) = self.take_untaken(*id) {
+                    telling.refused(held.asker, Refusal::Cancelled);
+                }
+            }
+            Happened::Took(id) => self.took(*id, telling),
+            Happened::Began(lease, token) => {
+                if let Some(held) = self.held(*lease, *token) {
+                    held.since = telling.now;
+                }
+            }
+            Happened::Ended(lease, token) => {
+                let now = telling.now;
+                if let Some(held) = self.held(*lease, *token)
+                    && held.stage == Stage::Held
+                {
+                    held.stage = Stage::Left(now, dropped);
+                }
+            }
+            Happened::Taken(process) => self.holder = *process,
+            Happened::Queued(holder) => {
+                self.holder = holder.process;
+                if self.queue != Queue::Out {
+                    return;
+                }
+                self.queue = Queue::In;
+                let remaining = holder.remaining;
+                // One claim is queued for all who wait.
+                let name = first.map_or(NAMELESS, |first| first.name);
+                telling.tell(|lock| LockEvent::Queued { lock, remaining }, name);
+            }
+            Happened::Renewed(lease, margin) => {
+                let mut holds = self.holds.iter_mut();
+                if let Some(held) = holds.find(|held| held.is(*lease)) {
+                    let (margin, after) = (*margin, held.failures.take());
+                    let renewed = |lock| LockEvent::Renewed {
+                        lock,
+                        margin,
+                        after,
+                    };
+                    telling.tell(renewed, held.asker.name);
+                }
+            }
+            Happened::NotRenewed(lease) => {
+                let mut holds = self.holds.iter_mut();
+                if let Some(held) = holds.find(|held| held.is(*lease))
+                    && let Some(last) = error
+                {
+                    let times = held.failures.as_ref().map_or(0, |failures| failures.times) + 1;
+                    let cause = Arc::new(RenewalFailures { times, last });
+                    held.failures = Some(cause.clone());
+                    let left = telling.machine.remaining(*lease, held.token, telling.now);
+                    let failed = |lock| LockEvent::RenewalFailed { lock, left, cause };
+                    telling.tell(failed, held.asker.name);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes in what came of it; of what a waiter is told, with who that is. What it returns
+    /// belongs to the end of a lease.
+    pub(super) fn acted(
+        &mut self,
+        happened: &Happened,
+        action: &Action,
+        asker: Option<Asker>,
+        telling: &mut Telling<'_>,
+    ) -> Option<Arc<RenewalFailures>> {
+        match action {
+            Action::Tell(id, Outcome::Granted(granted)) => {
+                let asker = asker?;
+                self.holds.push(Held {
+                    lease: granted.lease,
+                    token: granted.token,
+                    asker,
+                    since: granted.since,
+                    via: self.via(happened),
+                    untaken: Some(*id),
+                    failures: None,
+                    stage: Stage::Held,
+                });
+                self.queue = Queue::Out;
+                self.holder = None;
+            }
+            Action::Tell(_, outcome) => {
+                if let (Some(asker), Some(refusal)) = (asker, refusal(outcome)) {
+                    telling.refused(asker, refusal);
+                }
+            }
+            Action::TakeBack(id, outcome) => {
+                if let (Some(held), Some(refusal)) = (self.take_untaken(*id), refusal(outcome)) {
+                    telling.refused(held.asker, refusal);
+                }
+            }
+            Action::Changed(lease) => {
+                let mut holds = self.holds.iter_mut();
+                // Who has not taken it yet is told before of how it ended, if it does.
+                if let Some(held) = holds.find(|held| held.is(*lease) && held.untaken.is_none())
+                    && let Some((end, time)) =
+                        telling.machine.fault(*lease, held.token, telling.now)
+                {
+                    held.ended(end, time, telling);
+                }
+            }
+            Action::Released(lease, outcome) => return self.released(*lease, outcome, telling),
+            Action::Ask(_) | Action::Renew(..) => {}
+        }
+        None
+    }
+
+    /// Takes in that this is all.
+    pub(super) fn settled(&mut self, happened: &Happened, machine: &machine::Key) {
+        if self.queue == Queue::Out {
+            return;
+        }
+        match machine.pursued() {
+            None => self.queue = Queue::Out,
+            Some(_) if matches!(happened, Happened::HandedOver) => self.queue = Queue::Handed,
+            Some(_) => {}
+        }
+    }
+
+    fn took(&mut self, id: WaiterId, telling: &mut Telling<'_>) {
+        let mut holds = self.holds.iter_mut();
+        let Some(held) = holds.find(|held| held.untaken == Some(id)) else {
+            return;
+        };
+        held.untaken = None;
+        let Held {
+            asker, via, token, ..
+        } = *held;
+        if asker.tries {
+            telling.asked(asker);
+        }
+        let waited = telling.now.since(asker.joined_at);
+        let machine = telling.machine;
+        let acquired = |lock| LockEvent::Acquired {
+            lock,
+            waited,
+            via,
+            fencing_token: token,
+            waiting: machine.look().waiting,
+        };
+        telling.tell(acquired, asker.name);
+    }
+
+    /// Takes in how the hold ended that its holder gave up. Of a lease that ran out, why it was not
+    /// renewed.
+    fn released(
+        &mut self,
+        lease: LeaseId,
+        outcome: &ReleaseOutcome,
+        telling: &mut Telling<'_>,
+    ) -> Option<Arc<RenewalFailures>> {
+        // The one that ended comes before whoever it was passed on to.
+        let index = self.holds.iter().position(|held| held.lease == lease)?;
+        let Stage::Left(at, dropped) = self.holds[index].stage else {
+            if matches!(outcome, ReleaseOutcome::Ended(..)) {
+                return self.holds.remove(index).failures;
+            }
+            return None;
+        };
+        let mut held = self.holds.remove(index);
+        let unconfirmed = match outcome {
+            ReleaseOutcome::Released => None,
+            ReleaseOutcome::Failed(error) => Some(error.clone()),
+            ReleaseOutcome::Ended(end, time) => {
+                held.ended(*end, *time, telling);
+                return held.failures;
+            }
+        };
+        let (token, time) = (held.token, at.since(held.since));
+        let released = |lock| LockEvent::Released {
+            lock,
+            fencing_token: token,
+            held: time,
+            dropped,
+            unconfirmed,
+        };
+        telling.tell(released, held.asker.name);
+        None
+    }
+
+    fn via(&self, happened: &Happened) -> Via {
+        match (happened, self.queue) {
+            (Happened::HandedOver, _) | (Happened::Granted, Queue::Handed) => Via::HandedOver,
+            (Happened::Granted, Queue::In) => Via::AfterExpiry,
+            (Happened::Granted, _) => Via::Free,
+            _ => Via::Local,
+        }
+    }
+
+    /// Why the lease of this holder was not renewed of late.
+    pub(super) fn failures(
+        &self,
+        lease: LeaseId,
+        token: FencingToken,
+    ) -> Option<Arc<RenewalFailures>> {
+        let mut holds = self.holds.iter();
+        let held = holds.find(|held| held.lease == lease && held.token == token)?;
+        held.failures.clone()
+    }
+
+    fn held(&mut self, lease: LeaseId, token: FencingToken) -> Option<&mut Held> {
+        let mut holds = self.holds.iter_mut();
+        holds.find(|held| held.lease == lease && held.token == token)
+    }
+
+    fn take_untaken(&mut self, id: WaiterId) -> Option<Held> {
+        let mut holds = self.holds.iter();
+        let index = holds.position(|held| held.untaken == Some(id))?;
+        Some(self.holds.remove(index))
+    }
+}
+
+impl Held {
+    /// Whether it is the present hold of the lease.
+    fn is(&self, lease: LeaseId) -> bool {
+        self.lease == lease && self.stage == Stage::Held
+    }
+
+    /// It ended against the will of its holder, after so long.
+    fn ended(&mut self, end: End, time: Duration, telling: &mut Telling<'_>) {
+        self.stage = Stage::Ended;
+        let token = self.token;
+        match end {
+            End::MaxHold(limit) => {
+                let ended = |lock| LockEvent::MaxHold {
+                    lock,
+                    fencing_token: token,
+                    limit,
+                };
+                telling.tell(ended, self.asker.name);
+            }
+            End::Lost(reason) => {
+                if reason != LostReason::Expired {
+                    self.failures = None;
+                }
+                let cause = self.failures.clone();
+                let lost = |lock| LockEvent::Lost {
+                    lock,
+                    fencing_token: token,
+                    held: time,
+                    reason,
+                    cause,
+                };
+                telling.tell(lost, self.asker.name);
+            }
+        }
+    }
+}
+
+/// Why a waiter did not get the lock that was told this.
+fn refusal(outcome: &Outcome) -> Option<Refusal> {
+    Some(match outcome {
+        Outcome::Granted(_) => return None,
+        Outcome::Taken(_) => Refusal::Taken,
+        Outcome::TimedOut => Refusal::Timeout,
+        Outcome::Failed(error) if error.is_denied() => Refusal::Denied(error.clone()),
+        Outcome::Failed(error) => Refusal::Unavailable(Some(error.clone())),
+        Outcome::NoAnswer => Refusal::Unavailable(None),
+        Outcome::ShutDown => Refusal::ShutDown,
+    })
+}

@@ -1,0 +1,9 @@
+use lock_runtime::{LockError, distributed_lock};
+
+#[distributed_lock(key = "job:<id>", run_at_most_once_per = "1h")]
+async fn job(id: u64) -> Result<(), LockError> {
+    assert!(id > 0);
+    Ok(())
+}
+
+fn main() {}

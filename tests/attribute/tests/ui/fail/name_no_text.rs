@@ -1,0 +1,8 @@
+use lock_runtime::{LockError, distributed_lock};
+
+#[distributed_lock(key = "coupon:<id>", name = id)]
+async fn claim(id: u64) -> Result<(), LockError> {
+    Ok(())
+}
+
+fn main() {}

@@ -1,0 +1,371 @@
+//! What the lock promises on every store, on each of them: in memory by a clock that is paused, on
+//! real servers by the real one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lock_conformance::Store;
+use lock_runtime::backend::LockKey;
+use lock_runtime::{LockError, LockGuard, LockRuntime, LostReason};
+use lock_tests::etcd_store::EtcdStore;
+use lock_tests::faults::ms;
+use lock_tests::memory_store::MemoryStore;
+use lock_tests::redis_store::RedisStore;
+use lock_tests::redlock_store::RedlockStore;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+/// A store under test, as a lock sees it.
+trait Place: Store {
+    /// What things may take longer than promised: nothing where the clock is paused.
+    const SLACK: Duration = Duration::from_secs(5);
+}
+
+impl Place for MemoryStore {
+    const SLACK: Duration = Duration::ZERO;
+}
+impl Place for RedisStore {}
+impl Place for RedlockStore {}
+impl Place for EtcdStore {}
+
+/// By when what must happen has happened.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// No test takes so long, so that nothing ends by it.
+const LONG: Duration = Duration::from_secs(600);
+/// Long enough that a busy machine renews in time.
+const TTL: Duration = Duration::from_secs(3);
+
+/// A runtime as one process would have it.
+async fn process(place: &impl Place) -> LockRuntime {
+    let builder = LockRuntime::backend(place.connect().await);
+    let builder = builder.default_ttl(LONG).default_wait(LONG);
+    builder.command_timeout(ms(4000)).build().await.unwrap()
+}
+
+async fn two_processes(place: &impl Place) -> (LockRuntime, LockRuntime) {
+    (process(place).await, process(place).await)
+}
+
+async fn acquire(locks: &LockRuntime) -> LockGuard {
+    let acquiring = timeout(DEADLINE, locks.lock("k").acquire());
+    acquiring.await.expect("it hangs").unwrap()
+}
+
+async fn is_taken(locks: &LockRuntime) -> bool {
+    locks.lock("k").try_acquire().await.unwrap().is_none()
+}
+
+/// Somebody who waits: a while later its claim is in the queue.
+async fn waiter(locks: &LockRuntime) -> JoinHandle<LockGuard> {
+    let locks = locks.clone();
+    let waiter = tokio::spawn(async move { acquire(&locks).await });
+    sleep(ms(300)).await;
+    assert!(!waiter.is_finished(), "it does not wait");
+    waiter
+}
+
+/// Nothing is left of those that gave up, as soon as what cleans up after them has run.
+async fn nothing_left(place: &impl Place) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let left = place.leftovers().await;
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "left behind: {left:?}");
+        sleep(ms(5)).await;
+    }
+}
+
+fn assert_about<P: Place>(place: &P, took: Duration, promised: Duration) {
+    let _ = place;
+    let is_right = took >= promised && took <= promised + P::SLACK;
+    assert!(is_right, "{took:?}, not {promised:?}");
+}
+
+async fn a_lock_excludes_others_until_it_is_released(place: &impl Place) {
+    let (one, two) = two_processes(place).await;
+    let guard = acquire(&one).await;
+    assert!(is_taken(&two).await && is_taken(&one).await);
+    let refused = two.lock("k").wait(Duration::ZERO).acquire().await;
+    let taken = refused.unwrap_err();
+    assert!(taken.is_taken() && taken.is_retryable(), "{taken}");
+    guard.release().await.unwrap();
+    drop(two.lock("k").try_acquire().await.unwrap().unwrap());
+    nothing_left(place).await;
+}
+
+async fn waiting_ends_with_the_wait_and_says_that_another_holds_it(place: &impl Place) {
+    let (one, two) = two_processes(place).await;
+    let guard = acquire(&one).await;
+    for locks in [&one, &two] {
+        let started = Instant::now();
+        let error = locks.lock("k").wait(ms(1000)).acquire().await.unwrap_err();
+        assert!(error.is_timeout(), "{error:?}");
+        assert_about(place, started.elapsed(), ms(1000));
+    }
+    guard.release().await.unwrap();
+    nothing_left(place).await;
+}
+
+async fn the_next_waiter_is_served_at_once_whichever_process_it_is_in(place: &impl Place) {
+    let (one, two) = two_processes(place).await;
+    for locks in [&one, &two] {
+        let guard = acquire(&one).await;
+        let waiter = waiter(locks).await;
+        let released = Instant::now();
+        guard.release().await.unwrap();
+        let next = waiter.await.unwrap();
+        assert_about(place, released.elapsed(), Duration::ZERO);
+        next.release().await.unwrap();
+    }
+    nothing_left(place).await;
+}
+
+async fn every_task_of_two_processes_gets_its_turn_with_a_growing_token(place: &impl Place) {
+    let mut processes = Vec::new();
+    for passes in [0, 32] {
+        let builder = LockRuntime::backend(place.connect().await).local_passes(passes);
+        processes.push(builder.build().await.unwrap());
+    }
+    let (inside, overlaps) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (last, stale) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU32::new(0)));
+    let tasks = (0..40).map(|number| {
+        let locks = processes[number % 2].clone();
+        let (inside, overlaps) = (inside.clone(), overlaps.clone());
+        let (last, stale) = (last.clone(), stale.clone());
+        tokio::spawn(async move {
+            for round in 0..5 {
+                let guard = acquire(&locks).await;
+                overlaps.fetch_add(inside.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+                let token = guard.fencing_token().as_u64();
+                let earlier = last.fetch_max(token, Ordering::SeqCst) >= token;
+                stale.fetch_add(u32::from(earlier), Ordering::SeqCst);
+                sleep(ms((number as u64 + round) % 3)).await;
+                inside.fetch_sub(1, Ordering::SeqCst);
+                guard.release().await.unwrap();
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let found = [overlaps, stale].map(|count| count.load(Ordering::SeqCst));
+    assert_eq!(found, [0, 0], "overlaps, and tokens that did not grow");
+    for locks in &processes {
+        locks.shutdown().await.unwrap();
+    }
+    nothing_left(place).await;
+}
+
+async fn a_held_lock_is_renewed_until_it_is_released(place: &impl Place) {
+    let (one, two) = two_processes(place).await;
+    let guard = one.lock("k").ttl(TTL).acquire().await.unwrap();
+    let started = Instant::now();
+    while started.elapsed() < 2 * TTL + TTL / 2 {
+        sleep(ms(100)).await;
+        assert!(guard.is_held() && is_taken(&two).await);
+    }
+    guard.release().await.unwrap();
+    assert!(!is_taken(&two).await);
+}
+
+async fn without_renewal_a_lock_ends_with_its_ttl_and_says_so(place: &impl Place) {
+    let locks = process(place).await;
+    let started = Instant::now();
+    let lock = locks.lock("k").ttl(TTL).renew(false);
+    let guard = lock.acquire().await.unwrap();
+    timeout(DEADLINE, guard.lost())
+        .await
+        .expect("it is not told");
+    // The lease is counted to its end less 1 % and 2 ms.
+    assert_about(place, started.elapsed() + TTL / 100 + ms(2), TTL);
+    assert!(!guard.is_held());
+    let error = guard.release().await.unwrap_err();
+    let is_expired = matches!(
+        error,
+        LockError::Lost {
+            reason: LostReason::Expired,
+            ..
+        }
+    );
+    assert!(is_expired, "{error:?}");
+}
+
+async fn a_lock_that_the_store_gave_to_another_is_lost_at_the_next_renewal(place: &impl Place) {
+    let locks = process(place).await;
+    let lock = locks.lock("k").ttl(TTL).renew(ms(200));
+    let guard = lock.acquire().await.unwrap();
+    place.seize(&LockKey::new("lock:", "k").unwrap()).await;
+    timeout(TTL / 2 + Duration::from_secs(5), guard.lost())
+        .await
+        .expect("it is not told");
+    let error = guard.release().await.unwrap_err();
+    let is_of_another = matches!(
+        error,
+        LockError::Lost {
+            reason: LostReason::TakenOver,
+            ..
+        }
+    );
+    assert!(is_of_another, "{error:?}");
+}
+
+async fn a_waiter_takes_over_when_the_lease_of_a_vanished_holder_ends(place: &impl Place) {
+    let (one, two) = two_processes(place).await;
+    let started = Instant::now();
+    let guard = one.lock("k").ttl(TTL).renew(false).acquire().await.unwrap();
+    let next = acquire(&two).await;
+    let waited = started.elapsed();
+    assert!(waited <= TTL + ms(100) + DEADLINE / 4, "{waited:?}");
+    assert!(next.fencing_token() > guard.fencing_token());
+    assert!(!guard.is_held());
+    drop(guard);
+    assert!(next.is_held());
+    next.release().await.unwrap();
+}
+
+async fn a_dropped_acquire_leaves_nothing_behind(place: &impl Place) {
+    let (one, two) = two_processes(place).await;
+    let guard = acquire(&one).await;
+    for locks in [&one, &two] {
+        let waiting = timeout(ms(300), locks.lock("k").acquire());
+        assert!(waiting.await.is_err());
+    }
+    guard.release().await.unwrap();
+    nothing_left(place).await;
+}
+
+async fn max_hold_ends_a_hold_that_takes_too_long(place: &impl Place) {
+    let locks = process(place).await;
+    let lock = locks.lock("k").ttl(TTL).max_hold(ms(1000));
+    let started = Instant::now();
+    let error = lock.run(async |_| sleep(LONG).await).await.unwrap_err();
+    assert!(error.is_max_hold(), "{error:?}");
+    assert_about(place, started.elapsed(), ms(1000));
+    nothing_left(place).await;
+}
+
+async fn a_body_is_dropped_at_its_await_when_the_lock_is_lost(place: &impl Place) {
+    struct Dropped(Arc<AtomicUsize>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let locks = process(place).await;
+    let drops = Arc::new(AtomicUsize::new(0));
+    let lock = locks.lock("k").ttl(TTL).renew(ms(200));
+    let outcome = lock.run(async |_| {
+        let _dropped = Dropped(drops.clone());
+        place.seize(&LockKey::new("lock:", "k").unwrap()).await;
+        sleep(LONG).await;
+    });
+    assert!(outcome.await.unwrap_err().is_lost());
+    assert_eq!(drops.load(Ordering::SeqCst), 1);
+}
+
+async fn a_nested_call_runs_under_the_lease_it_already_has(place: &impl Place) {
+    let locks = process(place).await;
+    let tokens = locks.lock("k").run(async |outer| {
+        let inner = locks.lock("k").run(async |inner| inner.fencing_token());
+        let other = locks.lock("k").run(async |inner| {
+            sleep(ms(100)).await;
+            inner.fencing_token()
+        });
+        let (inner, other) = tokio::join!(inner, other);
+        assert!(!place.leftovers().await.is_empty(), "it is held");
+        [outer.fencing_token(), inner.unwrap(), other.unwrap()]
+    });
+    let tokens = tokens.await.unwrap();
+    assert!(
+        tokens[0] == tokens[1] && tokens[1] == tokens[2],
+        "{tokens:?}"
+    );
+    nothing_left(place).await;
+}
+
+async fn shutdown_refuses_new_claims_and_waits_for_guards(place: &impl Place) {
+    let (one, two) = two_processes(place).await;
+    let guard = acquire(&one).await;
+    let blocker = two.lock("other").acquire().await.unwrap();
+    let waiting = tokio::spawn(one.lock("other").acquire());
+    sleep(ms(300)).await;
+    let closing = tokio::spawn({
+        let one = one.clone();
+        async move { one.shutdown().await }
+    });
+    let error = timeout(DEADLINE, waiting)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap_err();
+    assert!(error.is_shut_down(), "{error:?}");
+    assert!(one.lock("x").acquire().await.unwrap_err().is_shut_down());
+    assert!(!closing.is_finished() && guard.is_held());
+    guard.release().await.unwrap();
+    timeout(DEADLINE, closing).await.unwrap().unwrap().unwrap();
+    drop(blocker);
+    nothing_left(place).await;
+}
+
+async fn a_store_that_is_away_is_unavailable_in_time(place: &impl Place) {
+    let locks = process(place).await;
+    let guard = locks.lock("held").ttl(TTL).acquire().await.unwrap();
+    place.go_dark().await;
+    let started = Instant::now();
+    let error = locks.lock("k").wait(ms(500)).acquire().await.unwrap_err();
+    assert!(error.is_unavailable() && !error.is_taken(), "{error:?}");
+    assert!(started.elapsed() <= ms(500) + ms(4000) + Duration::from_secs(5));
+    // Who holds a lock is told before the store could give it to another.
+    timeout(TTL + Duration::from_secs(5), guard.lost())
+        .await
+        .expect("it is not told");
+}
+
+/// Makes a test of each promise on each store.
+macro_rules! on_each_store {
+    ($($promise:ident)+) => {
+        mod memory {
+            use super::*;
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $promise() {
+                    super::$promise(&MemoryStore::default()).await;
+                }
+            )+
+        }
+        on_each_store! { @on redis RedisStore $($promise)+ }
+        on_each_store! { @on redlock RedlockStore $($promise)+ }
+        on_each_store! { @on etcd EtcdStore $($promise)+ }
+    };
+    (@on $module:ident $store:ident $($promise:ident)+) => {
+        mod $module {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $promise() {
+                    super::$promise(&$store::start()).await;
+                }
+            )+
+        }
+    };
+}
+
+on_each_store! {
+    a_lock_excludes_others_until_it_is_released
+    waiting_ends_with_the_wait_and_says_that_another_holds_it
+    the_next_waiter_is_served_at_once_whichever_process_it_is_in
+    every_task_of_two_processes_gets_its_turn_with_a_growing_token
+    a_held_lock_is_renewed_until_it_is_released
+    without_renewal_a_lock_ends_with_its_ttl_and_says_so
+    a_lock_that_the_store_gave_to_another_is_lost_at_the_next_renewal
+    a_waiter_takes_over_when_the_lease_of_a_vanished_holder_ends
+    a_dropped_acquire_leaves_nothing_behind
+    max_hold_ends_a_hold_that_takes_too_long
+    a_body_is_dropped_at_its_await_when_the_lock_is_lost
+    a_nested_call_runs_under_the_lease_it_already_has
+    shutdown_refuses_new_claims_and_waits_for_guards
+    a_store_that_is_away_is_unavailable_in_time
+}
