@@ -106,8 +106,9 @@ async fn a_pair_costs_few_allocations_and_a_lease_few_bytes() {
     let bytes = (HEAP.live() - before) as f64 / LEASES as f64;
     println!("{bytes} bytes a lease");
     assert!(bytes > 200.0, "nothing is counted: {bytes}");
-    // `held` says less, where what there is only once is shared by twice as many.
-    assert!(bytes < 710.0, "{bytes}");
+    // `held` says less, where what there is only once is shared by twice as many. Some 160 of it is
+    // what logs, metrics and `local` are told of.
+    assert!(bytes < 880.0, "{bytes}");
     let mut releasing = JoinSet::new();
     for guard in held {
         releasing.spawn(guard.release());

@@ -9,6 +9,7 @@ use lock_protocol::{
     Acquired, AskNumber, Backend, BackendError, Claim, Executor, GraceBy, Limits, LockKey, News,
     OwnerToken, Release, Released, Renewal, Renewed, Sinks,
 };
+use lock_store::{Lanes, Thread};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -18,10 +19,8 @@ use crate::client::Client;
 use crate::core::Core;
 use crate::fault::Fault;
 use crate::housekeeping;
-use crate::lanes::Lanes;
 use crate::sessions::{LONGEST_DELAY, Sessions};
 use crate::settings::{ConsulSettings, InvalidSetting};
-use crate::thread::{OnThread, Thread};
 use crate::watching::Watching;
 
 /// However long commands may take, [`ConsulBackend::connect`] fails by then.
@@ -88,7 +87,7 @@ impl ConsulBackend {
     /// [`ConnectError::Setting`] if a setting cannot be used.
     pub fn connect_lazily(settings: ConsulSettings) -> Result<ConsulBackend, ConnectError> {
         let client = Arc::new(Client::new(&settings)?);
-        let thread = Thread::start().map_err(BackendError::unavailable)?;
+        let thread = Thread::start("lock-consul").map_err(BackendError::unavailable)?;
         let home = thread.handle().clone();
         let (book, sinks) = (Arc::<Book>::default(), Arc::<Sinks>::default());
         let (moved, of_moved) = unbounded_channel();
@@ -134,20 +133,10 @@ impl ConsulBackend {
         if self.closed.load(Ordering::Acquire) {
             return Err(Fault::Closed.into());
         }
-        let (tell, told) = oneshot::channel();
-        let verb = verb(Arc::clone(&self.core));
-        let too_late = Instant::now() + self.command_timeout;
-        let job = async move {
-            if !is_needed && (tell.is_closed() || Instant::now() > too_late) {
-                let _ = tell.send(Err(Fault::NotAsked));
-                return;
-            }
-            let _ = tell.send(verb.await);
-        };
-        let home = self.thread.handle();
-        let queued = self.lanes.run(home, key, number, job);
-        queued.map_err(|overtaken| BackendError::from(Fault::from(overtaken)))?;
-        Ok(told.await.unwrap_or(Err(Fault::Closed))?)
+        let begin_by = (!is_needed).then(|| Instant::now() + self.command_timeout);
+        let (home, verb) = (self.thread.handle(), verb(Arc::clone(&self.core)));
+        let asking = self.lanes.ask(home, key, number, begin_by, verb);
+        Ok(asking.await.map_err(Fault::from)??)
     }
 }
 
@@ -218,7 +207,7 @@ impl Backend for ConsulBackend {
     }
 
     fn executor(&self) -> Option<Arc<dyn Executor>> {
-        Some(Arc::new(OnThread(self.thread.handle().clone())))
+        Some(self.thread.executor())
     }
 
     async fn close(&self) {

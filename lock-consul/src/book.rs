@@ -8,7 +8,6 @@ use lock_protocol::{Claim, LockKey, OwnerToken};
 
 use crate::layout::Said;
 use crate::sessions::Session;
-use crate::watching::Watched;
 
 /// How long the front has to ask after it was told of its turn, before the backend looks itself
 /// whether anybody expects the claim.
@@ -42,6 +41,16 @@ pub(crate) struct Entry {
     pub(crate) watched: Option<Watched>,
     /// When its session was last asked to be renewed, while it waits.
     pub(crate) tended: Instant,
+}
+
+/// What a waiter listens to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Watched {
+    /// The key, and from which index on.
+    pub(crate) ahead: (String, u64),
+    /// Which choice of an agent it was.
+    pub(crate) choice: u64,
+    pub(crate) id: u64,
 }
 
 /// Where a claim stands, as far as is known.

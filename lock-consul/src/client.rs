@@ -180,6 +180,10 @@ impl Client {
         if let Some(error) = errors.into_iter().find(|error| is_denial(&error.what)) {
             return Err(self.denied(&error.what));
         }
+        // What was done is told by the status, too.
+        if read.is_done() != (answer.status == StatusCode::OK) {
+            return Err(Fault::Strange);
+        }
         Ok(read)
     }
 

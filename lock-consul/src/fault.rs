@@ -1,6 +1,7 @@
 //! What goes wrong between here and Consul, and what it means.
 
 use lock_protocol::{BackendError, Overtaken};
+use lock_store::Unanswered;
 
 /// Why a question has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -41,10 +42,21 @@ impl Fault {
     }
 }
 
+impl From<Unanswered> for Fault {
+    fn from(why: Unanswered) -> Fault {
+        match why {
+            Unanswered::Overtaken(overtaken) => Fault::Overtaken(overtaken),
+            Unanswered::TooLate => Fault::NotAsked,
+            _ => Fault::Closed,
+        }
+    }
+}
+
 impl From<Fault> for BackendError {
     fn from(fault: Fault) -> BackendError {
         match fault {
             Fault::Refused(_) => BackendError::denied(fault),
+            Fault::Timeout => BackendError::timed_out(fault),
             Fault::Overtaken(overtaken) => BackendError::unavailable(overtaken),
             fault => BackendError::unavailable(fault),
         }

@@ -5,13 +5,13 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use lock_protocol::{LockKey, OwnerToken};
+use lock_store::Lanes;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::book::Due;
 use crate::core::Core;
 use crate::ending::Why;
-use crate::lanes::Lanes;
 use crate::watching::Moved;
 
 /// How often it is looked what is due.

@@ -27,14 +27,22 @@ pub(crate) struct KeyOp {
     pub(crate) index: Option<u64>,
 }
 
-/// The answer to a transaction, whether it was done or not.
+/// The answer to a transaction, whether it was done or not. Both fields are always there: what
+/// lacks one is the answer of somebody else.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct TxnAnswer {
-    #[serde(default)]
+    #[serde(deserialize_with = "Option::deserialize")]
     pub(crate) results: Option<Vec<TxnResult>>,
-    #[serde(default)]
+    #[serde(deserialize_with = "Option::deserialize")]
     pub(crate) errors: Option<Vec<TxnError>>,
+}
+
+impl TxnAnswer {
+    /// Whether it was done.
+    pub(crate) fn is_done(&self) -> bool {
+        self.errors.as_ref().is_none_or(Vec::is_empty)
+    }
 }
 
 #[derive(Debug, Deserialize)]

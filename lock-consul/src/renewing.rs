@@ -48,7 +48,7 @@ impl Core {
                 {
                     let layout = Layout::of(&renewals[place].key);
                     txn.unchanged(layout.lock(), index);
-                    places.push(place);
+                    places.push((place, layout.lock(), index));
                 }
             }
             let core = Arc::clone(self);
@@ -66,9 +66,13 @@ impl Core {
             let Ok((places, done)) = check.await else {
                 break;
             };
-            for (step, place) in places.into_iter().enumerate() {
+            for (step, (place, key, index)) in places.into_iter().enumerate() {
                 states[place] = match &done {
-                    Ok(Done::Yes(_)) => State::Held,
+                    // Only an answer that names the lock as it was says that it is held.
+                    Ok(Done::Yes(pairs)) => match pairs.get(step) {
+                        Some(pair) if pair.key == key && pair.modify_index == index => State::Held,
+                        _ => State::Failed(Fault::Strange),
+                    },
                     Ok(Done::No(conflicts)) => state_of(conflicts, step),
                     Err(fault) => State::Failed(fault.clone()),
                 };

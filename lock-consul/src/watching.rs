@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::book::{Book, Place, Turn};
+use crate::book::{Book, Place, Turn, Watched};
 use crate::client::{Client, Polled};
 use crate::fault::Fault;
 use crate::layout::Layout;
@@ -27,16 +27,6 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// A claim whose place in the queue was changed.
 pub(crate) type Moved = (LockKey, OwnerToken);
-
-/// What a waiter listens to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Watched {
-    /// The key, and from which index on.
-    ahead: (String, u64),
-    /// Which choice of an agent it was.
-    choice: u64,
-    id: u64,
-}
 
 /// A waiter, and what it waits for.
 struct Watcher {

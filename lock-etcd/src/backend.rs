@@ -9,6 +9,7 @@ use lock_protocol::{
     Acquired, AskNumber, Backend, BackendError, Claim, Executor, GraceBy, Limits, LockKey, News,
     Release, Released, Renewal, Renewed, Sinks,
 };
+use lock_store::{Lanes, Thread};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -18,11 +19,9 @@ use crate::core::Core;
 use crate::fault::Fault;
 use crate::housekeeping;
 use crate::keep_alive::KeepAlives;
-use crate::lanes::Lanes;
 use crate::layout::Layout;
 use crate::leases::Leases;
 use crate::settings::{EtcdSettings, InvalidSetting};
-use crate::thread::{OnThread, Thread};
 use crate::txns::{self, Entrant};
 use crate::watching::Watching;
 
@@ -90,7 +89,7 @@ impl EtcdBackend {
     ///
     /// [`ConnectError::Setting`] if a setting cannot be used.
     pub fn connect_lazily(settings: EtcdSettings) -> Result<EtcdBackend, ConnectError> {
-        let thread = Thread::start().map_err(BackendError::unavailable)?;
+        let thread = Thread::start("lock-etcd").map_err(BackendError::unavailable)?;
         let home = thread.handle().clone();
         let entered = home.enter();
         let client = Arc::new(Client::new(&settings)?);
@@ -140,20 +139,10 @@ impl EtcdBackend {
         if self.closed.load(Ordering::Acquire) {
             return Err(Fault::Closed.into());
         }
-        let (tell, told) = oneshot::channel();
-        let verb = verb(Arc::clone(&self.core));
-        let too_late = Instant::now() + self.command_timeout;
-        let job = async move {
-            if !is_needed && (tell.is_closed() || Instant::now() > too_late) {
-                let _ = tell.send(Err(Fault::NotAsked));
-                return;
-            }
-            let _ = tell.send(verb.await);
-        };
-        let home = self.thread.handle();
-        let queued = self.lanes.run(home, key, number, job);
-        queued.map_err(|overtaken| BackendError::from(Fault::from(overtaken)))?;
-        Ok(told.await.unwrap_or(Err(Fault::Closed))?)
+        let begin_by = (!is_needed).then(|| Instant::now() + self.command_timeout);
+        let (home, verb) = (self.thread.handle(), verb(Arc::clone(&self.core)));
+        let asking = self.lanes.ask(home, key, number, begin_by, verb);
+        Ok(asking.await.map_err(Fault::from)??)
     }
 }
 
@@ -226,7 +215,7 @@ impl Backend for EtcdBackend {
     }
 
     fn executor(&self) -> Option<Arc<dyn Executor>> {
-        Some(Arc::new(OnThread(self.thread.handle().clone())))
+        Some(self.thread.executor())
     }
 
     async fn close(&self) {

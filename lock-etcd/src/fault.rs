@@ -1,6 +1,7 @@
 //! What goes wrong between here and etcd, and what it means.
 
 use lock_protocol::{BackendError, Overtaken};
+use lock_store::Unanswered;
 use tonic::{Code, Status};
 
 /// Why a question has no answer.
@@ -92,6 +93,16 @@ fn described(status: &Status) -> String {
         }
     }
     text
+}
+
+impl From<Unanswered> for Fault {
+    fn from(why: Unanswered) -> Fault {
+        match why {
+            Unanswered::Overtaken(overtaken) => Fault::Overtaken(overtaken),
+            Unanswered::TooLate => Fault::NotAsked,
+            _ => Fault::Closed,
+        }
+    }
 }
 
 impl From<Fault> for BackendError {

@@ -4,11 +4,11 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use lock_store::Lanes;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::book::Due;
 use crate::core::Core;
-use crate::lanes::Lanes;
 
 /// How often it is looked what is due.
 const TICK: Duration = Duration::from_millis(25);

@@ -230,9 +230,12 @@ impl Core {
             Err(fault) => return Err(fault),
         }
         self.book.change(owner, |entry| {
-            entry.lease = lease;
-            entry.owns = true;
-            entry.turn = None;
+            // It may have entered anew meanwhile, behind others.
+            if entry.created.is_none_or(|known| known == created) {
+                entry.lease = lease;
+                entry.owns = true;
+                entry.turn = None;
+            }
         });
 
         let needed = self.leases.kept(renewal.ttl);

@@ -6,12 +6,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use lock_tests::checker::{Nanos, Recorder, now};
-use redis::RedisResult;
 
 use crate::admin::{Admin, lock, queue};
 use crate::effects::Effects;
+use crate::etcd_admin::EtcdAdmin;
 use crate::fleet::{Fleet, pid_of};
-use crate::plan::{Kind, LONGEST_TTL, Step, Topology};
+use crate::plan::{Kind, Step, Store};
 use crate::station::rotated;
 
 /// How long to look for a process to hit.
@@ -20,11 +20,58 @@ const HUNT: Duration = Duration::from_secs(2);
 /// Finds processes by what the servers know of them.
 pub(crate) struct Hunter<'a> {
     fleet: &'a Mutex<Fleet>,
-    topology: Topology,
-    /// In the order of [`Topology::places`].
-    servers: Vec<Admin>,
+    store: Store,
+    /// In the order of the places of the store.
+    servers: Vec<Eyes>,
     log: Recorder,
     effects: Effects,
+}
+
+/// What looks at a server.
+pub(crate) enum Eyes {
+    Redis(Box<Admin>),
+    Etcd(EtcdAdmin),
+}
+
+impl Eyes {
+    /// The claim that holds a lock, or the first that waits for it.
+    fn owner(&mut self, key: &str, waits: bool) -> Option<String> {
+        match self {
+            Eyes::Redis(admin) if waits => {
+                let members: Vec<String> = admin.ask(&["ZRANGE", &queue(key), "0", "0"]).ok()?;
+                members.into_iter().next()
+            }
+            Eyes::Redis(admin) => {
+                let owner: Option<String> = admin.ask(&["GET", &lock(key)]).ok()?;
+                // Nobody holds a key that is kept.
+                owner.filter(|owner| !owner.starts_with("kept:"))
+            }
+            Eyes::Etcd(admin) => {
+                let found = admin.claims(key).ok()?;
+                let found = found.into_iter().nth(usize::from(waits))?;
+                Some(found.key)
+            }
+        }
+    }
+
+    /// Whether the claim still holds or waits; `None` if it cannot be told.
+    fn still(&mut self, key: &str, owner: &str, waits: bool) -> Option<bool> {
+        match self {
+            Eyes::Redis(admin) if waits => {
+                let score: Option<f64> = admin.ask(&["ZSCORE", &queue(key), owner]).ok()?;
+                Some(score.is_some())
+            }
+            Eyes::Redis(admin) => {
+                let holder: Option<String> = admin.ask(&["GET", &lock(key)]).ok()?;
+                Some(holder.as_deref() == Some(owner))
+            }
+            Eyes::Etcd(admin) => {
+                let found = admin.claims(key).ok()?;
+                let place = found.iter().position(|found| found.key == owner);
+                Some(place.is_some_and(|place| (place > 0) == waits))
+            }
+        }
+    }
 }
 
 /// A stopped process and why it is one to hit.
@@ -40,21 +87,18 @@ struct Prey {
 impl<'a> Hunter<'a> {
     pub(crate) fn new(
         fleet: &'a Mutex<Fleet>,
-        topology: Topology,
-        urls: &[String],
+        store: Store,
+        servers: Vec<Eyes>,
         log: Recorder,
         effects: Effects,
-    ) -> RedisResult<Hunter<'a>> {
-        // Their servers fail meanwhile; another is asked then.
-        let patience = Duration::from_millis(100);
-        let servers = urls.iter().map(|url| Admin::new(url, patience));
-        Ok(Hunter {
+    ) -> Hunter<'a> {
+        Hunter {
             fleet,
-            topology,
-            servers: servers.collect::<RedisResult<_>>()?,
+            store,
+            servers,
             log,
             effects,
-        })
+        }
     }
 
     /// Does what `step` says, and notes what came of it.
@@ -85,7 +129,7 @@ impl<'a> Hunter<'a> {
     /// still.
     fn find(&mut self, choice: u64, waits: bool) -> io::Result<Option<Prey>> {
         let mut keys = Vec::new();
-        for (index, place) in self.topology.places().into_iter().enumerate() {
+        for (index, place) in self.store.places().into_iter().enumerate() {
             keys.extend(place.keys().into_iter().map(|key| (index, key)));
         }
         for (place, key) in rotated(keys, choice) {
@@ -115,35 +159,14 @@ impl<'a> Hunter<'a> {
 
     /// A claim that holds `key`, or waits for it, and its process.
     fn seen(&mut self, place: usize, key: &str, waits: bool) -> Option<(String, u32)> {
-        let owner = if waits {
-            let members: Vec<String> = self.servers[place]
-                .ask(&["ZRANGE", &queue(key), "0", "0"])
-                .ok()?;
-            members.into_iter().next()?
-        } else {
-            let owner: Option<String> = self.servers[place].ask(&["GET", &lock(key)]).ok()?;
-            owner?
-        };
-        if owner.starts_with("kept:") {
-            // Nobody holds it.
-            return None;
-        }
+        let owner = self.servers[place].owner(key, waits)?;
         let pid = pid_of(&owner)?;
         Some((owner, pid))
     }
 
     /// Whether the claim still holds or waits; `None` if it cannot be told.
     fn still(&mut self, prey: &Prey, waits: bool) -> Option<bool> {
-        let server = &mut self.servers[prey.place];
-        if waits {
-            let score: Option<f64> = server
-                .ask(&["ZSCORE", &queue(&prey.key), &prey.owner])
-                .ok()?;
-            Some(score.is_some())
-        } else {
-            let owner: Option<String> = server.ask(&["GET", &lock(&prey.key)]).ok()?;
-            Some(owner.as_deref() == Some(prey.owner.as_str()))
-        }
+        self.servers[prey.place].still(&prey.key, &prey.owner, waits)
     }
 
     /// The effect is that the claim of the dead is still in the store.
@@ -156,7 +179,7 @@ impl<'a> Hunter<'a> {
 
     /// The effect is that the process stood still with the lock in its hand.
     fn stop_shortly(&mut self, prey: &Prey, step: &Step) -> io::Result<bool> {
-        sleep(step.length.min(LONGEST_TTL / 2));
+        sleep(step.length.min(self.store.longest_ttl() / 2));
         let still = self.still(prey, false);
         self.fleet().go_on(prey.pid, prey.since, &self.log)?;
         Ok(still == Some(true))
@@ -164,14 +187,15 @@ impl<'a> Hunter<'a> {
 
     /// The effect is that the lock has another owner, or none, while the process stands still.
     fn stop_beyond_the_lease(&mut self, prey: &Prey) -> io::Result<bool> {
-        let deadline = Instant::now() + LONGEST_TTL * 4;
+        let deadline = Instant::now() + self.store.longest_ttl() * 4;
         let mut lost = false;
         while !lost && Instant::now() < deadline {
             sleep(Duration::from_millis(5));
             lost = self.still(prey, false) == Some(false);
         }
-        // Time for the next holder to write.
-        sleep(Duration::from_millis(50));
+        // Time for the next holder to hear of its lock and write, which a slower store takes more
+        // of.
+        sleep(self.store.longest_ttl() / 10);
         self.fleet().go_on(prey.pid, prey.since, &self.log)?;
         Ok(lost)
     }

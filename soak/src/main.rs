@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! run ── plan: which faults, from the seed
-//!  ├── station: a lock server and its troubles (4 of them)        ─┐
+//!  ├── station: a Redis server and its troubles (4 or 5 of them)  ─┐
+//!  ├── cluster: or three members of etcd and theirs                │
 //!  ├── hunter: kills and stops processes that hold and wait        ├── effects: faults that were seen to take effect
 //!  ├── fleet: the processes ── worker ── turn: what callers do    ─┘
 //!  │                           └── witness: whom the store queues and serves
@@ -12,7 +13,9 @@
 //! ```
 
 mod admin;
+mod cluster;
 mod effects;
+mod etcd_admin;
 mod fleet;
 mod hunter;
 #[cfg(feature = "peers")]
@@ -36,13 +39,13 @@ use std::time::Duration;
 
 use lexopt::prelude::{Long, ValueExt};
 
-use crate::plan::{Plan, Sabotage, Topology};
+use crate::plan::{Plan, Sabotage, Store};
 use crate::recovery::Recovery;
 use crate::station::Left;
 use crate::verdict::Verdict;
 
 const USAGE: &str = "\
-Usage: lock-soak [--topology single|redlock] [--minutes M] [--seed S] [--processes P] [--tasks T]
+Usage: lock-soak [--store redis|redlock|etcd] [--minutes M] [--seed S] [--processes P] [--tasks T]
                  [--logs DIRECTORY] [--other PROGRAM]
                  [--sabotage double-grant|low-fence|overtake|leak-key|hang|short-keep|no-fence|
                              no-restart-delay]
@@ -50,14 +53,17 @@ Usage: lock-soak [--topology single|redlock] [--minutes M] [--seed S] [--process
        lock-soak recovery [KILLS]
        lock-soak peers
 
-Lets P processes with T tasks each (4 and 16, if not said) take locks for M minutes (10) while servers, network and processes
-fail: single servers, of which each suffers from something else, or five, of which a majority holds
-the locks. Each overlap of leases on those is printed with the fault that permits it. With another
-version of this program every second process is of that. The last line of the output is a JSON object
-with what was seen. Exits with 1 if a promise was broken.
+Lets P processes with T tasks each (4 and 16, if not said) take locks for M minutes (10) while
+servers, network and processes fail. The locks are on single Redis servers, of which each suffers
+from something else (redis, if not said), on five, of which a majority holds the locks (redlock, also
+by --topology redlock), or on three members of etcd, which knows no sabotage but no-fence. Each overlap
+of leases that a fault permits is printed with that fault. With another version of this program every
+second process is of that. The last line of the output is a JSON object with what was seen. Exits
+with 1 if a promise was broken.
 
-`judge` looks again at the logs of a run. `recovery` kills so many holders (200), a quarter as many waiters and a tenth as many servers, and tells how soon somebody
-has the lock again. `peers`, in a build with that feature, causes the same faults to other libraries.";
+`judge` looks again at the logs of a run. `recovery` kills so many holders (200), a quarter as many
+waiters and a tenth as many servers, and tells how soon somebody has the lock again. `peers`, in a
+build with that feature, causes the same faults to other libraries.";
 
 fn main() -> ExitCode {
     match start() {
@@ -126,9 +132,9 @@ fn recovery(kills: usize) -> Result<ExitCode, Box<dyn Error>> {
 /// The plan that the command line asks for; `None` if it asks for help.
 fn read_plan() -> Result<Option<Plan>, lexopt::Error> {
     let mut plan = Plan {
-        topology: Topology::Single,
         seed: fastrand::u64(..),
         duration: Duration::from_secs(600),
+        store: Store::default(),
         processes: 4,
         tasks: 16,
         sabotage: None,
@@ -143,9 +149,9 @@ fn read_plan() -> Result<Option<Plan>, lexopt::Error> {
                 plan.duration = Duration::try_from_secs_f64(minutes * 60.0)
                     .map_err(|_| "that is no number of minutes")?;
             }
-            Long("topology") => {
-                let known = Topology::parse(&parser.value()?.string()?);
-                plan.topology = known.ok_or("there is no topology of that name")?;
+            Long("store" | "topology") => {
+                let known = Store::parse(&parser.value()?.string()?);
+                plan.store = known.ok_or("there is no store of that name")?;
             }
             Long("seed") => plan.seed = parser.value()?.parse()?,
             Long("processes") => plan.processes = parser.value()?.parse()?,
@@ -161,13 +167,10 @@ fn read_plan() -> Result<Option<Plan>, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    let is_of_another = match plan.topology {
-        Topology::Single => plan.sabotage == Some(Sabotage::NoRestartDelay),
-        // Which serves in no order.
-        Topology::Redlock => plan.sabotage == Some(Sabotage::Overtake),
-    };
-    match is_of_another {
-        true => Err("this topology has no protection like that".into()),
-        false => Ok(Some(plan)),
+    match plan.sabotage {
+        Some(sabotage) if !plan.store.has_protection(sabotage) => {
+            Err("this store has no protection like that".into())
+        }
+        _ => Ok(Some(plan)),
     }
 }

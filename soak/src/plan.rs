@@ -9,8 +9,6 @@ use serde::{Deserialize, Serialize};
 
 /// How many locks there are on each server.
 pub(crate) const KEYS: usize = 10;
-/// The longest ttl that a lock is asked for with.
-pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(1);
 /// How long a handed-over lease lives until its first renewal.
 pub(crate) const GRACE: Duration = Duration::from_millis(400);
 /// How often a waiter asks although nothing was heard.
@@ -27,32 +25,38 @@ const MOVED_CLOCKS: u8 = 2;
 const RARER: u64 = 4;
 
 /// What holds the locks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Topology {
-    /// Single servers, of which each suffers from something else.
-    Single,
-    /// A majority of five.
+pub(crate) enum Store {
+    /// Single Redis servers, of which each suffers from something else.
+    // Older versions, which may take part in a run, know it by the other name.
+    #[default]
+    #[serde(rename = "single", alias = "redis")]
+    Redis,
+    /// A majority of five Redis servers.
     Redlock,
+    /// A cluster of etcd, of three members.
+    Etcd,
 }
 
-impl Topology {
-    pub(crate) fn parse(text: &str) -> Option<Topology> {
+impl Store {
+    pub(crate) fn parse(text: &str) -> Option<Store> {
         serde_json::from_value(text.into()).ok()
     }
 
-    /// The servers.
+    /// What fails by itself: servers, or a cluster of them.
     pub(crate) fn places(self) -> Vec<Place> {
         match self {
-            Topology::Single => Place::SINGLE.to_vec(),
-            Topology::Redlock => (0..NODES).map(Place::Node).collect(),
+            Store::Redis => vec![Place::Lossy, Place::Durable, Place::Clock, Place::Network],
+            Store::Redlock => (0..NODES).map(Place::Node).collect(),
+            Store::Etcd => vec![Place::Cluster],
         }
     }
 
-    /// By one server of each store the locks of the store are named.
-    pub(crate) fn stores(self) -> Vec<Place> {
+    /// A place for each lock runtime of a process, after which its locks are named.
+    pub(crate) fn lock_places(self) -> Vec<Place> {
         let mut places = self.places();
-        if self == Topology::Redlock {
+        if self == Store::Redlock {
             places.truncate(1);
         }
         places
@@ -60,16 +64,49 @@ impl Topology {
 
     /// The names of all locks.
     pub(crate) fn keys(self) -> Vec<String> {
-        self.stores().into_iter().flat_map(Place::keys).collect()
+        let places = self.lock_places();
+        places.into_iter().flat_map(Place::keys).collect()
+    }
+
+    /// The longest ttl that a lock is asked for with.
+    pub(crate) fn longest_ttl(self) -> Duration {
+        match self {
+            Store::Redis | Store::Redlock => Duration::from_secs(1),
+            // Longer than an election.
+            Store::Etcd => Duration::from_secs(3),
+        }
+    }
+
+    /// How long the answer to a command may take.
+    pub(crate) fn command_timeout(self) -> Duration {
+        match self {
+            Store::Redis | Store::Redlock => Duration::from_millis(400),
+            Store::Etcd => Duration::from_secs(1),
+        }
+    }
+
+    /// Whether a release can keep a key taken for a while.
+    pub(crate) fn keeps(self) -> bool {
+        self == Store::Redis
+    }
+
+    /// Whether there is what `sabotage` removes.
+    pub(crate) fn has_protection(self, sabotage: Sabotage) -> bool {
+        match self {
+            Store::Redis => sabotage != Sabotage::NoRestartDelay,
+            // Which serves in no order.
+            Store::Redlock => ![Sabotage::Overtake, Sabotage::ShortKeep].contains(&sabotage),
+            Store::Etcd => sabotage == Sabotage::NoFence,
+        }
     }
 }
 
 /// What a run is asked to do.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    pub(crate) topology: Topology,
     pub(crate) seed: u64,
     pub(crate) duration: Duration,
+    pub(crate) store: Store,
     pub(crate) processes: usize,
     pub(crate) tasks: usize,
     pub(crate) sabotage: Option<Sabotage>,
@@ -122,11 +159,12 @@ pub(crate) enum Place {
     Network,
     /// Is one of several of which a majority holds the locks.
     Node(u8),
+    /// Is etcd, of which members die, stand still and are cut off, and in which operators
+    /// intervene.
+    Cluster,
 }
 
 impl Place {
-    const SINGLE: [Place; 4] = [Place::Lossy, Place::Durable, Place::Clock, Place::Network];
-
     /// Whether its clock is moved.
     pub(crate) fn has_clock(self) -> bool {
         match self {
@@ -210,6 +248,19 @@ impl Place {
                 Kind::ReplyDelayed,
                 Kind::HandOverLost,
             ],
+            Place::Cluster => &[
+                Kind::LeaderKilled,
+                Kind::MemberKilled,
+                Kind::LeaderStopped,
+                Kind::MemberStopped,
+                Kind::LeaderCutOff,
+                Kind::MemberCutOff,
+                Kind::ClientsCut,
+                Kind::ClientsHeld,
+                Kind::HeldKeyDeleted,
+                Kind::LeaseRevoked,
+                Kind::Compacted,
+            ],
         }
     }
 }
@@ -244,6 +295,16 @@ pub(crate) enum Kind {
     RequestRepeated,
     HandOverLost,
     Partition,
+    LeaderKilled,
+    MemberKilled,
+    LeaderStopped,
+    MemberStopped,
+    LeaderCutOff,
+    MemberCutOff,
+    ClientsCut,
+    ClientsHeld,
+    LeaseRevoked,
+    Compacted,
 
     AcquireCancelled,
     BodyDropped,
@@ -269,6 +330,14 @@ impl Kind {
                 | Kind::RequestRepeated
                 | Kind::HandOverLost
                 | Kind::Partition
+                | Kind::LeaderKilled
+                | Kind::MemberKilled
+                | Kind::LeaderStopped
+                | Kind::MemberStopped
+                | Kind::LeaderCutOff
+                | Kind::MemberCutOff
+                | Kind::ClientsCut
+                | Kind::ClientsHeld
         )
     }
 
@@ -300,6 +369,7 @@ impl Target {
             Target::Server(Place::Network) => 3,
             Target::Processes => 4,
             Target::Server(Place::Node(node)) => 5 + u64::from(node),
+            Target::Server(Place::Cluster) => 5 + u64::from(NODES),
         }
     }
 
@@ -376,7 +446,7 @@ mod tests {
     use super::*;
 
     fn all() -> impl Iterator<Item = Target> {
-        let places = [Topology::Single, Topology::Redlock].map(Topology::places);
+        let places = [Store::Redis, Store::Redlock, Store::Etcd].map(Store::places);
         let servers = places.concat().into_iter().map(Target::Server);
         servers.chain([Target::Processes])
     }
@@ -412,7 +482,27 @@ mod tests {
         );
         assert_eq!(Sabotage::parse("double-grant"), Some(Sabotage::DoubleGrant));
         assert_eq!(Place::Lossy.key(3), "lossy:3");
-        assert_eq!(Topology::parse("redlock"), Some(Topology::Redlock));
-        assert_eq!(Topology::Redlock.keys().len(), KEYS);
+        assert_eq!(Store::parse("redis"), Some(Store::Redis));
+        assert_eq!(Store::parse("single"), Some(Store::Redis));
+        assert_eq!(Store::parse("redlock"), Some(Store::Redlock));
+        assert_eq!(Store::parse("etcd"), Some(Store::Etcd));
+        assert_eq!(Store::Redlock.keys().len(), KEYS);
+        assert_eq!(Store::Etcd.keys()[3], "cluster:3");
+    }
+
+    #[test]
+    fn an_older_version_is_told_the_store_by_the_name_that_it_knows() {
+        let names = [Store::Redis, Store::Redlock].map(serde_json::to_value);
+        assert_eq!(names.map(Result::unwrap), ["single", "redlock"]);
+    }
+
+    #[test]
+    fn each_store_has_the_fence() {
+        for store in [Store::Redis, Store::Redlock, Store::Etcd] {
+            assert!(store.has_protection(Sabotage::NoFence), "{store:?}");
+        }
+        assert!(!Store::Redis.has_protection(Sabotage::NoRestartDelay));
+        assert!(!Store::Redlock.has_protection(Sabotage::Overtake));
+        assert!(!Store::Etcd.has_protection(Sabotage::DoubleGrant));
     }
 }

@@ -11,9 +11,11 @@ use lock_tests::checker::{Event, Recorder, What, now};
 use lock_tests::server::Server;
 
 use crate::admin::Admin;
+use crate::cluster::Etcd;
 use crate::effects::Effects;
+use crate::etcd_admin::EtcdAdmin;
 use crate::fleet::Fleet;
-use crate::hunter::Hunter;
+use crate::hunter::{Eyes, Hunter};
 use crate::plan::{Place, Plan, Schedule, Step, Target};
 use crate::resource::counter;
 use crate::station::{Left, Station};
@@ -42,37 +44,30 @@ pub(crate) fn run(plan: &Plan) -> Fallible<(Verdict, PathBuf)> {
     println!("seed {}, logs in {}", plan.seed, logs.display());
 
     let resource = Server::start();
-    for key in plan.topology.keys() {
+    for key in plan.store.keys() {
         resource.forgive(&counter(&key));
         resource.forgive(&format!("{}:fence", counter(&key)));
     }
     let mut stations = Vec::new();
-    for place in plan.topology.places() {
-        let name = match place {
-            Place::Node(node) => format!("server-{node}"),
-            _ => format!("server-{place:?}").to_lowercase(),
-        };
-        stations.push(Station::start(
-            place,
-            log(&logs, &name)?,
-            Effects::open(&logs, &name)?,
-        )?);
+    for place in plan.store.places() {
+        stations.push(Troubled::start(place, &logs)?);
     }
     let mut counters = Admin::new(&resource.url(), Duration::from_secs(10))?;
-    let urls: Vec<String> = stations.iter().map(Station::direct_url).collect();
+    let eyes = stations.iter().map(Troubled::eyes);
+    let eyes = eyes.collect::<Fallible<Vec<Eyes>>>()?;
     let orders = Orders {
         number: NOBODY,
-        topology: plan.topology,
         seed: plan.seed,
         tasks: plan.tasks,
         logs: logs.clone(),
         resource: resource.url(),
-        servers: stations.iter().map(|s| (s.url(), s.direct_url())).collect(),
+        store: plan.store,
+        servers: stations.iter().map(Troubled::urls).collect(),
         sabotage: plan.sabotage,
     };
     let fleet = Mutex::new(Fleet::start(orders, plan.processes, plan.other.clone())?);
 
-    let calm_since = trouble(plan, &logs, &mut stations, &fleet, &urls, &mut counters)?;
+    let calm_since = trouble(plan, &logs, &mut stations, &fleet, eyes, &mut counters)?;
     thread::sleep(CALM);
     let fleet = fleet.into_inner().unwrap_or_else(PoisonError::into_inner);
     let problems = fleet.end()?;
@@ -83,7 +78,7 @@ pub(crate) fn run(plan: &Plan) -> Fallible<(Verdict, PathBuf)> {
     }
     let end = log(&logs, "end")?;
     end.append(&left.event())?;
-    for key in plan.topology.keys() {
+    for key in plan.store.keys() {
         let value: Option<u64> = counters.ask(&["GET", &counter(&key)])?;
         let value = value.unwrap_or(0);
         end.append(&event(&key, What::Counter { value }))?;
@@ -99,18 +94,18 @@ pub(crate) fn run(plan: &Plan) -> Fallible<(Verdict, PathBuf)> {
 fn trouble(
     plan: &Plan,
     logs: &Path,
-    stations: &mut [Station],
+    stations: &mut [Troubled],
     fleet: &Mutex<Fleet>,
-    urls: &[String],
+    eyes: Vec<Eyes>,
     counters: &mut Admin,
 ) -> Fallible<u64> {
     let over = AtomicBool::new(false);
     let log_of_hunter = log(logs, "hunter")?;
     let effects = Effects::open(logs, "hunter")?;
-    let mut hunter = Hunter::new(fleet, plan.topology, urls, log_of_hunter, effects)?;
+    let mut hunter = Hunter::new(fleet, plan.store, eyes, log_of_hunter, effects);
     thread::scope(|scope| {
         let mut troubles = Vec::new();
-        for (place, station) in plan.topology.places().into_iter().zip(stations) {
+        for (place, station) in plan.store.places().into_iter().zip(stations) {
             let schedule = Schedule::new(plan.seed, Target::Server(place));
             let over = &over;
             troubles
@@ -132,6 +127,60 @@ fn trouble(
         outcome?;
         Ok(now())
     })
+}
+
+/// A server, or a cluster of them, with its troubles.
+enum Troubled {
+    Redis(Box<Station>),
+    Etcd(Box<Etcd>),
+}
+
+impl Troubled {
+    fn start(place: Place, logs: &Path) -> Fallible<Troubled> {
+        let name = match place {
+            Place::Node(node) => format!("server-{node}"),
+            _ => format!("server-{place:?}").to_lowercase(),
+        };
+        let (log, effects) = (log(logs, &name)?, Effects::open(logs, &name)?);
+        Ok(match place {
+            Place::Cluster => Troubled::Etcd(Box::new(Etcd::start(log, effects))),
+            place => Troubled::Redis(Box::new(Station::start(place, log, effects)?)),
+        })
+    }
+
+    /// How to connect, and how without a network between.
+    fn urls(&self) -> (String, String) {
+        match self {
+            Troubled::Redis(station) => (station.url(), station.direct_url()),
+            Troubled::Etcd(etcd) => (etcd.url(), etcd.url()),
+        }
+    }
+
+    /// What looks at it for the hunter. The servers fail meanwhile; another is asked then.
+    fn eyes(&self) -> Fallible<Eyes> {
+        let patience = Duration::from_millis(100);
+        Ok(match self {
+            Troubled::Redis(station) => {
+                let admin = Admin::new(&station.direct_url(), patience)?;
+                Eyes::Redis(Box::new(admin))
+            }
+            Troubled::Etcd(etcd) => Eyes::Etcd(EtcdAdmin::new(etcd.ports(), patience)),
+        })
+    }
+
+    fn suffer(&mut self, step: &Step) -> io::Result<()> {
+        match self {
+            Troubled::Redis(station) => station.suffer(step),
+            Troubled::Etcd(etcd) => etcd.suffer(step),
+        }
+    }
+
+    fn leftovers(&mut self) -> Fallible<Left> {
+        Ok(match self {
+            Troubled::Redis(station) => station.leftovers()?,
+            Troubled::Etcd(etcd) => etcd.leftovers()?,
+        })
+    }
 }
 
 fn until_over(
@@ -165,7 +214,7 @@ fn watch(
         }
         told = Instant::now();
         let mut writes = 0;
-        for key in plan.topology.keys() {
+        for key in plan.store.keys() {
             let count: Option<u64> = counters.ask(&["GET", &counter(&key)])?;
             writes += count.unwrap_or(0);
         }

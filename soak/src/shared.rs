@@ -7,15 +7,16 @@ use lock_runtime::LockRuntime;
 use lock_tests::checker::{Nanos, Recorder, What};
 
 use crate::effects::Effects;
-use crate::plan::Topology;
+use crate::plan::Store;
 use crate::resource::Resource;
 
 /// What the tasks of a process share.
 pub(crate) struct Worker {
     pub(crate) number: u32,
-    pub(crate) topology: Topology,
     pub(crate) log: Arc<Recorder>,
     pub(crate) effects: Effects,
+    pub(crate) store: Store,
+    /// In the order of [`Store::lock_places`].
     pub(crate) locks: Vec<LockRuntime>,
     pub(crate) resource: Resource,
     pub(crate) stopping: AtomicBool,

@@ -386,18 +386,22 @@ impl Station {
 pub(crate) struct Left {
     pub(crate) keys: Vec<(String, Option<u64>)>,
     pub(crate) queued: u64,
+    /// On etcd: watchers.
     pub(crate) subscriptions: u64,
+    /// Of etcd.
+    pub(crate) leases: u64,
 }
 
 impl Left {
-    fn is_nothing(&self) -> bool {
-        self.keys.is_empty() && self.queued == 0 && self.subscriptions == 0
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.keys.is_empty() && self.queued == 0 && self.subscriptions == 0 && self.leases == 0
     }
 
     pub(crate) fn add(&mut self, other: Left) {
         self.keys.extend(other.keys);
         self.queued += other.queued;
         self.subscriptions += other.subscriptions;
+        self.leases += other.leases;
     }
 
     /// As an event of a log, for the key of all.

@@ -13,7 +13,7 @@ use lock_runtime::{
 use lock_tests::checker::{Nanos, Outcome, What, now};
 use tokio::time::{sleep, timeout};
 
-use crate::plan::{KEYS, Kind, LONGEST_TTL};
+use crate::plan::{KEYS, Kind};
 use crate::shared::Worker;
 
 pub(crate) use self::shapes::Shape;
@@ -54,10 +54,11 @@ impl Turn {
 
     /// A turn with this lock.
     pub(crate) fn with(worker: &Arc<Worker>, place: usize, number: usize, rng: &mut Rng) -> Turn {
+        let longest = worker.store.longest_ttl();
         let ttl = if rng.u8(..5) == 0 {
-            ms(600)
+            longest * 3 / 5
         } else {
-            LONGEST_TTL
+            longest
         };
         let hold = match rng.u32(..1_000) {
             0..800 => ms(rng.u64(..4)),
@@ -69,7 +70,7 @@ impl Turn {
         Turn {
             worker: worker.clone(),
             place,
-            key: worker.topology.stores()[place].key(number),
+            key: worker.store.lock_places()[place].key(number),
             claim: worker.name_claim(),
             ttl,
             wait: ms(rng.u64(200..3_000)),
@@ -97,7 +98,7 @@ impl Turn {
     /// Takes the lock however long it is in other hands, as nobody fails to when nothing fails any
     /// more.
     pub(crate) async fn insist(mut self) {
-        self.wait = Duration::from_secs(10);
+        self.wait = Duration::from_secs(10).max(self.worker.store.longest_ttl() * 10);
         self.hold = Duration::ZERO;
         self.with_a_guard().await;
     }

@@ -54,6 +54,7 @@ pub(crate) struct Figures {
     leaked_keys: usize,
     leaked_queue_entries: u64,
     leaked_subscriptions: u64,
+    leaked_leases: u64,
     leaked_fds: u64,
     leaked_tasks: u64,
 }
@@ -90,6 +91,9 @@ impl Verdict {
         problems.extend(dead_keys(&events, calm_since));
         for (key, ttl) in &left.keys {
             problems.push(format!("the key {key} is still there, for {ttl:?} ms"));
+        }
+        if left.leases > 0 {
+            problems.push(format!("{} leases are still there", left.leases));
         }
         if report.acquisitions == 0 {
             problems.push("nothing was ever acquired".to_owned());
@@ -164,6 +168,7 @@ fn figures(
         leaked_keys: left.keys.len(),
         leaked_queue_entries: left.queued,
         leaked_subscriptions: left.subscriptions,
+        leaked_leases: left.leases,
         ..Figures::default()
     };
     for event in events {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
+use lock_runtime::etcd::{EtcdBackend, EtcdSettings};
 use lock_runtime::redis::deadpool_redis::Config;
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_runtime::redlock::{RedlockBackend, RedlockSettings};
@@ -21,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::effects::Effects;
-use crate::plan::{GRACE, HEARTBEAT, KEYS, LONGEST_TTL, Sabotage, Topology};
+use crate::plan::{GRACE, HEARTBEAT, KEYS, Sabotage, Store};
 use crate::resource::Resource;
 use crate::sabotage::Saboteur;
 use crate::shared::Worker;
@@ -30,8 +31,6 @@ use crate::witness::Witness;
 
 /// What runs for each server while nothing goes on: its lane, and the driver of its connection.
 const IDLE_TASKS: usize = 2;
-/// How long the answer to a command may take.
-const COMMAND_TIMEOUT: Duration = Duration::from_millis(400);
 /// By when everything has come to rest.
 const REST: Duration = Duration::from_secs(10);
 
@@ -40,14 +39,16 @@ const REST: Duration = Duration::from_secs(10);
 pub(crate) struct Orders {
     /// Which process of the run.
     pub(crate) number: u32,
-    pub(crate) topology: Topology,
     pub(crate) seed: u64,
     pub(crate) tasks: usize,
     pub(crate) logs: PathBuf,
     /// Where the resource is.
     pub(crate) resource: String,
+    /// What holds the locks; older versions know it by the other name.
+    #[serde(rename = "topology", default)]
+    pub(crate) store: Store,
     /// Where the lock servers are: how to connect to them, and, for sabotage, without a network
-    /// between, in the order of [`Topology::places`].
+    /// between, in the order of [`Store::places`].
     pub(crate) servers: Vec<(String, String)>,
     pub(crate) sabotage: Option<Sabotage>,
 }
@@ -78,9 +79,9 @@ async fn run(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
     let fenced = orders.sabotage != Some(Sabotage::NoFence);
     let worker = Arc::new(Worker {
         number: orders.number,
-        topology: orders.topology,
         log,
         effects,
+        store: orders.store,
         locks,
         resource: Resource::connect(&orders.resource, fenced).await?,
         stopping: AtomicBool::new(false),
@@ -119,19 +120,20 @@ async fn connect(
     orders: &Orders,
     log: &Arc<Recorder>,
 ) -> Result<(Vec<LockRuntime>, Vec<Handle>), LockError> {
-    match orders.topology {
-        Topology::Single => connect_to_each(orders, log).await,
-        Topology::Redlock => connect_to_all(orders).await,
+    match orders.store {
+        Store::Redis => connect_to_each(orders, log).await,
+        Store::Redlock => connect_to_all(orders).await,
+        Store::Etcd => connect_to_etcd(orders, log).await,
     }
 }
 
 /// A runtime for a majority of all servers.
 async fn connect_to_all(orders: &Orders) -> Result<(Vec<LockRuntime>, Vec<Handle>), LockError> {
     let mut settings = RedlockSettings::default();
-    settings.redis.command_timeout = COMMAND_TIMEOUT;
+    settings.redis.command_timeout = orders.store.command_timeout();
     settings.restart_delay = match orders.sabotage {
         Some(Sabotage::NoRestartDelay) => Duration::ZERO,
-        _ => LONGEST_TTL,
+        _ => orders.store.longest_ttl(),
     };
     let configs = orders.servers.iter().map(|(url, _)| Config::from_url(url));
     let configs: Vec<_> = configs.collect();
@@ -145,20 +147,40 @@ async fn connect_to_all(orders: &Orders) -> Result<(Vec<LockRuntime>, Vec<Handle
         ))),
         None => LockRuntime::backend(backend),
     };
-    Ok((vec![with_settings(builder).build().await?], vec![handle]))
+    Ok((
+        vec![with_settings(orders.store, builder).build().await?],
+        vec![handle],
+    ))
 }
 
 fn direct((_, direct): &(String, String)) -> Result<redis::Client, LockError> {
     redis::Client::open(direct.as_str()).map_err(|error| LockError::Config(error.to_string()))
 }
 
-fn with_settings(builder: LockRuntimeBuilder) -> LockRuntimeBuilder {
+fn with_settings(store: Store, builder: LockRuntimeBuilder) -> LockRuntimeBuilder {
     builder
-        .default_ttl(LONGEST_TTL)
-        .command_timeout(COMMAND_TIMEOUT)
+        .default_ttl(store.longest_ttl())
+        .command_timeout(store.command_timeout())
         .grace(GRACE)
         .heartbeat(HEARTBEAT)
         .shutdown_timeout(REST)
+}
+
+/// A runtime for the cluster of etcd. Its background work is on a thread that nobody else sees.
+async fn connect_to_etcd(
+    orders: &Orders,
+    log: &Arc<Recorder>,
+) -> Result<(Vec<LockRuntime>, Vec<Handle>), LockError> {
+    let mut all = Vec::new();
+    for (url, _) in &orders.servers {
+        let members = url.trim_start_matches("etcd://").split(',');
+        let mut settings = EtcdSettings::new(members);
+        settings.command_timeout = orders.store.command_timeout();
+        let etcd = EtcdBackend::connect_lazily(settings)?;
+        let builder = LockRuntime::backend(Decorated(Witness::new(etcd, log.clone())));
+        all.push(with_settings(orders.store, builder).build().await?);
+    }
+    Ok((all, Vec::new()))
 }
 
 /// A runtime for each server.
@@ -170,7 +192,7 @@ async fn connect_to_each(
     for server in &orders.servers {
         let url = &server.0;
         let mut settings = RedisSettings::default();
-        settings.command_timeout = COMMAND_TIMEOUT;
+        settings.command_timeout = orders.store.command_timeout();
         let redis = RedisBackend::connect_lazily(Config::from_url(url), settings)?;
         executors.push(redis.handle().clone());
         let builder = match orders.sabotage {
@@ -180,7 +202,7 @@ async fn connect_to_each(
             }
             None => LockRuntime::backend(Decorated(Witness::new(redis, log.clone()))),
         };
-        all.push(with_settings(builder).build().await?);
+        all.push(with_settings(orders.store, builder).build().await?);
     }
     Ok((all, executors))
 }
@@ -263,7 +285,7 @@ fn lock_threads() -> io::Result<u64> {
     for thread in fs::read_dir("/proc/self/task")? {
         // A thread may end while it is looked at.
         let name = fs::read_to_string(thread?.path().join("comm")).unwrap_or_default();
-        count += u64::from(name.trim() == "lock-runtime");
+        count += u64::from(["lock-runtime", "lock-etcd"].contains(&name.trim()));
     }
     Ok(count)
 }

@@ -1,8 +1,7 @@
 //! The main job on Consul, as a user sees it: annotated functions against real servers, real
 //! processes and other programs.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -324,64 +323,27 @@ async fn the_shortest_session_of_consul_is_learned_from_the_server() {
 }
 
 mod c10_other_programs {
+    use lock_tests::others::Other;
+
     use super::*;
 
-    /// A program that holds a lock until it is told.
-    struct Other {
-        child: Child,
-        lines: BufReader<std::process::ChildStdout>,
-        orders: Option<ChildStdin>,
-    }
-
-    impl Other {
-        fn start(mut command: Command) -> Other {
-            let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-            let mut child = piped.spawn().unwrap();
-            let lines = BufReader::new(child.stdout.take().unwrap());
-            let orders = child.stdin.take();
-            Other {
-                child,
-                lines,
-                orders,
-            }
-        }
-
-        fn line(&mut self) -> String {
-            let mut line = String::new();
-            self.lines.read_line(&mut line).unwrap();
-            line.trim().to_owned()
-        }
-
-        /// Reads lines until this one.
-        async fn says(mut self, wanted: &'static str) -> Other {
-            let reading = spawn_blocking(move || {
-                while self.line() != wanted {}
-                self
-            });
-            tokio::time::timeout(DEADLINE, reading)
-                .await
-                .unwrap()
-                .unwrap()
-        }
-
-        /// Has it release its lock.
-        fn release(&mut self) {
-            self.orders.take().unwrap().write_all(b"\n").unwrap();
-        }
-    }
-
-    impl Drop for Other {
-        fn drop(&mut self) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
+    /// Reads lines of `other` until this one.
+    async fn says(mut other: Other, wanted: &'static str) -> Other {
+        let reading = spawn_blocking(move || {
+            while other.line_within(DEADLINE) != wanted {}
+            other
+        });
+        tokio::time::timeout(DEADLINE, reading)
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     /// A program of others holds the lock, and we wait for it; then it waits for us.
     async fn excludes_us_and_is_excluded(start: fn(&Cluster) -> Other) {
         let cluster = Cluster::start();
         let locks = runtime(&cluster).await;
-        let mut other = start(&cluster).says("held").await;
+        let mut other = says(start(&cluster), "held").await;
         assert!(is_taken(&locks, "k").await);
         let waiting = tokio::spawn(locks.lock("k").wait(DEADLINE).acquire());
         eventually("our claim waits behind it", || {
@@ -389,7 +351,7 @@ mod c10_other_programs {
         })
         .await;
         assert!(!waiting.is_finished());
-        other.release();
+        other.tell("");
         let guard = waiting.await.unwrap().unwrap();
         assert!(guard.is_held());
         drop(other);
@@ -405,7 +367,7 @@ mod c10_other_programs {
         .await;
         assert!(guard.is_held());
         guard.release().await.unwrap();
-        let _behind = behind.says("held").await;
+        let _behind = says(behind, "held").await;
         assert!(is_taken(&locks, "k").await);
     }
 

@@ -1,8 +1,7 @@
 //! The main job on etcd, as a user sees it: annotated functions against real servers, real
 //! processes and other programs.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use lock_runtime::etcd::EtcdTls;
@@ -253,49 +252,14 @@ mod e11_credentials {
 }
 
 mod e15_other_clients {
+    use lock_tests::others::{Other, go_program};
+
     use super::*;
-
-    /// A program that holds a lock until it is told.
-    struct Other {
-        child: Child,
-        lines: BufReader<std::process::ChildStdout>,
-        _stdin: Option<ChildStdin>,
-    }
-
-    impl Other {
-        fn start(mut command: Command) -> Other {
-            let mut child = command
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let lines = BufReader::new(child.stdout.take().unwrap());
-            let _stdin = child.stdin.take();
-            Other {
-                child,
-                lines,
-                _stdin,
-            }
-        }
-
-        fn line(&mut self) -> String {
-            let mut line = String::new();
-            self.lines.read_line(&mut line).unwrap();
-            line.trim().to_owned()
-        }
-    }
-
-    impl Drop for Other {
-        fn drop(&mut self) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
 
     /// Go's own mutex, by a small program that is built for the test.
     fn go_mutex(cluster: &Cluster, ttl: u32) -> Other {
         static PROGRAM: std::sync::OnceLock<std::path::PathBuf> = std::sync::OnceLock::new();
-        let program = PROGRAM.get_or_init(|| lock_tests::others::go_program("etcd-mutex"));
+        let program = PROGRAM.get_or_init(|| go_program("etcd-mutex"));
         let mut command = Command::new(program);
         command.args([&cluster.endpoints().join(","), "lock:k", &ttl.to_string()]);
         Other::start(command)
@@ -377,8 +341,7 @@ mod e15_other_clients {
         .await
         .unwrap();
         assert!(is_taken(&locks, "k").await);
-        behind._stdin.as_mut().unwrap().write_all(b"\n").unwrap();
-        assert_eq!(behind.line(), "released");
+        assert_eq!(behind.ask(""), "released");
         assert!(!is_taken(&locks, "k").await);
     }
 }

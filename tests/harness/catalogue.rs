@@ -136,7 +136,9 @@ fn tree() -> (BTreeMap<String, BTreeSet<String>>, BTreeSet<String>) {
         "lock-runtime",
         "lock-protocol",
         "lock-conformance",
+        "lock-consul",
         "lock-etcd",
+        "lock-store",
     ] {
         for (path, text) in sources(folder) {
             let mut tests = tests_of(&text);

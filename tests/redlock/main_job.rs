@@ -190,9 +190,11 @@ fn lock_url_names_the_servers() {
     }
     let few = said(format!("redlock://{}", hosts[..2].join(",")));
     assert!(few.contains("3 servers or more"), "{few}");
-    let odd = said(format!("redlock://u:secret@{}?ttl=1", hosts.join(",")));
-    assert!(
-        odd.contains("restart_delay") && !odd.contains("secret"),
-        "{odd}"
-    );
+    for (parameter, named) in [("colour=1", "restart_delay"), ("ttl=1", "`ttl`")] {
+        let odd = said(format!(
+            "redlock://u:secret@{}?{parameter}",
+            hosts.join(",")
+        ));
+        assert!(odd.contains(named) && !odd.contains("secret"), "{odd}");
+    }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use crate::faults::DEADLINE;
 
@@ -131,8 +132,24 @@ impl Other {
 
     /// Tells it `command`; what it answers.
     pub fn ask(&mut self, command: &str) -> String {
+        self.tell(command);
+        self.line()
+    }
+
+    /// Tells it `command`.
+    pub fn tell(&mut self, command: &str) {
         writeln!(self.stdin, "{command}").unwrap();
-        self.lines.recv_timeout(DEADLINE).unwrap()
+    }
+
+    /// Waits for its next line.
+    pub fn line(&mut self) -> String {
+        self.line_within(DEADLINE)
+    }
+
+    /// The same, for so long.
+    pub fn line_within(&mut self, time: Duration) -> String {
+        let line = self.lines.recv_timeout(time).unwrap();
+        line.trim().to_owned()
     }
 }
 

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Mutex;
 
 use super::*;
+use crate::plan::Store;
 
 /// A shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,13 @@ impl Shape {
         Shape::Keys,
     ];
 
+    /// Those that `store` knows.
+    fn on(store: Store) -> Vec<Shape> {
+        let mut shapes = Shape::ALL.to_vec();
+        shapes.retain(|shape| store.keeps() || !matches!(shape, Shape::MinHold | Shape::OncePer));
+        shapes
+    }
+
     /// The end of the names of its claims.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -56,7 +64,8 @@ const ANSWER: Duration = Duration::from_secs(1);
 impl Turn {
     /// A turn of a shape of chance.
     pub(super) async fn shaped(mut self) {
-        let shape = Shape::ALL[self.rng.usize(..Shape::ALL.len())];
+        let shapes = Shape::on(self.worker.store);
+        let shape = shapes[self.rng.usize(..shapes.len())];
         self.claim = named(&self.claim, shape);
         // Each is large, and seldom.
         let turn: Pin<Box<dyn Future<Output = ()> + Send>> = match shape {

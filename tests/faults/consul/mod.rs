@@ -19,7 +19,6 @@ mod c14_faults_in_turn;
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use lock_consul::{ConsulBackend, ConsulSettings};
@@ -29,11 +28,12 @@ use lock_protocol::{
 use lock_runtime::{LockGuard, LockRuntime};
 use lock_tests::alone;
 use lock_tests::consul::{Cluster, Options};
-use lock_tests::faults::eventually;
 use lock_tests::faults::pipe::Pipe;
 use lock_tests::faults::process::{Process, token};
+use lock_tests::faults::turns::{Terms, Turns};
+use lock_tests::faults::{eventually, eventually_in, ms};
 use serde_json::json;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 /// By when everything here has happened, on a machine that is busy with other things.
@@ -41,10 +41,6 @@ const DEADLINE: Duration = Duration::from_secs(90);
 
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
-}
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
 }
 
 /// A runtime that goes from agent to agent after a second.

@@ -30,7 +30,8 @@ use lock_tests::etcd::{Cluster, Options};
 use lock_tests::faults::grpc::Grpc;
 use lock_tests::faults::pipe::Pipe;
 use lock_tests::faults::process::{Process, token};
-use lock_tests::faults::{eventually, ms};
+use lock_tests::faults::turns::{Terms, Turns};
+use lock_tests::faults::{eventually, eventually_in, ms};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 

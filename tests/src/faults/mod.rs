@@ -8,6 +8,7 @@ pub mod process;
 pub mod proxy;
 pub mod resource;
 mod resp;
+pub mod turns;
 
 use std::time::Duration;
 
@@ -35,10 +36,15 @@ pub const fn ms(millis: u64) -> Duration {
 }
 
 /// Waits until `condition` holds; `what` says in a failure what did not come true.
-pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
+pub async fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    eventually_in(DEADLINE, what, condition).await;
+}
+
+/// The same, within this `time`.
+pub async fn eventually_in(time: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + time;
     while !condition() {
-        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {time:?}: {what}");
         sleep(ms(2)).await;
     }
 }

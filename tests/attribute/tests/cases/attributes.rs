@@ -13,7 +13,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 type Res<T> = Result<T, LockError>;
 
-/// Notes when spans begin.
+/// Notes when spans begin, but for those that the lock makes by itself.
 struct Spans;
 
 impl<S: tracing::Subscriber> Layer<S> for Spans {
@@ -23,7 +23,10 @@ impl<S: tracing::Subscriber> Layer<S> for Spans {
         _: &tracing::span::Id,
         _: Context<'_, S>,
     ) {
-        note(format!("span {}", attributes.metadata().name()));
+        let name = attributes.metadata().name();
+        if !name.starts_with("lock.") {
+            note(format!("span {name}"));
+        }
     }
 }
 

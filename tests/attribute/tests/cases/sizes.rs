@@ -26,14 +26,14 @@ async fn guarded(data: [u8; 1024]) -> Result<u8, LockError> {
 }
 
 #[test]
-fn a_lock_adds_at_most_110_bytes_to_a_future() {
+fn a_lock_adds_at_most_112_bytes_to_a_future() {
     let bare = size_of_val(&plain([0; 1024]));
     let locked = size_of_val(&annotated([0; 1024]));
-    assert!(locked <= bare + 110, "{} bytes instead of {}", locked, bare);
+    assert!(locked <= bare + 112, "{} bytes instead of {}", locked, bare);
     // The handle, and the way by which it comes.
     let guarded = size_of_val(&guarded([0; 1024]));
     assert!(
-        guarded <= bare + 110 + 3 * size_of::<usize>(),
+        guarded <= bare + 112 + 3 * size_of::<usize>(),
         "{} bytes instead of {}",
         guarded,
         bare

@@ -1,8 +1,8 @@
 use lock_runtime::{LockError, distributed_lock};
 
 #[distributed_lock(key = "coupon:<id>", name = "")]
-async fn claim(id: u64) -> Result<(), LockError> {
-    Ok(())
+async fn claim(id: u64) -> Result<u64, LockError> {
+    Ok(id)
 }
 
 fn main() {}

@@ -4,25 +4,30 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use lock_protocol::Executor;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 /// A tokio runtime on a thread of its own, which ends with this value.
-pub(crate) struct Thread {
+pub struct Thread {
     handle: Handle,
     /// What is dropped tells the thread to end.
     _alive: oneshot::Sender<()>,
 }
 
 impl Thread {
-    pub(crate) fn start() -> io::Result<Thread> {
+    /// Starts a thread of this name.
+    ///
+    /// # Errors
+    ///
+    /// If the system gives no thread, or tokio no runtime.
+    pub fn start(name: &str) -> io::Result<Thread> {
         let (built, handle) = mpsc::channel();
         let (alive, ended) = oneshot::channel::<()>();
         std::thread::Builder::new()
-            .name("lock-consul".to_owned())
+            .name(name.to_owned())
             .spawn(move || {
                 // It is built and dropped here, since a runtime must not be dropped where somebody
                 // awaits.
@@ -44,13 +49,18 @@ impl Thread {
         })
     }
 
-    pub(crate) fn handle(&self) -> &Handle {
+    /// The runtime.
+    pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// The thread as the place of background work.
+    pub fn executor(&self) -> Arc<dyn Executor> {
+        Arc::new(OnThread(self.handle.clone()))
     }
 }
 
-/// The thread as the place of background work.
-pub(crate) struct OnThread(pub(crate) Handle);
+struct OnThread(Handle);
 
 impl Executor for OnThread {
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
