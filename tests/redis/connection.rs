@@ -520,7 +520,7 @@ async fn a_lane_that_has_nothing_to_renew_is_left_alone() {
         ids.map(str::to_owned).collect()
     };
     // With the short way, which the first question opens.
-    eventually(|| clients().len() == 5).await;
+    eventually("it happens", || clients().len() == 5).await;
     let before = clients();
     let renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), TTL);
     for leases in [&[][..], std::slice::from_ref(&renewal)] {

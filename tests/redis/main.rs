@@ -10,5 +10,6 @@ mod conformance_shared;
 mod connection;
 mod locking;
 mod main_job;
+mod places;
 mod queueing;
 mod scripts;

@@ -14,7 +14,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connection::{Connection, Target};
 use super::fault::Fault;
-use super::link::{Batch, Link, Listening, Next, Terms};
+use super::link::{Batch, Link, Next, Terms};
+use super::listening::Listening;
 use super::wakeups::Wakeups;
 use crate::backoff::{Backoff, Retry, jittered};
 
@@ -27,8 +28,10 @@ const RECONNECT: Backoff = Backoff {
 const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 
 /// Keeps a link until the backend is closed or dropped, or the tokio runtime ends that this runs
-/// on. A link has at most one live connection: the old one is gone before the next is opened, since
-/// otherwise a message from the old one could be taken for a young one.
+/// on. It has let go of a connection before it opens the next. One of a lane has ended then; one of
+/// a short way goes on as long as a caller's future is parked that waits for an answer by it, which
+/// is why what comes by it must be told from what comes by the next
+/// ([`Listening::Anew`](super::listening::Listening::Anew)).
 pub(super) struct Keeper {
     link: Arc<Link>,
     /// What the link leads to.

@@ -22,6 +22,7 @@ use super::batch::Sharing;
 use super::call::{Call, Reply};
 use super::exchange::{Outcome, exchange};
 use super::fault::Fault;
+use super::listening::Listening;
 use super::message::{Answer, Calls, Message, Unheard};
 use crate::backend::BoxFuture;
 use crate::sync::lock;
@@ -58,38 +59,8 @@ pub(super) const SHORT: Terms = Terms {
     waits: false,
 };
 
-/// What the connections of a link listen to.
-#[derive(Clone)]
-pub(super) enum Listening {
-    /// To nothing.
-    No,
-    /// To this channel: each has ended before the next is opened.
-    Always(Arc<str>),
-    /// Each to a channel of its own: one that was given up may go on as long as somebody who waits
-    /// for an answer is parked, and what comes by it must not be taken for what comes by the next.
-    Anew(Arc<Channels>),
-}
-
-/// The names of channels.
-pub(super) struct Channels {
-    prefix: String,
-    count: AtomicU64,
-}
-
-impl Channels {
-    pub(super) fn new(prefix: String) -> Channels {
-        let count = AtomicU64::new(0);
-        Channels { prefix, count }
-    }
-
-    pub(super) fn next(&self) -> Arc<str> {
-        let number = self.count.fetch_add(1, Ordering::Relaxed);
-        format!("{}{number}", self.prefix).into()
-    }
-}
-
-/// How long a runtime that was blocked is told of hand-overs by the lane: it costs all who wait for
-/// a key the grace.
+/// For how long the lane is told of hand-overs in place of a link that heard of one too late: that
+/// costs all who wait for the key the grace.
 const DISTRUST: Duration = Duration::from_secs(60);
 
 /// A link to one server.
@@ -308,8 +279,8 @@ impl Link {
         }
     }
 
-    /// Hand-overs came too late by this link: its thread was blocked. For a while others are not to
-    /// wait for it.
+    /// A hand-over was, or may have been, heard of too late by this link, as where its thread is
+    /// blocked. For a while others are not to wait for it.
     pub(super) fn heard_late(&self) {
         let until = self.epoch.elapsed() + DISTRUST;
         let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);

@@ -24,6 +24,7 @@ mod exchange;
 mod fault;
 mod keeper;
 mod link;
+mod listening;
 mod message;
 mod node;
 mod pushes;
@@ -55,7 +56,7 @@ use self::message::{Replies, Unheard};
 use self::node::{Node, ShortWays};
 use self::pushes::Pushes;
 use self::thread::{Running, Thread};
-use self::wakeups::{Listener, Wakeups};
+use self::wakeups::{Known, Listener, Place, Wakeups};
 use crate::error::LockError;
 use crate::executor::OnTokio;
 /// The pool that a [`RedisBackend`] is configured by, and the Redis client below it.
@@ -183,12 +184,13 @@ impl RedisBackend {
     }
 
     /// Takes in that the claim may be queued: news of it may come before the answer, by another
-    /// connection. Whether it was not known to be, and who listens: for one that is new, this.
-    fn asks(&self, claim: &Claim, new: impl FnOnce() -> Listener) -> (bool, Listener) {
+    /// connection. What was known of it, and by whom it is told: one that is new by `new`.
+    fn asks(&self, claim: &Claim, new: impl FnOnce() -> Listener) -> (Known, Place) {
+        let lane = || self.node.lane_listener(&claim.key);
         match claim.queue {
-            true => self.wakeups.queued(&claim.owner, &claim.key, new),
+            true => self.wakeups.asks(claim, new, lane),
             // It names no channel.
-            false => (false, self.node.lane_listener(&claim.key)),
+            false => (Known::Same, Place::first(lane())),
         }
     }
 
@@ -229,8 +231,8 @@ impl Backend for RedisBackend {
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        let (is_new, listener) = self.asks(claim, || self.node.listener(&claim.key));
-        let call = scripts::acquire(claim, &listener.channel);
+        let (known, place) = self.asks(claim, || self.node.listener(&claim.key));
+        let call = scripts::acquire(claim, place.named());
         let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Skip);
         let answer = decode(asked.await, &claim.key, |reply| {
             scripts::acquired(reply, claim)
@@ -238,16 +240,22 @@ impl Backend for RedisBackend {
         match answer {
             Ok(answer) => {
                 self.heard(claim, &answer);
-                if !is_new && claim.queue && matches!(answer, Acquired::Granted(_)) {
-                    // It was asked for, since nobody told of it.
-                    let link = listener.link();
-                    link.inspect(|link| link.heard_late());
+                if let Known::Moved { is_told } = known
+                    && let Some(earlier) = &place.earlier
+                {
+                    match answer {
+                        // The grace had passed when it was told.
+                        Acquired::Queued(_) if is_told => earlier.was_late(),
+                        // Nobody told of its turn, unless that came just now by itself.
+                        Acquired::Granted(_) if !is_told => earlier.was_late(),
+                        _ => {}
+                    }
                 }
                 Ok(answer)
             }
             Err(fault) => {
                 // Else it is asked again, by the same place in the queue, or withdrawn.
-                if is_new && matches!(fault, Fault::Overtaken(_)) {
+                if known == Known::Nothing && matches!(fault, Fault::Overtaken(_)) {
                     self.wakeups.left(claim.owner.as_str());
                 }
                 Err(self.error(fault))
@@ -299,16 +307,18 @@ impl Backend for RedisBackend {
         let next = next.as_ref().filter(|_| release.keep.is_none());
         // Those for whom the next claim is may be on any tokio runtime.
         let next_asks = |next| self.asks(next, || self.node.lane_listener(key));
-        let (is_new, listener) = next.map(next_asks).unzip();
-        let channel = listener.as_ref().map_or("", |listener| &listener.channel);
+        let (known, place) = next.map(next_asks).unzip();
         let call = match release.keep {
             Some(rest) => scripts::keep(key, owner, rest),
-            None => scripts::release(key, owner, next, channel),
+            None => scripts::release(key, owner, next.zip(place.as_ref().map(Place::named))),
         };
         let asked = self.node.ask(key, release.number, call, Unheard::Run);
         let answer = decode(asked.await, key, |reply| scripts::released(reply, next));
-        if let (Some(true), Err(Fault::Overtaken(_)) | Ok(Released::NotHeld), Some(next)) =
-            (is_new, &answer, next)
+        if let (
+            Some(Known::Nothing),
+            Err(Fault::Overtaken(_)) | Ok(Released::NotHeld),
+            Some(next),
+        ) = (known, &answer, next)
         {
             self.wakeups.left(next.owner.as_str());
         }
@@ -320,14 +330,14 @@ impl Backend for RedisBackend {
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        let listener = self.wakeups.left(claim.owner.as_str());
-        let listener = listener.unwrap_or_else(|| self.node.lane_listener(&claim.key));
-        let call = scripts::abandon(claim, &listener.channel);
+        let place = self.wakeups.leaves(claim);
+        let place = place.unwrap_or_else(|| Place::first(self.node.lane_listener(&claim.key)));
+        let call = scripts::abandon(claim, place.named());
         let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Run);
-        let reply = asked.await;
-        // Once more: an acquire that went ahead may have been answered since.
+        decode(asked.await, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))?;
+        // If there is no answer, it is withdrawn once more, from the same place.
         self.wakeups.left(claim.owner.as_str());
-        decode(reply, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))
+        Ok(())
     }
 
     async fn acquire_all(&self, claims: &[Claim]) -> Result<Option<Vec<Grant>>, BackendError> {

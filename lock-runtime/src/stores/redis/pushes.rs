@@ -2,10 +2,9 @@
 //! commands.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use deadpool_redis::redis::{PushInfo, PushKind, Value};
-use tokio::time::Instant;
+use lock_protocol::Instant;
 
 use super::link::Link;
 use super::message::Unheard;
@@ -14,6 +13,9 @@ use super::scripts::{self, HandOver};
 use super::wakeups::Wakeups;
 use crate::clock::to_seam;
 use crate::sync::lock;
+
+/// Before everything.
+const AGES_AGO: Instant = Instant::from_nanos(0);
 
 /// Sorts what comes to the claims that wait for it.
 ///
@@ -64,15 +66,19 @@ impl Pushes {
             return;
         };
         match self.listener(channel) {
-            Some((link, since)) => self.hand_over(&link, since, &hand_over),
+            Some((link, since)) => self.hand_over(&link, to_seam(since), &hand_over),
             // By a connection that was given up: it may be of any age.
-            None => self.wakeups.look_after(&hand_over.owner, Duration::ZERO),
+            None => {
+                if let Some(lane) = self.lanes().first() {
+                    self.hand_over(lane, AGES_AGO, &hand_over);
+                }
+            }
         }
     }
 
     /// Who listens to `channel` by the present connection, and an instant before all that was
     /// published there and not read yet.
-    fn listener(&self, channel: &[u8]) -> Option<(Arc<Link>, Instant)> {
+    fn listener(&self, channel: &[u8]) -> Option<(Arc<Link>, tokio::time::Instant)> {
         let listens = |link: &Arc<Link>| {
             // When the message itself was sent nobody knows; it may have lain in a buffer of a
             // stopped process for any time. It came behind the answer to the last command that was
@@ -90,13 +96,11 @@ impl Pushes {
         })
     }
 
+    /// Takes in what was published after `since`; gives it back by `link` if nobody wants it.
     fn hand_over(&self, link: &Link, since: Instant, hand_over: &HandOver) {
         let HandOver { owner, key, grant } = hand_over;
-        if since.elapsed() >= grant.valid_for {
-            link.heard_late();
-        }
         // If it is in vain, nobody will use it, or release it.
-        if self.wakeups.is_in_vain(key, owner, *grant, to_seam(since)) {
+        if self.wakeups.is_in_vain(key, owner, *grant, since) {
             let call = scripts::give_back(key, owner);
             // If the link has ended, the grace ends the lease.
             let _ = link.send(vec![call], Unheard::Run);

@@ -126,8 +126,8 @@ impl RedisBackend {
         claim: &Claim,
         terms: Terms,
     ) -> Result<Vote, BackendError> {
-        let (_, listener) = self.asks(claim, || self.node.lane_listener(&claim.key));
-        let call = voting::vote(claim, &listener.channel, terms);
+        let (_, place) = self.asks(claim, || self.node.lane_listener(&claim.key));
+        let call = voting::vote(claim, &place.listener.channel, terms);
         let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Skip);
         let answer = decode(asked.await, &claim.key, voting::voted);
         let is_queued = matches!(&answer, Ok(Vote::Refused { queued: true, .. }));

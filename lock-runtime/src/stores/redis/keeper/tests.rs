@@ -265,7 +265,7 @@ async fn calls_leave_in_the_order_of_their_first_polls() {
 fn ask_in_company(link: &Arc<Link>, lock: usize) -> JoinHandle<Result<Reply, Fault>> {
     let key = LockKey::new("lock:", &lock.to_string()).unwrap();
     let owner = OwnerToken::unique("owner");
-    ask(link, scripts::release(&key, &owner, None, "channel"))
+    ask(link, scripts::release(&key, &owner, None))
 }
 
 #[tokio::test(start_paused = true)]
