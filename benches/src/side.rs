@@ -1,12 +1,12 @@
 //! The sides of a comparison: ours, and what else one would use.
 
-use std::error::Error;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_redis::{Config, Pool, Runtime};
+use lock_peers::{Peer, Terms};
 use lock_runtime::backend::{
     Acquired, Backend, Claim, Executor, Grant, LockKey, OwnerToken, Release, Released,
 };
@@ -15,13 +15,10 @@ use lock_runtime::{LockGuard, LockRuntime, LockRuntimeBuilder};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
 use redis::{Cmd, IntoConnectionInfo, Script, cmd};
-use rlock::async_lock::{RLock, RLockGuard};
-use rlock::{AcquireOptions, RenewalMode};
-use rslock::LockManager;
 use serde::{Deserialize, Serialize};
 
 /// Whatever goes wrong ends the run.
-pub type Failure = Box<dyn Error + Send + Sync>;
+pub use lock_peers::Failure;
 
 /// The ttl of every lock, on every side: our default.
 pub const TTL: Duration = Duration::from_secs(30);
@@ -125,26 +122,20 @@ impl Side {
                 let commands = Commands::load(&mut pool.get().await?).await?;
                 Client::Pool(pool, Arc::new(commands))
             }
-            Side::Rslock => {
-                let mut manager = LockManager::new(vec![url]);
-                manager.set_retry(u32::MAX, RSLOCK_DELAY);
-                Client::Rslock(manager)
-            }
-            Side::Rlock => {
-                let options = AcquireOptions::builder()
-                    .ttl(TTL)
-                    .retry_interval(POLL)
-                    .lock_timeout(None)
-                    .renewal_mode(RenewalMode::Auto)
-                    .build()?;
-                Client::Rlock(RLock::new(url).await?, options)
-            }
+            Side::Rslock => peer(Peer::Rslock, url).await?,
+            Side::Rlock => peer(Peer::Rlock, url).await?,
             Side::None => Client::None,
             Side::Rueidislock | Side::Mutex | Side::Publish | Side::Ring | Side::HandOver => {
                 return Err("no client of this process".into());
             }
         })
     }
+}
+
+/// A competitor that waits for as long as it takes.
+async fn peer(peer: Peer, url: &str) -> Result<Client, Failure> {
+    let client = peer.connect(url, Some(RSLOCK_DELAY)).await?;
+    Ok(Client::Peer(client, Terms::new(TTL, None, Some(POLL))?))
 }
 
 /// Our runtime as it comes.
@@ -187,8 +178,7 @@ pub enum Client {
     Backend(Arc<RedisBackend>),
     Raw(MultiplexedConnection, Arc<Commands>),
     Pool(Pool, Arc<Commands>),
-    Rslock(LockManager),
-    Rlock(RLock, AcquireOptions),
+    Peer(lock_peers::Client, Terms),
     None,
 }
 
@@ -198,8 +188,7 @@ pub enum Held {
     Backend(Arc<RedisBackend>, Claim, Grant),
     Raw(MultiplexedConnection, Cmd),
     Pool(Pool, Cmd),
-    Rslock(rslock::LockGuard),
-    Rlock(RLockGuard),
+    Peer(lock_peers::Guard),
     None,
 }
 
@@ -238,12 +227,7 @@ impl Client {
                 }
                 Held::Pool(pool.clone(), give)
             }
-            Client::Rslock(manager) => Held::Rslock(manager.acquire(key, TTL).await?),
-            Client::Rlock(locks, options) => Held::Rlock(
-                locks
-                    .acquire_mutex_with_options(key, options.clone())
-                    .await?,
-            ),
+            Client::Peer(client, terms) => Held::Peer(client.acquire(key, terms).await?),
             Client::None => Held::None,
         })
     }
@@ -261,7 +245,7 @@ impl Client {
         match self {
             Client::Ours(locks, _) => locks.shutdown().await?,
             Client::Backend(backend) => backend.close().await,
-            Client::Rlock(locks, _) => locks.shutdown().await,
+            Client::Peer(client, _) => client.close().await,
             _ => {}
         }
         Ok(())
@@ -294,8 +278,7 @@ impl Held {
                 let deleted: u32 = give.query_async(&mut pool.get().await?).await?;
                 released(deleted == 1)?;
             }
-            Held::Rslock(guard) => guard.release().await,
-            Held::Rlock(mut guard) => guard.release().await?,
+            Held::Peer(guard) => guard.release().await?,
             Held::None => tokio::task::yield_now().await,
         }
         Ok(())

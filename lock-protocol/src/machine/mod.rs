@@ -109,6 +109,9 @@
 //!   what is left of it.
 //! - If it ends its hold before, also after its `max_hold`, the lease is not passed on, and release
 //!   is asked with the rest, and without a next claim: whoever is in line is asked for after it.
+//! - If the store refuses that release, the key stays taken for as long as the lease lives. A claim
+//!   in doubt is then withdrawn when the minimum is over, and not earlier, also if a late answer
+//!   says that it was granted.
 
 mod event;
 mod exchange;
@@ -256,15 +259,18 @@ impl Key {
 
     /// Whether the machine can be dropped: nobody holds, waits or asks.
     pub fn is_gone(&self) -> bool {
-        self.is_quiet() && self.leases.is_empty()
+        self.is_quiet() && self.leases.is_empty() && self.withdrawals.is_empty()
     }
 
     /// Whether nobody waits or asks, and no lease is held: all there may be are holders who have
-    /// not noticed that they lost their lease.
+    /// not noticed that they lost their lease, and, in a shutdown, keys that are to stay taken.
     pub fn is_quiet(&self) -> bool {
         self.line.is_empty()
             && self.pursuit.is_none()
-            && self.withdrawals.is_empty()
+            && self
+                .withdrawals
+                .iter()
+                .all(|it| self.is_closing && it.stage.is_kept())
             && !self.leases.iter().any(Lease::occupies)
     }
 
@@ -353,7 +359,7 @@ impl Key {
     fn ending_attention_at(&self, ending: &Ending, rules: &Rules) -> Option<Instant> {
         match ending {
             Ending::Asking(exchange) => self.is_waited_for().then(|| exchange.attention_at(rules)),
-            Ending::Pausing(at) => Some(*at),
+            Ending::Pausing(at) | Ending::Kept(at) => Some(*at),
         }
     }
 }

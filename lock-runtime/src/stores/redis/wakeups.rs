@@ -5,7 +5,7 @@ use std::mem::replace;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use lock_protocol::{Claim, Grant, Instant, LockKey, News, Note, OwnerToken};
+use lock_protocol::{Card, Claim, Grant, Instant, LockKey, News, Note, OwnerToken};
 use rustc_hash::FxHashMap;
 
 use super::link::Link;
@@ -220,6 +220,11 @@ impl Wakeups {
     /// Tells what was noticed of a connection.
     pub(super) fn note(&self, note: &Note) {
         self.sinks.note(note);
+    }
+
+    /// What those who are told say of themselves.
+    pub(super) fn cards(&self) -> Vec<Card> {
+        self.sinks.cards()
     }
 
     fn queued(&self) -> MutexGuard<'_, Queued> {
