@@ -13,7 +13,7 @@ use lock_runtime::redis::deadpool_redis::redis::RedisError;
 use lock_runtime::redis::deadpool_redis::{Config, PoolConfig};
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_tests::causes;
-use lock_tests::faults::{SLACK, eventually, is_withdrawal, listeners};
+use lock_tests::faults::{eventually, is_withdrawal, listeners};
 use lock_tests::redis_store::connect;
 use lock_tests::server::{Options, Server};
 use tokio::time::{Instant, sleep, timeout};
