@@ -106,10 +106,9 @@ impl Line {
 
     /// Takes out those who want to keep the lease by these terms.
     pub(super) fn take_alike(&mut self, terms: &Terms) -> VecDeque<Waiter> {
-        let (alike, staying) = core::mem::take(&mut self.0)
-            .into_iter()
-            .partition(|waiter| waiter.terms == *terms);
-        self.0 = staying;
+        let all = self.take_all().into_iter();
+        let (alike, staying) = all.partition(|waiter| waiter.terms == *terms);
+        self.put(staying);
         alike
     }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
 
 use lock_protocol::machine::{self, Action, Holding, LeaseId, Outcome, WaiterId};
 use lock_protocol::{FencingToken, Instant, LockKey, Process};
@@ -57,7 +56,7 @@ impl Entry {
 
     /// What the lock is called, and for how long it has been held, by each who holds it.
     #[cfg(feature = "metrics")]
-    pub(super) fn ages(&self, now: Instant) -> impl Iterator<Item = (&'static str, Duration)> {
+    pub(super) fn ages(&self, now: Instant) -> impl Iterator<Item = (&'static str, std::time::Duration)> {
         let held = self.machine.held(now);
         held.map(move |held| (self.held_name(), now.since(held.since)))
     }
