@@ -1,5 +1,5 @@
-// Command rueidislock is one process of a run of lock-bench on the side `rueidislock`: it takes the same job, uses the same shared
-// memory and tells the same tally as the processes of the other sides (benches/src/job.rs, board.rs).
+// Command rueidislock is one process of a run of lock-bench on the side `rueidislock`, or `redsync`: it takes the same job, uses the same
+// shared memory and tells the same tally as the processes of the other sides (benches/src/job.rs, board.rs).
 package main
 
 import (
@@ -9,12 +9,17 @@ import (
 	"math/bits"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
 
+	"github.com/go-redsync/redsync/v4"
+	redsyncredis "github.com/go-redsync/redsync/v4/redis"
+	"github.com/go-redsync/redsync/v4/redis/goredis/v9"
+	"github.com/redis/go-redis/v9"
 	"github.com/redis/rueidis"
 	"github.com/redis/rueidis/rueidislock"
 	"golang.org/x/sys/unix"
@@ -24,6 +29,7 @@ import (
 const ttl = 30 * time.Second
 
 type job struct {
+	Side        string `json:"side"`
 	URL         string `json:"url"`
 	Board       string `json:"board"`
 	Process     int    `json:"process"`
@@ -106,12 +112,41 @@ func spent() (float64, int64) {
 type task struct {
 	job    *job
 	board  *board
-	locker rueidislock.Locker
+	lock   locker
 	redis  rueidis.Client
 	id     uint64
 	key    string
 	served uint64
 	times  map[uint64]uint64
+}
+
+// Waits for a lock, and tells how to release it.
+type locker func(ctx context.Context, key string) (release func(), err error)
+
+// redsync on the servers of these URLs, asked again until it has the lock.
+func redsyncOn(urls string) locker {
+	var pools []redsyncredis.Pool
+	for _, url := range strings.Split(urls, ",") {
+		options, err := redis.ParseURL(url)
+		must(err)
+		pools = append(pools, goredis.NewPool(redis.NewClient(options)))
+	}
+	locks := redsync.New(pools...)
+	return func(ctx context.Context, key string) (func(), error) {
+		for {
+			mutex := locks.NewMutex(key, redsync.WithExpiry(ttl))
+			if err := mutex.LockContext(ctx); err == nil {
+				return func() {
+					if ok, err := mutex.Unlock(); !ok {
+						must(fmt.Errorf("the lock was not held when it was released: %w", err))
+					}
+				}, nil
+			}
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+		}
+	}
 }
 
 func (t *task) run(ctx context.Context) {
@@ -125,7 +160,7 @@ func (t *task) run(ctx context.Context) {
 
 func (t *task) turn(ctx context.Context) bool {
 	started := time.Now()
-	_, release, err := t.locker.WithContext(ctx, t.key)
+	release, err := t.lock(ctx, t.key)
 	if ctx.Err() != nil {
 		if err == nil {
 			release()
@@ -187,18 +222,27 @@ func main() {
 	must(err)
 	b := (*board)(unsafe.Pointer(&memory[0]))
 
-	option, err := rueidis.ParseURL(j.URL)
+	option, err := rueidis.ParseURL(strings.Split(j.URL, ",")[0])
 	must(err)
-	locker, err := rueidislock.NewLocker(rueidislock.LockerOption{
-		ClientOption:   option,
-		KeyMajority:    1,
-		KeyValidity:    ttl,
-		NoLoopTracking: j.NoLoop,
-	})
-	must(err)
-	var redis rueidis.Client
+	var lock locker
+	if j.Side == "redsync" {
+		lock = redsyncOn(j.URL)
+	} else {
+		locks, err := rueidislock.NewLocker(rueidislock.LockerOption{
+			ClientOption:   option,
+			KeyMajority:    1,
+			KeyValidity:    ttl,
+			NoLoopTracking: j.NoLoop,
+		})
+		must(err)
+		lock = func(ctx context.Context, key string) (func(), error) {
+			_, release, err := locks.WithContext(ctx, key)
+			return release, err
+		}
+	}
+	var section rueidis.Client
 	if j.Section == "redis" {
-		redis, err = rueidis.NewClient(option)
+		section, err = rueidis.NewClient(option)
 		must(err)
 	}
 
@@ -212,7 +256,7 @@ func main() {
 			key = fmt.Sprintf("%s:%d:%d", j.Key, j.Process, number)
 		}
 		tasks[number] = &task{
-			job: &j, board: b, locker: locker, redis: redis, id: uint64(j.TasksBefore+number) + 1, key: key, times: map[uint64]uint64{},
+			job: &j, board: b, lock: lock, redis: section, id: uint64(j.TasksBefore+number) + 1, key: key, times: map[uint64]uint64{},
 		}
 		running.Go(func() { tasks[number].run(ctx) })
 	}

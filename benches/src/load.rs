@@ -85,6 +85,17 @@ impl Load {
             }
             Side::Rlock => format!("RenewalMode::Auto, retry_interval {POLL:?}"),
             Side::None => "no lock".to_owned(),
+            Side::Redlock => "the defaults, on five servers; restart_delay 0".to_owned(),
+            Side::RedlockRemote => "`redlock`, but local_passes 0".to_owned(),
+            Side::RedlockTwoRefuse => "`redlock`, where two refuse connections".to_owned(),
+            Side::RedlockTwoHang => "`redlock`, where two do not answer".to_owned(),
+            Side::RedlockRaw => {
+                "a MultiplexedConnection to each server; stops at the third answer".to_owned()
+            }
+            Side::Redsync => format!(
+                "the defaults of redsync and go-redis, asked again for ever, GOMAXPROCS {}",
+                self.threads
+            ),
             Side::Publish => {
                 "one MultiplexedConnection (RESP3) for the commands and the pushes".to_owned()
             }
@@ -152,7 +163,7 @@ impl Load {
         let processes = self.tasks.len();
         let mut workers = Vec::new();
         for process in 0..processes {
-            let job = self.job(side, round, process, target.url(), &path);
+            let job = self.job(side, round, process, &target.urls(side), &path);
             workers.push(Worker::start(&job)?);
         }
         wait_until(&mut workers, || {
@@ -209,7 +220,9 @@ impl Load {
         if self.counted.is_none() {
             per_op("switches", spent(|tally| tally.spent.switches as f64));
         }
-        if self.counted == Some(Counted::Allocations) && side != Side::Rueidislock {
+        if self.counted == Some(Counted::Allocations)
+            && ![Side::Rueidislock, Side::Redsync].contains(&side)
+        {
             per_op("allocations", spent(|tally| tally.spent.allocations as f64));
         }
         for (name, count) in calls.iter().flatten() {
@@ -348,7 +361,7 @@ pub struct Worker(Child);
 impl Worker {
     pub fn start(job: &Job) -> Result<Worker, Failure> {
         let program = match job.side {
-            Side::Rueidislock => peer::program()?,
+            Side::Rueidislock | Side::Redsync => peer::program()?,
             _ => std::env::current_exe()?,
         };
         let child = Command::new(program)

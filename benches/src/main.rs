@@ -1,13 +1,16 @@
 //! What the lock costs, beside what others cost, measured in the same run. `benches/README.md` says what each workload shows.
 
+mod bare;
 mod board;
 mod heap;
 mod held;
 mod job;
 mod load;
+mod nodes;
 mod peer;
 mod plot;
 mod proxy;
+mod raw;
 mod report;
 mod server;
 mod side;
@@ -68,6 +71,8 @@ enum Workload {
     Waiters,
     /// What a pair and a hand-over cost the server, with 64 in flight.
     Server,
+    /// One task and a free lock on five servers, where all are up, two refuse, and two hang.
+    Down,
     /// One process of a run; started by the others.
     #[command(hide = true)]
     Worker { job: String },
@@ -75,6 +80,9 @@ enum Workload {
 
 #[derive(Args, Clone)]
 struct Options {
+    /// What holds the locks.
+    #[arg(long, global = true, value_enum, default_value_t = Topology::Single)]
+    topology: Topology,
     /// How many processes want the locks.
     #[arg(long, global = true)]
     processes: Option<usize>,
@@ -119,6 +127,15 @@ struct Options {
     json: bool,
 }
 
+/// What holds the locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Topology {
+    /// One server.
+    Single,
+    /// A majority of five.
+    Redlock,
+}
+
 fn main() -> Result<(), Failure> {
     let Command { workload, options } = Command::parse();
     if let Workload::Worker { job } = &workload {
@@ -130,10 +147,14 @@ fn main() -> Result<(), Failure> {
     if let Some(other) = &options.against {
         return options.against(other);
     }
+    let is_down = matches!(workload, Workload::Down);
+    if options.topology == Topology::Redlock || is_down {
+        return options.on_five(&workload);
+    }
     let mut target = Target::open(options.url.as_deref(), options.delay)?;
     let (free, pair) = (Section::Free, Timed::Pair);
     match workload {
-        Workload::Worker { .. } => Ok(()),
+        Workload::Worker { .. } | Workload::Down => Ok(()),
         Workload::Uncontended => {
             let load = options.load("uncontended", (1, 1), false, free, pair)?;
             let sides = [&ALL[..], &[Side::Backend]].concat();
@@ -245,6 +266,33 @@ impl Options {
         })
     }
 
+    /// The workloads that there are for a majority of five servers.
+    fn on_five(&self, workload: &Workload) -> Result<(), Failure> {
+        if self.url.is_some() || self.delay.is_some() {
+            return Err("five servers are started, without --url and --delay".into());
+        }
+        let (free, pair) = (Section::Free, Timed::Pair);
+        let (load, sides) = match workload {
+            Workload::Uncontended => (
+                self.load("uncontended", (1, 1), false, free, pair)?,
+                vec![Side::Redlock, Side::RedlockRaw, Side::Redsync],
+            ),
+            Workload::HotKey {
+                section,
+                plot: None,
+            } => (
+                self.load("hot-key", (4, 64), true, *section, Timed::Wait)?,
+                vec![Side::Redlock, Side::RedlockRemote, Side::Redsync],
+            ),
+            Workload::Down => (
+                self.load("down", (1, 1), false, free, pair)?,
+                vec![Side::Redlock, Side::RedlockTwoRefuse, Side::RedlockTwoHang],
+            ),
+            _ => return Err("there is no such workload on five servers".into()),
+        };
+        self.compare(load, &sides, &mut Target::open_nodes()?)
+    }
+
     fn draw(&self, load: &Load, file: &Path, target: &mut Target) -> Result<(), Failure> {
         let sides = self.sides.as_deref().unwrap_or(&CONTENDERS);
         let mut series: Vec<Series> = sides.iter().map(|side| (*side, Vec::new())).collect();
@@ -293,7 +341,16 @@ impl Options {
             return Ok(outcome);
         };
         let asked = self.to.as_deref();
-        let bases = asked.unwrap_or(&[Side::Raw, Side::Pipeline, Side::Rueidislock]);
+        let bases = asked.unwrap_or(match load.name {
+            "down" => &[Side::Redlock],
+            _ => &[
+                Side::Raw,
+                Side::Pipeline,
+                Side::Rueidislock,
+                Side::RedlockRaw,
+                Side::Redsync,
+            ],
+        });
         let is_base = |name: &str| bases.iter().any(|base| base.name() == name);
         let mut bases: Vec<_> = outcome.iter().filter(|(name, _)| is_base(name)).collect();
         if bases.is_empty() && self.turns.is_some() {

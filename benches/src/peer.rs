@@ -1,4 +1,4 @@
-//! The peer that is not written in Rust: `benches/rueidislock`, a program that takes the same jobs as the processes of the other sides.
+//! The peers that are not written in Rust: `benches/rueidislock`, a program that takes the same jobs as the processes of the other sides.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -7,8 +7,9 @@ use std::time::Duration;
 use lock_tests::server::Server;
 use redis::{Connection, ConnectionAddr, IntoConnectionInfo, Value, cmd};
 
+use crate::nodes::Nodes;
 use crate::proxy::Proxy;
-use crate::side::Failure;
+use crate::side::{Failure, Side};
 
 /// What the benchmark itself sends while it counts.
 const OUR_OWN: [&str; 4] = ["info", "incr", "decr", "getex"];
@@ -24,6 +25,8 @@ pub struct Target {
     direct: String,
     connection: Connection,
     proxy: Option<Proxy>,
+    /// Those that vote with it.
+    nodes: Option<Nodes>,
     /// Ends when it is dropped.
     _own: Option<Server>,
 }
@@ -71,12 +74,28 @@ impl Target {
             url,
             direct,
             proxy,
+            nodes: None,
             _own: own,
         })
     }
 
+    /// Five servers, of which a majority holds the locks. What is counted is of the first.
+    pub fn open_nodes() -> Result<Target, Failure> {
+        let mut target = Target::open(None, None)?;
+        target.nodes = Some(Nodes::start(&target.url)?);
+        Ok(target)
+    }
+
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where `side` finds its servers.
+    pub fn urls(&self, side: Side) -> String {
+        match &self.nodes {
+            Some(nodes) => nodes.urls(side),
+            None => self.url.clone(),
+        }
     }
 
     pub fn connection(&mut self) -> &mut Connection {

@@ -1,33 +1,24 @@
 //! The sides of a comparison: ours, and what else one would use.
 
-use std::error::Error;
-use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_redis::{Config, Pool, Runtime};
 use lock_runtime::backend::{
-    Acquired, Backend, Claim, Executor, Grant, LockKey, OwnerToken, Release, Released,
+    Acquired, Backend, Claim, Executor, Grant, LockKey, Release, Released,
 };
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_runtime::{LockGuard, LockRuntime};
-use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::io::tcp::TcpSettings;
-use redis::{Cmd, IntoConnectionInfo, Script, cmd};
+use redis::Cmd;
+use redis::aio::MultiplexedConnection;
 use rlock::async_lock::{RLock, RLockGuard};
 use rlock::{AcquireOptions, RenewalMode};
 use rslock::LockManager;
 use serde::{Deserialize, Serialize};
 
-/// Whatever goes wrong ends the run.
-pub type Failure = Box<dyn Error + Send + Sync>;
-
-/// The ttl of every lock, on every side: our default.
-pub const TTL: Duration = Duration::from_secs(30);
-
-/// How often the raw lock and rlock ask for a lock that is taken.
-pub const POLL: Duration = Duration::from_millis(1);
+use crate::bare::{self, Bare};
+use crate::raw::{Commands, owner};
+pub use crate::raw::{Failure, POLL, TTL, multiplexed};
 
 /// rslock sleeps at random up to this between two tries; its own default is 200 ms, and 1 ms would make it spin.
 pub const RSLOCK_DELAY: Duration = Duration::from_millis(10);
@@ -64,6 +55,18 @@ pub enum Side {
     Publish,
     /// The same round a ring of processes, each one thread that blocks: no executor and no client library.
     Ring,
+    /// This crate on a majority of five servers.
+    Redlock,
+    /// `redlock` with local passing off.
+    RedlockRemote,
+    /// `redlock` where two of the five refuse connections.
+    RedlockTwoRefuse,
+    /// `redlock` where two of the five do not answer.
+    RedlockTwoHang,
+    /// The raw commands on five servers at once, until three have answered.
+    RedlockRaw,
+    /// redsync on the same servers, in a program of its own in Go.
+    Redsync,
     /// Our backend: a release with a next claim, which hands a lock of its own to the first of a queue, 16 long by default.
     HandOver,
 }
@@ -86,6 +89,12 @@ impl Side {
             Side::Rlock => "rlock",
             Side::None => "none",
             Side::Publish => "publish",
+            Side::Redlock => "redlock",
+            Side::RedlockRemote => "redlock-remote",
+            Side::RedlockTwoRefuse => "redlock-two-refuse",
+            Side::RedlockTwoHang => "redlock-two-hang",
+            Side::RedlockRaw => "redlock-raw",
+            Side::Redsync => "redsync",
         }
     }
 
@@ -131,7 +140,15 @@ impl Side {
                 Client::Rlock(RLock::new(url).await?, options)
             }
             Side::None => Client::None,
-            Side::Rueidislock | Side::Publish | Side::Ring | Side::HandOver => {
+            Side::Redlock | Side::RedlockRemote | Side::RedlockTwoRefuse | Side::RedlockTwoHang => {
+                let mut locks = LockRuntime::redlock(url.split(',')).restart_delay(Duration::ZERO);
+                if self == Side::RedlockRemote {
+                    locks = locks.local_passes(0);
+                }
+                Client::Ours(locks.build().await?, None)
+            }
+            Side::RedlockRaw => Client::Nodes(Bare::connect(url).await?),
+            Side::Redsync | Side::Rueidislock | Side::Publish | Side::Ring | Side::HandOver => {
                 return Err("no client of this process".into());
             }
         })
@@ -148,20 +165,6 @@ pub fn claim(key: &LockKey) -> Claim {
     Claim::new(key.clone(), owner(), TTL).queued()
 }
 
-/// An owner token as long as those that ours makes by default.
-fn owner() -> OwnerToken {
-    OwnerToken::unique("00000000-0000-4000-8000-000000000000")
-}
-
-/// One multiplexed connection, with TCP_NODELAY as ours has it.
-pub async fn multiplexed(url: &str) -> Result<MultiplexedConnection, Failure> {
-    let tcp = TcpSettings::default().set_nodelay(true);
-    let info = url.into_connection_info()?.set_tcp_settings(tcp);
-    Ok(redis::Client::open(info)?
-        .get_multiplexed_async_connection()
-        .await?)
-}
-
 /// The client of one process.
 #[derive(Clone)]
 pub enum Client {
@@ -172,6 +175,7 @@ pub enum Client {
     Pool(Pool, Arc<Commands>),
     Rslock(LockManager),
     Rlock(RLock, AcquireOptions),
+    Nodes(Bare),
     None,
 }
 
@@ -183,6 +187,7 @@ pub enum Held {
     Pool(Pool, Cmd),
     Rslock(rslock::LockGuard),
     Rlock(RLockGuard),
+    Nodes(bare::Held),
     None,
 }
 
@@ -227,6 +232,7 @@ impl Client {
                     .acquire_mutex_with_options(key, options.clone())
                     .await?,
             ),
+            Client::Nodes(bare) => Held::Nodes(bare.acquire(key).await?),
             Client::None => Held::None,
         })
     }
@@ -279,6 +285,7 @@ impl Held {
             }
             Held::Rslock(guard) => guard.release().await,
             Held::Rlock(mut guard) => guard.release().await?,
+            Held::Nodes(held) => held.release().await?,
             Held::None => tokio::task::yield_now().await,
         }
         Ok(())
@@ -287,47 +294,6 @@ impl Held {
 
 /// Long enough for whoever is served at all.
 const WAIT: Duration = Duration::from_secs(120);
-
-/// The two commands of the raw lock.
-pub struct Commands {
-    release: String,
-    /// How a token begins, and how long it is: as long as those of ours, and made without what theirs cost.
-    token: (String, usize),
-    next: AtomicU64,
-}
-
-impl Commands {
-    async fn load(connection: &mut impl ConnectionLike) -> Result<Commands, Failure> {
-        const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
-        cmd("SCRIPT")
-            .arg("LOAD")
-            .arg(RELEASE)
-            .exec_async(connection)
-            .await?;
-        Ok(Commands {
-            release: Script::new(RELEASE).get_hash().to_owned(),
-            token: (format!("{}-", std::process::id()), owner().as_str().len()),
-            next: AtomicU64::new(0),
-        })
-    }
-
-    /// The commands that take and give back the lock under a token of their own.
-    pub fn of_claim(&self, key: &str) -> (Cmd, Cmd) {
-        let (start, length) = &self.token;
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut token = String::with_capacity(*length);
-        // Writing to a string does not fail.
-        let _ = write!(token, "{start}{number:0>0$}", length - start.len());
-        let (mut take, mut give) = (cmd("SET"), cmd("EVALSHA"));
-        take.arg(key)
-            .arg(&token)
-            .arg("NX")
-            .arg("PX")
-            .arg(TTL.as_millis() as u64);
-        give.arg(&self.release).arg(1).arg(key).arg(&token);
-        (take, give)
-    }
-}
 
 fn released(was_held: bool) -> Result<(), Failure> {
     match was_held {
