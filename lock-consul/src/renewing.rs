@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use lock_protocol::{Extension, Renewal, Renewed};
+use lock_protocol::{Extension, LostReason, Renewal, Renewed};
 use tokio::sync::Semaphore;
 
 use crate::book::{Entry, Place};
@@ -14,7 +14,6 @@ use crate::core::{Core, believed, tokens, written};
 use crate::fault::Fault;
 use crate::layout::Layout;
 use crate::sessions::Session;
-use crate::tree::Slot;
 use crate::txn::{Conflicts, Done, MOST_OPS, Txn};
 
 /// How many sessions are renewed at a time.
@@ -149,11 +148,15 @@ impl Core {
             (State::Held, None) => Err(Fault::Strange),
             (State::Unknown, entry) => {
                 let layout = Layout::of(&renewal.key);
-                let Some(slot) = self.slot(&layout, owner).await? else {
+                let tree = self.tree(&layout).await?;
+                let Some(slot) = tree.held_by(owner) else {
                     if let Some(entry) = entry {
                         self.lost(owner, &entry);
                     }
-                    return Ok(Renewed::lost());
+                    return Ok(Renewed::Lost(match tree.held() {
+                        Some(_) => LostReason::TakenOver,
+                        None => LostReason::Deleted,
+                    }));
                 };
                 let (Some(id), Some(said)) = (&slot.session, &slot.said) else {
                     return Err(Fault::Strange);
@@ -173,12 +176,6 @@ impl Core {
                 self.held(&renewal, &session, slot.index, &entry).await
             }
         }
-    }
-
-    /// The lock, if `owner` holds it.
-    async fn slot(&self, layout: &Layout, owner: &str) -> Result<Option<Slot>, Fault> {
-        let tree = self.tree(layout).await?;
-        Ok(tree.held_by(owner).cloned())
     }
 
     /// The claim holds the lock, whose key has this index.
