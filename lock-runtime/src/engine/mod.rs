@@ -4,7 +4,8 @@
 //! [`machine::Key`](lock_protocol::machine::Key), of which the [`table`] has one for each key that
 //! somebody here holds or wants. The engine feeds it with events and performs its actions.
 //!
-//! - [`table`]: the keys, each under the mutex of its shard, and who waits to be told.
+//! - [`table`]: the keys, each under the mutex of its shard.
+//! - [`entry`]: one of them, and who waits to be told.
 //! - [`seats`]: where those wait who are to be told.
 //! - [`effects`]: what one event asks for.
 //! - [`asking`]: performs it when no mutex is held: questions and renewals.
@@ -21,6 +22,7 @@
 mod asking;
 mod card;
 mod effects;
+mod entry;
 mod hold;
 mod seats;
 mod table;
@@ -50,8 +52,9 @@ use tracing::Instrument;
 use self::card::Identity;
 use self::effects::Effects;
 
+use self::entry::Entry;
 pub(crate) use self::hold::{Hold, View};
-use self::table::{Entry, Table, Turn};
+use self::table::{Table, Turn};
 use self::ticker::Tickers;
 use crate::backend::ErasedBackend;
 use crate::clock;
@@ -276,7 +279,7 @@ impl Engine {
     /// The locks that are held here.
     pub(crate) fn local(&self) -> Vec<LocalLock> {
         let mut all = Vec::new();
-        let mut look = |entry: &Entry, now| all.extend(entry.watch.local(&entry.machine, now));
+        let mut look = |entry: &Entry, now| all.extend(entry.local(now));
         self.table.each(&mut look);
         all
     }
@@ -286,7 +289,7 @@ impl Engine {
     fn tell_oldest(&self) {
         let mut oldest = HashMap::new();
         self.table.each(|entry, now| {
-            if let Some((name, age)) = entry.watch.age(now) {
+            if let Some((name, age)) = entry.age(now) {
                 let of_name = oldest.entry(name).or_insert(age);
                 *of_name = age.max(*of_name);
             }
