@@ -87,13 +87,15 @@ impl Txn {
         })
     }
 
-    /// Writes a value, whatever is there.
-    pub(crate) fn set(&mut self, key: String, value: &str) -> Step {
+    /// Writes that `owner` begins to wait to the key that says so. Its index grows by that: the
+    /// value is another each time, since one that is equal changes nothing.
+    pub(crate) fn begin_to_wait(&mut self, key: String, owner: &str) -> Step {
         self.writes = true;
+        let value = format!("{:016x} {owner}", fastrand::u64(..));
         self.add(KeyOp {
             verb: "set",
             key,
-            value: Some(encoded(value)),
+            value: Some(encoded(&value)),
             ..KeyOp::default()
         })
     }

@@ -56,7 +56,10 @@ impl Entry {
 
     /// What the lock is called, and for how long it has been held, by each who holds it.
     #[cfg(feature = "metrics")]
-    pub(super) fn ages(&self, now: Instant) -> impl Iterator<Item = (&'static str, std::time::Duration)> {
+    pub(super) fn ages(
+        &self,
+        now: Instant,
+    ) -> impl Iterator<Item = (&'static str, std::time::Duration)> {
         let held = self.machine.held(now);
         held.map(move |held| (self.held_name(), now.since(held.since)))
     }

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod contention;
 pub mod grpc;
+pub mod http;
 pub mod pipe;
 pub mod process;
 pub mod proxy;
