@@ -1,6 +1,7 @@
 //! The sides of a comparison: ours, and what else one would use.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_redis::{Config, Pool, Runtime};
