@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
 
 use lock_protocol::machine::{self, Action, Holding, LeaseId, Outcome, WaiterId};
 use lock_protocol::{FencingToken, Instant, LockKey, Process};
@@ -58,7 +57,7 @@ impl Entry {
 
     /// What the lock is called, and for how long it has been held.
     #[cfg(feature = "metrics")]
-    pub(super) fn age(&self, now: Instant) -> Option<(&'static str, Duration)> {
+    pub(super) fn age(&self, now: Instant) -> Option<(&'static str, std::time::Duration)> {
         let held = self.machine.held(now)?;
         Some((self.held_name(), now.since(held.since)))
     }
