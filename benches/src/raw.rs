@@ -1,6 +1,5 @@
 //! The raw commands of a lock on one server, and what all sides share.
 
-use std::error::Error;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,7 +10,7 @@ use redis::io::tcp::TcpSettings;
 use redis::{Cmd, IntoConnectionInfo, Script, cmd};
 
 /// Whatever goes wrong ends the run.
-pub type Failure = Box<dyn Error + Send + Sync>;
+pub use lock_peers::Failure;
 
 /// The ttl of every lock, on every side: our default.
 pub const TTL: Duration = Duration::from_secs(30);
@@ -36,7 +35,8 @@ pub async fn multiplexed(url: &str) -> Result<MultiplexedConnection, Failure> {
 /// The two commands of the raw lock.
 pub struct Commands {
     release: String,
-    /// How a token begins, and how long it is: as long as those of ours, and made without what theirs cost.
+    /// How a token begins, and how long it is: as long as those of ours, and made without what
+    /// theirs cost.
     token: (String, usize),
     next: AtomicU64,
 }

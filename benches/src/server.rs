@@ -45,7 +45,7 @@ struct Redis {
     connection: Connection,
     proxy: Option<Proxy>,
     /// Those that vote with it.
-    nodes: Option<Nodes>,
+    nodes: Option<Box<Nodes>>,
     /// Ends when it is dropped.
     _own: Option<Server>,
 }
@@ -105,7 +105,7 @@ impl Target {
     pub fn open_nodes() -> Result<Target, Failure> {
         let mut target = Target::open(None, None)?;
         let nodes = Nodes::start(&target.url)?;
-        target.redis()?.nodes = Some(nodes);
+        target.redis()?.nodes = Some(Box::new(nodes));
         Ok(target)
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::{Config, Pool, Runtime};
+use lock_peers::{Peer, Terms};
 use lock_runtime::backend::{
     Acquired, Backend, Claim, Executor, Grant, LockKey, Release, Released,
 };
@@ -11,9 +12,6 @@ use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_runtime::{LockGuard, LockRuntime, LockRuntimeBuilder};
 use redis::Cmd;
 use redis::aio::MultiplexedConnection;
-use rlock::async_lock::{RLock, RLockGuard};
-use rlock::{AcquireOptions, RenewalMode};
-use rslock::LockManager;
 use serde::{Deserialize, Serialize};
 
 use crate::bare::{self, Bare};
@@ -138,20 +136,8 @@ impl Side {
                 let commands = Commands::load(&mut pool.get().await?).await?;
                 Client::Pool(pool, Arc::new(commands))
             }
-            Side::Rslock => {
-                let mut manager = LockManager::new(vec![url]);
-                manager.set_retry(u32::MAX, RSLOCK_DELAY);
-                Client::Rslock(manager)
-            }
-            Side::Rlock => {
-                let options = AcquireOptions::builder()
-                    .ttl(TTL)
-                    .retry_interval(POLL)
-                    .lock_timeout(None)
-                    .renewal_mode(RenewalMode::Auto)
-                    .build()?;
-                Client::Rlock(RLock::new(url).await?, options)
-            }
+            Side::Rslock => peer(Peer::Rslock, url).await?,
+            Side::Rlock => peer(Peer::Rlock, url).await?,
             Side::None => Client::None,
             Side::Redlock | Side::RedlockTwoRefuse | Side::RedlockTwoHang => {
                 Client::Ours(on_nodes(url).build().await?, None)
@@ -172,6 +158,12 @@ impl Side {
             }
         })
     }
+}
+
+/// A competitor that waits for as long as it takes.
+async fn peer(peer: Peer, url: &str) -> Result<Client, Failure> {
+    let client = peer.connect(url, Some(RSLOCK_DELAY)).await?;
+    Ok(Client::Peer(client, Terms::new(TTL, None, Some(POLL))?))
 }
 
 /// Our runtime as it comes.
@@ -205,8 +197,7 @@ pub enum Client {
     Backend(Arc<RedisBackend>),
     Raw(MultiplexedConnection, Arc<Commands>),
     Pool(Pool, Arc<Commands>),
-    Rslock(LockManager),
-    Rlock(RLock, AcquireOptions),
+    Peer(lock_peers::Client, Terms),
     Nodes(Bare),
     None,
 }
@@ -217,8 +208,7 @@ pub enum Held {
     Backend(Arc<RedisBackend>, Claim, Grant),
     Raw(MultiplexedConnection, Cmd),
     Pool(Pool, Cmd),
-    Rslock(rslock::LockGuard),
-    Rlock(RLockGuard),
+    Peer(lock_peers::Guard),
     Nodes(bare::Held),
     None,
 }
@@ -258,12 +248,7 @@ impl Client {
                 }
                 Held::Pool(pool.clone(), give)
             }
-            Client::Rslock(manager) => Held::Rslock(manager.acquire(key, TTL).await?),
-            Client::Rlock(locks, options) => Held::Rlock(
-                locks
-                    .acquire_mutex_with_options(key, options.clone())
-                    .await?,
-            ),
+            Client::Peer(client, terms) => Held::Peer(client.acquire(key, terms).await?),
             Client::Nodes(bare) => Held::Nodes(bare.acquire(key).await?),
             Client::None => Held::None,
         })
@@ -282,7 +267,7 @@ impl Client {
         match self {
             Client::Ours(locks, _) => locks.shutdown().await?,
             Client::Backend(backend) => backend.close().await,
-            Client::Rlock(locks, _) => locks.shutdown().await,
+            Client::Peer(client, _) => client.close().await,
             _ => {}
         }
         Ok(())
@@ -315,8 +300,7 @@ impl Held {
                 let deleted: u32 = give.query_async(&mut pool.get().await?).await?;
                 released(deleted == 1)?;
             }
-            Held::Rslock(guard) => guard.release().await,
-            Held::Rlock(mut guard) => guard.release().await?,
+            Held::Peer(guard) => guard.release().await?,
             Held::Nodes(held) => held.release().await?,
             Held::None => tokio::task::yield_now().await,
         }

@@ -15,7 +15,7 @@ use crate::layout::{Layout, Said};
 use crate::messages::Pair;
 use crate::sessions::Session;
 use crate::tree::Tree;
-use crate::txn::{Done, Txn};
+use crate::txn::{Done, Step, Txn};
 
 /// The pause before a waiter asks of which it is not known where it stands.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -195,23 +195,8 @@ impl Core {
                 let mut txn = Txn::default();
                 txn.absent(layout.queue());
                 let passed = pass_on(&mut txn, layout, &session, index, next);
-                match self.txn(&txn).await? {
-                    Done::Yes(pairs) => {
-                        return Ok(Ended::Yes(match next {
-                            Some(_) => Some(Next::Granted(written(&pairs, &layout.lock())?)),
-                            None => refused(&next),
-                        }));
-                    }
-                    Done::No(conflicts) => {
-                        if let Some((gone, take)) = passed {
-                            if conflicts.no_session_at(take) {
-                                return Err(Fault::NoSession);
-                            }
-                            if conflicts.at(gone) {
-                                next = None;
-                            }
-                        }
-                    }
+                if let Some(became) = self.try_end(layout, &txn, passed, &mut next).await? {
+                    return Ok(Ended::Yes(became.or_else(|| refused(&next))));
                 }
             }
             let tree = self.tree(layout).await?;
@@ -240,26 +225,39 @@ impl Core {
                 txn.delete(own.key.clone(), own.index);
             }
             clear(&mut txn, layout, &tree, true);
-            match self.txn(&txn).await? {
-                Done::Yes(pairs) => {
-                    return Ok(Ended::Yes(match next {
-                        Some(_) => Some(Next::Granted(written(&pairs, &layout.lock())?)),
-                        None => refused(&next),
-                    }));
-                }
-                Done::No(conflicts) => {
-                    if let Some((gone, take)) = passed {
-                        if conflicts.no_session_at(take) {
-                            return Err(Fault::NoSession);
-                        }
-                        if conflicts.at(gone) {
-                            next = None;
-                        }
-                    }
-                }
+            if let Some(became) = self.try_end(layout, &txn, passed, &mut next).await? {
+                return Ok(Ended::Yes(became.or_else(|| refused(&next))));
             }
         }
         Err(Fault::Busy)
+    }
+
+    /// Ends a lease by this transaction, which passes the lock to the next claim as `passed` says.
+    /// `None` if it was not done; a next claim that was withdrawn is taken out then.
+    async fn try_end(
+        &self,
+        layout: &Layout,
+        txn: &Txn,
+        passed: Option<(Step, Step)>,
+        next: &mut Option<Boarding<'_>>,
+    ) -> Result<Option<Option<Next>>, Fault> {
+        match self.txn(txn).await? {
+            Done::Yes(pairs) => Ok(Some(match next {
+                Some(_) => Some(Next::Granted(written(&pairs, &layout.lock())?)),
+                None => None,
+            })),
+            Done::No(conflicts) => {
+                if let Some((gone, take)) = passed {
+                    if conflicts.no_session_at(take) {
+                        return Err(Fault::NoSession);
+                    }
+                    if conflicts.at(gone) {
+                        *next = None;
+                    }
+                }
+                Ok(None)
+            }
+        }
     }
 
     /// Hands the lock that `owner` holds by `session` to the claim that has waited longest, and
@@ -551,7 +549,7 @@ fn pass_on(
     session: &str,
     index: u64,
     next: Option<Boarding<'_>>,
-) -> Option<(usize, usize)> {
+) -> Option<(Step, Step)> {
     let Some(next) = next else {
         txn.delete(layout.lock(), index);
         return None;

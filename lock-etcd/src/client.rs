@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::client::Grpc;
@@ -171,6 +172,51 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Asks each member, by a connection of its own, for a key that is read by a majority. Where it
+    /// is, and whether it answers.
+    pub(crate) async fn each_member(self: &Arc<Self>) -> Vec<(String, Result<(), Fault>)> {
+        let mut asked = JoinSet::new();
+        for (place, target) in self.targets.iter().enumerate() {
+            let (client, target) = (Arc::clone(self), target.clone());
+            asked.spawn(async move {
+                let address = target
+                    .uri()
+                    .authority()
+                    .map_or("", |at| at.as_str())
+                    .to_owned();
+                let answer = timeout(client.patience, client.ask_member(&target)).await;
+                (place, address, answer.unwrap_or(Err(Fault::Timeout)))
+            });
+        }
+        let mut answers = asked.join_all().await;
+        answers.sort_by_key(|(place, ..)| *place);
+        let answers = answers.into_iter();
+        answers
+            .map(|(_, address, answer)| (address, answer))
+            .collect()
+    }
+
+    async fn ask_member(&self, target: &Endpoint) -> Result<(), Fault> {
+        let failed = |failure| match failure {
+            Failure::Fault(fault) => fault,
+            Failure::Status(status) => self.explained(Fault::of(&status), &status),
+        };
+        let own = |token| Connection {
+            channel: target.connect_lazy(),
+            number: u64::MAX,
+            token,
+        };
+        self.log_in_first(&own(None)).await.map_err(failed)?;
+        let connection = own(self.state().token.clone());
+        let question = RangeRequest {
+            key: self.any_key.clone(),
+            ..RangeRequest::default()
+        };
+        let read: Result<RangeResponse, Status> = call(&connection, method::RANGE, question).await;
+        read.map(drop)
+            .map_err(|status| failed(Failure::Status(status)))
     }
 
     /// Opens a stream, over which `questions` go. The first has to lie in it already, since the

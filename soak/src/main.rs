@@ -85,10 +85,10 @@ fn start() -> Result<ExitCode, Box<dyn Error>> {
         }
         ["victim", url, key] => return recovery::be_victim(url, key).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "peers")]
-        ["peers"] => return peers::compare().map(|()| ExitCode::SUCCESS),
+        ["peers"] => return compared(peers::compare()),
         #[cfg(feature = "peers")]
         ["peer", library, url, key, millis] => {
-            return peers::be_holder(library, url, key, millis).map(|()| ExitCode::SUCCESS);
+            return compared(peers::be_holder(library, url, key, millis));
         }
         ["judge", logs] => {
             let verdict = Verdict::reach(Path::new(logs), 0, &Left::default(), Vec::new())?;
@@ -117,6 +117,14 @@ fn start() -> Result<ExitCode, Box<dyn Error>> {
         std::fs::remove_dir_all(logs)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(feature = "peers")]
+fn compared(outcome: Result<(), lock_peers::Failure>) -> Result<ExitCode, Box<dyn Error>> {
+    match outcome {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(failure) => Err(failure),
+    }
 }
 
 fn recovery(kills: usize) -> Result<ExitCode, Box<dyn Error>> {

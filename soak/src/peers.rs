@@ -1,18 +1,15 @@
-//! The same faults for other locks of the ecosystem, each used as its documentation shows.
+//! The same faults for other locks of the ecosystem.
 
-use std::error::Error;
 use std::fmt;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::time::Duration;
 
 use fastrand::Rng;
+use lock_peers::{Failure, Peer, Terms};
 use lock_runtime::{LockGuard, LockRuntime};
 use lock_tests::faults::proxy::{Fault, Proxy};
 use lock_tests::server::Server;
-use rlock::async_lock::{RLock, RLockGuard};
-use rlock::{AcquireOptions, LeaseState, RenewalMode};
-use rslock::LockManager;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
@@ -27,7 +24,7 @@ const LONG: Duration = Duration::from_secs(8);
 
 use crate::fleet::OWN_PROGRAM;
 
-type Fallible<T> = Result<T, Box<dyn Error>>;
+type Fallible<T> = Result<T, Failure>;
 
 /// Whose locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,11 +58,14 @@ impl fmt::Display for Library {
 
 impl Library {
     async fn connect(self, url: &str) -> Fallible<Client> {
-        Ok(match self {
-            Library::LockRuntime => Client::LockRuntime(LockRuntime::redis(url).build().await?),
-            Library::Rslock => Client::Rslock(LockManager::new(vec![url])),
-            Library::Rlock => Client::Rlock(RLock::new(url).await?),
-        })
+        let peer = match self {
+            Library::LockRuntime => {
+                return Ok(Client::Ours(LockRuntime::redis(url).build().await?));
+            }
+            Library::Rslock => Peer::Rslock,
+            Library::Rlock => Peer::Rlock,
+        };
+        Ok(Client::Peer(peer.connect(url, None).await?))
     }
 
     /// The name of a lock in the store.
@@ -78,30 +78,24 @@ impl Library {
 }
 
 enum Client {
-    LockRuntime(LockRuntime),
-    Rslock(LockManager),
-    Rlock(RLock),
+    Ours(LockRuntime),
+    Peer(lock_peers::Client),
 }
 
 enum Guard {
-    LockRuntime(LockGuard),
-    Rslock(rslock::LockGuard),
-    Rlock(RLockGuard),
+    Ours(LockGuard),
+    Peer(lock_peers::Guard),
 }
 
 impl Client {
-    /// Acquires within `wait`, which for rslock has to be said by a timeout around its call.
     async fn acquire(&self, key: &str, ttl: Duration, wait: Duration) -> Fallible<Guard> {
         Ok(match self {
-            Client::LockRuntime(locks) => {
-                Guard::LockRuntime(locks.lock(key).ttl(ttl).wait(wait).acquire().await?)
+            Client::Ours(locks) => {
+                Guard::Ours(locks.lock(key).ttl(ttl).wait(wait).acquire().await?)
             }
-            Client::Rslock(locks) => {
-                Guard::Rslock(timeout(wait, locks.acquire(key.as_bytes(), ttl)).await??)
-            }
-            Client::Rlock(locks) => {
-                let options = options(ttl, wait)?;
-                Guard::Rlock(locks.acquire_mutex_with_options(key, options).await?)
+            Client::Peer(client) => {
+                let terms = Terms::new(ttl, Some(wait), None)?;
+                Guard::Peer(client.acquire(key, &terms).await?)
             }
         })
     }
@@ -116,35 +110,18 @@ impl Client {
         began: impl FnOnce(),
     ) -> Fallible<()> {
         match self {
-            Client::LockRuntime(locks) => {
+            Client::Ours(locks) => {
                 let body = async |_| {
                     began();
                     sleep(hold).await;
                 };
-                locks.lock(key).ttl(ttl).wait(LONG).run(body).await?;
+                Ok(locks.lock(key).ttl(ttl).wait(LONG).run(body).await?)
             }
-            Client::Rslock(locks) => {
-                let body = async || {
-                    began();
-                    sleep(hold).await;
-                };
-                locks.using(key.as_bytes(), ttl, body).await?;
-            }
-            Client::Rlock(locks) => {
-                let options = options(ttl, LONG)?;
-                let mut guard = locks.acquire_mutex_with_options(key, options).await?;
-                began();
-                tokio::select! {
-                    () = sleep(hold) => {}
-                    _ = guard.wait_until_inactive() => {}
-                }
-                if guard.lease_state() != LeaseState::Active {
-                    return Err("lost".into());
-                }
-                guard.release().await?;
+            Client::Peer(client) => {
+                let terms = Terms::new(ttl, Some(LONG), None)?;
+                client.hold(key, &terms, hold, began).await
             }
         }
-        Ok(())
     }
 }
 
@@ -152,19 +129,10 @@ impl Guard {
     async fn release(self) {
         // Whether it succeeded is seen in the store.
         match self {
-            Guard::LockRuntime(guard) => drop(guard.release().await),
-            Guard::Rslock(guard) => guard.release().await,
-            Guard::Rlock(mut guard) => drop(guard.release().await),
+            Guard::Ours(guard) => drop(guard.release().await),
+            Guard::Peer(guard) => drop(guard.release().await),
         }
     }
-}
-
-fn options(ttl: Duration, wait: Duration) -> Fallible<AcquireOptions> {
-    let options = AcquireOptions::builder()
-        .ttl(ttl)
-        .lock_timeout(Some(wait))
-        .renewal_mode(RenewalMode::Auto);
-    Ok(options.build()?)
 }
 
 macro_rules! row {
@@ -230,7 +198,7 @@ async fn holder_killed(library: Library) -> Fallible<String> {
         holder.line()?;
         let waiting = async {
             let guard = waiter.acquire(&key, TTL, LONG).await?;
-            Ok::<_, Box<dyn Error>>((Instant::now(), guard))
+            Ok::<_, Failure>((Instant::now(), guard))
         };
         let killing = async {
             sleep(Duration::from_millis(100 + u64::from(round) * 20)).await;
@@ -238,7 +206,7 @@ async fn holder_killed(library: Library) -> Fallible<String> {
             let left: u64 = server.run(&["PTTL", &library.stored(&key)]);
             let expected = Instant::now() + Duration::from_millis(left);
             holder.child.kill()?;
-            Ok::<_, Box<dyn Error>>(expected)
+            Ok::<_, Failure>(expected)
         };
         let (waited, expected) = tokio::join!(waiting, killing);
         let (at, guard) = waited?;
@@ -359,7 +327,7 @@ async fn told(library: Library, lose: fn(&mut Server, &str)) -> Fallible<String>
             begun.await?;
             sleep(Duration::from_millis(u64::from(round) * 130)).await;
             lose(&mut server, &library.stored(&key));
-            Ok::<_, Box<dyn Error>>(Instant::now())
+            Ok::<_, Failure>(Instant::now())
         };
         let held = async { (hold.await.is_err(), Instant::now()) };
         let ((told, at), lost) = tokio::join!(held, losing);
@@ -388,7 +356,7 @@ async fn server_stopped(library: Library) -> Fallible<String> {
             server.pause();
             sleep(TTL * 5 / 2).await;
             server.resume();
-            Ok::<_, Box<dyn Error>>(end)
+            Ok::<_, Failure>(end)
         };
         let held = async { (hold.await.is_err(), Instant::now()) };
         let ((told, at), end) = tokio::join!(held, stopping);
@@ -410,14 +378,13 @@ async fn server_silent(library: Library) -> Fallible<String> {
     server.pause();
     let started = Instant::now();
     let wait = Duration::from_millis(500);
-    let acquire = async {
-        match &client {
-            // It takes no deadline; here the call is given the time of the others.
-            Client::Rslock(locks) => drop(timeout(LONG, locks.acquire(b"k", TTL)).await),
-            _ => drop(client.acquire("k", TTL, wait).await),
-        }
+    // rslock takes no deadline; its call is given the time of the others.
+    let wait = if library == Library::Rslock {
+        LONG
+    } else {
+        wait
     };
-    acquire.await;
+    drop(client.acquire("k", TTL, wait).await);
     let took = started.elapsed();
     server.resume();
     Ok(if took >= LONG {

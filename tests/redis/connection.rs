@@ -13,7 +13,7 @@ use lock_runtime::redis::deadpool_redis::redis::RedisError;
 use lock_runtime::redis::deadpool_redis::{Config, PoolConfig};
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_tests::causes;
-use lock_tests::faults::{SLACK, eventually, is_withdrawal};
+use lock_tests::faults::{eventually, is_withdrawal};
 use lock_tests::redis_store::connect;
 use lock_tests::server::{Options, Server};
 use tokio::time::{Instant, sleep, timeout};
@@ -136,22 +136,6 @@ fn each_tokio_runtime_gets_a_connection_as_far_as_the_pool_has_room() {
 }
 
 #[tokio::test]
-async fn an_uncontended_lock_costs_two_commands() {
-    let server = Server::start();
-    let backend = connect(&server).await;
-    // Control: the greeting of a connection is over.
-    assert!(acquire(&backend, &claim("warm")).await.unwrap());
-
-    let monitor = server.monitor();
-    let claim = claim("k");
-    assert!(acquire(&backend, &claim).await.unwrap());
-    release(&backend, &claim).await;
-    let commands = monitor.commands(&server);
-    assert_eq!(commands.len(), 2, "{commands:#?}");
-    assert!(commands.iter().all(|command| command.contains("EVALSHA")));
-}
-
-#[tokio::test]
 async fn a_hand_over_costs_one_command() {
     let server = Server::start();
     let (here, there) = (connect(&server).await, connect(&server).await);
@@ -255,41 +239,6 @@ async fn a_waiter_whose_process_is_gone_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_script_that_the_server_forgot_is_sent_again_once() {
-    let server = Server::start();
-    let backend = by_the_lanes(&server).await;
-    server.run::<()>(&["SCRIPT", "FLUSH", "SYNC"]);
-    let monitor = server.monitor();
-    let claim = claim("k");
-    assert!(acquire(&backend, &claim).await.unwrap());
-    assert!(acquire(&backend, &claim).await.unwrap());
-    let commands = monitor.commands(&server);
-    let evals = commands.iter().filter(|line| line.contains("\"EVAL\""));
-    assert_eq!((commands.len(), evals.count()), (3, 1), "{commands:#?}");
-}
-
-#[tokio::test]
-async fn a_server_that_is_down_is_unavailable_and_found_again() {
-    let mut server = Server::start();
-    let backend = connect(&server).await;
-    let claim = claim("k");
-    assert!(acquire(&backend, &claim).await.unwrap());
-    server.kill();
-    for _ in 0..3 {
-        let started = Instant::now();
-        let error = backend.acquire(&claim).await.unwrap_err();
-        assert!(!error.is_denied(), "{}", causes(&error));
-        assert!(started.elapsed() < settings().command_timeout * 5);
-    }
-    let error = backend.acquire(&claim).await.unwrap_err();
-    assert!(causes(&error).contains("refused"), "{}", causes(&error));
-    assert!(causes(&error).contains(&server.port().to_string()));
-
-    server.restart();
-    eventually_granted(&backend, &claim).await;
-}
-
-#[tokio::test]
 async fn waiters_ask_again_when_the_connection_is_back() {
     let server = Server::start();
     let backend = connect(&server).await;
@@ -358,20 +307,6 @@ async fn a_claim_that_was_given_up_while_the_server_stood_still_leaves_nothing()
 }
 
 #[tokio::test]
-async fn a_demoted_server_is_unavailable_until_it_is_the_master_again() {
-    let server = Server::start();
-    let backend = connect(&server).await;
-    server.run::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
-    let error = backend.acquire(&claim("k")).await.unwrap_err();
-    assert!(!error.is_denied(), "{}", causes(&error));
-    // The client has a name for it, where it comes from no script of an old server.
-    let text = causes(&error).to_lowercase();
-    assert!(text.contains("readonly"), "{text}");
-    server.run::<()>(&["REPLICAOF", "NO", "ONE"]);
-    eventually_granted(&backend, &claim("k")).await;
-}
-
-#[tokio::test]
 async fn the_verbs_need_no_tokio_runtime() {
     let server = Server::start();
     let backend = connect(&server).await;
@@ -388,29 +323,6 @@ async fn the_verbs_need_no_tokio_runtime() {
     })
     .join()
     .unwrap();
-}
-
-#[tokio::test]
-async fn a_blocked_caller_does_not_stop_renewals() {
-    let server = Server::start();
-    let backend = std::sync::Arc::new(connect(&server).await);
-    let mut claim = claim("k");
-    claim.ttl = Duration::from_secs(2);
-    assert!(acquire(&backend, &claim).await.unwrap());
-    let renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), claim.ttl);
-    let renewing = std::sync::Arc::clone(&backend);
-    let task = backend.handle().spawn(async move {
-        loop {
-            let answer = renewing.renew(std::slice::from_ref(&renewal)).await.pop();
-            assert_eq!(answer.unwrap().unwrap(), Renewed::held());
-            sleep(Duration::from_millis(50)).await;
-        }
-    });
-    // This executor has one thread, and it is blocked here.
-    std::thread::sleep(claim.ttl * 2);
-    let owner: Option<String> = server.run(&["GET", claim.key.stored()]);
-    assert_eq!(owner.as_deref(), Some(claim.owner.as_str()));
-    task.abort();
 }
 
 #[tokio::test]
@@ -532,25 +444,6 @@ async fn a_lane_that_has_nothing_to_renew_is_left_alone() {
 }
 
 #[tokio::test]
-async fn without_a_server_it_starts_lazily_or_fails_in_time() {
-    let mut server = Server::start();
-    server.kill();
-    let config = Config::from_url(server.url());
-    let started = Instant::now();
-    let error = RedisBackend::connect(config.clone(), settings())
-        .await
-        .unwrap_err();
-    assert!(started.elapsed() < Duration::from_secs(5) + SLACK);
-    assert!(!error.is_denied(), "{}", causes(&error));
-    assert!(causes(&error).contains("refused"), "{}", causes(&error));
-
-    let backend = RedisBackend::connect_lazily(config, settings()).unwrap();
-    assert!(backend.acquire(&claim("k")).await.is_err());
-    server.restart();
-    eventually_granted(&backend, &claim("k")).await;
-}
-
-#[tokio::test]
 async fn a_configuration_that_cannot_work_is_refused_at_once() {
     for url in [
         "",
@@ -598,25 +491,6 @@ async fn a_configuration_that_cannot_work_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_no_redis_is_an_error() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            use std::io::Write;
-            let _ = stream
-                .unwrap()
-                .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
-        }
-    });
-    let config = Config::from_url(format!("redis://127.0.0.1:{port}"));
-    let started = Instant::now();
-    let error = RedisBackend::connect(config, settings()).await.unwrap_err();
-    assert!(started.elapsed() < Duration::from_secs(5) + SLACK);
-    assert!(!error.is_denied(), "{}", causes(&error));
-}
-
-#[tokio::test]
 async fn a_database_that_is_not_there_is_refused_for_good() {
     let server = Server::start();
     let config = Config::from_url(format!("{}/99", server.url()));
@@ -627,54 +501,6 @@ async fn a_database_that_is_not_there_is_refused_for_good() {
     assert!(acquire(&backend, &claim("k")).await.unwrap());
     assert_eq!(server.run::<u64>(&["DBSIZE"]), 0);
     server.finish();
-}
-
-#[tokio::test]
-async fn a_wrong_password_is_refused_for_good() {
-    let server = Options::default().password("right").start();
-    for credentials in ["", ":wrong@", "nobody:right@"] {
-        let url = format!("redis://{credentials}127.0.0.1:{}", server.port());
-        let started = Instant::now();
-        let error = RedisBackend::connect(Config::from_url(url), settings())
-            .await
-            .unwrap_err();
-        assert!(error.is_denied(), "{credentials}: {}", causes(&error));
-        assert!(
-            started.elapsed() < settings().command_timeout * 3,
-            "it kept trying"
-        );
-        assert!(!causes(&error).contains("right"), "{}", causes(&error));
-    }
-    let url = format!("redis://:right@127.0.0.1:{}", server.port());
-    let backend = RedisBackend::connect(Config::from_url(url), settings())
-        .await
-        .unwrap();
-    assert!(acquire(&backend, &claim("k")).await.unwrap());
-}
-
-#[tokio::test]
-async fn a_user_that_is_removed_is_refused_until_it_is_back() {
-    let server = Server::start();
-    let rule = ["ACL", "SETUSER", "app", "on", ">pw", "+@all", "~*", "&*"];
-    server.run::<()>(&rule);
-    let url = format!("redis://app:pw@127.0.0.1:{}", server.port());
-    let backend = RedisBackend::connect(Config::from_url(url), settings())
-        .await
-        .unwrap();
-    assert!(acquire(&backend, &claim("k")).await.unwrap());
-    server.run::<()>(&["ACL", "DELUSER", "app"]);
-    let refused = async {
-        loop {
-            match backend.acquire(&claim("other")).await {
-                Err(error) if error.is_denied() => return error,
-                _ => sleep(Duration::from_millis(10)).await,
-            }
-        }
-    };
-    let error = timeout(DEADLINE, refused).await.unwrap();
-    assert!(causes(&error).contains("WRONGPASS"), "{}", causes(&error));
-    server.run::<()>(&rule);
-    eventually_granted(&backend, &claim("third")).await;
 }
 
 /// The rule that an error says is needed.
@@ -773,18 +599,6 @@ async fn tls_works_with_a_certificate_that_is_trusted_and_only_then() {
     let claim = claim("k");
     assert!(acquire(&backend, &claim).await.unwrap());
     release(&backend, &claim).await;
-
-    // TLS to a port that does not speak it ends in time, too.
-    let plain = format!("rediss://localhost:{}", server.port());
-    let started = Instant::now();
-    let error = RedisBackend::connect(Config::from_url(plain), trusting)
-        .await
-        .unwrap_err();
-    assert!(
-        started.elapsed() < Duration::from_secs(5) + SLACK,
-        "{}",
-        causes(&error)
-    );
 }
 
 #[tokio::test]

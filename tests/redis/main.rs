@@ -8,6 +8,7 @@ mod claims_in_doubt;
 mod conformance;
 mod conformance_shared;
 mod connection;
+mod foreign_gap;
 mod locking;
 mod main_job;
 mod queueing;

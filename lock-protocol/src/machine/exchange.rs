@@ -6,7 +6,7 @@ use core::mem::discriminant;
 use core::num::NonZeroU64;
 use core::time::Duration;
 
-use crate::backend::BackendError;
+use crate::backend_error::BackendError;
 use crate::claim::AskNumber;
 use crate::claim::Claim;
 use crate::mistakes::{Mistake, made};

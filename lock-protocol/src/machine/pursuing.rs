@@ -7,7 +7,7 @@ use core::time::Duration;
 use super::exchange::{Ending, Exchange, Failure, Known, Pursuit, Stage, Withdrawal};
 use super::lease::{Lease, jittered, on_grid};
 use super::{Action, Granted, LeaseId, Outcome, ReleaseOutcome, Turn, Verb, Waiter, WaiterId};
-use crate::backend::BackendError;
+use crate::backend_error::BackendError;
 use crate::claim::{Acquired, AskNumber, Claim, Contended, Grant, Holder};
 use crate::mistakes::{Mistake, made};
 use crate::terms::valid_until;

@@ -12,12 +12,14 @@
 //! - [`waiting`]: the future of a caller, for a lock or for the end of a release.
 //! - [`hold`]: what a holder has in hand.
 //! - [`watch`]: what observers are told.
+//! - [`card`]: what the process says of itself in the store.
 //!
 //! A question goes out from the caller's own future: a free lock needs no task, no channel and no
 //! other thread. What a caller drops, and what its answer does not settle, the executor goes on
 //! with.
 
 mod asking;
+mod card;
 mod effects;
 mod hold;
 mod seats;
@@ -36,7 +38,8 @@ use std::time::Duration;
 
 use lock_protocol::machine::{Ask, Event};
 use lock_protocol::{
-    BackendError, Grant, Instant, LockKey, MAX_TTL, MIN_TTL, News, Note, OwnerToken, Rules, Terms,
+    BackendError, Card, Grant, Instant, LockKey, MAX_TTL, MIN_TTL, News, Note, OwnerToken, Rules,
+    Terms,
 };
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -44,6 +47,7 @@ use tokio::time::timeout;
 #[cfg(feature = "tracing")]
 use tracing::Instrument;
 
+use self::card::Identity;
 use self::effects::Effects;
 
 pub(crate) use self::hold::{Hold, View};
@@ -73,6 +77,7 @@ pub(crate) struct Engine {
     executor: Executor,
     pub(crate) settings: Settings,
     rules: Rules,
+    identity: Identity,
     table: Table,
     tickers: Tickers,
     /// What came up where nothing may be asked, nor functions of users be called, for the ticker.
@@ -114,6 +119,7 @@ impl Engine {
             backend,
             executor,
             rules: settings.rules(),
+            identity: Identity::new(settings.service.as_deref()),
             settings,
             table: Table::default(),
             deferred: Mutex::default(),
@@ -148,7 +154,6 @@ impl Engine {
                 // Boxed, since most of the time nobody listens.
                 let acquired = Box::pin(acquiring.instrument(span.clone())).await;
                 let outcome = acquired.as_ref().map(|hold| hold.view().token());
-                let outcome = outcome.map_err(LockError::outcome);
                 traces::acquired(&span, clock::now().since(started), outcome);
                 return acquired;
             }
@@ -289,6 +294,11 @@ impl Engine {
         self.settings.observers.oldest(&oldest);
     }
 
+    /// Whether new claims are refused.
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.is_shut_down.load(Ordering::Acquire)
+    }
+
     /// Resolves when a shutdown begins, or has begun.
     pub(crate) async fn closing(&self) {
         let mut told = std::pin::pin!(self.closing.notified());
@@ -348,6 +358,10 @@ impl News for Engine {
         }
     }
 
+    fn card(&self) -> Option<Card> {
+        self.own_card()
+    }
+
     fn noted(&self, note: &Note) {
         let trouble = match note {
             Note::Disconnected { cause, .. } => cause.clone(),
@@ -371,7 +385,7 @@ impl fmt::Debug for Engine {
 }
 
 /// Whether there are timers where this is called.
-fn within_tokio() -> Result<(), LockError> {
+pub(crate) fn within_tokio() -> Result<(), LockError> {
     Handle::try_current().map(drop).map_err(|_| {
         LockError::Config(
             "locks are acquired and released within a tokio runtime, and here is none".to_owned(),

@@ -92,14 +92,25 @@ impl Turn {
         self.worker.record(&self.key, since, what);
     }
 
-    async fn skip(self) {
-        let asked = self.ask(ANSWER);
-        let mut ended = None;
-        match self.skipping(asked, &mut ended).await {
+    /// Notes what became of a call that skips its body where the lock is taken.
+    fn skipped_or_ran(
+        &self,
+        asked: Nanos,
+        ended: Option<Nanos>,
+        outcome: Result<Option<()>, LockError>,
+    ) {
+        match outcome {
             Ok(None) => self.refused(asked, Outcome::Fail),
             Ok(Some(())) => self.ran(asked, ended, None),
             Err(error) => self.ran(asked, ended, Some(&error)),
         }
+    }
+
+    async fn skip(self) {
+        let asked = self.ask(ANSWER);
+        let mut ended = None;
+        let outcome = self.skipping(asked, &mut ended).await;
+        self.skipped_or_ran(asked, ended, outcome);
     }
 
     #[distributed_lock(
@@ -130,11 +141,8 @@ impl Turn {
         }
         let asked = self.ask(ANSWER);
         let mut ended = None;
-        match self.keeping(asked, least, &mut ended).await {
-            Ok(None) => self.refused(asked, Outcome::Fail),
-            Ok(Some(())) => self.ran(asked, ended, None),
-            Err(error) => self.ran(asked, ended, Some(&error)),
-        }
+        let outcome = self.keeping(asked, least, &mut ended).await;
+        self.skipped_or_ran(asked, ended, outcome);
     }
 
     #[distributed_lock(

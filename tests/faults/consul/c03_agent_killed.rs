@@ -56,14 +56,14 @@ async fn a_session_that_ends_with_its_server_is_lost_before_the_next_is_served()
     let locks = runtime(vec![cluster.endpoint(server)]).await;
     let others = (0..3).filter(|place| *place != server);
     let other = runtime(others.map(|place| cluster.endpoint(place)).collect()).await;
-    let ttl = secs(50);
+    let ttl = secs(30);
     let guard = held(&locks, "k", ttl).await;
     let (first, waiting) = (u64::from(guard.fencing_token()), waits(&other, "k"));
     waiters(&cluster, "k", 1).await;
     let (session, _) = cluster.owner("lock:k").unwrap();
     cluster.kill(server);
     let (killed, lost) = (Instant::now(), loss(guard));
-    // Its ttl would be over after 50 s.
+    // Its ttl would be over after 30 s.
     eventually("the session ends", || {
         !cluster.sessions().contains(&session)
     })

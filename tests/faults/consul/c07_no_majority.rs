@@ -6,7 +6,6 @@ use super::*;
 /// decides.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_nothing_is_believed_and_the_local_deadline_decides() {
-    let _alone = alone().await;
     let cluster = Options::default().start(3);
     let leader = cluster.leader();
     let locks = runtime(vec![cluster.endpoint(leader)]).await;

@@ -33,7 +33,7 @@ use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::turns::{Terms, Turns};
 use lock_tests::faults::{eventually, eventually_in, ms};
 use serde_json::json;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 /// By when everything here has happened, on a machine that is busy with other things.

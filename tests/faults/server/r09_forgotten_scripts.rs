@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn scripts_that_the_server_forgot_are_sent_again() {
+async fn scripts_that_the_server_forgot_are_sent_again_once() {
     let server = Server::start();
     let locks = locks(server.url()).await;
     let guard = locks.lock("k").ttl(ms(5000)).acquire().await.unwrap();
@@ -26,10 +26,13 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
     let monitor = server.monitor();
     can_be_had(&locks, "other").await;
     let commands = monitor.commands(&server);
-    assert!(
-        commands.iter().any(|line| line.contains("\"EVAL\"")),
-        "{commands:?}"
-    );
+    let about: Vec<_> = commands
+        .iter()
+        .filter(|line| line.contains("lock:other"))
+        .collect();
+    let sources = about.iter().filter(|line| line.contains("\"EVAL\""));
+    // Both scripts: by the hash, and once more by the source.
+    assert_eq!((about.len(), sources.count()), (4, 2), "{commands:#?}");
     guard.release().await.unwrap();
     nothing_left(&server).await;
 }

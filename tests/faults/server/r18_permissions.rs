@@ -36,6 +36,7 @@ async fn a_user_that_is_removed_while_it_holds_a_lock_is_told() {
     let removed = Instant::now();
     let error = locks.lock("new").acquire().await.unwrap_err();
     assert!(error.is_denied(), "{}", causes(&error));
+    assert!(causes(&error).contains("WRONGPASS"), "{}", causes(&error));
     timeout(ms(5000) + SLACK, held.lost())
         .await
         .expect("the holder is not told");

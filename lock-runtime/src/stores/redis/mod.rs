@@ -23,6 +23,7 @@ mod config;
 mod connection;
 mod exchange;
 mod fault;
+mod inspection;
 mod keeper;
 mod link;
 mod message;
@@ -40,17 +41,18 @@ use std::time::Duration;
 use deadpool_redis::redis::Value;
 use deadpool_redis::{Config, Pool};
 use lock_protocol::{
-    Acquired, Backend, BackendError, Claim, Executor, Grant, Limits, LockKey, News, Note, Release,
-    Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Card, Claim, Condition, Executor, Grant, Inspected, Limits,
+    LockKey, News, Note, OwnerToken, Release, Released, Renewal, Renewed,
 };
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use self::batch::Sharing;
 use self::call::Reply;
-pub use self::config::{RedisSettings, SecretPem};
+pub use self::config::{ForeignGap, RedisSettings, SecretPem};
 use self::connection::{Role, Target};
 use self::fault::Fault;
+use self::inspection::Cards;
 use self::keeper::Keeper;
 use self::message::{Replies, Unheard};
 use self::node::{Node, ShortWays};
@@ -74,6 +76,11 @@ pub struct RedisBackend {
     wakeups: Arc<Wakeups>,
     pool: Pool,
     acl_rule: String,
+    operator_rule: String,
+    key_prefix: String,
+    command_timeout: Duration,
+    left_cards: inspection::Left,
+    foreign_gap: Option<ForeignGap>,
     executor: Arc<OnTokio>,
     _thread: Option<Running>,
 }
@@ -158,11 +165,24 @@ impl RedisBackend {
             (0..settings.lanes).map(|lane| format!("{channel_prefix}{backend}:{lane}").into());
         let (node, keepers) = Node::new(executor, target, channels, &wakeups, short_ways);
         pushes.connect(node.lanes());
+        let left_cards = inspection::Left::default();
+        let cards = Cards {
+            lane: Arc::clone(&node.lanes()[0]),
+            wakeups: Arc::clone(&wakeups),
+            timeout: settings.command_timeout,
+            left: Arc::clone(&left_cards),
+        };
+        executor.spawn(cards.run(settings.card_every, node.closing()));
         let backend = RedisBackend {
             node,
             wakeups,
             pool,
             acl_rule: scripts::acl_rule(&settings.key_prefix, &channel_prefix),
+            operator_rule: scripts::operator_rule(&settings.key_prefix, &channel_prefix),
+            key_prefix: settings.key_prefix.clone(),
+            command_timeout: settings.command_timeout,
+            left_cards,
+            foreign_gap: settings.foreign_gap,
             executor: Arc::new(OnTokio(executor.clone())),
             _thread: None,
         };
@@ -290,9 +310,11 @@ impl Backend for RedisBackend {
         // Nobody is handed a lock that is kept, nor asks for it in the same message.
         let next = next.as_ref().filter(|_| release.keep.is_none());
         let is_new = next.is_some_and(|next| self.asks(next));
-        let call = match release.keep {
-            Some(rest) => scripts::keep(key, owner, rest),
-            None => scripts::release(key, owner, next, self.node.channel(key)),
+        let channel = self.node.channel(key);
+        let call = match (release.keep, self.foreign_gap) {
+            (Some(rest), _) => scripts::keep(key, owner, rest),
+            (None, None) => scripts::release(key, owner, next, channel),
+            (None, Some(gap)) => scripts::release_with_gap(key, owner, next, channel, gap),
         };
         let asked = self.node.ask(key, release.number, call, Unheard::Run);
         let answer = decode(asked.await, key, |reply| scripts::released(reply, next));
@@ -331,7 +353,28 @@ impl Backend for RedisBackend {
         Some(Arc::clone(&self.executor) as Arc<dyn Executor>)
     }
 
+    async fn inspect(&self, key: &LockKey) -> Result<Option<Inspected>, BackendError> {
+        self.inspected(key).await
+    }
+
+    async fn cards(&self, prefix: &str) -> Result<Vec<Card>, BackendError> {
+        self.told_cards(prefix).await
+    }
+
+    async fn break_lock(
+        &self,
+        key: &LockKey,
+        owner: &OwnerToken,
+    ) -> Result<Released, BackendError> {
+        self.broken(key, owner).await
+    }
+
+    async fn condition(&self) -> Result<Condition, BackendError> {
+        Ok(self.told_condition().await)
+    }
+
     async fn close(&self) {
+        self.take_cards_away().await;
         self.node.close().await;
     }
 }

@@ -105,6 +105,11 @@ impl Node {
         &self.target.address
     }
 
+    /// Told when the links are closed.
+    pub(super) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
     /// Which lane is that of `key`: always the same, so that whatever concerns one key stays in
     /// order.
     pub(super) fn lane_of(&self, key: &LockKey) -> usize {

@@ -1,6 +1,7 @@
 //! The scripts as typed questions and typed answers: the only place that knows the order of their
 //! arguments and replies.
 
+pub(super) mod inspecting;
 pub(in crate::stores) mod voting;
 
 use std::fmt::Display;
@@ -15,6 +16,7 @@ use once_cell::sync::Lazy;
 
 use super::call::{Call, Script, empty_command};
 use super::companion::Companion;
+use super::config::ForeignGap;
 use super::fault::{Fault, is_acl, is_unknown_command};
 use crate::backend::{Acquired, Claim, Extension, Grant, Holder, Released, Renewal, Renewed};
 
@@ -25,13 +27,14 @@ const GONE: Duration = Duration::from_secs(30);
 /// How long a hand-over may leave it to an earlier one to keep the queue alive.
 const A_SECOND: Duration = Duration::from_secs(1);
 /// What the scripts share, by the line in whose place it is put; what contains others comes first.
-const FRAGMENTS: [(&str, &str); 6] = [
+const FRAGMENTS: [(&str, &str); 7] = [
     ("-- prelude\n", include_str!("scripts/prelude.lua")),
     ("-- offer\n", include_str!("scripts/offer.lua")),
     ("-- place\n", include_str!("scripts/place.lua")),
     ("-- take\n", include_str!("scripts/take.lua")),
     ("-- draw\n", include_str!("scripts/draw.lua")),
     ("-- outlive\n", include_str!("scripts/outlive.lua")),
+    ("-- tell card\n", include_str!("scripts/tell_card.lua")),
 ];
 
 /// What runs a script for many calls, but for the script.
@@ -129,6 +132,8 @@ static RELEASE: Lazy<Script> =
     Lazy::new(|| Script::shared(source!("release"), source!("release_ahead"), 3));
 static HAND_OVER: Lazy<Script> = script!("hand_over", 3);
 static KEEP: Lazy<Script> = script!("keep", 3);
+/// Few need it, so no server is told of it ahead.
+static GAP: Lazy<Script> = script!("gap", 3);
 static ABANDON: Lazy<Script> = script!("abandon", 3);
 static PROBE: Lazy<Script> = script!("probe", 3);
 
@@ -207,6 +212,12 @@ pub(super) fn acl_rule(key_prefix: &str, channel_prefix: &str) -> String {
     )
 }
 
+/// The same for whoever may look at the locks of others as well.
+pub(super) fn operator_rule(key_prefix: &str, channel_prefix: &str) -> String {
+    let service = acl_rule(key_prefix, channel_prefix);
+    service.replacen(" ~", " +zcard +pubsub|numsub ~", 1)
+}
+
 /// Takes the lock for `claim`, which is woken through `channel`.
 pub(super) fn acquire(claim: &Claim, channel: &str) -> Call {
     let mut call = ACQUIRE.call(&claim.key);
@@ -256,6 +267,24 @@ pub(super) fn release(
     let script = next.map_or(&RELEASE, |_| &HAND_OVER);
     let mut call = script.call(key);
     call.arg(owner.as_str());
+    if let Some(next) = next {
+        claim_arguments(&mut call, next, channel);
+    }
+    call
+}
+
+/// The same, and leaves the lock free for a while before it is handed over.
+pub(super) fn release_with_gap(
+    key: &LockKey,
+    owner: &OwnerToken,
+    next: Option<&Claim>,
+    channel: &str,
+    gap: ForeignGap,
+) -> Call {
+    let mut call = GAP.call(key);
+    call.arg(owner.as_str())
+        .arg(millis(gap.every))
+        .arg(millis(gap.gap));
     if let Some(next) = next {
         claim_arguments(&mut call, next, channel);
     }

@@ -4,7 +4,7 @@
 use std::sync::{Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use lock_protocol::{Grant, Instant, LockKey, News, Note, OwnerToken};
+use lock_protocol::{Card, Grant, Instant, LockKey, News, Note, OwnerToken};
 use rustc_hash::FxHashMap;
 
 use crate::backoff::jittered;
@@ -88,6 +88,11 @@ impl Wakeups {
     /// Tells what was noticed of a connection.
     pub(super) fn note(&self, note: &Note) {
         self.sinks.note(note);
+    }
+
+    /// What those who are told say of themselves.
+    pub(super) fn cards(&self) -> Vec<Card> {
+        self.sinks.cards()
     }
 
     fn claims(&self) -> MutexGuard<'_, Queued> {

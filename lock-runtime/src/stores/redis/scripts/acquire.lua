@@ -36,6 +36,11 @@ end
 -- The last lease ended without a release: those that wait come first. Where nobody waits, a full
 -- memory refuses the lock.
 if not holder and redis.call('EXISTS', queue) == 1 then
+  -- What gap.lua leaves free is nobody's of ours until the gap is over.
+  local gap = queue .. ':gap:counter'
+  local over_at = redis.call('GET', gap)
+  local left_ms = over_at and redis.call('PTTL', gap) - over_at or 0
+  if left_ms > 0 then return answer(stand_back(member, queue_ms, integer(left_ms), 0)) end
   local outcome, grace_ms = hand_over(member)
   if refusal then return refusal end
   if outcome == 'again' then return answer('again') end
