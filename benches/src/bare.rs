@@ -59,8 +59,8 @@ impl Held {
     }
 }
 
-/// Sends `command` on all connections at once, and waits until a majority has answered as wanted, or
-/// cannot any more. Whether it has. What is still to be answered has been sent.
+/// Sends `command` on all connections at once, and waits until a majority has answered as wanted,
+/// or cannot any more. Whether it has. What is still to be answered has been sent.
 async fn majority<T: FromRedisValue + Send>(
     connections: &mut [MultiplexedConnection],
     command: &Cmd,

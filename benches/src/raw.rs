@@ -35,7 +35,8 @@ pub async fn multiplexed(url: &str) -> Result<MultiplexedConnection, Failure> {
 /// The two commands of the raw lock.
 pub struct Commands {
     release: String,
-    /// How a token begins, and how long it is: as long as those of ours, and made without what theirs cost.
+    /// How a token begins, and how long it is: as long as those of ours, and made without what
+    /// theirs cost.
     token: (String, usize),
     next: AtomicU64,
 }

@@ -45,9 +45,9 @@ struct Redis {
     connection: Connection,
     proxy: Option<Proxy>,
     /// Those that vote with it.
-    nodes: Option<Nodes>,
+    nodes: Option<Box<Nodes>>,
     /// Ends when it is dropped.
-    _own: Option<Server>,
+    _own: Option<Box<Server>>,
 }
 
 /// What the server has counted since it started.
@@ -96,7 +96,7 @@ impl Target {
                 direct,
                 proxy,
                 nodes: None,
-                _own: own,
+                _own: own.map(Box::new),
             }),
         })
     }
@@ -105,7 +105,7 @@ impl Target {
     pub fn open_nodes() -> Result<Target, Failure> {
         let mut target = Target::open(None, None)?;
         let nodes = Nodes::start(&target.url)?;
-        target.redis()?.nodes = Some(nodes);
+        target.redis()?.nodes = Some(Box::new(nodes));
         Ok(target)
     }
 

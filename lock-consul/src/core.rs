@@ -91,7 +91,8 @@ impl Core {
             let mut txn = Txn::default();
             guard(&mut txn, layout, &tree);
             let take = txn.lock(layout.lock(), session, &head.said);
-            txn.delete(head.key.clone(), head.index);
+            // It must not have been withdrawn meanwhile.
+            txn.take_away(head.key.clone(), head.index);
             let rest = tree.alive().count() - 1;
             clear(&mut txn, layout, &tree, rest == 0);
             match self.txn(&txn).await? {
@@ -267,7 +268,7 @@ pub(crate) fn clear(txn: &mut Txn, layout: &Layout, tree: &Tree, nobody_else: bo
 /// Deletes the keys of a claim that waits and whose session may live.
 pub(crate) fn withdraw(txn: &mut Txn, tree: &Tree, owner: &str) {
     for own in tree.waiters_of(owner).filter(|own| own.session.is_some()) {
-        txn.delete(own.key.clone(), own.index);
+        txn.take_away(own.key.clone(), own.index);
     }
 }
 

@@ -310,7 +310,8 @@ impl Core {
             txn.unlock(layout.lock(), session);
             let heir_session = heir.session.as_deref().unwrap_or_default();
             let give = txn.lock(layout.lock(), heir_session, &heir.said);
-            txn.delete(heir.key.clone(), heir.index);
+            // It must not have been withdrawn meanwhile.
+            txn.take_away(heir.key.clone(), heir.index);
             withdraw(&mut txn, &tree, owner);
             let waits = next.filter(|next| next.claim.queue);
             let last = others().last().filter(|last| last.key != heir.key);
@@ -426,8 +427,9 @@ impl Core {
                     let tree = self.tree(layout).await?;
                     let mut txn = Txn::default();
                     for own in tree.waiters_of(owner) {
-                        if !txn.is_full(1) {
-                            txn.delete(own.key.clone(), own.index);
+                        if !txn.is_full(2) {
+                            // Where it is not there any more, it may hold the lock by now.
+                            txn.take_away(own.key.clone(), own.index);
                         }
                     }
                     if txn.ops().is_empty() {
@@ -573,7 +575,7 @@ fn pass_on(
     next: Option<Boarding<'_>>,
 ) -> Option<(Step, Step)> {
     let Some(next) = next else {
-        txn.delete(layout.lock(), index);
+        txn.take_away(layout.lock(), index);
         return None;
     };
     let gone = txn.absent(layout.gone(next.claim.owner.as_str()));

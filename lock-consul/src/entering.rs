@@ -246,7 +246,7 @@ impl Core {
     ) -> Result<Entered, Fault> {
         if let Some(own) = tree.waiters_of(owner).find(|own| own.key == key) {
             let mut txn = Txn::default();
-            txn.delete(own.key.clone(), own.index);
+            txn.take_away(own.key.clone(), own.index);
             self.txn(&txn).await?;
         }
         Ok(Entered::Known(self.tree(layout).await?))

@@ -100,7 +100,13 @@ impl Txn {
         })
     }
 
-    /// Deletes a key that is as it was at `index`.
+    /// Deletes a key that is there, as it was at `index`.
+    pub(crate) fn take_away(&mut self, key: String, index: u64) {
+        self.unchanged(key.clone(), index);
+        self.delete(key, index);
+    }
+
+    /// Deletes a key that is as it was at `index`, or is not there: for a server that is no fault.
     pub(crate) fn delete(&mut self, key: String, index: u64) -> Step {
         self.writes = true;
         self.add(KeyOp {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -44,8 +44,9 @@ pub struct Http {
 struct State {
     server: SocketAddr,
     rule: Mutex<Arc<Rule>>,
-    /// All questions, and how those ended that did not pass.
-    seen: Mutex<Vec<(Asked, Fate)>>,
+    asked: Mutex<Vec<Asked>>,
+    /// How many of them did not simply pass.
+    failed: AtomicUsize,
     is_over: AtomicBool,
 }
 
@@ -57,7 +58,8 @@ impl Http {
         let state = Arc::new(State {
             server: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             rule: Mutex::new(Arc::new(Box::new(|_| Fate::Pass))),
-            seen: Mutex::default(),
+            asked: Mutex::default(),
+            failed: AtomicUsize::new(0),
             is_over: AtomicBool::new(false),
         });
         let shared = Arc::clone(&state);
@@ -93,15 +95,12 @@ impl Http {
 
     /// The questions that came so far.
     pub fn asked(&self) -> Vec<Asked> {
-        let seen = lock(&self.state.seen);
-        seen.iter().map(|(asked, _)| asked.clone()).collect()
+        lock(&self.state.asked).clone()
     }
 
     /// How many of them did not simply pass.
     pub fn failed(&self) -> usize {
-        let seen = lock(&self.state.seen);
-        let failed = seen.iter().filter(|(_, fate)| !matches!(fate, Fate::Pass));
-        failed.count()
+        self.state.failed.load(Ordering::SeqCst)
     }
 }
 
@@ -122,8 +121,11 @@ impl State {
         let body = String::from_utf8_lossy(&body).into_owned();
         let asked = Asked { path, body };
         let rule = Arc::clone(&lock(&self.rule));
+        lock(&self.asked).push(asked.clone());
         let fate = rule(&asked);
-        lock(&self.seen).push((asked.clone(), fate.clone()));
+        if !matches!(fate, Fate::Pass) {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+        }
         let answer = match fate {
             Fate::Pass => self.ask(&head, &asked.body),
             Fate::Lose => {
