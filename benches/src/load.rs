@@ -80,6 +80,10 @@ impl Load {
                 "concurrency.Mutex, one session a process, GOMAXPROCS {}",
                 self.threads
             ),
+            Side::EtcdRaw => format!(
+                "the transactions of ours by Go's client; does not wait, GOMAXPROCS {}",
+                self.threads
+            ),
             Side::Ring => "one socket (RESP3) and one thread a process, which blocks".to_owned(),
             Side::HandOver => format!(
                 "`release` of `RedisBackend` with a next claim, {} claims in each queue",
@@ -109,6 +113,17 @@ impl Load {
                     .to_owned()
             }
             Side::None => "no lock".to_owned(),
+            Side::Redlock => "the defaults, on five servers; restart_delay 0".to_owned(),
+            Side::RedlockRemote => "`redlock`, but local_passes 0".to_owned(),
+            Side::RedlockTwoRefuse => "`redlock`, where two refuse connections".to_owned(),
+            Side::RedlockTwoHang => "`redlock`, where two do not answer".to_owned(),
+            Side::RedlockRaw => {
+                "a MultiplexedConnection to each server; stops at the third answer".to_owned()
+            }
+            Side::Redsync => format!(
+                "the defaults of redsync and go-redis, asked again for ever, GOMAXPROCS {}",
+                self.threads
+            ),
             Side::Publish => {
                 "one MultiplexedConnection (RESP3) for the commands and the pushes".to_owned()
             }
@@ -177,7 +192,7 @@ impl Load {
         let processes = self.tasks.len();
         let mut workers = Vec::new();
         for process in 0..processes {
-            let job = self.job(side, round, process, target.url(), &path);
+            let job = self.job(side, round, process, &target.urls(side), &path);
             workers.push(Worker::start(&job)?);
         }
         wait_until(&mut workers, || {

@@ -1,15 +1,18 @@
 //! What the lock costs, beside what others cost, measured in the same run. `benches/README.md` says
 //! what each workload shows.
 
+mod bare;
 mod board;
 mod crowd;
 mod heap;
 mod held;
 mod job;
 mod load;
+mod nodes;
 mod peer;
 mod plot;
 mod proxy;
+mod raw;
 mod report;
 mod server;
 mod side;
@@ -78,6 +81,8 @@ enum Workload {
     },
     /// One more permit with 10 to 10,000 taken, and a hand-over with so many waiting.
     Crowd,
+    /// One task and a free lock on five servers, where all are up, two refuse, and two hang.
+    Down,
     /// One process of a run; started by the others.
     #[command(hide = true)]
     Worker { job: String },
@@ -117,6 +122,9 @@ struct Options {
     /// Where the locks are: etcd for `uncontended`, `many-keys` and `hot-key` alone.
     #[arg(long, global = true, value_enum, default_value_t = Kind::Redis, conflicts_with_all = ["url", "delay"])]
     store: Kind,
+    /// What holds the locks: five servers for `uncontended`, `hot-key` and `down` alone.
+    #[arg(long, global = true, value_enum, default_value_t = Topology::Single, conflicts_with_all = ["url", "delay", "store"])]
+    topology: Topology,
     /// The server; one is started if not given.
     #[arg(long, global = true)]
     url: Option<String>,
@@ -134,6 +142,15 @@ struct Options {
     json: bool,
 }
 
+/// What holds the locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Topology {
+    /// One server.
+    Single,
+    /// A majority of five.
+    Redlock,
+}
+
 fn main() -> Result<(), Failure> {
     let Command { workload, options } = Command::parse();
     if let Workload::Worker { job } = &workload {
@@ -144,6 +161,9 @@ fn main() -> Result<(), Failure> {
     }
     if let Some(other) = &options.against {
         return options.against(other);
+    }
+    if options.topology == Topology::Redlock || matches!(workload, Workload::Down) {
+        return options.on_five(&workload);
     }
     let is_on_etcd = matches!(
         workload,
@@ -158,10 +178,13 @@ fn main() -> Result<(), Failure> {
     };
     let (free, pair) = (Section::Free, Timed::Pair);
     match workload {
-        Workload::Worker { .. } => Ok(()),
+        Workload::Worker { .. } | Workload::Down => Ok(()),
         Workload::Uncontended => {
             let load = options.load("uncontended", (1, 1), false, free, pair)?;
-            let sides = options.with(&[Side::Backend]);
+            let mut sides = options.with(&[Side::Backend]);
+            if options.store == Kind::Etcd {
+                sides.push(Side::EtcdRaw);
+            }
             options.compare(load, &sides, &mut target)
         }
         Workload::ManyKeys => {
@@ -265,6 +288,17 @@ const ALL: [Side; 7] = [
     Side::None,
 ];
 
+/// What ratios are to, where it is measured.
+const BASES: [Side; 7] = [
+    Side::Raw,
+    Side::Pipeline,
+    Side::Rueidislock,
+    Side::Mutex,
+    Side::EtcdRaw,
+    Side::RedlockRaw,
+    Side::Redsync,
+];
+
 /// The sides of a comparison on etcd.
 const ON_ETCD: [Side; 4] = [Side::Ours, Side::OursRemote, Side::Mutex, Side::None];
 
@@ -311,6 +345,33 @@ impl Options {
         })
     }
 
+    /// The workloads that there are for a majority of five servers.
+    fn on_five(&self, workload: &Workload) -> Result<(), Failure> {
+        if self.url.is_some() || self.delay.is_some() || self.store != Kind::Redis {
+            return Err("five servers are started, without --url, --delay and --store".into());
+        }
+        let (free, pair) = (Section::Free, Timed::Pair);
+        let (load, sides) = match workload {
+            Workload::Uncontended => (
+                self.load("uncontended", (1, 1), false, free, pair)?,
+                vec![Side::Redlock, Side::RedlockRaw, Side::Redsync],
+            ),
+            Workload::HotKey {
+                section: Section::Free,
+                plot: None,
+            } => (
+                self.load("hot-key", (4, 64), true, free, Timed::Wait)?,
+                vec![Side::Redlock, Side::RedlockRemote, Side::Redsync],
+            ),
+            Workload::Down => (
+                self.load("down", (1, 1), false, free, pair)?,
+                vec![Side::Redlock, Side::RedlockTwoRefuse, Side::RedlockTwoHang],
+            ),
+            _ => return Err("there is no such workload on five servers".into()),
+        };
+        self.compare(load, &sides, &mut Target::open_nodes()?)
+    }
+
     fn draw(&self, load: &Load, file: &Path, target: &mut Target) -> Result<(), Failure> {
         let sides = self.sides.as_deref().unwrap_or(&CONTENDERS);
         let mut series: Vec<Series> = sides.iter().map(|side| (*side, Vec::new())).collect();
@@ -331,7 +392,7 @@ impl Options {
     fn compare(&self, mut load: Load, sides: &[Side], target: &mut Target) -> Result<(), Failure> {
         let asked = self.sides.as_deref();
         let mut sides = asked.unwrap_or(sides).to_vec();
-        for side in [Side::Rueidislock, Side::Mutex] {
+        for side in [Side::Rueidislock, Side::Mutex, Side::EtcdRaw, Side::Redsync] {
             let Some(peer) = peer::of(side).filter(|_| sides.contains(&side)) else {
                 continue;
             };
@@ -364,7 +425,10 @@ impl Options {
             return Ok(outcome);
         };
         let asked = self.to.as_deref();
-        let bases = asked.unwrap_or(&[Side::Raw, Side::Pipeline, Side::Rueidislock, Side::Mutex]);
+        let bases = asked.unwrap_or(match load.name {
+            "down" => &[Side::Redlock],
+            _ => &BASES,
+        });
         let is_base = |name: &str| bases.iter().any(|base| base.name() == name);
         let mut bases: Vec<_> = outcome.iter().filter(|(name, _)| is_base(name)).collect();
         if bases.is_empty() && self.turns.is_some() {

@@ -22,9 +22,11 @@ pub struct Peer {
 pub fn of(side: Side) -> Option<Peer> {
     static RUEIDISLOCK: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     static MUTEX: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    static REDSYNC: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let (folder, program) = match side {
+        Side::Redsync => ("redsync", &REDSYNC),
         Side::Rueidislock => ("rueidislock", &RUEIDISLOCK),
-        Side::Mutex => ("etcd-mutex", &MUTEX),
+        Side::Mutex | Side::EtcdRaw => ("etcd-mutex", &MUTEX),
         _ => return None,
     };
     Some(Peer { folder, program })

@@ -8,8 +8,9 @@ use lock_tests::etcd::Cluster;
 use lock_tests::server::Server;
 use redis::{Connection, ConnectionAddr, IntoConnectionInfo, Value, cmd};
 
+use crate::nodes::Nodes;
 use crate::proxy::Proxy;
-use crate::side::Failure;
+use crate::side::{Failure, Side};
 
 /// What the benchmark itself sends while it counts.
 const OUR_OWN: [&str; 4] = ["info", "incr", "decr", "getex"];
@@ -43,8 +44,10 @@ struct Redis {
     direct: String,
     connection: Connection,
     proxy: Option<Proxy>,
+    /// Those that vote with it.
+    nodes: Option<Box<Nodes>>,
     /// Ends when it is dropped.
-    _own: Option<Server>,
+    _own: Option<Box<Server>>,
 }
 
 /// What the server has counted since it started.
@@ -92,9 +95,18 @@ impl Target {
                 connection: redis::Client::open(direct.as_str())?.get_connection()?,
                 direct,
                 proxy,
-                _own: own,
+                nodes: None,
+                _own: own.map(Box::new),
             }),
         })
+    }
+
+    /// Five servers, of which a majority holds the locks. What is counted is of the first.
+    pub fn open_nodes() -> Result<Target, Failure> {
+        let mut target = Target::open(None, None)?;
+        let nodes = Nodes::start(&target.url)?;
+        target.redis()?.nodes = Some(Box::new(nodes));
+        Ok(target)
     }
 
     /// An etcd of our own.
@@ -108,6 +120,16 @@ impl Target {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where `side` finds its servers.
+    pub fn urls(&self, side: Side) -> String {
+        match &self.store {
+            Store::Redis(Redis {
+                nodes: Some(nodes), ..
+            }) => nodes.urls(side),
+            _ => self.url.clone(),
+        }
     }
 
     pub fn kind(&self) -> Kind {

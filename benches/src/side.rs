@@ -1,6 +1,5 @@
 //! The sides of a comparison: ours, and what else one would use.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,25 +7,18 @@ use std::time::Duration;
 use deadpool_redis::{Config, Pool, Runtime};
 use lock_peers::{Peer, Terms};
 use lock_runtime::backend::{
-    Acquired, Backend, Claim, Executor, Grant, LockKey, OwnerToken, Release, Released,
+    Acquired, Backend, Claim, Executor, Grant, LockKey, Release, Released,
 };
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_runtime::{LockGuard, LockRuntime, LockRuntimeBuilder};
-use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::io::tcp::TcpSettings;
-use redis::{Cmd, IntoConnectionInfo, Script, cmd};
+use redis::Cmd;
+use redis::aio::MultiplexedConnection;
 use serde::{Deserialize, Serialize};
 
+use crate::bare::{self, Bare};
 use crate::board::ALONE;
-
-/// Whatever goes wrong ends the run.
-pub use lock_peers::Failure;
-
-/// The ttl of every lock, on every side: our default.
-pub const TTL: Duration = Duration::from_secs(30);
-
-/// How often the raw lock and rlock ask for a lock that is taken.
-pub const POLL: Duration = Duration::from_millis(1);
+use crate::raw::{Commands, owner};
+pub use crate::raw::{Failure, POLL, TTL, multiplexed};
 
 /// rslock sleeps at random up to this between two tries; its own default is 200 ms, and 1 ms would
 /// make it spin.
@@ -69,6 +61,9 @@ pub enum Side {
     Rueidislock,
     /// Go's concurrency.Mutex on etcd, in a program of its own.
     Mutex,
+    /// The transactions of ours on etcd by Go's client, in the same program, for locks that are
+    /// free.
+    EtcdRaw,
     /// No lock at all.
     None,
     /// No lock either: the bare wake-up of a task by PUBLISH and a push.
@@ -76,6 +71,18 @@ pub enum Side {
     /// The same round a ring of processes, each one thread that blocks: no executor and no client
     /// library.
     Ring,
+    /// This crate on a majority of five servers.
+    Redlock,
+    /// `redlock` with local passing off.
+    RedlockRemote,
+    /// `redlock` where two of the five refuse connections.
+    RedlockTwoRefuse,
+    /// `redlock` where two of the five do not answer.
+    RedlockTwoHang,
+    /// The raw commands on five servers at once, until three have answered.
+    RedlockRaw,
+    /// redsync on the same servers, in a program of its own in Go.
+    Redsync,
     /// Our backend: a release with a next claim, which hands a lock of its own to the first of a
     /// queue, 16 long by default.
     HandOver,
@@ -102,6 +109,7 @@ impl Side {
             Side::OursRemoteInside => "ours-remote-inside",
             Side::Rueidislock => "rueidislock",
             Side::Mutex => "mutex",
+            Side::EtcdRaw => "etcd-raw",
             Side::Ring => "ring",
             Side::HandOver => "hand-over",
             Side::Backend => "backend",
@@ -118,6 +126,12 @@ impl Side {
             Side::Parts => "parts",
             Side::Crowd => "crowd",
             Side::CrowdQueue => "crowd-queue",
+            Side::Redlock => "redlock",
+            Side::RedlockRemote => "redlock-remote",
+            Side::RedlockTwoRefuse => "redlock-two-refuse",
+            Side::RedlockTwoHang => "redlock-two-hang",
+            Side::RedlockRaw => "redlock-raw",
+            Side::Redsync => "redsync",
         }
     }
 
@@ -142,7 +156,7 @@ impl Side {
                 let mut connection = multiplexed(url).await?;
                 let commands = Arc::new(Commands::load(&mut connection).await?);
                 match self {
-                    Side::Parts => Client::Parts(connection, commands),
+                    Side::Parts => Client::Parts(connection, commands, Arc::default()),
                     _ => Client::Raw(connection, commands),
                 }
             }
@@ -158,8 +172,18 @@ impl Side {
             Side::Rslock => peer(Peer::Rslock, url).await?,
             Side::Rlock => peer(Peer::Rlock, url).await?,
             Side::None => Client::None,
+            Side::Redlock | Side::RedlockTwoRefuse | Side::RedlockTwoHang => {
+                Client::Ours(on_nodes(url).build().await?, None)
+            }
+            Side::RedlockRemote => {
+                let locks = on_nodes(url).local_passes(0);
+                Client::Ours(locks.build().await?, None)
+            }
+            Side::RedlockRaw => Client::Nodes(Bare::connect(url).await?),
             Side::Rueidislock
+            | Side::Redsync
             | Side::Mutex
+            | Side::EtcdRaw
             | Side::Publish
             | Side::Ring
             | Side::HandOver
@@ -185,6 +209,11 @@ fn builder(url: &str) -> LockRuntimeBuilder {
     }
 }
 
+/// Our runtime on several servers that vote, which have just started and so know nothing.
+fn on_nodes(urls: &str) -> LockRuntimeBuilder {
+    LockRuntime::redlock(urls.split(',')).restart_delay(Duration::ZERO)
+}
+
 /// Our backend as it comes.
 pub async fn backend(url: &str) -> Result<RedisBackend, Failure> {
     Ok(RedisBackend::connect(Config::from_url(url), RedisSettings::default()).await?)
@@ -195,20 +224,6 @@ pub fn claim(key: &LockKey) -> Claim {
     Claim::new(key.clone(), owner(), TTL).queued()
 }
 
-/// An owner token as long as those that ours makes by default.
-fn owner() -> OwnerToken {
-    OwnerToken::unique("00000000-0000-4000-8000-000000000000")
-}
-
-/// One multiplexed connection, with TCP_NODELAY as ours has it.
-pub async fn multiplexed(url: &str) -> Result<MultiplexedConnection, Failure> {
-    let tcp = TcpSettings::default().set_nodelay(true);
-    let info = url.into_connection_info()?.set_tcp_settings(tcp);
-    Ok(redis::Client::open(info)?
-        .get_multiplexed_async_connection()
-        .await?)
-}
-
 /// The client of one process.
 #[derive(Clone)]
 pub enum Client {
@@ -217,10 +232,11 @@ pub enum Client {
     Backend(Arc<RedisBackend>),
     /// With how many locks were asked for.
     Together(LockRuntime, Side, Arc<AtomicU64>),
-    Parts(MultiplexedConnection, Arc<Commands>),
+    Parts(MultiplexedConnection, Arc<Commands>, Arc<AtomicU64>),
     Raw(MultiplexedConnection, Arc<Commands>),
     Pool(Pool, Arc<Commands>),
     Peer(lock_peers::Client, Terms),
+    Nodes(Bare),
     None,
 }
 
@@ -234,6 +250,7 @@ pub enum Held {
     Raw(MultiplexedConnection, Cmd),
     Pool(Pool, Cmd),
     Peer(lock_peers::Guard),
+    Nodes(bare::Held),
     None,
 }
 
@@ -262,9 +279,9 @@ impl Client {
                 };
                 Held::Together(lock.acquire().await?, room)
             }
-            Client::Parts(connection, commands) => {
+            Client::Parts(connection, commands, asked) => {
                 let mut connection = connection.clone();
-                let part = commands.next.fetch_add(1, Ordering::Relaxed) % u64::from(PARTS);
+                let part = asked.fetch_add(1, Ordering::Relaxed) % u64::from(PARTS);
                 let (take, give) = commands.of_claim(&format!("{key}:{part}"));
                 while take
                     .query_async::<Option<String>>(&mut connection)
@@ -299,6 +316,7 @@ impl Client {
                 Held::Pool(pool.clone(), give)
             }
             Client::Peer(client, terms) => Held::Peer(client.acquire(key, terms).await?),
+            Client::Nodes(bare) => Held::Nodes(bare.acquire(key).await?),
             Client::None => Held::None,
         })
     }
@@ -359,6 +377,7 @@ impl Held {
                 released(deleted == 1)?;
             }
             Held::Peer(guard) => guard.release().await?,
+            Held::Nodes(held) => held.release().await?,
             Held::None => tokio::task::yield_now().await,
         }
         Ok(())
@@ -367,48 +386,6 @@ impl Held {
 
 /// Long enough for whoever is served at all.
 const WAIT: Duration = Duration::from_secs(120);
-
-/// The two commands of the raw lock.
-pub struct Commands {
-    release: String,
-    /// How a token begins, and how long it is: as long as those of ours, and made without what
-    /// theirs cost.
-    token: (String, usize),
-    next: AtomicU64,
-}
-
-impl Commands {
-    async fn load(connection: &mut impl ConnectionLike) -> Result<Commands, Failure> {
-        const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
-        cmd("SCRIPT")
-            .arg("LOAD")
-            .arg(RELEASE)
-            .exec_async(connection)
-            .await?;
-        Ok(Commands {
-            release: Script::new(RELEASE).get_hash().to_owned(),
-            token: (format!("{}-", std::process::id()), owner().as_str().len()),
-            next: AtomicU64::new(0),
-        })
-    }
-
-    /// The commands that take and give back the lock under a token of their own.
-    pub fn of_claim(&self, key: &str) -> (Cmd, Cmd) {
-        let (start, length) = &self.token;
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut token = String::with_capacity(*length);
-        // Writing to a string does not fail.
-        let _ = write!(token, "{start}{number:0>0$}", length - start.len());
-        let (mut take, mut give) = (cmd("SET"), cmd("EVALSHA"));
-        take.arg(key)
-            .arg(&token)
-            .arg("NX")
-            .arg("PX")
-            .arg(TTL.as_millis() as u64);
-        give.arg(&self.release).arg(1).arg(key).arg(&token);
-        (take, give)
-    }
-}
 
 fn released(was_held: bool) -> Result<(), Failure> {
     match was_held {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lock_protocol::{
     Acquired, AskNumber, Backend, BackendError, Claim, Condition, Executor, GraceBy, Limits,
-    LockKey, Member, News, OwnerToken, Release, Released, Renewal, Renewed, Sinks,
+    LockKey, Member, News, Release, Released, Renewal, Renewed, Sinks,
 };
 use lock_store::{Lanes, Thread};
 use tokio::sync::mpsc::unbounded_channel;
@@ -15,10 +15,11 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::book::Book;
-use crate::client::Client;
+use crate::client::{Client, by};
 use crate::core::Core;
 use crate::fault::Fault;
 use crate::housekeeping;
+use crate::layout::Layout;
 use crate::sessions::{LONGEST_DELAY, Sessions};
 use crate::settings::{ConsulSettings, InvalidSetting};
 use crate::watching::Watching;
@@ -64,7 +65,7 @@ impl ConsulBackend {
     /// [`ConnectError::Backend`] if there is no Consul, or if it
     /// [refuses](BackendError::is_denied).
     pub async fn connect(settings: ConsulSettings) -> Result<ConsulBackend, ConnectError> {
-        let within = CONNECT_LIMIT.min(settings.command_timeout.saturating_mul(4));
+        let within = CONNECT_LIMIT.min(4 * settings.time());
         let backend = ConsulBackend::connect_lazily(settings)?;
         let (tell, told) = oneshot::channel();
         let core = Arc::clone(&backend.core);
@@ -72,7 +73,7 @@ impl ConsulBackend {
         let probe = LockKey::new(&backend.key_prefix, &format!("probe:{number:016x}"));
         let probe = probe.map_err(|fault| InvalidSetting(fault.to_string()))?;
         backend.thread.handle().spawn(async move {
-            let tried = timeout(within, try_out(&core, probe)).await;
+            let tried = timeout(within, try_out(&core, &probe)).await;
             let _ = tell.send(tried.unwrap_or(Err(Fault::Timeout)));
         });
         let tried = told.await.unwrap_or(Err(Fault::Closed));
@@ -110,8 +111,8 @@ impl ConsulBackend {
         Ok(ConsulBackend {
             core,
             lanes,
+            command_timeout: settings.time(),
             key_prefix: settings.key_prefix,
-            command_timeout: settings.command_timeout,
             closed: AtomicBool::new(false),
             thread,
         })
@@ -134,22 +135,22 @@ impl ConsulBackend {
             return Err(Fault::Closed.into());
         }
         let begin_by = (!is_needed).then(|| Instant::now() + self.command_timeout);
-        let (home, verb) = (self.thread.handle(), verb(Arc::clone(&self.core)));
+        let (home, core) = (self.thread.handle(), Arc::clone(&self.core));
+        let verb = verb(Arc::clone(&core));
+        let verb = async move { by(core.client.verb_ends(), verb).await };
         let asking = self.lanes.ask(home, key, number, begin_by, verb);
         Ok(asking.await.map_err(Fault::from)??)
     }
 }
 
-/// Does what a lock needs: a session, a key that is locked by it, and its end.
-async fn try_out(core: &Arc<Core>, probe: LockKey) -> Result<(), Fault> {
+/// Does what a lock needs: a session, a key that is locked by it and read, and its end. The key
+/// ends with the session, and so by itself where nothing is heard any more.
+async fn try_out(core: &Arc<Core>, probe: &LockKey) -> Result<(), Fault> {
     core.sessions.learn().await?;
-    let claim = Claim::new(probe, OwnerToken::new("probe"), Duration::from_secs(1));
-    let tried = core.acquire(&claim).await;
-    let release = Release::new(claim.key.clone(), claim.owner.clone());
-    let left = core.release(&release).await;
-    tried?;
-    left?;
-    Ok(())
+    let session = core.sessions.passing().await?;
+    let tried = core.lock_and_read(&Layout::of(probe), &session).await;
+    let ended = core.sessions.destroy(&session).await;
+    tried.and(ended)
 }
 
 impl Backend for ConsulBackend {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use lock_protocol::{Claim, LockKey, OwnerToken};
 
+use crate::fault::Fault;
 use crate::layout::Said;
 use crate::sessions::Session;
 
@@ -41,6 +42,8 @@ pub(crate) struct Entry {
     pub(crate) watched: Option<Watched>,
     /// When its session was last asked to be renewed, while it waits.
     pub(crate) tended: Instant,
+    /// Why its session was not renewed when it was last asked for, if it was not.
+    pub(crate) unrenewed: Option<Fault>,
 }
 
 /// What a waiter listens to.
@@ -71,6 +74,19 @@ pub(crate) struct Turn {
     pub(crate) since: Instant,
     /// Whether the backend has looked itself.
     pub(crate) seen: bool,
+    /// Whether it was longer than its grace, as the backend was told.
+    pub(crate) is_late: bool,
+}
+
+impl Turn {
+    /// One that was heard of at this instant.
+    pub(crate) fn at(since: Instant) -> Turn {
+        Turn {
+            since,
+            seen: false,
+            is_late: false,
+        }
+    }
 }
 
 impl Entry {
@@ -91,13 +107,37 @@ impl Entry {
             turn: None,
             watched: None,
             tended: now,
+            unrenewed: None,
+        }
+    }
+
+    /// Takes in what became of a renewal of its session.
+    pub(crate) fn take_in(&mut self, renewed: Result<Instant, Fault>) {
+        match renewed {
+            Ok(at) => {
+                self.session.renewed = self.session.renewed.max(Some(at));
+                self.unrenewed = None;
+            }
+            Err(fault) => self.unrenewed = Some(fault),
+        }
+    }
+
+    /// Whether its session is renewed. Why not is an error where it is refused, and where it has
+    /// had no answer for half of the life of the session, although its lock is still there.
+    pub(crate) fn is_renewed(&self) -> Result<(), Fault> {
+        let renewed = self.session.renewed;
+        let is_old = renewed.is_none_or(|renewed| renewed.elapsed() > self.session.life / 2);
+        match &self.unrenewed {
+            Some(fault) if is_old || matches!(fault, Fault::Refused(_)) => Err(fault.clone()),
+            _ => Ok(()),
         }
     }
 
     /// Whether nobody has cared for so long that its session has ended for certain.
     fn is_over(&self, now: Instant) -> bool {
         let unused = now.saturating_duration_since(self.asked);
-        self.session.is_over(now) && unused > 2 * self.heartbeat && unused > 2 * self.session.life
+        let wanted = self.heartbeat.max(self.session.life).saturating_mul(2);
+        self.session.is_over(now) && unused > wanted
     }
 }
 
@@ -172,6 +212,9 @@ impl Book {
                 let waited = now.saturating_duration_since(turn.since);
                 let (key, owner) = (entry.key.clone(), owner.clone());
                 if waited >= entry.grace {
+                    if std::mem::replace(&mut turn.is_late, true) {
+                        return true;
+                    }
                     due.push(Due::GiveBack(key, owner));
                 } else if !turn.seen && waited >= TURN_SEEN {
                     turn.seen = true;
@@ -179,7 +222,8 @@ impl Book {
                 }
                 return true;
             }
-            let is_wanted = now.saturating_duration_since(entry.asked) < 2 * entry.heartbeat;
+            let unasked = now.saturating_duration_since(entry.asked);
+            let is_wanted = unasked < entry.heartbeat.saturating_mul(2);
             let pause = now.saturating_duration_since(entry.tended);
             if is_wanted && pause >= entry.session.life / 6 {
                 entry.tended = now;
@@ -192,5 +236,37 @@ impl Book {
 
     fn entries(&self) -> MutexGuard<'_, HashMap<OwnerToken, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_that_nobody_takes_is_given_back_once() {
+        let key = LockKey::new("", "k").expect("a valid key");
+        let mut claim = Claim::new(key, OwnerToken::new("o"), Duration::from_secs(30)).queued();
+        claim.grace = Duration::from_secs(1);
+        claim.heartbeat = Duration::MAX;
+        let (book, began) = (Book::default(), Instant::now());
+        let session = Session::of_others("s", claim.ttl);
+        book.put(&claim.owner, Entry::new(&claim, session));
+        book.change("o", |entry| {
+            entry.place = Place::Waits;
+            entry.turn = Some(Turn::at(began));
+        });
+        let mut given_back = 0;
+        let mut looked = 0;
+        for tick in 0..100 {
+            for due in book.due(began + tick * Duration::from_millis(25)) {
+                match due {
+                    Due::GiveBack(..) => given_back += 1,
+                    Due::Look(..) => looked += 1,
+                    Due::Tend(_) => panic!("it has its turn"),
+                }
+            }
+        }
+        assert_eq!((looked, given_back), (1, 1));
     }
 }

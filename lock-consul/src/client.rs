@@ -1,6 +1,5 @@
 //! The calls to Consul: which agent is asked, by whom, and for how long.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use http::{HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::connections::{Answer, Call, Connections, Failure, PerAgent};
 use crate::fault::Fault;
@@ -19,6 +18,10 @@ use crate::tls::{Secret, connector};
 
 /// For how long an agent lets a long poll wait; it may add a sixteenth.
 const POLL: Duration = Duration::from_secs(20);
+/// The pause before a question is asked again for which an agent had no room.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long an agent has had room for all questions when it is tried with more long polls.
+const CALM: Duration = Duration::from_secs(10);
 
 /// What stands in a path for itself.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
@@ -27,6 +30,16 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'~')
     .remove(b'/');
+
+tokio::task_local! {
+    /// By when the verb has ended that asks.
+    static VERB_ENDS: Instant;
+}
+
+/// Does something for a verb that has ended by then, however many questions it takes.
+pub(crate) fn by<F: Future>(end: Instant, work: F) -> impl Future<Output = F::Output> {
+    VERB_ENDS.scope(end, work)
+}
 
 /// The agents, of which one is asked at a time.
 pub(crate) struct Client {
@@ -41,7 +54,16 @@ pub(crate) struct Client {
     state: Mutex<Place>,
     moved: watch::Sender<u64>,
     /// How many long polls there may be at a time.
-    most_polls: AtomicUsize,
+    room: watch::Sender<Room>,
+    /// How many there may be where agents have room for them.
+    long_polls: usize,
+}
+
+/// For how many long polls agents have room, as far as is known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    most: usize,
+    since: Instant,
 }
 
 /// An agent, as it was chosen.
@@ -90,7 +112,11 @@ impl Client {
             policy: settings.policy(),
             state: Mutex::new(Place { agent, number: 0 }),
             moved: watch::Sender::new(0),
-            most_polls: AtomicUsize::new(settings.long_polls),
+            room: watch::Sender::new(Room {
+                most: settings.long_polls,
+                since: Instant::now(),
+            }),
+            long_polls: settings.long_polls,
         })
     }
 
@@ -99,17 +125,40 @@ impl Client {
         self.patience
     }
 
-    /// Asks one question. An agent that cannot be reached is left for the next one, and the
-    /// question is asked of that; one that was asked and did not answer is left, and the answer is
-    /// not known.
+    /// By when a verb has ended that begins now.
+    pub(crate) fn verb_ends(&self) -> Instant {
+        Instant::now() + 2 * self.patience
+    }
+
+    /// Asks one question, within what is left of the time of its verb. An agent that cannot be
+    /// reached, or has no room, is left for the next one, and the question is asked of that; one
+    /// that was asked and did not answer is left, and the answer is not known.
     async fn ask(&self, call: Call) -> Result<Answer, Fault> {
-        let deadline = Instant::now() + self.patience;
-        let mut unreachable = 0;
+        let asked = Instant::now();
+        let end = VERB_ENDS
+            .try_with(|end| *end)
+            .unwrap_or(asked + self.patience);
+        let deadline = end.min(asked + self.patience);
+        if deadline <= asked {
+            // Of the questions before this one of the same verb some may have been done.
+            return Err(Fault::Timeout);
+        }
+        let (mut unreachable, mut has_left) = (0, false);
         loop {
             let place = self.place();
             let asking = self.verbs[place.agent].ask(&call, self.token.as_ref());
             match timeout_at(deadline, asking).await {
-                Ok(Ok(answer)) => return self.judged(place, answer),
+                Ok(Ok(answer)) => match self.judged(place, answer) {
+                    // Nothing was done, and long polls make room, if another agent has none.
+                    Err(Fault::Full(_)) if Instant::now() + PAUSE < deadline => {
+                        if !has_left && self.verbs.len() > 1 {
+                            has_left = true;
+                            self.leave(place);
+                        }
+                        sleep(PAUSE).await;
+                    }
+                    judged => return judged,
+                },
                 Ok(Err(Failure::NotSent(text))) => {
                     self.leave(place);
                     unreachable += 1;
@@ -122,7 +171,10 @@ impl Client {
                     return Err(Fault::Unknown(text));
                 }
                 Err(_) => {
-                    self.leave(place);
+                    // One that had less time than the others may be as good as ever.
+                    if asked.elapsed() >= self.patience {
+                        self.leave(place);
+                    }
                     return Err(Fault::Timeout);
                 }
             }
@@ -142,7 +194,7 @@ impl Client {
             StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Err(self.denied(&text())),
             StatusCode::TOO_MANY_REQUESTS => {
                 self.shrink();
-                Err(Fault::Unknown("the agent has too many connections".into()))
+                Err(Fault::Full(text()))
             }
             status if status.is_server_error() => {
                 if self.verbs.len() > 1 {
@@ -288,15 +340,35 @@ impl Client {
 
     /// How many long polls there may be at a time.
     pub(crate) fn most_polls(&self) -> usize {
-        self.most_polls.load(Ordering::Relaxed)
+        self.room.borrow().most
+    }
+
+    /// Tells when there may be another number of long polls.
+    pub(crate) fn room(&self) -> watch::Receiver<Room> {
+        self.room.subscribe()
     }
 
     /// An agent has no room for all the connections of this machine: those that wait make room for
     /// those that ask.
     fn shrink(&self) {
-        let most = self.most_polls.load(Ordering::Relaxed);
-        self.most_polls.store(most / 2, Ordering::Relaxed);
+        self.room.send_modify(|room| {
+            room.most /= 2;
+            room.since = Instant::now();
+        });
         self.polls.iter().for_each(|polls| polls.close_idle());
+    }
+
+    /// Tries whether agents have room for more long polls, if they had for all for a while.
+    pub(crate) fn grow(&self) {
+        self.room.send_if_modified(|room| {
+            let is_small = room.most < self.long_polls;
+            let grows = is_small && room.since.elapsed() >= CALM;
+            if grows {
+                room.most = (room.most * 2).clamp(1, self.long_polls);
+                room.since = Instant::now();
+            }
+            grows
+        });
     }
 
     fn denied(&self, text: &str) -> Fault {
@@ -321,4 +393,27 @@ fn knows_who_leads(answer: &Answer) -> Result<(), Fault> {
 /// Whether an operation was not allowed.
 fn is_denial(what: &str) -> bool {
     what.contains("ermission denied") || what.contains("ACL not found")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn long_polls_that_made_room_come_back_after_a_while() {
+        let mut settings = ConsulSettings::new(["host:8500"]);
+        settings.long_polls = 5;
+        let client = Client::new(&settings).expect("a client");
+        for left in [2, 1, 0] {
+            client.shrink();
+            assert_eq!(client.most_polls(), left);
+        }
+        client.grow();
+        assert_eq!(client.most_polls(), 0, "it was not calm for long enough");
+        for more in [1, 2, 4, 5, 5] {
+            tokio::time::sleep(CALM).await;
+            client.grow();
+            assert_eq!(client.most_polls(), more);
+        }
+    }
 }

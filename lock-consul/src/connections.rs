@@ -64,7 +64,7 @@ impl Connections {
         Connections {
             target,
             secret,
-            places: Semaphore::new(most),
+            places: Semaphore::new(most.min(Semaphore::MAX_PERMITS)),
             idle: Mutex::default(),
         }
     }

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use crate::book::{Book, Entry, Place};
 use crate::client::Client;
 use crate::fault::Fault;
-use crate::layout::Layout;
+use crate::layout::{Layout, Said};
 use crate::messages::Pair;
 use crate::sessions::{LONGEST_DELAY, Session, Sessions};
 use crate::tree::{Slot, Tree};
@@ -63,6 +63,18 @@ impl Core {
         }
     }
 
+    /// Takes a lock that nobody uses, and sees that it is taken.
+    pub(crate) async fn lock_and_read(&self, layout: &Layout, session: &str) -> Result<(), Fault> {
+        let said = Said::new("probe", Duration::ZERO);
+        let mut txn = Txn::default();
+        txn.absent(layout.lock());
+        txn.lock(layout.lock(), session, &said);
+        match self.txn(&txn).await? {
+            Done::Yes(_) if self.tree(layout).await?.held_by(&said.owner).is_some() => Ok(()),
+            _ => Err(Fault::Strange),
+        }
+    }
+
     /// Gives a lock that nobody holds to the claim that has waited longest.
     pub(crate) async fn serve(&self, layout: &Layout, mut tree: Tree) -> Result<Served, Fault> {
         for _ in 0..TRIES {
@@ -79,7 +91,8 @@ impl Core {
             let mut txn = Txn::default();
             guard(&mut txn, layout, &tree);
             let take = txn.lock(layout.lock(), session, &head.said);
-            txn.delete(head.key.clone(), head.index);
+            // It must not have been withdrawn meanwhile.
+            txn.take_away(head.key.clone(), head.index);
             let rest = tree.alive().count() - 1;
             clear(&mut txn, layout, &tree, rest == 0);
             match self.txn(&txn).await? {
@@ -98,7 +111,7 @@ impl Core {
                     return Ok(Served::Delayed(tree));
                 }
                 Done::No(conflicts) if conflicts.no_session_at(take) => {
-                    let dead = owner.clone();
+                    let dead = head.key.clone();
                     tree.bury(&dead);
                 }
                 Done::No(_) => tree = self.tree(layout).await?,
@@ -220,16 +233,6 @@ impl Core {
     }
 }
 
-impl Tree {
-    /// The session of this claim has ended, as is known by now.
-    pub(crate) fn bury(&mut self, owner: &str) {
-        let mut waiters = self.waiters.iter_mut();
-        if let Some(waiter) = waiters.find(|waiter| waiter.said.owner == owner) {
-            waiter.session = None;
-        }
-    }
-}
-
 /// That the lock is as it was seen, not held by anybody.
 ///
 /// It is not enough that nobody holds it: a session that ends between the look at its delay and the
@@ -259,6 +262,13 @@ pub(crate) fn clear(txn: &mut Txn, layout: &Layout, tree: &Tree, nobody_else: bo
     if let (true, Some(index)) = (is_clear, tree.queue) {
         // Whoever has begun to wait meanwhile has changed it.
         txn.delete(layout.queue(), index);
+    }
+}
+
+/// Deletes the keys of a claim that waits and whose session may live.
+pub(crate) fn withdraw(txn: &mut Txn, tree: &Tree, owner: &str) {
+    for own in tree.waiters_of(owner).filter(|own| own.session.is_some()) {
+        txn.take_away(own.key.clone(), own.index);
     }
 }
 

@@ -8,7 +8,7 @@ use lock_protocol::{
 };
 
 use crate::book::{Entry, Place, Turn};
-use crate::core::{Core, Served, TRIES, believed, clear, tokens, written};
+use crate::core::{Core, Served, TRIES, believed, clear, tokens, withdraw, written};
 use crate::entering::said;
 use crate::fault::Fault;
 use crate::layout::{Layout, Said};
@@ -58,23 +58,24 @@ struct Boarding<'a> {
     session: &'a Session,
 }
 
+impl<'a> Boarding<'a> {
+    fn of((claim, (session, _)): &'a (&'a Claim, (Session, bool))) -> Boarding<'a> {
+        Boarding { claim, session }
+    }
+}
+
 impl Core {
     /// See [`Backend::release`](lock_protocol::Backend::release).
     pub(crate) async fn release(self: &Arc<Core>, release: &Release) -> Result<Released, Fault> {
         let (layout, owner) = (Layout::of(&release.key), release.owner.as_str());
         let entry = self.book.get(owner);
         let mine = entry.as_ref().filter(|entry| !entry.in_doubt);
-        let mut boarded = None;
-        if let Some(next) = &release.next {
-            boarded = Some(self.board(next, mine).await?);
+        let mut next = None;
+        if let Some(claim) = &release.next {
+            next = Some((claim, self.board(claim, mine).await?));
         }
-        let boarding = release.next.as_ref().zip(boarded.as_ref());
-        let boarding = boarding.map(|(claim, (session, _))| Boarding { claim, session });
-        let ended = self
-            .end_lease(&layout, owner, entry.as_ref(), boarding)
-            .await;
-        let next = release.next.as_ref().zip(boarded);
-        match ended {
+        let ended = self.end_and_pass(&layout, owner, entry.as_ref(), &mut next);
+        match ended.await {
             Ok(Ended::Yes(became)) => {
                 let is_shared = next.as_ref().is_some_and(|(_, (_, is_shared))| *is_shared);
                 let entry = self.forget(owner);
@@ -115,6 +116,29 @@ impl Core {
                 Err(fault)
             }
         }
+    }
+
+    /// Ends the lease of `owner`, and passes the lock on. Where the session of the next claim has
+    /// ended it gets another one.
+    async fn end_and_pass(
+        self: &Arc<Core>,
+        layout: &Layout,
+        owner: &str,
+        entry: Option<&Entry>,
+        next: &mut Option<(&Claim, (Session, bool))>,
+    ) -> Result<Ended, Fault> {
+        let boarded = next.as_ref().map(Boarding::of);
+        match self.end_lease(layout, owner, entry, boarded).await {
+            Err(Fault::NoSession) => {}
+            ended => return ended,
+        }
+        if let Some((claim, (session, is_shared))) = next {
+            *session = self.sessions.create(claim.ttl).await?;
+            *is_shared = false;
+            self.note(claim, session);
+        }
+        let boarded = next.as_ref().map(Boarding::of);
+        self.end_lease(layout, owner, entry, boarded).await
     }
 
     /// A session for the next claim of a process: that of the holder, if it may be used again. And
@@ -195,7 +219,8 @@ impl Core {
                 let mut txn = Txn::default();
                 txn.absent(layout.queue());
                 let passed = pass_on(&mut txn, layout, &session, index, next);
-                if let Some(became) = self.try_end(layout, &txn, passed, &mut next).await? {
+                let ended = self.try_end(layout, &session, &txn, passed, &mut next);
+                if let Some(became) = ended.await? {
                     return Ok(Ended::Yes(became.or_else(|| refused(&next))));
                 }
             }
@@ -221,22 +246,23 @@ impl Core {
             }
             let mut txn = Txn::default();
             let passed = pass_on(&mut txn, layout, &session, index, next);
-            if let Some(own) = tree.waiter(owner).filter(|own| own.session.is_some()) {
-                txn.delete(own.key.clone(), own.index);
-            }
+            withdraw(&mut txn, &tree, owner);
             clear(&mut txn, layout, &tree, true);
-            if let Some(became) = self.try_end(layout, &txn, passed, &mut next).await? {
+            let ended = self.try_end(layout, &session, &txn, passed, &mut next);
+            if let Some(became) = ended.await? {
                 return Ok(Ended::Yes(became.or_else(|| refused(&next))));
             }
         }
         Err(Fault::Busy)
     }
 
-    /// Ends a lease by this transaction, which passes the lock to the next claim as `passed` says.
-    /// `None` if it was not done; a next claim that was withdrawn is taken out then.
+    /// Ends the lease that lives by `session` by this transaction, which passes the lock to the
+    /// next claim as `passed` says. `None` if it was not done; a next claim that was withdrawn is
+    /// taken out then.
     async fn try_end(
         &self,
         layout: &Layout,
+        session: &str,
         txn: &Txn,
         passed: Option<(Step, Step)>,
         next: &mut Option<Boarding<'_>>,
@@ -248,7 +274,9 @@ impl Core {
             })),
             Done::No(conflicts) => {
                 if let Some((gone, take)) = passed {
-                    if conflicts.no_session_at(take) {
+                    // If it is that of the lease, there is no lease any more, and nothing to pass.
+                    let is_other = next.is_some_and(|next| *next.session.id != *session);
+                    if is_other && conflicts.no_session_at(take) {
                         return Err(Fault::NoSession);
                     }
                     if conflicts.at(gone) {
@@ -282,17 +310,17 @@ impl Core {
             txn.unlock(layout.lock(), session);
             let heir_session = heir.session.as_deref().unwrap_or_default();
             let give = txn.lock(layout.lock(), heir_session, &heir.said);
-            txn.delete(heir.key.clone(), heir.index);
-            if let Some(own) = tree.waiter(owner).filter(|own| own.session.is_some()) {
-                txn.delete(own.key.clone(), own.index);
-            }
+            // It must not have been withdrawn meanwhile.
+            txn.take_away(heir.key.clone(), heir.index);
+            withdraw(&mut txn, &tree, owner);
             let waits = next.filter(|next| next.claim.queue);
             let last = others().last().filter(|last| last.key != heir.key);
             clear(&mut txn, layout, &tree, last.is_none() && waits.is_none());
             let wait = waits.map(|next| {
                 let name = next.claim.owner.as_str();
-                let wait = txn.lock(layout.waiter(name), &next.session.id, &said(next.claim));
-                txn.set(layout.queue(), name);
+                let key = layout.waiter(name, &next.session.id);
+                let wait = txn.lock(key, &next.session.id, &said(next.claim));
+                txn.begin_to_wait(layout.queue(), name);
                 wait
             });
             match self.txn(&txn).await? {
@@ -308,7 +336,8 @@ impl Core {
                     })));
                 }
                 Done::No(conflicts) => {
-                    if wait.is_some_and(|wait| conflicts.no_session_at(wait)) {
+                    let is_other = next.is_some_and(|next| *next.session.id != *session);
+                    if is_other && wait.is_some_and(|wait| conflicts.no_session_at(wait)) {
                         return Err(Fault::NoSession);
                     }
                     if gone.is_some_and(|gone| conflicts.at(gone)) {
@@ -318,7 +347,7 @@ impl Core {
                         return Ok(None);
                     }
                     // Its process died, so the lock goes to the one behind it.
-                    let dead = heir.said.owner.clone();
+                    let dead = heir.key.clone();
                     tree = self.tree(layout).await?;
                     tree.bury(&dead);
                 }
@@ -396,11 +425,16 @@ impl Core {
                 Ended::No { waits: false } => return Ok(()),
                 Ended::No { waits: true } => {
                     let tree = self.tree(layout).await?;
-                    let Some(own) = tree.waiter(owner) else {
-                        continue;
-                    };
                     let mut txn = Txn::default();
-                    txn.delete(own.key.clone(), own.index);
+                    for own in tree.waiters_of(owner) {
+                        if !txn.is_full(2) {
+                            // Where it is not there any more, it may hold the lock by now.
+                            txn.take_away(own.key.clone(), own.index);
+                        }
+                    }
+                    if txn.ops().is_empty() {
+                        continue;
+                    }
                     if let Done::Yes(_) = self.txn(&txn).await?
                         && tree.held_by(owner).is_none()
                     {
@@ -432,13 +466,8 @@ impl Core {
                 return self.sinks.ask_at(&entry.key, owner, (now + PAUSE).into());
             }
             // Not before a while, which is not less than that of the first look.
-            let turn = Turn {
-                since: Instant::now(),
-                seen: false,
-            };
-            return self
-                .book
-                .change(owner.as_str(), |entry| entry.turn = Some(turn));
+            let turn = Some(Turn::at(Instant::now()));
+            return self.book.change(owner.as_str(), |entry| entry.turn = turn);
         };
         let Some(slot) = tree.held_by(owner.as_str()) else {
             let ours = tree.waiter(owner.as_str());
@@ -449,12 +478,8 @@ impl Core {
             return self.book.change(owner.as_str(), |entry| entry.turn = None);
         };
         let Some(turn) = entry.turn else {
-            let turn = Turn {
-                since: now,
-                seen: false,
-            };
-            self.book
-                .change(owner.as_str(), |entry| entry.turn = Some(turn));
+            let turn = Some(Turn::at(now));
+            self.book.change(owner.as_str(), |entry| entry.turn = turn);
             return self.sinks.ask_at(&entry.key, owner, now.into());
         };
         let contended = tree.contended();
@@ -484,17 +509,16 @@ impl Core {
         let Some(entry) = self.book.get(owner.as_str()) else {
             return;
         };
-        match self.sessions.renew(&entry.session.id).await {
-            Ok(at) => self.book.change(owner.as_str(), |known| {
-                if known.session.id == entry.session.id {
-                    known.session.renewed = known.session.renewed.max(Some(at));
-                }
-            }),
-            Err(Fault::NoSession) => {
-                self.sinks.ask_at(&entry.key, owner, Instant::now().into());
-            }
-            Err(_) => {}
+        let renewed = self.sessions.renew(&entry.session.id).await;
+        if let Err(Fault::NoSession | Fault::Refused(_)) = renewed {
+            // Whoever asks is told, or enters anew.
+            self.sinks.ask_at(&entry.key, owner, Instant::now().into());
         }
+        self.book.change(owner.as_str(), |known| {
+            if known.session.id == entry.session.id {
+                known.take_in(renewed);
+            }
+        });
     }
 
     /// Gives a claim back that nobody wants.
@@ -551,7 +575,7 @@ fn pass_on(
     next: Option<Boarding<'_>>,
 ) -> Option<(Step, Step)> {
     let Some(next) = next else {
-        txn.delete(layout.lock(), index);
+        txn.take_away(layout.lock(), index);
         return None;
     };
     let gone = txn.absent(layout.gone(next.claim.owner.as_str()));

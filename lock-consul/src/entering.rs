@@ -6,7 +6,7 @@ use std::time::Instant;
 use lock_protocol::{Acquired, Claim, Contended, Holder};
 
 use crate::book::{Entry, Place};
-use crate::core::{Core, Served, TRIES, clear, guard, written};
+use crate::core::{Core, Served, TRIES, clear, guard, withdraw, written};
 use crate::fault::Fault;
 use crate::layout::{Layout, Said};
 use crate::sessions::Session;
@@ -62,6 +62,7 @@ impl Core {
                 // What it had locked is free by now, or was another's.
                 return self.enter(claim, None).await;
             }
+            Some(Err(fault @ Fault::Refused(_))) => return Err(fault),
             // Without an answer it lives for what is left.
             Some(Err(_)) | None => {}
         }
@@ -151,7 +152,12 @@ impl Core {
         match entered {
             Ok(entered) => self.settle(claim, session, entered).await,
             Err(fault) => {
-                if fault.is_unknown() {
+                // It may be in the queue by what was done before, whatever failed then.
+                let may_wait = self
+                    .book
+                    .get(owner)
+                    .is_some_and(|entry| entry.place == Place::Waits);
+                if fault.is_unknown() || may_wait {
                     self.book.change(owner, |entry| entry.in_doubt = true);
                 } else if !self.is_in_doubt(owner) {
                     self.forget(owner);
@@ -202,15 +208,21 @@ impl Core {
         let owner = said.owner.as_str();
         let mut txn = Txn::default();
         let gone = txn.absent(layout.gone(owner));
-        let wait = txn.lock(layout.waiter(owner), &session.id, said);
-        txn.set(layout.queue(), owner);
+        let key = layout.waiter(owner, &session.id);
+        let wait = txn.lock(key.clone(), &session.id, said);
+        txn.begin_to_wait(layout.queue(), owner);
         txn.tree(layout.all());
         match self.txn(&txn).await? {
             Done::Yes(pairs) => {
                 let tree = Tree::read(layout, pairs);
+                // If what follows fails, it waits all the same.
+                self.book.change(owner, |entry| entry.place = Place::Waits);
                 if tree.held_by(owner).is_some() {
                     // By an earlier question.
                     return Ok(Entered::Known(tree));
+                }
+                if tree.waiter(owner).is_some_and(|first| first.key != key) {
+                    return self.join_first(layout, tree, owner, &key).await;
                 }
                 let served = self.serve(layout, tree).await?;
                 self.after_serving(layout, owner, served).await
@@ -219,16 +231,32 @@ impl Core {
                 Ok(Entered::Refused(self.tree(layout).await?.holder()))
             }
             Done::No(conflicts) if conflicts.no_session_at(wait) => Err(Fault::NoSession),
-            // It waits by another session.
             Done::No(_) => Ok(Entered::Known(self.tree(layout).await?)),
         }
     }
 
+    /// The claim waits by another session, by a question of which nothing is known here: it keeps
+    /// that place, and not the one behind it that it just got by `key`.
+    async fn join_first(
+        &self,
+        layout: &Layout,
+        tree: Tree,
+        owner: &str,
+        key: &str,
+    ) -> Result<Entered, Fault> {
+        if let Some(own) = tree.waiters_of(owner).find(|own| own.key == key) {
+            let mut txn = Txn::default();
+            txn.take_away(own.key.clone(), own.index);
+            self.txn(&txn).await?;
+        }
+        Ok(Entered::Known(self.tree(layout).await?))
+    }
+
     /// Takes the claim out of the queue, if it is there.
     async fn withdraw_waiter(&self, tree: &Tree, owner: &str) -> Result<(), Fault> {
-        if let Some(own) = tree.waiter(owner) {
-            let mut txn = Txn::default();
-            txn.delete(own.key.clone(), own.index);
+        let mut txn = Txn::default();
+        withdraw(&mut txn, tree, owner);
+        if !txn.ops().is_empty() {
             self.txn(&txn).await?;
         }
         Ok(())

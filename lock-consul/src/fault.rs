@@ -18,6 +18,9 @@ pub(crate) enum Fault {
     /// The agent has done nothing, and will not.
     #[error("Consul refuses: {0}")]
     Refused(String),
+    /// The agent has no room for another connection or question, so nothing was done.
+    #[error("an agent of Consul has no room: {0}")]
+    Full(String),
     /// The session is not there, so nothing was done.
     #[error("the session has ended")]
     NoSession,

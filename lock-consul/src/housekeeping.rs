@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::book::Due;
+use crate::client::by;
 use crate::core::Core;
 use crate::ending::Why;
 use crate::watching::Moved;
@@ -36,6 +37,7 @@ pub(crate) async fn run(core: Weak<Core>, lanes: Arc<Lanes>, mut moved: Unbounde
             look(&core, &lanes, &key, owner, Why::Moved);
             continue;
         }
+        core.client.grow();
         for session in core.sessions.stale(false) {
             core.discard(session);
         }
@@ -64,7 +66,7 @@ fn attend(core: &Arc<Core>, lanes: &Arc<Lanes>, due: Due) {
 fn look(core: &Arc<Core>, lanes: &Arc<Lanes>, key: &LockKey, owner: OwnerToken, why: Why) {
     let home = core.home.clone();
     let core = Arc::clone(core);
-    let job = async move { core.look_after(&owner, why).await };
+    let job = async move { by(core.client.verb_ends(), core.look_after(&owner, why)).await };
     // One without a number is not overtaken.
     let _ = lanes.run(&home, key, 0, job);
 }

@@ -4,12 +4,15 @@
 //! |---|---|
 //! | `<lock>/.lock` | the lock: it is held by the session that has locked it |
 //! | `<lock>/.queue` | there if somebody may wait |
-//! | `<lock>/.queue/<owner token>` | a claim that waits, locked by its session |
+//! | `<lock>/.queue/<owner token>/<session>` | a claim that waits, locked by its session |
 //! | `<lock>%gone/<owner token>` | a claim that was withdrawn and may still be asked for |
 //!
 //! The first is where `consul lock` and Go's `api.Lock` have their locks, so that they and ours
 //! exclude each other. In names `%` and `/` are escaped: otherwise the lock `a` would contain the
 //! keys of the lock `a/b`, and nothing but an escape has a `%` in it.
+//!
+//! The key of a waiter names its session, since Consul keeps a key from everybody for a while after
+//! the session ended that had locked it: a claim that lost its session waits by another key.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -53,8 +56,8 @@ impl Layout {
         format!("{}/.queue/", self.escaped)
     }
 
-    pub(crate) fn waiter(&self, owner: &str) -> String {
-        format!("{}/.queue/{}", self.escaped, escaped(owner))
+    pub(crate) fn waiter(&self, owner: &str, session: &str) -> String {
+        format!("{}/.queue/{}/{session}", self.escaped, escaped(owner))
     }
 
     pub(crate) fn gone(&self, owner: &str) -> String {
@@ -139,7 +142,7 @@ mod tests {
                 for key in [
                     other_keys.lock(),
                     other_keys.queue(),
-                    other_keys.waiter("o"),
+                    other_keys.waiter("o", "s"),
                 ] {
                     assert_eq!(key.starts_with(&all), one == other, "{one} and {other}");
                 }
@@ -151,7 +154,7 @@ mod tests {
     #[test]
     fn no_part_of_a_name_is_taken_for_a_place() {
         for name in [".", "..", "a//b", "/./"] {
-            let key = layout(name).waiter("../x");
+            let key = layout(name).waiter("../x", "s");
             let mut parts = key.split('/');
             assert!(
                 parts.all(|part| !part.is_empty() && part != "." && part != ".."),

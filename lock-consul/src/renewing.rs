@@ -6,15 +6,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use lock_protocol::{Extension, Renewal, Renewed};
+use lock_protocol::{Extension, LostReason, Renewal, Renewed};
 use tokio::sync::Semaphore;
 
 use crate::book::{Entry, Place};
+use crate::client::by;
 use crate::core::{Core, believed, tokens, written};
 use crate::fault::Fault;
 use crate::layout::Layout;
 use crate::sessions::Session;
-use crate::tree::Slot;
 use crate::txn::{Conflicts, Done, MOST_OPS, Txn};
 
 /// How many sessions are renewed at a time.
@@ -25,7 +25,7 @@ type Answer = Result<Renewed, Fault>;
 impl Core {
     /// See [`Backend::renew`](lock_protocol::Backend::renew).
     pub(crate) async fn renew(self: &Arc<Core>, renewals: Vec<Renewal>) -> Vec<Answer> {
-        let asked = Instant::now();
+        let (asked, end) = (Instant::now(), self.client.verb_ends());
         let entries: Vec<Option<Entry>> = renewals
             .iter()
             .map(|renewal| self.entry_of(renewal, asked))
@@ -83,8 +83,10 @@ impl Core {
         let judged: Vec<_> = all
             .map(|((renewal, entry), state)| {
                 let core = Arc::clone(self);
-                self.home
-                    .spawn(async move { core.judge(renewal, entry, state).await })
+                self.home.spawn(by(
+                    end,
+                    async move { core.judge(renewal, entry, state).await },
+                ))
             })
             .collect();
         let mut answers = Vec::with_capacity(judged.len());
@@ -117,13 +119,12 @@ impl Core {
             let Ok(_place) = at_once.acquire().await else {
                 return;
             };
-            if let Ok(at) = core.sessions.renew(&id).await {
-                core.book.change(owner.as_str(), |entry| {
-                    if entry.session.id == id {
-                        entry.session.renewed = entry.session.renewed.max(Some(at));
-                    }
-                });
-            }
+            let renewed = core.sessions.renew(&id).await;
+            core.book.change(owner.as_str(), |entry| {
+                if entry.session.id == id {
+                    entry.take_in(renewed);
+                }
+            });
         });
     }
 
@@ -144,16 +145,22 @@ impl Core {
                 let Place::Owns(index) = entry.place else {
                     return Err(Fault::Strange);
                 };
+                entry.is_renewed()?;
                 self.held(&renewal, &entry.session, index, &entry).await
             }
             (State::Held, None) => Err(Fault::Strange),
             (State::Unknown, entry) => {
                 let layout = Layout::of(&renewal.key);
-                let Some(slot) = self.slot(&layout, owner).await? else {
+                let tree = self.tree(&layout).await?;
+                let Some(slot) = tree.held_by(owner) else {
                     if let Some(entry) = entry {
                         self.lost(owner, &entry);
                     }
-                    return Ok(Renewed::lost());
+                    // An operator, or the end of its session, leaves nobody.
+                    return Ok(Renewed::Lost(match tree.held() {
+                        Some(_) => LostReason::TakenOver,
+                        None => LostReason::Deleted,
+                    }));
                 };
                 let (Some(id), Some(said)) = (&slot.session, &slot.said) else {
                     return Err(Fault::Strange);
@@ -173,12 +180,6 @@ impl Core {
                 self.held(&renewal, &session, slot.index, &entry).await
             }
         }
-    }
-
-    /// The lock, if `owner` holds it.
-    async fn slot(&self, layout: &Layout, owner: &str) -> Result<Option<Slot>, Fault> {
-        let tree = self.tree(layout).await?;
-        Ok(tree.held_by(owner).cloned())
     }
 
     /// The claim holds the lock, whose key has this index.

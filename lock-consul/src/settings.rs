@@ -30,8 +30,9 @@ pub struct ConsulSettings {
     pub tls: Option<ConsulTls>,
     /// What the names of all locks start with: what the token has to be allowed to write.
     pub key_prefix: String,
-    /// How long a question may take, of which each call to Consul takes at most half. An agent that
-    /// does not answer by then is left for the next one.
+    /// How long a question may take once it is begun, however many calls to Consul it takes, and an
+    /// hour at the most. Each of them takes half of it at most: an agent that does not answer by
+    /// then is left for the next one.
     pub command_timeout: Duration,
     /// How many connections the questions take at the most, from 1 on. An agent lets all processes
     /// of one address together have 200 connections, unless `http_max_conns_per_client` says
@@ -88,7 +89,12 @@ impl ConsulSettings {
 
     /// How long one call may take.
     pub(crate) fn patience(&self) -> Duration {
-        self.command_timeout / 2
+        self.time() / 2
+    }
+
+    /// How long a question may take. Whoever wants to wait longer than an hour may ask again.
+    pub(crate) fn time(&self) -> Duration {
+        self.command_timeout.min(Duration::from_secs(3_600))
     }
 
     /// The agents, each with its port.
@@ -99,6 +105,16 @@ impl ConsulSettings {
         if self.connections == 0 {
             return Err(InvalidSetting(
                 "`connections` to Consul must be 1 or more".to_owned(),
+            ));
+        }
+        if self.command_timeout.is_zero() {
+            return Err(InvalidSetting(
+                "`command_timeout` of Consul must be longer than nothing".to_owned(),
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.lock_delay_share) {
+            return Err(InvalidSetting(
+                "`lock_delay_share` must be from 0 to 1".to_owned(),
             ));
         }
         let targets = self.endpoints.iter().enumerate();
@@ -233,6 +249,29 @@ mod tests {
             .expect("each can be used");
         assert_eq!((targets[2].host(), targets[2].port()), ("::1", 8500));
         assert_eq!((targets[4].host(), targets[4].port()), ("host", 8500));
+    }
+
+    #[test]
+    fn settings_beyond_reason_are_refused_or_bounded_without_a_panic() {
+        let mut settings = ConsulSettings::new(["host:8500"]);
+        settings.command_timeout = Duration::MAX;
+        settings.connections = usize::MAX;
+        settings.long_polls = usize::MAX;
+        assert_eq!(settings.time(), Duration::from_secs(3_600));
+        assert!(crate::client::Client::new(&settings).is_ok());
+        settings.long_polls = 0;
+        assert!(crate::client::Client::new(&settings).is_ok());
+        let refused: [fn(&mut ConsulSettings); 4] = [
+            |settings| settings.command_timeout = Duration::ZERO,
+            |settings| settings.connections = 0,
+            |settings| settings.lock_delay_share = f64::NAN,
+            |settings| settings.lock_delay_share = -1.0,
+        ];
+        for (place, make_wrong) in refused.into_iter().enumerate() {
+            let mut settings = ConsulSettings::new(["host:8500"]);
+            make_wrong(&mut settings);
+            assert!(settings.targets().is_err(), "{place}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_protocol::{Contended, Holder};
+use lock_protocol::{Contended, Holder, Process};
 
 use crate::layout::{Layout, Said};
 use crate::messages::Pair;
@@ -95,10 +95,24 @@ impl Tree {
         waiters.filter(|waiter| waiter.session.is_some())
     }
 
-    /// The key of a claim that waits.
-    pub(crate) fn waiter(&self, owner: &str) -> Option<&Waiter> {
-        let mut waiters = self.waiters.iter();
-        waiters.find(|waiter| waiter.said.owner == owner)
+    /// The key by which a claim waits, or did, if it has lost its session since.
+    pub(crate) fn waiter<'a>(&'a self, owner: &'a str) -> Option<&'a Waiter> {
+        let alive = self.alive().find(|waiter| waiter.said.owner == owner);
+        alive.or_else(|| self.waiters_of(owner).next())
+    }
+
+    /// All keys by which a claim waits or did: one for each session that it had.
+    pub(crate) fn waiters_of<'a>(&'a self, owner: &'a str) -> impl Iterator<Item = &'a Waiter> {
+        let waiters = self.waiters.iter();
+        waiters.filter(move |waiter| waiter.said.owner == owner)
+    }
+
+    /// The session of the waiter with this key has ended, as is known by now.
+    pub(crate) fn bury(&mut self, key: &str) {
+        let mut waiters = self.waiters.iter_mut();
+        if let Some(waiter) = waiters.find(|waiter| waiter.key == key) {
+            waiter.session = None;
+        }
     }
 
     /// What a waiter has to listen to, and at which index: the claim in front of it, or the lock,
@@ -126,7 +140,12 @@ impl Tree {
             // What is left of its lease is not more than all of it. Where nobody holds it, it may
             // not be had yet, for the ttl of the last holder at the most.
             Some(slot) => match &slot.said {
-                Some(said) => Holder::of_ours(said.ttl),
+                Some(said) => {
+                    let mut holder = Holder::of_ours(said.ttl);
+                    let owner = slot.session.as_ref().map(|_| &said.owner);
+                    holder.process = owner.and_then(|owner| Process::of(owner));
+                    holder
+                }
                 None if slot.session.is_some() => {
                     let mut holder = Holder::foreign(None);
                     // Its end is seen as that of ours is.

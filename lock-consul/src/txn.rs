@@ -87,18 +87,26 @@ impl Txn {
         })
     }
 
-    /// Writes a value, whatever is there.
-    pub(crate) fn set(&mut self, key: String, value: &str) -> Step {
+    /// Writes that `owner` begins to wait to the key that says so. Its index grows by that: the
+    /// value is another each time, since one that is equal changes nothing.
+    pub(crate) fn begin_to_wait(&mut self, key: String, owner: &str) -> Step {
         self.writes = true;
+        let value = format!("{:016x} {owner}", fastrand::u64(..));
         self.add(KeyOp {
             verb: "set",
             key,
-            value: Some(encoded(value)),
+            value: Some(encoded(&value)),
             ..KeyOp::default()
         })
     }
 
-    /// Deletes a key that is as it was at `index`.
+    /// Deletes a key that is there, as it was at `index`.
+    pub(crate) fn take_away(&mut self, key: String, index: u64) {
+        self.unchanged(key.clone(), index);
+        self.delete(key, index);
+    }
+
+    /// Deletes a key that is as it was at `index`, or is not there: for a server that is no fault.
     pub(crate) fn delete(&mut self, key: String, index: u64) -> Step {
         self.writes = true;
         self.add(KeyOp {

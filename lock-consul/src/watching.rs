@@ -141,6 +141,7 @@ impl Listener {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut choice = self.client.place().number;
+        let mut room = self.client.room();
         loop {
             let left = self.client.left(choice);
             let is_looked_for = self.watchers.len() > self.polls && !self.is_looking;
@@ -158,6 +159,7 @@ impl Listener {
                     }
                 },
                 _ = looks.tick(), if is_looked_for => self.look(),
+                Ok(()) = room.changed() => self.fit(),
                 // What the old agent does not say any more, the new one may.
                 () = left => {
                     choice = self.client.place().number;
@@ -203,12 +205,30 @@ impl Listener {
             poll.abort();
             self.polls -= 1;
             // One of those who have none gets its place.
-            let without = self.watchers.iter().find(|(_, other)| other.poll.is_none());
-            if let Some(next) = without.map(|(next, _)| *next) {
-                self.poll(next);
-            }
+            self.fit();
         }
         Some(watcher)
+    }
+
+    /// Has as many long polls as there is room for: who loses his is looked for, as the rest.
+    fn fit(&mut self) {
+        let most = self.client.most_polls();
+        let with = self.watchers.values_mut();
+        for watcher in with.filter(|watcher| watcher.poll.is_some()) {
+            if self.polls <= most {
+                break;
+            }
+            if let Some(poll) = watcher.poll.take() {
+                poll.abort();
+                self.polls -= 1;
+            }
+        }
+        let without = self.watchers.iter();
+        let without = without.filter(|(_, other)| other.poll.is_none());
+        let room = most.saturating_sub(self.polls);
+        for id in without.map(|(id, _)| *id).take(room).collect::<Vec<_>>() {
+            self.poll(id);
+        }
     }
 
     /// Looks for those who have no long poll.
@@ -256,10 +276,7 @@ impl Listener {
                 entry.watched = None;
             }
             if is_changed && is_head && entry.place == Place::Waits {
-                entry.turn = Some(Turn {
-                    since: now,
-                    seen: false,
-                });
+                entry.turn = Some(Turn::at(now));
             }
         });
         match (is_changed, is_head) {

@@ -15,8 +15,6 @@ use crate::worker::Orders;
 
 /// This program, also when it has been replaced by a newer build meanwhile.
 pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
-/// How long a process may take from the order to end until it has.
-const END: Duration = Duration::from_secs(20);
 
 /// As many processes as were asked for, whatever happens to them.
 pub(crate) struct Fleet {
@@ -147,13 +145,13 @@ impl Fleet {
         })
     }
 
-    /// Tells all processes to end, and waits for them.
-    pub(crate) fn end(mut self) -> io::Result<Vec<String>> {
+    /// Tells all processes to end, and waits for them, for so long at the most.
+    pub(crate) fn end(mut self, within: Duration) -> io::Result<Vec<String>> {
         self.look()?;
         for process in &mut self.processes {
             drop(process.child.stdin.take());
         }
-        let deadline = Instant::now() + END;
+        let deadline = Instant::now() + within;
         for Process { number, child } in &mut self.processes {
             let status = loop {
                 match child.try_wait()? {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use lock_tests::checker::{Nanos, Recorder, now};
 
 use crate::admin::{Admin, holders, is_marker, lock, queue};
+use crate::consul_admin::ConsulAdmin;
 use crate::effects::Effects;
 use crate::etcd_admin::EtcdAdmin;
 use crate::fleet::{Fleet, pid_of};
@@ -31,6 +32,7 @@ pub(crate) struct Hunter<'a> {
 pub(crate) enum Eyes {
     Redis(Box<Admin>),
     Etcd(EtcdAdmin),
+    Consul(ConsulAdmin),
 }
 
 impl Eyes {
@@ -57,6 +59,11 @@ impl Eyes {
                 let found = found.into_iter().nth(usize::from(waits))?;
                 Some(found.key)
             }
+            Eyes::Consul(admin) if waits => {
+                let first = admin.waiters(key).ok()?.into_iter().next()?;
+                Some(first.owner)
+            }
+            Eyes::Consul(admin) => admin.holder(key).ok()?.map(|holder| holder.owner),
         }
     }
 
@@ -80,6 +87,14 @@ impl Eyes {
                 let found = admin.claims(key).ok()?;
                 let place = found.iter().position(|found| found.key == owner);
                 Some(place.is_some_and(|place| (place > 0) == waits))
+            }
+            Eyes::Consul(admin) if waits => {
+                let waiters = admin.waiters(key).ok()?;
+                Some(waiters.iter().any(|waiter| waiter.owner == owner))
+            }
+            Eyes::Consul(admin) => {
+                let holder = admin.holder(key).ok()?;
+                Some(holder.is_some_and(|holder| holder.owner == owner))
             }
         }
     }

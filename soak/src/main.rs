@@ -4,6 +4,7 @@
 //! run ── plan: which faults, from the seed
 //!  ├── station: a Redis server and its troubles (4 or 5 of them)  ─┐
 //!  ├── cluster: or three members of etcd and theirs                │
+//!  ├── agents: or three servers of Consul and theirs               │
 //!  ├── hunter: kills and stops processes that hold and wait        ├── effects: faults that were seen to take effect
 //!  ├── fleet: the processes ── worker ── turn: what callers do    ─┘
 //!  │                           └── witness: whom the store queues and serves
@@ -13,7 +14,9 @@
 //! ```
 
 mod admin;
+mod agents;
 mod cluster;
+mod consul_admin;
 mod effects;
 mod etcd_admin;
 mod fleet;
@@ -45,7 +48,7 @@ use crate::station::Left;
 use crate::verdict::Verdict;
 
 const USAGE: &str = "\
-Usage: lock-soak [--store redis|redlock|etcd] [--minutes M] [--seed S] [--processes P] [--tasks T]
+Usage: lock-soak [--store redis|redlock|etcd|consul] [--minutes M] [--seed S] [--processes P] [--tasks T]
                  [--logs DIRECTORY] [--other PROGRAM]
                  [--sabotage double-grant|low-fence|overtake|leak-key|hang|short-keep|no-fence|
                              no-restart-delay]
@@ -56,8 +59,8 @@ Usage: lock-soak [--store redis|redlock|etcd] [--minutes M] [--seed S] [--proces
 Lets P processes with T tasks each (4 and 16, if not said) take locks for M minutes (10) while
 servers, network and processes fail. The locks are on single Redis servers, of which each suffers
 from something else (redis, if not said), on five, of which a majority holds the locks (redlock, also
-by --topology redlock), or on three members of etcd, which knows no sabotage but no-fence. Each overlap
-of leases that a fault permits is printed with that fault. With another version of this program every
+by --topology redlock), or on three members of etcd or servers of Consul, which know no sabotage but
+no-fence. Each overlap of leases that a fault permits is printed with that fault. With another version of this program every
 second process is of that. The last line of the output is a JSON object with what was seen. Exits
 with 1 if a promise was broken.
 

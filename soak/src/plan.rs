@@ -45,6 +45,8 @@ pub(crate) enum Store {
     Redlock,
     /// A cluster of etcd, of three members.
     Etcd,
+    /// Three servers of Consul.
+    Consul,
 }
 
 impl Store {
@@ -58,6 +60,7 @@ impl Store {
             Store::Redis => vec![Place::Lossy, Place::Durable, Place::Clock, Place::Network],
             Store::Redlock => (0..NODES).map(Place::Node).collect(),
             Store::Etcd => vec![Place::Cluster],
+            Store::Consul => vec![Place::Agents],
         }
     }
 
@@ -82,6 +85,8 @@ impl Store {
             Store::Redis | Store::Redlock => Duration::from_secs(1),
             // Longer than an election.
             Store::Etcd => Duration::from_secs(3),
+            // What a dead holder had is free after twice as long.
+            Store::Consul => Duration::from_secs(4),
         }
     }
 
@@ -89,8 +94,23 @@ impl Store {
     pub(crate) fn command_timeout(self) -> Duration {
         match self {
             Store::Redis | Store::Redlock => Duration::from_millis(400),
-            Store::Etcd => Duration::from_secs(1),
+            Store::Etcd | Store::Consul => Duration::from_secs(1),
         }
+    }
+
+    /// How long everything goes on after the last fault; whatever is stuck then is stuck for good.
+    pub(crate) fn calm(self) -> Duration {
+        match self {
+            Store::Redis | Store::Redlock | Store::Etcd => Duration::from_secs(2),
+            // What a dead process had costs its session and its delay, and its session once more
+            // where the leader changes.
+            Store::Consul => 4 * self.longest_ttl(),
+        }
+    }
+
+    /// How soon a process ends that is told to.
+    pub(crate) fn end(self) -> Duration {
+        Duration::from_secs(18) + self.calm()
     }
 
     /// Whether a release can keep a key taken for a while.
@@ -104,7 +124,7 @@ impl Store {
             Store::Redis => sabotage != Sabotage::NoRestartDelay,
             // Which serves in no order.
             Store::Redlock => ![Sabotage::Overtake, Sabotage::ShortKeep].contains(&sabotage),
-            Store::Etcd => sabotage == Sabotage::NoFence,
+            Store::Etcd | Store::Consul => sabotage == Sabotage::NoFence,
         }
     }
 }
@@ -170,6 +190,8 @@ pub(crate) enum Place {
     /// Is etcd, of which members die, stand still and are cut off, and in which operators
     /// intervene.
     Cluster,
+    /// Is Consul, of which servers die and stand still, and in which operators intervene.
+    Agents,
 }
 
 impl Place {
@@ -268,6 +290,16 @@ impl Place {
                 Kind::HeldKeyDeleted,
                 Kind::LeaseRevoked,
                 Kind::Compacted,
+            ],
+            Place::Agents => &[
+                Kind::LeaderKilled,
+                Kind::MemberKilled,
+                Kind::LeaderStopped,
+                Kind::MemberStopped,
+                Kind::ClientsCut,
+                Kind::ClientsHeld,
+                Kind::HeldKeyDeleted,
+                Kind::LeaseRevoked,
             ],
         }
     }
@@ -378,6 +410,7 @@ impl Target {
             Target::Processes => 4,
             Target::Server(Place::Node(node)) => 5 + u64::from(node),
             Target::Server(Place::Cluster) => 5 + u64::from(NODES),
+            Target::Server(Place::Agents) => 6 + u64::from(NODES),
         }
     }
 
@@ -425,7 +458,8 @@ impl Schedule {
             kinds: target.kinds(),
             deck: Vec::new(),
             slower: match target {
-                Target::Server(Place::Node(_)) => RARER,
+                // Its elections take seconds.
+                Target::Server(Place::Node(_) | Place::Agents) => RARER,
                 _ => 1,
             },
         }
@@ -454,7 +488,7 @@ mod tests {
     use super::*;
 
     fn all() -> impl Iterator<Item = Target> {
-        let places = [Store::Redis, Store::Redlock, Store::Etcd].map(Store::places);
+        let places = [Store::Redis, Store::Redlock, Store::Etcd, Store::Consul].map(Store::places);
         let servers = places.concat().into_iter().map(Target::Server);
         servers.chain([Target::Processes])
     }
@@ -494,6 +528,7 @@ mod tests {
         assert_eq!(Store::parse("single"), Some(Store::Redis));
         assert_eq!(Store::parse("redlock"), Some(Store::Redlock));
         assert_eq!(Store::parse("etcd"), Some(Store::Etcd));
+        assert_eq!(Store::parse("consul"), Some(Store::Consul));
         assert_eq!(Store::Redlock.keys().len(), KEYS);
         assert_eq!(Store::Etcd.keys()[3], "cluster:3");
     }
@@ -506,7 +541,7 @@ mod tests {
 
     #[test]
     fn each_store_has_the_fence() {
-        for store in [Store::Redis, Store::Redlock, Store::Etcd] {
+        for store in [Store::Redis, Store::Redlock, Store::Etcd, Store::Consul] {
             assert!(store.has_protection(Sabotage::NoFence), "{store:?}");
         }
         assert!(!Store::Redis.has_protection(Sabotage::NoRestartDelay));

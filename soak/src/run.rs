@@ -11,7 +11,9 @@ use lock_tests::checker::{Event, Recorder, What, now};
 use lock_tests::server::Server;
 
 use crate::admin::Admin;
+use crate::agents::Consul;
 use crate::cluster::Etcd;
+use crate::consul_admin::ConsulAdmin;
 use crate::effects::Effects;
 use crate::etcd_admin::EtcdAdmin;
 use crate::fleet::Fleet;
@@ -26,8 +28,6 @@ use crate::worker::Orders;
 const NOBODY: u32 = 0;
 /// How often to tell how far it is.
 const PROGRESS: Duration = Duration::from_secs(10);
-/// How long everything goes on after the last fault; whatever is stuck then is stuck for good.
-const CALM: Duration = Duration::from_secs(2);
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -73,9 +73,9 @@ pub(crate) fn run(plan: &Plan) -> Fallible<(Verdict, PathBuf)> {
     let fleet = Mutex::new(Fleet::start(orders, plan.processes, plan.other.clone())?);
 
     let calm_since = trouble(plan, &logs, &mut stations, &fleet, eyes, &mut counters)?;
-    thread::sleep(CALM);
+    thread::sleep(plan.store.calm());
     let fleet = fleet.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let problems = fleet.end()?;
+    let problems = fleet.end(plan.store.end())?;
 
     let mut left = Left::default();
     for station in &mut stations {
@@ -138,6 +138,7 @@ fn trouble(
 enum Troubled {
     Redis(Box<Station>),
     Etcd(Box<Etcd>),
+    Consul(Box<Consul>),
 }
 
 impl Troubled {
@@ -149,6 +150,7 @@ impl Troubled {
         let (log, effects) = (log(logs, &name)?, Effects::open(logs, &name)?);
         Ok(match place {
             Place::Cluster => Troubled::Etcd(Box::new(Etcd::start(log, effects))),
+            Place::Agents => Troubled::Consul(Box::new(Consul::start(log, effects))),
             place => Troubled::Redis(Box::new(Station::start(place, log, effects)?)),
         })
     }
@@ -158,6 +160,7 @@ impl Troubled {
         match self {
             Troubled::Redis(station) => (station.url(), station.direct_url()),
             Troubled::Etcd(etcd) => (etcd.url(), etcd.url()),
+            Troubled::Consul(consul) => (consul.url(), consul.url()),
         }
     }
 
@@ -170,6 +173,7 @@ impl Troubled {
                 Eyes::Redis(Box::new(admin))
             }
             Troubled::Etcd(etcd) => Eyes::Etcd(EtcdAdmin::new(etcd.ports(), patience)),
+            Troubled::Consul(consul) => Eyes::Consul(ConsulAdmin::new(consul.ports(), patience)),
         })
     }
 
@@ -177,6 +181,7 @@ impl Troubled {
         match self {
             Troubled::Redis(station) => station.suffer(step),
             Troubled::Etcd(etcd) => etcd.suffer(step),
+            Troubled::Consul(consul) => consul.suffer(step),
         }
     }
 
@@ -184,6 +189,7 @@ impl Troubled {
         Ok(match self {
             Troubled::Redis(station) => station.leftovers()?,
             Troubled::Etcd(etcd) => etcd.leftovers()?,
+            Troubled::Consul(consul) => consul.leftovers()?,
         })
     }
 }

@@ -389,7 +389,7 @@ pub(crate) struct Left {
     pub(crate) queued: u64,
     /// On etcd: watchers.
     pub(crate) subscriptions: u64,
-    /// Of etcd.
+    /// Of etcd; on Consul: sessions.
     pub(crate) leases: u64,
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
+use lock_runtime::consul::{ConsulBackend, ConsulSettings};
 use lock_runtime::etcd::{EtcdBackend, EtcdSettings};
 use lock_runtime::redis::deadpool_redis::Config;
 use lock_runtime::redis::{RedisBackend, RedisSettings};
@@ -128,6 +129,7 @@ async fn connect(
         Store::Redis => connect_to_each(orders, log).await,
         Store::Redlock => connect_to_all(orders).await,
         Store::Etcd => connect_to_etcd(orders, log).await,
+        Store::Consul => connect_to_consul(orders, log).await,
     }
 }
 
@@ -182,6 +184,23 @@ async fn connect_to_etcd(
         settings.command_timeout = orders.store.command_timeout();
         let etcd = EtcdBackend::connect_lazily(settings)?;
         let builder = LockRuntime::backend(Decorated(Witness::new(etcd, log.clone())));
+        all.push(with_settings(orders.store, builder).build().await?);
+    }
+    Ok((all, Vec::new()))
+}
+
+/// A runtime for the servers of Consul, as that for etcd.
+async fn connect_to_consul(
+    orders: &Orders,
+    log: &Arc<Recorder>,
+) -> Result<(Vec<LockRuntime>, Vec<Handle>), LockError> {
+    let mut all = Vec::new();
+    for (url, _) in &orders.servers {
+        let agents = url.trim_start_matches("consul://").split(',');
+        let mut settings = ConsulSettings::new(agents);
+        settings.command_timeout = orders.store.command_timeout();
+        let consul = ConsulBackend::connect_lazily(settings)?;
+        let builder = LockRuntime::backend(Decorated(Witness::new(consul, log.clone())));
         all.push(with_settings(orders.store, builder).build().await?);
     }
     Ok((all, Vec::new()))
@@ -289,7 +308,7 @@ fn lock_threads() -> io::Result<u64> {
     for thread in fs::read_dir("/proc/self/task")? {
         // A thread may end while it is looked at.
         let name = fs::read_to_string(thread?.path().join("comm")).unwrap_or_default();
-        count += u64::from(["lock-runtime", "lock-etcd"].contains(&name.trim()));
+        count += u64::from(["lock-runtime", "lock-etcd", "lock-consul"].contains(&name.trim()));
     }
     Ok(count)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use lock_conformance::Store;
 use lock_runtime::backend::LockKey;
 use lock_runtime::{LockError, LockGuard, LockRuntime, LostReason};
+use lock_tests::consul_store::ConsulStore;
 use lock_tests::etcd_store::EtcdStore;
 use lock_tests::faults::ms;
 use lock_tests::memory_store::MemoryStore;
@@ -20,6 +21,8 @@ use tokio::time::{Instant, sleep, timeout};
 trait Place: Store {
     /// What things may take longer than promised: nothing where the clock is paused.
     const SLACK: Duration = Duration::from_secs(5);
+    /// The ttl of what is to end by nothing but its release.
+    const LONGEST: Duration = LONG;
 }
 
 impl Place for MemoryStore {
@@ -28,6 +31,10 @@ impl Place for MemoryStore {
 impl Place for RedisStore {}
 impl Place for RedlockStore {}
 impl Place for EtcdStore {}
+impl Place for ConsulStore {
+    // No lease is longer there; it is renewed.
+    const LONGEST: Duration = Duration::from_secs(60);
+}
 
 /// By when what must happen has happened.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -37,9 +44,9 @@ const LONG: Duration = Duration::from_secs(600);
 const TTL: Duration = Duration::from_secs(3);
 
 /// A runtime as one process would have it.
-async fn process(place: &impl Place) -> LockRuntime {
+async fn process<P: Place>(place: &P) -> LockRuntime {
     let builder = LockRuntime::backend(place.connect().await);
-    let builder = builder.default_ttl(LONG).default_wait(LONG);
+    let builder = builder.default_ttl(P::LONGEST).default_wait(LONG);
     builder.command_timeout(ms(4000)).build().await.unwrap()
 }
 
@@ -339,6 +346,7 @@ macro_rules! on_each_store {
         on_each_store! { @on redis RedisStore $($promise)+ }
         on_each_store! { @on redlock RedlockStore $($promise)+ }
         on_each_store! { @on etcd EtcdStore $($promise)+ }
+        on_each_store! { @on consul ConsulStore $($promise)+ }
     };
     (@on $module:ident $store:ident $($promise:ident)+) => {
         mod $module {

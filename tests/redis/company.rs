@@ -7,6 +7,7 @@ use lock_runtime::backend::{
 };
 use lock_runtime::redis::RedisBackend;
 use lock_tests::causes;
+use lock_tests::faults::{eventually, listeners};
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
 
@@ -167,6 +168,13 @@ async fn a_waiter_that_is_gone_is_passed_over_by_all_kinds() {
     ));
     gone.close().await;
     drop(gone);
+    let are_gone = || {
+        listeners(&server, "k")
+            .iter()
+            .take(20)
+            .all(|heard| *heard == 0)
+    };
+    eventually("nobody listens for them", are_gone).await;
     // More than one call passes over.
     release(&backend, &holder).await;
     granted(&backend, &waiting).await;

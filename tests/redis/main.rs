@@ -12,5 +12,6 @@ mod connection;
 mod foreign_gap;
 mod locking;
 mod main_job;
+mod places;
 mod queueing;
 mod scripts;

@@ -86,7 +86,7 @@ impl Options {
             let log = fs::read_to_string(cluster.log(0)).unwrap_or_default();
             eprintln!("Consul does not start: {log}");
         }
-        panic!("Consul does not start; `scripts/servers consul` builds it");
+        panic!("Consul does not start; `scripts/consul` builds it");
     }
 }
 
@@ -245,6 +245,21 @@ impl Cluster {
         keys.iter().filter(|key| key.starts_with(&prefix)).count()
     }
 
+    /// The sessions of the claims that wait for a lock; of one that has lost its session there is
+    /// none.
+    pub fn waiting_sessions(&self, lock: &str) -> Vec<String> {
+        let keys = self.read(&format!("/v1/kv/{lock}/.queue/?recurse&consistent"));
+        let keys = keys.as_array().cloned().unwrap_or_default();
+        let sessions = keys.iter().filter_map(|key| key["Session"].as_str());
+        sessions.map(str::to_owned).collect()
+    }
+
+    /// The index at which a key was last changed; 0 if it is not there.
+    pub fn index(&self, key: &str) -> u64 {
+        let found = self.read(&format!("/v1/kv/{key}?consistent"));
+        found[0]["ModifyIndex"].as_u64().unwrap_or_default()
+    }
+
     /// The session that holds a lock, and the value of its key.
     pub fn owner(&self, lock: &str) -> Option<(String, String)> {
         let found = self.read(&format!("/v1/kv/{lock}/.lock?consistent"));
@@ -287,6 +302,20 @@ impl Cluster {
             let path = format!("/v1/kv/{lock}/.lock?release={session}");
             assert_eq!(self.ask("PUT", &path, &value).trim(), "true");
         }
+    }
+
+    /// Gives a lock from whoever holds it to a session of another program, in one step.
+    pub fn pass_to_another(&self, lock: &str) {
+        let (session, _) = self.owner(lock).expect("a holder");
+        let op = |verb: &str, session: &str| {
+            // The value says "another".
+            let key = format!("{lock}/.lock");
+            let kv = json!({"Verb": verb, "Key": key, "Value": "YW5vdGhlcg==", "Session": session});
+            json!({ "KV": kv })
+        };
+        let ops = json!([op("unlock", &session), op("lock", &self.new_session())]);
+        let answer = self.ask("PUT", "/v1/txn", &ops.to_string());
+        assert!(answer.contains("\"Errors\":null"), "{answer}");
     }
 
     /// Puts a policy and a token for it there.

@@ -440,11 +440,12 @@ pub struct Monitor {
 }
 
 /// A PING with a number ends a greeting, or looks whether a connection is alive.
-const GREETINGS: [&str; 4] = [
+const GREETINGS: [&str; 5] = [
     "\"CLIENT\" \"SETINFO\"",
     "\"HELLO\"",
     "\"SCRIPT\" \"LOAD\"",
     "\"PING\" \"",
+    "\"SUBSCRIBE\"",
 ];
 
 impl Monitor {

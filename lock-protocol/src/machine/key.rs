@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use super::{Actions, End, Event, Group, LeaseId, Look, Waiter};
+use super::{Actions, End, Event, Group, Holding, LeaseId, Look, Waiter};
 use crate::claim::Renewal;
 use crate::mode::Kind;
 use crate::name::LockKey;
@@ -230,6 +230,17 @@ impl Key {
         now: Instant,
     ) -> Option<(Renewal, Duration)> {
         self.group_of(lease).renewal(rules, lease, now)
+    }
+
+    /// The holds of the leases that are held, one for each who holds it: one, but where leases go
+    /// together.
+    pub fn held(&self, now: Instant) -> impl Iterator<Item = Holding> {
+        self.groups().flat_map(move |group| group.held(now))
+    }
+
+    /// The hold of this lease, which may have ended against the will of its holder.
+    pub fn holding(&self, lease: LeaseId, now: Instant) -> Option<Holding> {
+        self.group_of(lease).holding(lease, now)
     }
 
     /// What the machine is at.

@@ -1,9 +1,12 @@
 //! What the machine is at, for traces, metrics and tests: nothing is decided by it.
 
+use core::iter::repeat_n;
+
 use super::exchange::Stage;
 use super::lease::State;
-use super::{Group, Lease};
-use crate::token::OwnerToken;
+use super::{Group, Lease, LeaseId};
+use crate::time::Instant;
+use crate::token::{FencingToken, OwnerToken};
 
 /// What a machine is at, at one look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -36,6 +39,20 @@ pub enum Pursued {
     Pausing,
 }
 
+/// A hold of a lease that its holder has not given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Holding {
+    /// Which lease.
+    pub lease: LeaseId,
+    /// The number of its holder.
+    pub token: FencingToken,
+    /// When it began, or was granted where it begins later.
+    pub since: Instant,
+    /// How many hold it: one, but for those who share.
+    pub sharing: u32,
+}
+
 impl Look {
     /// What two of the groups of a machine are at.
     pub(super) fn and(self, other: Look) -> Look {
@@ -51,6 +68,32 @@ impl Look {
 }
 
 impl Group {
+    /// The holds of the leases that are held, one for each who holds it.
+    pub(super) fn held(&self, now: Instant) -> impl Iterator<Item = Holding> {
+        let held = self.leases.iter().filter(|lease| lease.is_held());
+        let holdings = held.filter_map(move |lease| self.holding(lease.id, now));
+        holdings.flat_map(|holding| repeat_n(holding, holding.sharing as usize))
+    }
+
+    /// The hold of this lease, which may have ended against the will of its holder.
+    pub(super) fn holding(&self, lease: LeaseId, now: Instant) -> Option<Holding> {
+        let lease = self.lease(lease)?;
+        if matches!(lease.state, State::Releasing(_)) {
+            return None;
+        }
+        let has_begun = lease.held_since <= now;
+        Some(Holding {
+            lease: lease.id,
+            token: lease.token,
+            since: if has_begun {
+                lease.held_since
+            } else {
+                lease.granted_at
+            },
+            sharing: lease.sharing,
+        })
+    }
+
     /// What the machine is at.
     pub(super) fn look(&self) -> Look {
         let mut look = Look {

@@ -121,12 +121,12 @@ mod lease;
 mod line;
 mod look;
 mod pursuing;
+mod seldom;
 #[cfg(test)]
 mod tests;
 mod withdrawing;
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::time::Duration;
 
 use smallvec::SmallVec;
@@ -140,7 +140,8 @@ pub use self::lease::{End, LeaseId};
 use self::lease::{Lease, State};
 use self::line::Line;
 pub use self::line::{Waiter, WaiterId};
-pub use self::look::{Look, Pursued};
+pub use self::look::{Holding, Look, Pursued};
+use self::seldom::Seldom;
 use crate::claim::AskNumber;
 use crate::claim::{Acquired, Claim, LostReason, Released, Renewal};
 use crate::mistakes::{Mistake, made};
@@ -160,7 +161,7 @@ struct Group {
     pursuit: Option<Box<Pursuit>>,
     /// The leases of this process, lost ones included until their holders give them up.
     leases: SmallVec<[Lease; 1]>,
-    withdrawals: Vec<Withdrawal>,
+    withdrawals: Seldom<Withdrawal>,
     /// The owner token of the next claim, if the waiter for whom it is made brings none.
     spare_owner: Option<OwnerToken>,
     known: Known,
@@ -180,7 +181,7 @@ impl Group {
             line: Line::default(),
             pursuit: None,
             leases: SmallVec::new(),
-            withdrawals: Vec::new(),
+            withdrawals: Seldom::new(),
             spare_owner: None,
             known: Known::Nothing,
             last_number,

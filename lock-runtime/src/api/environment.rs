@@ -302,8 +302,8 @@ impl LockRuntime {
     /// certificates in `ETCDCTL_CACERT`, `ETCDCTL_CERT` and `ETCDCTL_KEY`, for `etcds://`, which
     /// may also be written `etcd+https://`.
     ///
-    /// With the feature `consul`, its token is in `CONSUL_HTTP_TOKEN`, or in the file that
-    /// `CONSUL_HTTP_TOKEN_FILE` names; the paths of certificates in `CONSUL_CACERT`,
+    /// With the feature `consul`, its token is in the file that `CONSUL_HTTP_TOKEN_FILE` names, or,
+    /// without that, in `CONSUL_HTTP_TOKEN`; the paths of certificates in `CONSUL_CACERT`,
     /// `CONSUL_CLIENT_CERT` and `CONSUL_CLIENT_KEY`, for `consul+https://`, and the name in them, if it
     /// is not that of the URL, in `CONSUL_TLS_SERVER_NAME`. `consul://` without a host leads where
     /// `CONSUL_HTTP_ADDR` does.

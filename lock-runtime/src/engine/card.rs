@@ -46,7 +46,7 @@ impl Engine {
         let mut locks = Vec::new();
         self.table.each(|entry, now| {
             waiting += entry.machine.look().waiting;
-            locks.extend(entry.watch.local(&entry.machine, now));
+            locks.extend(entry.local(now));
         });
         locks.sort_by_key(|lock| std::cmp::Reverse(lock.held));
         let written = Written {

@@ -4,7 +4,8 @@
 //! [`machine::Key`](lock_protocol::machine::Key), of which the [`table`] has one for each key that
 //! somebody here holds or wants. The engine feeds it with events and performs its actions.
 //!
-//! - [`table`]: the keys, each under the mutex of its shard, and who waits to be told.
+//! - [`table`]: the keys, each under the mutex of its shard.
+//! - [`entry`]: one of them, and who waits to be told.
 //! - [`seats`]: where those wait who are to be told.
 //! - [`effects`]: what one event asks for.
 //! - [`asking`]: performs it when no mutex is held: questions and renewals.
@@ -21,6 +22,7 @@
 mod asking;
 mod card;
 mod effects;
+mod entry;
 mod hold;
 mod last_shards;
 mod seats;
@@ -51,8 +53,9 @@ use tracing::Instrument;
 use self::card::Identity;
 use self::effects::Effects;
 
+use self::entry::Entry;
 pub(crate) use self::hold::{Hold, View};
-use self::table::{Entry, Table, Turn};
+use self::table::{Table, Turn};
 use self::ticker::Tickers;
 use crate::backend::ErasedBackend;
 use crate::clock;
@@ -277,7 +280,7 @@ impl Engine {
     /// The locks that are held here.
     pub(crate) fn local(&self) -> Vec<LocalLock> {
         let mut all = Vec::new();
-        let mut look = |entry: &Entry, now| all.extend(entry.watch.local(&entry.machine, now));
+        let mut look = |entry: &Entry, now| all.extend(entry.local(now));
         self.table.each(&mut look);
         all
     }
@@ -287,7 +290,7 @@ impl Engine {
     fn tell_oldest(&self) {
         let mut oldest = HashMap::new();
         self.table.each(|entry, now| {
-            for (name, age) in entry.watch.ages(now) {
+            for (name, age) in entry.ages(now) {
                 let of_name = oldest.entry(name).or_insert(age);
                 *of_name = age.max(*of_name);
             }

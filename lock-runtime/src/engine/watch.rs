@@ -1,12 +1,14 @@
 //! Tells what happens to a key: one look at each event, and at what came of it.
 //!
 //! Nothing is decided by it. What is told is put into the effects, and told when no mutex is held.
+//! Of a lock that is just held nothing is kept here but what it is called: the machine knows the
+//! rest.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use lock_protocol::machine::{
-    self, Action, Answer, End, Event, LeaseId, Outcome, ReleaseOutcome, WaiterId,
+    self, Action, Answer, End, Event, Holding, LeaseId, Outcome, ReleaseOutcome, WaiterId,
 };
 use lock_protocol::{
     Acquired, BackendError, FencingToken, Holder, Instant, Kind, LostReason, Process, Released,
@@ -15,14 +17,15 @@ use lock_protocol::{
 use smallvec::SmallVec;
 
 use super::effects::Effects;
-use crate::observe::{LocalLock, LockEvent, LockRef, NAMELESS, Refusal, RenewalFailures, Via};
+use crate::observe::{LockEvent, LockRef, NAMELESS, Refusal, RenewalFailures, Via};
 
 /// How many kinds of leases there are.
 const KINDS: usize = 4;
 
-/// Who holds a key here, and how far its claim is in the store.
+/// Who comes to hold a key here or gives it up, and how far its claim is in the store.
 #[derive(Default)]
 pub(super) struct Watch {
+    /// Without one that has been taken and is just held.
     holds: SmallVec<[Held; 1]>,
     /// Of the claims of each kind.
     queues: [Queue; KINDS],
@@ -30,7 +33,8 @@ pub(super) struct Watch {
     pub(super) holder: Option<Process>,
 }
 
-/// A hold of a lease, from when its holder is told until it is clear what became of its end.
+/// A hold of a lease: from when its holder is told until it is seen, and from its end until it is
+/// clear what became of that; also while its renewal fails.
 struct Held {
     lease: LeaseId,
     token: FencingToken,
@@ -95,7 +99,7 @@ pub(super) struct Telling<'a> {
     now: Instant,
     machine: &'a machine::Key,
     /// `None` where nobody listens.
-    seen: Option<&'a mut Vec<LockEvent>>,
+    seen: Option<&'a mut SmallVec<[LockEvent; 1]>>,
 }
 
 impl<'a> Telling<'a> {
@@ -147,12 +151,7 @@ impl Happened {
         }
     }
 
-    pub(super) fn of(
-        event: &Event<'_>,
-        watch: &Watch,
-        machine: &machine::Key,
-        now: Instant,
-    ) -> Happened {
+    pub(super) fn of(event: &Event<'_>, machine: &machine::Key, now: Instant) -> Happened {
         match event {
             Event::Joined(waiter) => Happened::Joined(waiter.id),
             Event::Left(id) => Happened::Left(*id),
@@ -164,7 +163,9 @@ impl Happened {
                 .map_or(Happened::Other, Happened::HandedOver),
             Event::Renewed { lease, answer, .. } => match answer {
                 Some(Renewed::Held(_)) => {
-                    Happened::Renewed(*lease, watch.remaining(*lease, machine, now))
+                    let held = machine.holding(*lease, now);
+                    let left = held.map(|held| machine.remaining(*lease, held.token, now));
+                    Happened::Renewed(*lease, left.unwrap_or_default())
                 }
                 Some(_) => Happened::Other,
                 None => Happened::NotRenewed(*lease),
@@ -190,39 +191,35 @@ impl Happened {
 }
 
 impl Watch {
-    /// The lock, for each who holds it: one, but where leases go together.
-    pub(super) fn local(
-        &self,
-        machine: &machine::Key,
-        now: Instant,
-    ) -> impl Iterator<Item = LocalLock> {
-        self.present().map(move |held| LocalLock {
-            name: held.asker.name,
-            key: machine.key().clone(),
-            fencing_token: held.token,
-            held: now.since(held.since),
-            remaining: machine.remaining(held.lease, held.token, now),
-            waiting: machine.look().waiting,
-        })
+    /// Whether there is nothing to remember.
+    pub(super) fn is_empty(&self) -> bool {
+        self.holds.is_empty() && self.queues == [Queue::Out; KINDS] && self.holder.is_none()
     }
 
-    /// What the lock is called, and for how long it has been held, by each who holds it.
-    #[cfg(feature = "metrics")]
-    pub(super) fn ages(&self, now: Instant) -> impl Iterator<Item = (&'static str, Duration)> {
-        self.present()
-            .map(move |held| (held.asker.name, now.since(held.since)))
-    }
-
-    fn present(&self) -> impl Iterator<Item = &Held> {
-        self.holds.iter().filter(|held| held.stage == Stage::Held)
-    }
-
-    /// What is left of the lease by the local clock.
-    fn remaining(&self, lease: LeaseId, machine: &machine::Key, now: Instant) -> Duration {
-        let held = self.holds.iter().find(|held| held.is(lease));
-        held.map_or(Duration::ZERO, |held| {
-            machine.remaining(lease, held.token, now)
-        })
+    /// Remembers holds that are just held, of a lock that is called `name`, so that at least so
+    /// `many` are known of those that share the lease.
+    pub(super) fn recall(&mut self, hold: &Holding, many: u32, name: &'static str) {
+        let held = self.holds.iter().filter(|held| held.is_of(hold));
+        let known = match many {
+            1 => held.filter(|held| held.untaken.is_none()).count(),
+            _ => held.count(),
+        };
+        for _ in known..many as usize {
+            self.holds.push(Held {
+                lease: hold.lease,
+                token: hold.token,
+                asker: Asker {
+                    name,
+                    joined_at: hold.since,
+                    tries: false,
+                },
+                since: hold.since,
+                via: Via::Local,
+                untaken: None,
+                failures: None,
+                stage: Stage::Held,
+            });
+        }
     }
 
     /// Takes in what happened, before what came of it: who is the `first` in line, whether a hold
@@ -243,6 +240,7 @@ impl Watch {
             }
             Happened::Took(id) => self.took(*id, telling),
             Happened::Began(lease, token) => {
+                // If it is not known, the machine knows.
                 if let Some(held) = self.held(*lease, *token) {
                     held.since = telling.now;
                 }
@@ -353,19 +351,28 @@ impl Watch {
         None
     }
 
-    /// Takes in that this is all.
-    pub(super) fn settled(&mut self, happened: &Happened, machine: &machine::Key) {
-        if self.queues == [Queue::Out; KINDS] {
-            return;
-        }
-        for kind in [Kind::Exclusive, Kind::Shared, Kind::Permits, Kind::Shard] {
-            let queue = &mut self.queues[kind as usize];
-            if !machine.is_pursued(kind) {
-                *queue = Queue::Out;
-            } else if matches!(happened, Happened::HandedOver(of) if *of == kind) {
-                *queue = Queue::Handed;
+    /// Takes in that this is all. What the lock is called of which nothing more is to be
+    /// remembered, if there is one.
+    pub(super) fn settled(
+        &mut self,
+        happened: &Happened,
+        machine: &machine::Key,
+    ) -> Option<&'static str> {
+        if self.queues != [Queue::Out; KINDS] {
+            for kind in [Kind::Exclusive, Kind::Shared, Kind::Permits, Kind::Shard] {
+                let queue = &mut self.queues[kind as usize];
+                if !machine.is_pursued(kind) {
+                    *queue = Queue::Out;
+                } else if matches!(happened, Happened::HandedOver(of) if *of == kind) {
+                    *queue = Queue::Handed;
+                }
             }
         }
+        let mut name = None;
+        while let Some(index) = self.holds.iter().position(Held::is_at_rest) {
+            name = Some(self.holds.remove(index).asker.name);
+        }
+        name
     }
 
     fn took(&mut self, id: WaiterId, telling: &mut Telling<'_>) {
@@ -446,6 +453,13 @@ impl Watch {
         }
     }
 
+    /// What the lock is called that is held, if that is remembered.
+    pub(super) fn held_name(&self) -> Option<&'static str> {
+        let mut holds = self.holds.iter();
+        let held = holds.find(|held| held.stage == Stage::Held)?;
+        Some(held.asker.name)
+    }
+
     /// Why the lease of this holder was not renewed of late.
     pub(super) fn failures(
         &self,
@@ -458,10 +472,14 @@ impl Watch {
     }
 
     fn held(&mut self, lease: LeaseId, token: FencingToken) -> Option<&mut Held> {
-        // Those who share a lease are alike; one that gave it up does not do so again.
-        let left = |held: &&mut Held| !matches!(held.stage, Stage::Left(..));
-        let mut holds = self.holds.iter_mut().filter(left);
-        holds.find(|held| held.lease == lease && held.token == token)
+        // Those who share a lease are alike; one that gave it up does not do so again, and one that
+        // has not taken it yet does so last.
+        let left = |held: &Held| matches!(held.stage, Stage::Left(..));
+        let is_it = |held: &Held| held.lease == lease && held.token == token && !left(held);
+        let taken = |held: &Held| is_it(held) && held.untaken.is_none();
+        let index = self.holds.iter().position(taken);
+        let index = index.or_else(|| self.holds.iter().position(is_it))?;
+        self.holds.get_mut(index)
     }
 
     fn take_untaken(&mut self, id: WaiterId) -> Option<Held> {
@@ -475,6 +493,17 @@ impl Held {
     /// Whether it is the present hold of the lease.
     fn is(&self, lease: LeaseId) -> bool {
         self.lease == lease && self.stage == Stage::Held
+    }
+
+    /// Whether it has been taken and is just held.
+    /// Whether it is a hold of this lease that has not been given up.
+    fn is_of(&self, hold: &Holding) -> bool {
+        let left = matches!(self.stage, Stage::Left(..));
+        self.lease == hold.lease && self.token == hold.token && !left
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.stage == Stage::Held && self.untaken.is_none() && self.failures.is_none()
     }
 
     /// It ended against the will of its holder, after so long.

@@ -47,7 +47,7 @@
 //! | `oldest_hold_seconds` | gauge | lock | what is stuck now |
 //! | `held`, `waiting` | gauges | lock | tasks of this process |
 //! | `grants_total` | counter | lock, via = free, local, handed_over, after_expiry | how locks come |
-//! | `lost_total` | counter | lock, reason = expired, deleted, taken_over, not_held | losses |
+//! | `lost_total` | counter | lock, reason = expired, deleted, taken_over, not_held where a store does not say | losses |
 //! | `lease_margin_seconds` | histogram | – | what is left of leases when a renewal is confirmed |
 //! | `renewal_failures_total`, `release_failures_total` | counters | cause = timeout, connection, refused | what had no answer |
 //! | `store_request_duration_seconds` | histogram | verb = acquire, renew, release, abandon; outcome = ok, timeout, lost, refused | the store |

@@ -64,17 +64,19 @@ pub(crate) fn settings(
             .map(Some)
             .map_err(|error| format!("leads to Consul, but the file of `{name}`: {error}")),
     };
-    settings.token = match text("CONSUL_HTTP_TOKEN")? {
+    // The file counts more, as for the programs of Consul, unless nothing is in it.
+    let in_file = match file("CONSUL_HTTP_TOKEN_FILE")?.map(String::from_utf8) {
+        Some(Ok(token)) => Some(token.trim().to_owned()).filter(|token| !token.is_empty()),
+        Some(Err(_)) => {
+            return Err(
+                "leads to Consul, but the file of `CONSUL_HTTP_TOKEN_FILE` is no text".into(),
+            );
+        }
+        None => None,
+    };
+    settings.token = match in_file {
         Some(token) => Some(token),
-        None => match file("CONSUL_HTTP_TOKEN_FILE")?.map(String::from_utf8) {
-            Some(Ok(token)) => Some(token.trim().to_owned()),
-            Some(Err(_)) => {
-                return Err(
-                    "leads to Consul, but the file of `CONSUL_HTTP_TOKEN_FILE` is no text".into(),
-                );
-            }
-            None => None,
-        },
+        None => text("CONSUL_HTTP_TOKEN")?,
     };
     if !is_secure {
         return Ok(settings);
@@ -149,6 +151,22 @@ mod tests {
         let switched = [("CONSUL_HTTP_ADDR", "a:1"), ("CONSUL_HTTP_SSL", "true")];
         let settings = read("consul://", &switched).expect("an address");
         assert_eq!(settings.endpoints, ["https://a:1"]);
+    }
+
+    #[test]
+    fn the_file_of_a_token_counts_more_than_the_token_of_a_variable() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token");
+        let path = path.to_str().expect("a path that is text");
+        let there = [
+            ("CONSUL_HTTP_TOKEN", "of the variable"),
+            ("CONSUL_HTTP_TOKEN_FILE", path),
+        ];
+        for (in_file, counts) in [("of the file\n", "of the file"), ("\n", "of the variable")] {
+            std::fs::write(path, in_file).expect("a file");
+            let settings = read("consul://a:1", &there).expect("an agent");
+            assert_eq!(settings.token.as_deref(), Some(counts));
+        }
     }
 
     #[test]

@@ -51,3 +51,44 @@ async fn an_agent_without_room_is_no_answer_and_waiters_make_room() {
     let served = timeout(DEADLINE, waiting.join_all()).await.unwrap();
     assert!(served.iter().all(Result::is_ok), "{served:?}");
 }
+
+/// An agent has room for fewer connections than there are waiters with one each. They are served
+/// all the same, and no release has to wait for their room.
+#[tokio::test(flavor = "multi_thread")]
+async fn waiters_give_their_room_to_those_that_ask() {
+    const LOCKS: usize = 24;
+    let limits = json!({"http_max_conns_per_client": LOCKS / 2});
+    let cluster = Options::default().with("limits", limits).start(1);
+    let runtime = async || {
+        let mut settings = ConsulSettings::new(cluster.endpoints());
+        settings.command_timeout = secs(20);
+        settings.long_polls = LOCKS;
+        let backend = ConsulBackend::connect(settings).await.unwrap();
+        let locks = LockRuntime::backend(backend).command_timeout(secs(20));
+        locks.build().await.unwrap()
+    };
+    let (holder, waiter) = (runtime().await, runtime().await);
+    let mut guards = Vec::new();
+    for lock in 0..LOCKS {
+        guards.push(held(&holder, &lock.to_string(), secs(60)).await);
+    }
+    let mut waiting = JoinSet::new();
+    for lock in 0..LOCKS {
+        let lock = waiter.lock(lock.to_string()).ttl(secs(60)).wait(DEADLINE);
+        waiting.spawn(async move { lock.acquire().await.unwrap().release().await });
+    }
+    eventually("more wait than there are connections", || {
+        let keys = cluster.keys();
+        keys.iter().filter(|key| key.contains("/.queue/")).count() == LOCKS
+    })
+    .await;
+    let mut releasing = JoinSet::new();
+    guards.into_iter().for_each(|guard| {
+        releasing.spawn(guard.release());
+    });
+    for released in timeout(DEADLINE, releasing.join_all()).await.unwrap() {
+        released.unwrap();
+    }
+    let served = timeout(DEADLINE, waiting.join_all()).await.unwrap();
+    assert!(served.iter().all(Result::is_ok), "{served:?}");
+}

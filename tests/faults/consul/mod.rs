@@ -15,6 +15,10 @@ mod c11_lost_answer;
 mod c12_late_writes;
 mod c13_stopped_waiter;
 mod c14_faults_in_turn;
+mod c15_sessions_that_ended;
+mod c16_refusals;
+mod c17_order;
+mod c18_withdrawn_heir;
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -23,15 +27,17 @@ use std::time::{Duration, Instant};
 
 use lock_consul::{ConsulBackend, ConsulSettings};
 use lock_protocol::{
-    Acquired, Backend, Claim, LockKey, OwnerToken, Release, Released, Renewal, Renewed,
+    Acquired, Backend, Claim, LockKey, LostReason, OwnerToken, Release, Released, Renewal, Renewed,
 };
 use lock_runtime::{LockGuard, LockRuntime};
 use lock_tests::alone;
+use lock_tests::causes;
 use lock_tests::consul::{Cluster, Options};
+use lock_tests::faults::http::{Fate, Http};
 use lock_tests::faults::pipe::Pipe;
 use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::turns::{Terms, Turns};
-use lock_tests::faults::{eventually, eventually_in, ms};
+use lock_tests::faults::{comes_true, eventually, eventually_in, ms};
 use serde_json::json;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -105,6 +111,11 @@ async fn backend(endpoints: &[String]) -> ConsulBackend {
 fn claim(name: &str) -> Claim {
     let key = LockKey::new("lock:", name).unwrap();
     Claim::new(key, OwnerToken::unique("fault"), secs(20))
+}
+
+async fn queued(backend: &ConsulBackend, claim: &Claim) {
+    let answer = backend.acquire(claim).await.unwrap();
+    assert!(matches!(answer, Acquired::Queued(_)), "{answer:?}");
 }
 
 async fn granted(backend: &ConsulBackend, claim: &Claim) -> u64 {

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod contention;
 pub mod grpc;
+pub mod http;
 pub mod pipe;
 pub mod process;
 pub mod proxy;
@@ -124,6 +125,23 @@ pub async fn by_the_short_way(proxy: &Proxy, locks: &LockRuntime) {
         assert!(started.elapsed() < DEADLINE, "it is not used");
         can_be_had(locks, "warm").await;
     }
+}
+
+/// By which channels those who wait for `key` are told, in their order.
+pub fn channels(server: &Server, key: &str) -> Vec<String> {
+    let queue = format!("{{lock:{key}}}:waiters");
+    let members: Vec<String> = server.run(&["ZRANGE", &queue, "0", "-1"]);
+    let channel = |member: &String| member.rsplit('/').nth(4).map(str::to_owned);
+    members.iter().filter_map(channel).collect()
+}
+
+/// How many clients listen for each of those who wait for `key`, in their order.
+pub fn listeners(server: &Server, key: &str) -> Vec<u64> {
+    let listen = |channel: &String| {
+        let (_, listen): (String, u64) = server.run(&["PUBSUB", "NUMSUB", channel]);
+        listen
+    };
+    channels(server, key).iter().map(listen).collect()
 }
 
 /// Who holds the lock, as the server has it.

@@ -12,9 +12,8 @@
 //!                              wakeups ◄── pushes ──┴────────┴──────────────────────────────┘
 //! ```
 //!
-//! There is one type of link. A lane is one that listens, on the thread of the backend; each tokio
-//! runtime of callers has one that does not. What a link leads to is a parameter as well, its
-//! target.
+//! There is one type of link. A lane is one on the thread of the backend; each tokio runtime of
+//! callers has one as well. What a link leads to is a parameter, its target.
 
 mod batch;
 mod call;
@@ -26,6 +25,7 @@ mod fault;
 mod inspection;
 mod keeper;
 mod link;
+mod listening;
 mod message;
 mod node;
 mod pushes;
@@ -59,7 +59,7 @@ use self::node::{Node, ShortWays};
 use self::pushes::Pushes;
 use self::scripts::company;
 use self::thread::{Running, Thread};
-use self::wakeups::Wakeups;
+use self::wakeups::{Known, Listener, Place, Wakeups};
 use crate::error::LockError;
 use crate::executor::OnTokio;
 /// The pool that a [`RedisBackend`] is configured by, and the Redis client below it.
@@ -162,9 +162,9 @@ impl RedisBackend {
             },
             wakeups: Arc::clone(&wakeups),
         };
-        let channels =
-            (0..settings.lanes).map(|lane| format!("{channel_prefix}{backend}:{lane}").into());
-        let (node, keepers) = Node::new(executor, target, channels, &wakeups, short_ways);
+        let channel = format!("{channel_prefix}{backend}:");
+        let lanes = settings.lanes;
+        let (node, keepers) = Node::new(executor, target, lanes, channel, &wakeups, short_ways);
         pushes.connect(node.lanes());
         let left_cards = inspection::Left::default();
         let cards = Cards {
@@ -205,9 +205,14 @@ impl RedisBackend {
     }
 
     /// Takes in that the claim may be queued: news of it may come before the answer, by another
-    /// connection. Whether it was not known to be.
-    fn asks(&self, claim: &Claim) -> bool {
-        claim.queue && self.wakeups.queued(&claim.owner, &claim.key)
+    /// connection. What was known of it, and by whom it is told: one that is new by `new`.
+    fn asks(&self, claim: &Claim, new: impl FnOnce() -> Listener) -> (Known, Place) {
+        let lane = || self.node.lane_listener(&claim.key);
+        match claim.queue {
+            true => self.wakeups.asks(claim, new, lane),
+            // It names no channel.
+            false => (Known::Same, Place::first(lane())),
+        }
     }
 
     /// Takes in where the claim stands, which may have been queued.
@@ -248,12 +253,11 @@ impl Backend for RedisBackend {
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        let is_new = self.asks(claim);
-        let channel = self.node.channel(&claim.key);
+        let (known, place) = self.asks(claim, || self.node.listener(&claim.key));
         let want = company::want(&claim.mode);
         let call = match &want {
-            Some(want) => company::enter(claim, want, channel),
-            None => scripts::acquire(claim, channel),
+            Some(want) => company::enter(claim, want, place.named()),
+            None => scripts::acquire(claim, place.named()),
         };
         let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Skip);
         let answer = decode(asked.await, &claim.key, |reply| match &want {
@@ -263,11 +267,22 @@ impl Backend for RedisBackend {
         match answer {
             Ok(answer) => {
                 self.heard(claim, &answer);
+                if let Known::Moved { is_told } = known
+                    && let Some(earlier) = &place.earlier
+                {
+                    match answer {
+                        // The grace had passed when it was told.
+                        Acquired::Queued(_) if is_told => earlier.was_late(),
+                        // Nobody told of its turn, unless that came just now by itself.
+                        Acquired::Granted(_) if !is_told => earlier.was_late(),
+                        _ => {}
+                    }
+                }
                 Ok(answer)
             }
             Err(fault) => {
-                // Whoever asks again says so again, and others do not.
-                if is_new {
+                // Else it is asked again, by the same place in the queue, or withdrawn.
+                if known == Known::Nothing && matches!(fault, Fault::Overtaken(_)) {
                     self.wakeups.left(claim.owner.as_str());
                 }
                 Err(self.error(fault))
@@ -324,17 +339,24 @@ impl Backend for RedisBackend {
         let next = next
             .as_ref()
             .filter(|_| release.keep.is_none() && want.is_none());
-        let is_new = next.is_some_and(|next| self.asks(next));
-        let channel = self.node.channel(key);
+        // Those for whom the next claim is may be on any tokio runtime.
+        let next_asks = |next| self.asks(next, || self.node.lane_listener(key));
+        let (known, place) = next.map(next_asks).unzip();
+        let named = next.zip(place.as_ref().map(Place::named));
         let call = match (release.keep, self.foreign_gap) {
             _ if want.is_some() => company::leave(release, want.as_deref().unwrap_or_default()),
             (Some(rest), _) => scripts::keep(key, owner, rest),
-            (None, None) => scripts::release(key, owner, next, channel),
-            (None, Some(gap)) => scripts::release_with_gap(key, owner, next, channel, gap),
+            (None, None) => scripts::release(key, owner, named),
+            (None, Some(gap)) => scripts::release_with_gap(key, owner, named, gap),
         };
         let asked = self.node.ask(key, release.number, call, Unheard::Run);
         let answer = decode(asked.await, key, |reply| scripts::released(reply, next));
-        if let (true, Err(_) | Ok(Released::NotHeld), Some(next)) = (is_new, &answer, next) {
+        if let (
+            Some(Known::Nothing),
+            Err(Fault::Overtaken(_)) | Ok(Released::NotHeld),
+            Some(next),
+        ) = (known, &answer, next)
+        {
             self.wakeups.left(next.owner.as_str());
         }
         let answer = answer.map_err(|fault| self.error(fault))?;
@@ -345,13 +367,14 @@ impl Backend for RedisBackend {
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        self.wakeups.left(claim.owner.as_str());
-        let call = scripts::abandon(claim, self.node.channel(&claim.key));
+        let place = self.wakeups.leaves(claim);
+        let place = place.unwrap_or_else(|| Place::first(self.node.lane_listener(&claim.key)));
+        let call = scripts::abandon(claim, place.named());
         let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Run);
-        let reply = asked.await;
-        // Once more: an acquire that went ahead may have been answered since.
+        decode(asked.await, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))?;
+        // If there is no answer, it is withdrawn once more, from the same place.
         self.wakeups.left(claim.owner.as_str());
-        decode(reply, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))
+        Ok(())
     }
 
     async fn acquire_all(&self, claims: &[Claim]) -> Result<Option<Vec<Grant>>, BackendError> {

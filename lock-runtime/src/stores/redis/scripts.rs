@@ -226,10 +226,19 @@ pub(super) fn operator_rule(key_prefix: &str, channel_prefix: &str) -> String {
     service.replacen(" ~", " +zcard +pubsub|numsub ~", 1)
 }
 
-/// Takes the lock for `claim`, which is woken through `channel`.
-pub(super) fn acquire(claim: &Claim, channel: &str) -> Call {
+/// By which channel a claim is told of its turn, which is a part of its place in the queue.
+#[derive(Clone, Copy)]
+pub(super) struct Named<'a> {
+    pub(super) channel: &'a str,
+    /// By which it was to be told before: it may be queued with that still.
+    pub(super) earlier: Option<&'a str>,
+}
+
+/// Takes the lock for `claim`, which is told like this.
+pub(super) fn acquire(claim: &Claim, told: Named<'_>) -> Call {
     let mut call = ACQUIRE.call(&claim.key);
-    claim_arguments(&mut call, claim, channel);
+    claim_arguments(&mut call, claim, told.channel);
+    earlier(&mut call, claim, told);
     call
 }
 
@@ -268,15 +277,14 @@ pub(super) fn renew(renewal: &Renewal) -> Call {
 pub(super) fn release(
     key: &LockKey,
     owner: &OwnerToken,
-    next: Option<&Claim>,
-    channel: &str,
+    next: Option<(&Claim, Named<'_>)>,
 ) -> Call {
     // Whoever has a next claim has it because others want the lock.
     let script = next.map_or(&RELEASE, |_| &HAND_OVER);
     let mut call = script.call(key);
     call.arg(owner.as_str());
-    if let Some(next) = next {
-        claim_arguments(&mut call, next, channel);
+    if let Some((next, told)) = next {
+        claim_arguments(&mut call, next, told.channel);
     }
     call
 }
@@ -285,16 +293,15 @@ pub(super) fn release(
 pub(super) fn release_with_gap(
     key: &LockKey,
     owner: &OwnerToken,
-    next: Option<&Claim>,
-    channel: &str,
+    next: Option<(&Claim, Named<'_>)>,
     gap: ForeignGap,
 ) -> Call {
     let mut call = GAP.call(key);
     call.arg(owner.as_str())
         .arg(millis(gap.every))
         .arg(millis(gap.gap));
-    if let Some(next) = next {
-        claim_arguments(&mut call, next, channel);
+    if let Some((next, told)) = next {
+        claim_arguments(&mut call, next, told.channel);
     }
     call
 }
@@ -306,14 +313,18 @@ pub(super) fn keep(key: &LockKey, owner: &OwnerToken, rest: Duration) -> Call {
     call
 }
 
-/// Withdraws `claim`.
-pub(super) fn abandon(claim: &Claim, channel: &str) -> Call {
+/// Withdraws `claim`, which is told like this.
+pub(super) fn abandon(claim: &Claim, told: Named<'_>) -> Call {
     let mut call = ABANDON.call(&claim.key);
     call.arg(claim.owner.as_str());
-    place(&mut call, claim, channel);
+    place(&mut call, claim, told.channel);
     call.arg(millis(GONE)).arg(u8::from(claim.in_doubt));
-    if let Some(want) = company::want(&claim.mode) {
-        call.arg(want);
+    match company::want(&claim.mode) {
+        Some(want) => {
+            call.arg(want);
+            earlier(&mut call, claim, told);
+        }
+        None => earlier(&mut call, claim, told),
     }
     call
 }
@@ -354,6 +365,13 @@ fn place(call: &mut Call, claim: &Claim, channel: &str) {
     call.arg(Text(format_args!(
         "{slash}{want}/{tokens:010}/{prefix:04}/{name:04}/{channel}/{grace}/{width:04}/{digits:02}/{mode}"
     )));
+}
+
+/// The place where the claim may stand as well, since it was to be told by another before.
+fn earlier(call: &mut Call, claim: &Claim, told: Named<'_>) {
+    if let (true, Some(earlier)) = (claim.queue, told.earlier) {
+        place(call, claim, earlier);
+    }
 }
 
 /// An argument that is written where it goes, without a string in between.

@@ -4,7 +4,8 @@
 --       [4] gone_ms: how long to remember the withdrawal; 0: not at all,
 --       [5] doubt: 1 if a question of the claim may still be on its way. Where the claim is
 --           unknown, it is in doubt, too,
---       [6] want, as company.lua tells it, of a claim that goes together with others
+--       of a claim that goes together with others, want, as company.lua tells it; then, of any,
+--       the place where it may have been queued before, if there is one
 -- Returns: withdrawn | again | error BADKEY
 local redis, lock, queue, counter = redis, KEYS[1], KEYS[2], KEYS[3]
 local call, owner = ARGV[1], ARGV[2]
@@ -14,7 +15,11 @@ local call, owner = ARGV[1], ARGV[2]
 local member = member_of(owner, ARGV[3])
 local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
-local waited = member ~= '' and read('queue', 'ZREM', queue, member) == 1
+local want, earlier = ARGV[6], ARGV[7]
+-- Places begin like this.
+if want and string.sub(want, 1, 1) == '/' then want, earlier = nil, want end
+earlier = earlier and owner .. earlier or member
+local waited = member ~= '' and read('queue', 'ZREM', queue, member, earlier) ~= 0
 if refusal then return refusal end
 local gone_ms, known = ARGV[4], waited or holder == owner
 local function remember(known)
@@ -29,7 +34,7 @@ if holder and string.sub(holder, -24) == '/lr-0000000000000000-0-0' then
   -- company
   look()
   if refusal then return refusal end
-  local want, left = ARGV[6], 0
+  local left = 0
   if want and kind == string.sub(want, 1, 1) then
     local own = kind ~= 'h' and members(owner, want) or {}
     for shard, other in pairs(kind == 'h' and taken() or {}) do

@@ -5,7 +5,8 @@ use lock_protocol::{Contended, LockKey, Mode, OwnerToken};
 use once_cell::sync::Lazy;
 
 use super::{
-    Call, ENTER, EXTEND, LEAVE, Script, Words, claim_arguments, holder, lost, millis, tokens, words,
+    Call, ENTER, EXTEND, LEAVE, Named, Script, Words, claim_arguments, earlier, holder, lost,
+    millis, tokens, words,
 };
 use crate::backend::{Acquired, Claim, Extension, Grant, Release, Renewal, Renewed};
 
@@ -22,11 +23,12 @@ pub(in crate::stores::redis) fn want(mode: &Mode) -> Option<String> {
     }
 }
 
-/// Takes a lease for `claim`, which wants `want` and is woken through `channel`.
-pub(in crate::stores::redis) fn enter(claim: &Claim, want: &str, channel: &str) -> Call {
+/// Takes a lease for `claim`, which wants `want` and is told like this.
+pub(in crate::stores::redis) fn enter(claim: &Claim, want: &str, told: Named<'_>) -> Call {
     let mut call = ENTER.call(&claim.key);
-    claim_arguments(&mut call, claim, channel);
+    claim_arguments(&mut call, claim, told.channel);
     call.arg(want);
+    earlier(&mut call, claim, told);
     call
 }
 

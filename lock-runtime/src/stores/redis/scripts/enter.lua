@@ -1,6 +1,7 @@
 -- enter.lua: take a lease that goes together with others, or queue for it: acquire.lua of shares,
 -- permits and shards.
--- ARGV: [1] to [5] as those of acquire.lua, [6] want, as company.lua tells it
+-- ARGV: [1] to [5] as those of acquire.lua, [6] want, as company.lua tells it,
+--       [7] place where it may have been queued before, if there is one: it keeps its ticket
 -- Returns: granted last old shard contended: tokens as of acquire.lua; contended: 1 if others wait
 --          | queued remaining_ms foreign | taken remaining_ms foreign | again
 --          | error BADKEY lock, queue, holders or counter: it holds something else
@@ -16,7 +17,15 @@ if redis.call('EXISTS', gone_of(owner)) == 1 then return answer('taken', '0', '0
 local member, queue_ms, want = member_of(owner, ARGV[4]), ARGV[5], ARGV[6]
 local which = string.sub(want, 1, 1)
 local holder = look()
+local earlier = ARGV[7] and owner .. ARGV[7]
+local ticket = earlier and read('queue', 'ZSCORE', queue, earlier)
 if refusal then return refusal end
+
+if ticket then
+  -- As in acquire.lua.
+  redis.call('ZREM', queue, earlier)
+  redis.call('ZADD', queue, 'LT', ticket, member)
+end
 
 local function granted(last, old, at)
   if member ~= '' then redis.call('ZREM', queue, member) end
