@@ -224,7 +224,7 @@ impl Turn<'_> {
     fn ask_for_release(&mut self, index: usize, failures: u32) -> Exchange {
         let lease = &self.group.leases[index];
         let next = self.group.pursuit.as_ref();
-        let next = next.filter(|pursuit| matches!(pursuit.stage, Stage::Aboard));
+        let next = next.filter(|pursuit| matches!(pursuit.stage, Stage::WithRelease));
         let next = next.map(|pursuit| pursuit.claim.clone());
         let mut release = lease.release(&self.group.key).then(next);
         release.keep = lease.keep(self.now).filter(|_| release.next.is_none());
@@ -270,7 +270,7 @@ impl Turn<'_> {
             Some(acquired) if is_pursued => {
                 self.acquired(acquired, sent_at, chance);
             }
-            _ => self.ask_for_whoever_was_aboard(),
+            _ => self.ask_for_who_was_with_it(),
         }
     }
 
@@ -298,7 +298,7 @@ impl Turn<'_> {
         let Some(pause) = pause else {
             self.learn(Known::Failed(error.clone()));
             self.finish_release(index, ReleaseOutcome::Failed(error));
-            return self.ask_for_whoever_was_aboard();
+            return self.ask_for_who_was_with_it();
         };
         let pause = pause.min(self.rules.command_timeout);
         let is_late = self.now.since(started) >= self.rules.command_timeout;
@@ -313,10 +313,10 @@ impl Turn<'_> {
     }
 
     /// The claim that went with a release of which it has not come back, or that did not go at all.
-    fn ask_for_whoever_was_aboard(&mut self) {
+    fn ask_for_who_was_with_it(&mut self) {
         let mut leases = self.group.leases.iter();
         if let Some(pursuit) = &mut self.group.pursuit
-            && let Stage::Aboard = pursuit.stage
+            && let Stage::WithRelease = pursuit.stage
             // Else it goes with the release of another lease.
             && !leases.any(|lease| matches!(lease.state, State::Releasing(_)))
         {

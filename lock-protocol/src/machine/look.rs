@@ -32,7 +32,7 @@ pub enum Pursued {
     /// The store is asked.
     Asking,
     /// It goes with a release.
-    Aboard,
+    WithRelease,
     /// The store has queued it.
     Queued,
     /// The store could not be asked, and is asked again after a pause.
@@ -100,7 +100,7 @@ impl Group {
             waiting: self.line.len(),
             pursuit: self.pursuit.as_ref().map(|pursuit| match pursuit.stage {
                 Stage::Asking(_) => Pursued::Asking,
-                Stage::Aboard => Pursued::Aboard,
+                Stage::WithRelease => Pursued::WithRelease,
                 Stage::Queued(_) => Pursued::Queued,
                 Stage::Pausing(_) => Pursued::Pausing,
             }),

@@ -12,7 +12,7 @@
 //!
 //! All tasks of a process that want one key stand in one line, and at most one claim of theirs is
 //! in the store: the *pursuit*. A claim that is granted becomes a *lease*, which is passed on to
-//! the next in line, or released with the next claim aboard.
+//! the next in line, or released together with the next claim.
 //!
 //! A claim is in *doubt* if a question of it was not answered, and so may still be on its way: when
 //! it is over, it is withdrawn in any case, and the store remembers that.
@@ -27,7 +27,7 @@
 //!           │                                                             Ended │────┘
 //!           │  last waiter left, from any of these                              ▼
 //!           └──── withdrawing ◀──────                             Released ◀ releasing, with the
-//!                                                                           next claim aboard
+//!                                                                           next claim
 //! ```
 //!
 //! | state | event | next | action |
@@ -236,7 +236,7 @@ impl Group {
                 Stage::Asking(exchange) if self.line.len() > 1 => {
                     Some(exchange.attention_at(rules))
                 }
-                Stage::Asking(_) | Stage::Aboard => None,
+                Stage::Asking(_) | Stage::WithRelease => None,
                 Stage::Queued(at) | Stage::Pausing(at) => Some(*at),
             });
         leases.chain(withdrawals).chain(pursuit).min()
@@ -460,15 +460,15 @@ impl Turn<'_> {
     /// Does what follows from the state as it is now, whatever the event was.
     fn settle(&mut self) {
         if self.group.line.is_empty() {
-            let is_aboard = self
+            let is_with_release = self
                 .group
                 .pursuit
                 .as_ref()
-                .is_some_and(|pursuit| matches!(pursuit.stage, Stage::Aboard));
+                .is_some_and(|pursuit| matches!(pursuit.stage, Stage::WithRelease));
             let is_late = made(Mistake::WithdrawalWaitsForAnswer)
                 && matches!(&self.group.pursuit, Some(pursuit)
                     if matches!(pursuit.stage, Stage::Asking(_)));
-            if !is_aboard
+            if !is_with_release
                 && !is_late
                 && let Some(mut pursuit) = self.group.pursuit.take()
             {

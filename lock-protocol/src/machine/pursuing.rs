@@ -74,7 +74,8 @@ impl Turn<'_> {
         };
         let wanted = head.terms.mode;
         let pursuit = self.group.pursuit.take_if(|pursuit| {
-            !pursuit.claim.mode.is_as_good_as(&wanted) && !matches!(pursuit.stage, Stage::Aboard)
+            !pursuit.claim.mode.is_as_good_as(&wanted)
+                && !matches!(pursuit.stage, Stage::WithRelease)
         });
         if let Some(mut pursuit) = pursuit {
             pursuit.claim.in_doubt |= matches!(pursuit.stage, Stage::Asking(_));
@@ -339,7 +340,7 @@ impl Turn<'_> {
             return;
         }
         if made(Mistake::PauseIgnoresHandOver) && matches!(pursuit.stage, Stage::Pausing(_))
-            || made(Mistake::NewsDoNotEndRelease) && matches!(pursuit.stage, Stage::Aboard)
+            || made(Mistake::NewsDoNotEndRelease) && matches!(pursuit.stage, Stage::WithRelease)
         {
             return;
         }
@@ -350,7 +351,7 @@ impl Turn<'_> {
         }
         // The release that the claim went with has done its work.
         match pursuit.stage {
-            Stage::Aboard => self.finish_releases(&ReleaseOutcome::Released),
+            Stage::WithRelease => self.finish_releases(&ReleaseOutcome::Released),
             Stage::Asking(_) => self.doubt(),
             Stage::Queued(_) | Stage::Pausing(_) => {}
         }
@@ -484,10 +485,10 @@ impl Turn<'_> {
         {
             match &mut pursuit.stage {
                 Stage::Queued(_) if made(Mistake::ForgetsWhenToLook) => {}
-                Stage::Asking(_) | Stage::Aboard if made(Mistake::ForgetsWhenToLookWhileAsking) => {
-                }
+                Stage::Asking(_) | Stage::WithRelease
+                    if made(Mistake::ForgetsWhenToLookWhileAsking) => {}
                 Stage::Queued(look_at) => *look_at = at.min(*look_at),
-                Stage::Asking(_) | Stage::Aboard => {
+                Stage::Asking(_) | Stage::WithRelease => {
                     let look_by = pursuit.look_by.unwrap_or(at);
                     pursuit.look_by = Some(at.min(look_by));
                 }

@@ -92,7 +92,7 @@ pub(crate) struct Engine {
     /// Told when a shutdown begins.
     closing: Notify,
     /// Told during a shutdown when something was done about a key that is not held.
-    quieter: Notify,
+    key_freed: Notify,
 }
 
 /// A lock that is wanted.
@@ -130,7 +130,7 @@ impl Engine {
             trouble: Mutex::default(),
             is_shut_down: AtomicBool::new(false),
             closing: Notify::new(),
-            quieter: Notify::new(),
+            key_freed: Notify::new(),
         });
         engine.tickers.start(&engine);
         engine.backend.attach(engine.this.clone());
@@ -244,7 +244,7 @@ impl Engine {
     /// Makes a shutdown look, if something was done about a key that is not held.
     fn tell_shutdown(&self, effects: &Effects) {
         if !effects.is_held && self.is_shut_down.load(Ordering::Acquire) {
-            self.quieter.notify_waiters();
+            self.key_freed.notify_waiters();
         }
     }
 
@@ -315,7 +315,7 @@ impl Engine {
     /// Resolves during a shutdown when this is so of the keys.
     async fn until(&self, is_reached: impl Fn(&Table) -> bool) {
         loop {
-            let mut told = std::pin::pin!(self.quieter.notified());
+            let mut told = std::pin::pin!(self.key_freed.notified());
             told.as_mut().enable();
             if is_reached(&self.table) {
                 return;

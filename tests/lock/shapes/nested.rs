@@ -29,14 +29,16 @@ async fn a_reader_within_a_reader_does_not_wait_for_a_writer_in_between() {
     let [(_, one), (_, other)] = processes(false).await;
     let outer = one.lock("k").shared();
     let inner = one.lock("k").shared();
-    let done = outer.run(async |_| {
-        let writer = other.lock("k").wait(Duration::from_secs(60));
-        let writer = tokio::spawn(async move { writer.acquire().await.map(drop) });
+    let writer = other.lock("k").wait(Duration::from_secs(60));
+    let read = outer.run(async |_| {
+        let writing = tokio::spawn(async move { writer.acquire().await.map(drop) });
         sleep(Duration::from_secs(2)).await;
         inner.run(async |_| ()).await.unwrap();
-        writer
+        assert!(!writing.is_finished());
+        [writing]
     });
-    done.await.unwrap().await.unwrap().unwrap();
+    let [writing] = read.await.unwrap();
+    writing.await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

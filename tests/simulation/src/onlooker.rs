@@ -450,8 +450,8 @@ impl World {
                 }
             }
         }
-        if after.waiting == 0 && after.pursuit.is_some_and(|it| it != Pursued::Aboard)
-            || after.pursuit == Some(Pursued::Aboard) && after.releasing == 0
+        if after.waiting == 0 && after.pursuit.is_some_and(|it| it != Pursued::WithRelease)
+            || after.pursuit == Some(Pursued::WithRelease) && after.releasing == 0
         {
             self.broken(Promise::WithdrawnAtOnce, || format!("{after:?}"));
         }

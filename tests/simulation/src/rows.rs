@@ -394,7 +394,7 @@ const ROWS: &[(&str, &str, IsRow)] = &[
             && s.told_released(|it| matches!(it, ReleaseOutcome::Released))
     }),
     ("releasing", "the next claim is handed the lock", |s| {
-        s.was(Pursued::Aboard) && s.is_hand_over() && s.a.releasing < s.b.releasing
+        s.was(Pursued::WithRelease) && s.is_hand_over() && s.a.releasing < s.b.releasing
     }),
     ("releasing", "not known", |s| {
         s.fails(release, not_known) && s.b.releasing > 0 && s.a.releasing == s.b.releasing
@@ -414,7 +414,7 @@ const ROWS: &[(&str, &str, IsRow)] = &[
         s.a.releasing < s.b.releasing && (s.fails(release, refused) || s.fails(release, not_known))
     }),
     ("releasing", "the next claim has no waiter left", |s| {
-        s.was(Pursued::Aboard) && s.a.pursuit.is_none() && s.a.waiting == 0 && s.abandons()
+        s.was(Pursued::WithRelease) && s.a.pursuit.is_none() && s.a.waiting == 0 && s.abandons()
     }),
     ("releasing", "half a grace passes, others wait", |s| {
         s.is_time() && s.b.releasing > 0 && s.a.releasing == s.b.releasing && s.releases()

@@ -66,7 +66,7 @@ impl Bench {
         bench
     }
 
-    /// A machine that releases its lease, with a second waiter's claim aboard.
+    /// A machine that releases its lease, with the claim of a second waiter.
     pub(super) fn releasing() -> Bench {
         let mut bench = Bench::held();
         bench.rules.local_passes = 0;
@@ -203,7 +203,7 @@ impl Bench {
     pub(super) fn claim(&self, number: AskNumber) -> Claim {
         match self.question(number).0.verb {
             Verb::Acquire(claim) | Verb::Abandon(claim) => claim,
-            Verb::Release(release) => release.next.expect("nothing was aboard"),
+            Verb::Release(release) => release.next.expect("no claim was with it"),
         }
     }
 

@@ -57,7 +57,7 @@ fn a_look_shows_leases_and_withdrawals() {
     assert_eq!(b.key.look(), ended);
     let releasing = Look {
         waiting: 1,
-        pursuit: Some(Pursued::Aboard),
+        pursuit: Some(Pursued::WithRelease),
         releasing: 1,
         ..Look::default()
     };

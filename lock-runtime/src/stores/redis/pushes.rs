@@ -45,9 +45,9 @@ impl Pushes {
         match push.kind {
             // It does not say which connection it was.
             PushKind::Disconnection => {
-                self.lanes().iter().for_each(|lane| lane.suspect());
+                self.lanes().iter().for_each(|lane| lane.check_soon());
                 for (_, link) in &*lock(&self.short_ways) {
-                    link.suspect();
+                    link.check_soon();
                 }
             }
             PushKind::Message => self.message(&push.data),
