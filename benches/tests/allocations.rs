@@ -109,7 +109,7 @@ async fn a_pair_costs_few_allocations_and_a_lease_few_bytes() {
     println!("{bytes} bytes a lease");
     assert!(bytes > 200.0, "nothing is counted: {bytes}");
     // `held` says less, where what there is only once is shared by twice as many.
-    assert!(bytes < 740.0, "{bytes}");
+    assert!(bytes < 840.0, "{bytes}");
     let mut releasing = JoinSet::new();
     for guard in held {
         releasing.spawn(guard.release());

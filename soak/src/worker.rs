@@ -30,8 +30,9 @@ use crate::shared::Worker;
 use crate::turn::{PLANNED_PANIC, Turn};
 use crate::witness::Witness;
 
-/// What runs for each server while nothing goes on: its lane, and the driver of its connection.
-const IDLE_TASKS: usize = 2;
+/// What runs for each server while nothing goes on: its lane, the driver of its connection, and
+/// what leaves the card of the process.
+const IDLE_TASKS: usize = 3;
 /// By when everything has come to rest.
 const REST: Duration = Duration::from_secs(10);
 
