@@ -6,8 +6,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use lock_protocol::{
-    Acquired, AskNumber, Backend, BackendError, Claim, Condition, Executor, GraceBy, Limits,
-    LockKey, Member, News, Release, Released, Renewal, Renewed, Sinks,
+    Acquired, AskNumber, Backend, BackendError, Claim, Condition, Executor, GraceBy, Inspected,
+    Limits, LockKey, News, OwnerToken, Release, Released, Renewal, Renewed, Sinks,
 };
 use lock_store::{Lanes, Thread};
 use tokio::sync::mpsc::unbounded_channel;
@@ -141,6 +141,19 @@ impl ConsulBackend {
         let asking = self.lanes.ask(home, key, number, begin_by, verb);
         Ok(asking.await.map_err(Fault::from)??)
     }
+
+    /// Runs on the thread what has no turn among the verbs of a key.
+    async fn look<T: Send + 'static>(
+        &self,
+        looking: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Fault::Closed.into());
+        }
+        let looking = by(self.core.client.verb_ends(), looking);
+        let looked = self.thread.handle().spawn(looking).await;
+        Ok(looked.map_err(|_| Fault::Closed)??)
+    }
 }
 
 /// Does what a lock needs: a session, a key that is locked by it and read, and its end. The key
@@ -207,20 +220,22 @@ impl Backend for ConsulBackend {
         self.ask(&claim.key, claim.number, true, verb).await
     }
 
-    async fn condition(&self) -> Result<Condition, BackendError> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Fault::Closed.into());
-        }
+    async fn inspect(&self, key: &LockKey) -> Result<Option<Inspected>, BackendError> {
+        self.look(Arc::clone(&self.core).inspect(key.clone())).await
+    }
+
+    async fn break_lock(
+        &self,
+        key: &LockKey,
+        owner: &OwnerToken,
+    ) -> Result<Released, BackendError> {
         let core = Arc::clone(&self.core);
-        let asked = self.thread.handle();
-        let asked = asked.spawn(async move { core.client.each_agent().await });
-        let answers = asked.await.map_err(|_| Fault::Closed)?.into_iter();
-        let members = answers.map(|(address, answer)| {
-            let answer = answer.map_err(BackendError::from);
-            Member::new(address, answer)
-        });
-        // Each agent speaks for all servers.
-        Ok(Condition::of(members.collect(), 1))
+        self.look(core.break_lock(key.clone(), owner.clone())).await
+    }
+
+    async fn condition(&self) -> Result<Condition, BackendError> {
+        let core = Arc::clone(&self.core);
+        self.look(async move { Ok(core.condition().await) }).await
     }
 
     fn executor(&self) -> Option<Arc<dyn Executor>> {

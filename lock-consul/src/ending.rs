@@ -194,6 +194,12 @@ impl Core {
         }
     }
 
+    /// Ends the lease of `owner` for somebody else. Whether it held the lock.
+    pub(crate) async fn break_lease(&self, layout: &Layout, owner: &str) -> Result<bool, Fault> {
+        let ended = self.end_lease(layout, owner, None, None).await?;
+        Ok(matches!(ended, Ended::Yes(_)))
+    }
+
     /// Ends the lease of `owner`, if it holds the lock, and hands the lock to the claim that has
     /// waited longest.
     async fn end_lease(
@@ -493,7 +499,7 @@ impl Core {
     }
 
     /// Reads a lock, after it was given to whoever has waited longest if nobody held it.
-    async fn served(&self, layout: &Layout) -> Result<Tree, Fault> {
+    pub(crate) async fn served(&self, layout: &Layout) -> Result<Tree, Fault> {
         let tree = self.tree(layout).await?;
         if tree.held().is_some() {
             return Ok(tree);

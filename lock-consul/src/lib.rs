@@ -9,6 +9,7 @@ mod ending;
 mod entering;
 mod fault;
 mod housekeeping;
+mod inspection;
 mod layout;
 mod messages;
 mod renewing;

@@ -12,9 +12,11 @@ use crate::token::OwnerToken;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Inspected {
-    /// Whose it is. Of a foreign holder it is what that wrote, as text.
+    /// Whose it is. Of a foreign holder it is what that wrote, as text, or what else the store
+    /// tells it from others by.
     pub owner: OwnerToken,
-    /// What is left of the lease; `None` if it never ends.
+    /// What is left of the lease at the most; `None` if it never ends, or of a foreign holder if
+    /// the store does not tell.
     pub remaining: Option<Duration>,
     /// How many claims wait in the store.
     pub waiting: usize,

@@ -12,6 +12,7 @@ use lock_runtime::backend::{
 use lock_runtime::memory::MemoryBackend;
 use lock_runtime::observe::{Broken, ProcessInfo};
 use lock_runtime::{Lock, LockError, LockRuntime, LockRuntimeBuilder, LostReason, Process};
+use lock_tests::consul;
 use lock_tests::etcd::Cluster;
 use lock_tests::faults::comes_true;
 use lock_tests::redlock_store::urls;
@@ -399,6 +400,98 @@ async fn on_etcd_it_is_told_who_holds_a_lock_and_who_waits_and_a_lock_can_be_bro
     let now = by_hand.inspect("coupon:7").await.unwrap().unwrap();
     assert_eq!(&now.owner, next.owner_token());
     next.release().await.unwrap();
+}
+
+/// Whose a lock is on Consul, and who waits, is read from the keys of the lock; the policy of a
+/// service is enough for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_consul_it_is_told_who_holds_a_lock_and_who_waits_and_a_lock_can_be_broken() {
+    let cluster = consul::Options::default().acl().start(1);
+    let readme = include_str!("../../lock-consul/README.md");
+    let (_, rules) = readme.split_once("```hcl").unwrap();
+    let (rules, _) = rules.split_once("```").unwrap();
+    let token = cluster.grant("locks", rules);
+    let build = || {
+        LockRuntime::consul(cluster.endpoints())
+            .consul_token(&token)
+            .default_wait(DEADLINE)
+            .build()
+    };
+    let (one, two, by_hand) = (build().await, build().await, build().await);
+    let (one, two, by_hand) = (one.unwrap(), two.unwrap(), by_hand.unwrap());
+    assert_eq!(by_hand.inspect("coupon:7").await.unwrap(), None);
+    let guard = one.lock("coupon:7").ttl(TTL).acquire().await.unwrap();
+    let alone = by_hand.inspect("coupon:7").await.unwrap().unwrap();
+    assert_eq!((alone.waiting, &alone.waiters[..]), (0, &[][..]));
+    let waiter = tokio::spawn(two.lock("coupon:7").ttl(TTL).acquire());
+    waiting(&by_hand, 1).await;
+    let info = by_hand.inspect("coupon:7").await.unwrap().unwrap();
+    assert_eq!(&info.owner, guard.owner_token());
+    assert_eq!(info.process, Some(Process::current()));
+    assert_eq!((info.remaining, info.is_kept), (Some(TTL), false));
+    assert_eq!(info.waiters[0].process, Some(Process::current()));
+    assert!(by_hand.processes().await.unwrap_err().is_unsupported());
+    // Who waits holds nothing that could be broken.
+    let waits = &info.waiters[0].owner;
+    let broken = by_hand.break_lock("coupon:7", waits).await.unwrap();
+    assert_eq!(broken, Broken::NotHeld);
+    let broken = by_hand.break_lock("coupon:7", &info.owner).await.unwrap();
+    assert_eq!(broken, Broken::Broken);
+    // At once, and not when the lease would have ended.
+    let next = timeout(TTL / 2, waiter).await.unwrap().unwrap().unwrap();
+    assert_eq!(waits, next.owner_token());
+    assert!(next.fencing_token() > guard.fencing_token());
+    timeout(DEADLINE, guard.lost()).await.unwrap();
+    let error = guard.release().await.unwrap_err();
+    let LockError::Lost { reason, .. } = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(reason, LostReason::TakenOver);
+    let broken = by_hand.break_lock("coupon:7", &info.owner).await.unwrap();
+    assert_eq!(broken, Broken::NotHeld);
+    let now = by_hand.inspect("coupon:7").await.unwrap().unwrap();
+    assert_eq!((&now.owner, now.waiting), (next.owner_token(), 0));
+    // With nobody who waits, it is free.
+    let broken = by_hand.break_lock("coupon:7", &now.owner).await.unwrap();
+    assert_eq!(broken, Broken::Broken);
+    assert_eq!(by_hand.inspect("coupon:7").await.unwrap(), None);
+    timeout(DEADLINE, next.lost()).await.unwrap();
+    assert!(next.release().await.unwrap_err().is_lost());
+    let free = one.lock("coupon:7").ttl(TTL).try_acquire().await.unwrap();
+    free.unwrap().release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_consul_what_another_program_holds_is_told_by_its_session_and_can_be_broken() {
+    let cluster = consul::Cluster::start();
+    let build = || LockRuntime::consul(cluster.endpoints()).default_wait(DEADLINE);
+    let locks = build().build().await.unwrap();
+    let guard = locks.lock("coupon:7").ttl(TTL).acquire().await.unwrap();
+    cluster.pass_to_another("lock:coupon:7");
+    let (session, value) = cluster.owner("lock:coupon:7").unwrap();
+    assert_eq!(value, "another");
+    let info = locks.inspect("coupon:7").await.unwrap().unwrap();
+    assert_eq!(info.owner.as_str(), session);
+    assert_eq!((info.process, info.remaining), (None, None));
+    timeout(DEADLINE, guard.lost()).await.unwrap();
+    let other = build().build().await.unwrap();
+    let waiter = tokio::spawn(other.lock("coupon:7").ttl(TTL).acquire());
+    waiting(&locks, 1).await;
+    // What it has written may be what the next one writes as well.
+    for stranger in ["another", "another token"] {
+        let stranger = OwnerToken::new(stranger);
+        let broken = locks.break_lock("coupon:7", &stranger).await.unwrap();
+        assert_eq!(broken, Broken::NotHeld);
+    }
+    let broken = locks.break_lock("coupon:7", &info.owner).await.unwrap();
+    assert_eq!(broken, Broken::Broken);
+    let next = timeout(TTL / 2, waiter).await.unwrap().unwrap().unwrap();
+    let broken = locks.break_lock("coupon:7", &info.owner).await.unwrap();
+    assert_eq!(broken, Broken::NotHeld);
+    let now = locks.inspect("coupon:7").await.unwrap().unwrap();
+    assert_eq!(&now.owner, next.owner_token());
+    next.release().await.unwrap();
+    drop(guard);
 }
 
 /// A store that knows no more than how to lock.

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Limits, News, Release, Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, Limits, LockKey, News, OwnerToken, Release, Released,
+    Renewal, Renewed,
 };
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::observe::{Failure, Refusal, Verb, Via};
@@ -15,6 +16,7 @@ use lock_runtime::{LockError, LockEvent, LockRuntime, LostReason, Process, distr
 use lock_tests::faults::proxy::Proxy;
 use lock_tests::server::{Options, Server};
 use tokio::time::sleep;
+use tracing::Instrument;
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::MakeWriter;
@@ -529,6 +531,46 @@ async fn a_slow_wait_is_a_warning_and_a_quick_one_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_line_of_a_slow_wait_names_the_process_that_had_the_lock() {
+    // Another process, and a library that names none.
+    for (owner, process) in [
+        ("x/lr-00000000000000ff-1a-1", Some("00000000000000ff-1a")),
+        ("x", None),
+    ] {
+        let (store, told, locks, _) = observed().await;
+        let (log, _guard) = Log::of(LevelFilter::WARN);
+        let (key, owner) = (LockKey::new("lock:", "k").unwrap(), OwnerToken::new(owner));
+        let claim = Claim::new(key.clone(), owner.clone(), secs(30));
+        let held = store.acquire(&claim).await.unwrap();
+        assert!(matches!(held, Acquired::Granted(_)), "{held:?}");
+        let waiting = tokio::spawn(locks.lock("k").wait(secs(30)).acquire());
+        let next = tokio::spawn(locks.lock("k").wait(secs(30)).acquire());
+        sleep(ms(2_500)).await;
+        store.release(&Release::new(key, owner)).await.unwrap();
+        let guard = waiting.await.unwrap().unwrap();
+        guard.release().await.unwrap();
+        next.await.unwrap().unwrap().release().await.unwrap();
+        let lines = log.lines("lock acquired slowly");
+        let [first, second] = &lines[..] else {
+            panic!("{}", log.text());
+        };
+        match process {
+            Some(process) => assert!(first.contains(&format!("holder_process={process} "))),
+            None => assert!(!first.contains("holder_process"), "{first}"),
+        }
+        // Passed on within this one.
+        let own = format!("holder_process={} ", Process::current());
+        assert!(second.contains(&own), "{second}");
+        let previous = told.all(|event| match event {
+            LockEvent::Acquired { previous, .. } => Some(*previous),
+            _ => None,
+        });
+        let expected = process.map(|process| Process::parse(process).unwrap());
+        assert_eq!(previous, [expected, Some(Process::current())]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn keys_that_may_not_be_logged_are_not() {
     for log_keys in [true, false] {
         let (log, _guard) = Log::of(LevelFilter::TRACE);
@@ -593,12 +635,33 @@ async fn the_span_of_a_caller_says_how_it_ended_and_who_had_the_lock() {
     let token = format!("fencing_token={}", guard.fencing_token());
     assert!(acquired.contains("outcome=\"acquired\"") && acquired.contains(&token));
     assert!(!acquired.contains("holder="), "{acquired}");
+    assert!(acquired.contains("via=\"free\""), "{acquired}");
+    assert!(!taken.contains("via="), "{taken}");
     let holder = format!("holder={}", Process::current());
     assert!(
         taken.contains("outcome=\"taken\"") && taken.contains(&holder),
         "{taken}"
     );
+
+    // By the release of the other process, and then passed on within this one, to callers that are
+    // in a span of their own, which says nothing of locks.
+    let span = tracing::info_span!("order", via = tracing::field::Empty);
+    let lock = || locks.lock("k").wait(secs(30)).acquire();
+    let first = tokio::spawn(lock().instrument(span.clone()));
+    let second = tokio::spawn(lock().instrument(span));
+    sleep(ms(10)).await;
     guard.release().await.unwrap();
+    first.await.unwrap().unwrap().release().await.unwrap();
+    second.await.unwrap().unwrap().release().await.unwrap();
+    let closed = log.lines("close");
+    let acquired = closed.iter().filter(|line| line.contains("lock.acquire{"));
+    let came = acquired.filter_map(|line| line.split("via=").nth(1));
+    let came: Vec<_> = came.filter_map(|rest| rest.split('"').nth(1)).collect();
+    assert_eq!(came, ["free", "handed_over", "local"]);
+    let own = closed.iter().filter(|line| !line.contains("lock.acquire{"));
+    let own: Vec<_> = own.collect();
+    assert_eq!(own.len(), 1, "{own:?}");
+    assert!(!own[0].contains("via="), "{own:?}");
 }
 
 /// It takes so long without an `.await`, with nothing before, or with one that lasts as long.

@@ -41,6 +41,8 @@ struct Held {
     asker: Asker,
     since: Instant,
     via: Via,
+    /// Which process had the lock before, if that is known.
+    previous: Option<Process>,
     /// The waiter that has been told and not been seen since.
     untaken: Option<WaiterId>,
     failures: Option<Arc<RenewalFailures>>,
@@ -215,6 +217,7 @@ impl Watch {
                 },
                 since: hold.since,
                 via: Via::Local,
+                previous: None,
                 untaken: None,
                 failures: None,
                 stage: Stage::Held,
@@ -310,12 +313,18 @@ impl Watch {
         match action {
             Action::Tell(id, Outcome::Granted(granted)) => {
                 let asker = asker?;
+                let via = self.via(happened);
+                let previous = match via {
+                    Via::Local => Some(Process::current()),
+                    _ => self.holder,
+                };
                 self.holds.push(Held {
                     lease: granted.lease,
                     token: granted.token,
                     asker,
                     since: granted.since,
-                    via: self.via(happened),
+                    via,
+                    previous,
                     untaken: Some(*id),
                     failures: None,
                     stage: Stage::Held,
@@ -382,7 +391,11 @@ impl Watch {
         };
         held.untaken = None;
         let Held {
-            asker, via, token, ..
+            asker,
+            token,
+            via,
+            previous,
+            ..
         } = *held;
         if asker.tries {
             telling.asked(asker);
@@ -394,6 +407,7 @@ impl Watch {
             waited,
             via,
             fencing_token: token,
+            previous,
             waiting: machine.look().waiting,
         };
         telling.tell(acquired, asker.name);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lock_protocol::{BackendError, FencingToken, LockKey, LostReason, Note};
+use lock_protocol::{BackendError, FencingToken, LockKey, LostReason, Note, Process};
 
 /// Something that happened to a lock, or to its store.
 ///
@@ -37,6 +37,9 @@ pub enum LockEvent {
         via: Via,
         /// The number of this holder.
         fencing_token: FencingToken,
+        /// The process that had the lock while the caller waited: this one, if it was passed on
+        /// within it, else the one that the store told last, if it told any.
+        previous: Option<Process>,
         /// How many other tasks of this process wait for the lock.
         waiting: usize,
     },

@@ -17,7 +17,8 @@ pub struct LockInfo {
     pub owner: OwnerToken,
     /// The process that holds it; none if that is another library's.
     pub process: Option<Process>,
-    /// What is left of the lease, unless it is renewed; none if it never ends.
+    /// What is left of the lease at the most, unless it is renewed; none if it never ends, or if it
+    /// is another library's and the store does not tell. Consul tells the whole ttl.
     pub remaining: Option<Duration>,
     /// Whether nobody holds it any more, and it is only kept: for the rest of a `min_hold` or a
     /// `once_per`.

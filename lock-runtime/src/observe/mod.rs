@@ -10,10 +10,10 @@
 //!
 //! | level | span or message | fields |
 //! |---|---|---|
-//! | DEBUG | span `lock.acquire` | lock, key, ttl_ms, wait_ms; at its end: outcome, waited_secs, and fencing_token, or the process that is the holder |
+//! | DEBUG | span `lock.acquire` | lock, key, ttl_ms, wait_ms; at its end: outcome, waited_secs, and via and fencing_token, or the process that is the holder |
 //! | INFO | span `lock.hold`, around the body of an annotated function and of [`Lock::run`](crate::Lock::run) | lock, key, fencing_token |
 //! | WARN | lock lost | lock, key, fencing_token, reason, held_secs, failed_renewals, error |
-//! | WARN | lock acquired slowly: after [`slow_wait`](crate::LockRuntimeBuilder::slow_wait) | lock, key, fencing_token, waited_secs, threshold_secs, waiting |
+//! | WARN | lock acquired slowly: after [`slow_wait`](crate::LockRuntimeBuilder::slow_wait) | lock, key, fencing_token, waited_secs, threshold_secs, waiting, and holder_process: which process had it meanwhile, if the store told |
 //! | WARN, then DEBUG | renewal failed, the first of a row and those after it | lock, key, left_secs, times, error |
 //! | INFO | renewal recovered | lock, key, times |
 //! | WARN | release not confirmed | lock, key, fencing_token, held_secs, error |

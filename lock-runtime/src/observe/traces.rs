@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use lock_protocol::{FencingToken, LockKey};
 use tracing::level_filters::LevelFilter;
-use tracing::{Level, Span, debug, debug_span, event, field, info, info_span, trace, warn};
+use tracing::{
+    Level, Metadata, Span, debug, debug_span, event, field, info, info_span, trace, warn,
+};
 
-use super::{LockEvent, LockRef, Observers};
+use super::{LockEvent, LockRef, Observers, Via};
 use crate::error::LockError;
 
 /// The target of what is about the store.
 const STORE: &str = "lock_runtime::store";
 /// The target of the rest.
 const LOCKS: &str = "lock_runtime";
+/// The span of a caller that wants a lock.
+const ACQUIRE: &str = "lock.acquire";
 
 /// Whether anybody listens.
 #[inline]
@@ -35,13 +39,14 @@ pub(crate) fn acquire_span(
     }
     Some(debug_span!(
         target: LOCKS,
-        "lock.acquire",
+        ACQUIRE,
         lock = name,
         key = %observers.shown(key),
         ttl_ms = millis(ttl),
         wait_ms = millis(wait),
         outcome = field::Empty,
         waited_secs = field::Empty,
+        via = field::Empty,
         fencing_token = field::Empty,
         holder = field::Empty,
     ))
@@ -63,6 +68,15 @@ pub(crate) fn acquired(span: &Span, waited: Duration, outcome: Result<FencingTok
                 span.record("holder", field::display(holder));
             }
         }
+    }
+}
+
+/// Takes in how a lock came. It is told while the caller is polled, in its span, if it has one.
+fn came(via: Via) {
+    let span = Span::current();
+    let is_of_caller = |of: &Metadata<'_>| of.name() == ACQUIRE && of.target() == LOCKS;
+    if span.metadata().is_some_and(is_of_caller) {
+        span.record("via", via.as_str());
     }
 }
 
@@ -124,8 +138,10 @@ pub(super) fn tell(observers: &Observers, event: &LockEvent) {
             waited,
             via,
             fencing_token,
+            previous,
             waiting,
         } => {
+            came(*via);
             if *waited >= observers.slow_wait {
                 warn!(
                     target: LOCKS,
@@ -134,6 +150,7 @@ pub(super) fn tell(observers: &Observers, event: &LockEvent) {
                     fencing_token = fencing_token.as_u64(),
                     waited_secs = waited.as_secs_f64(),
                     threshold_secs = observers.slow_wait.as_secs_f64(),
+                    holder_process = previous.map(field::display),
                     waiting,
                     "lock acquired slowly"
                 );
