@@ -33,6 +33,17 @@ const METHODS: [(&str, &str); 5] = [
     ("watches", "Watch"),
 ];
 
+/// The same of Consul: questions by their methods and paths.
+const QUESTIONS: [(&str, &str); 7] = [
+    ("txns", "PUT v1_txn"),
+    ("sessions", "PUT v1_session_create"),
+    ("renewals", "PUT v1_session_renew_"),
+    ("ends", "PUT v1_session_destroy_"),
+    ("reads", "GET v1_kv_"),
+    ("puts", "PUT v1_kv_"),
+    ("deletions", "DELETE v1_kv_"),
+];
+
 /// What is counted beside commands, and costs time where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Counted {
@@ -80,6 +91,12 @@ impl Load {
                 "concurrency.Mutex, one session a process, GOMAXPROCS {}",
                 self.threads
             ),
+            Side::ApiLock => {
+                format!("in Go: as its documents show it, a session of {TTL:?} for each claim")
+            }
+            Side::Bare => {
+                "HTTP on a connection and a session for each task; does not wait".to_owned()
+            }
             Side::Ring => "one socket (RESP3) and one thread a process, which blocks".to_owned(),
             Side::HandOver => format!(
                 "`release` of `RedisBackend` with a next claim, {} claims in each queue",
@@ -225,6 +242,11 @@ impl Load {
             Kind::Etcd => {
                 for (name, method) in METHODS {
                     per_op(name, counts.calls(method) as f64);
+                }
+            }
+            Kind::Consul => {
+                for (name, question) in QUESTIONS {
+                    per_op(name, counts.calls(question) as f64);
                 }
             }
         }

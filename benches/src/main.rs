@@ -1,6 +1,7 @@
 //! What the lock costs, beside what others cost, measured in the same run. `benches/README.md` says
 //! what each workload shows.
 
+mod bare;
 mod board;
 mod heap;
 mod held;
@@ -36,7 +37,7 @@ use crate::turns::{Row, interleaved};
 static HEAP: Counting = Counting::new();
 
 #[derive(Parser)]
-#[command(about = "Measures distributed locks on Redis or etcd, side by side in one run.")]
+#[command(about = "Measures distributed locks on Redis, etcd or Consul, side by side in one run.")]
 struct Command {
     #[command(subcommand)]
     workload: Workload,
@@ -105,7 +106,7 @@ struct Options {
     /// where neither is measured.
     #[arg(long, global = true, value_delimiter = ',')]
     to: Option<Vec<Side>>,
-    /// Where the locks are: etcd for `uncontended`, `many-keys` and `hot-key` alone.
+    /// Where the locks are: etcd and Consul for `uncontended`, `many-keys` and `hot-key` alone.
     #[arg(long, global = true, value_enum, default_value_t = Kind::Redis, conflicts_with_all = ["url", "delay"])]
     store: Kind,
     /// The server; one is started if not given.
@@ -136,16 +137,17 @@ fn main() -> Result<(), Failure> {
     if let Some(other) = &options.against {
         return options.against(other);
     }
-    let is_on_etcd = matches!(
+    let is_elsewhere = matches!(
         workload,
         Workload::Uncontended | Workload::ManyKeys | Workload::HotKey { .. }
     );
-    if options.store == Kind::Etcd && !is_on_etcd {
+    if options.store != Kind::Redis && !is_elsewhere {
         return Err("this workload is measured on Redis alone".into());
     }
     let mut target = match options.store {
         Kind::Redis => Target::open(options.url.as_deref(), options.delay)?,
         Kind::Etcd => Target::etcd(),
+        Kind::Consul => Target::consul(),
     };
     let (free, pair) = (Section::Free, Timed::Pair);
     match workload {
@@ -229,12 +231,30 @@ const ALL: [Side; 7] = [
 /// The sides of a comparison on etcd.
 const ON_ETCD: [Side; 4] = [Side::Ours, Side::OursRemote, Side::Mutex, Side::None];
 
+/// What ratios are to, if nothing else is asked for.
+const BASES: [Side; 6] = [
+    Side::Raw,
+    Side::Pipeline,
+    Side::Rueidislock,
+    Side::Mutex,
+    Side::ApiLock,
+    Side::Bare,
+];
+
+/// The sides of a comparison on Consul.
+const ON_CONSUL: [Side; 4] = [Side::Ours, Side::OursRemote, Side::ApiLock, Side::None];
+
 impl Options {
     /// The sides that fit every workload, and these, which are of Redis alone.
     fn with(&self, more: &[Side]) -> Vec<Side> {
         match self.store {
             Kind::Redis => [&ALL[..], more].concat(),
             Kind::Etcd => ON_ETCD.to_vec(),
+            // Where locks are free there is a floor.
+            Kind::Consul if more.contains(&Side::Backend) => {
+                [&ON_CONSUL[..], &[Side::Bare]].concat()
+            }
+            Kind::Consul => ON_CONSUL.to_vec(),
         }
     }
 
@@ -292,7 +312,7 @@ impl Options {
     fn compare(&self, mut load: Load, sides: &[Side], target: &mut Target) -> Result<(), Failure> {
         let asked = self.sides.as_deref();
         let mut sides = asked.unwrap_or(sides).to_vec();
-        for side in [Side::Rueidislock, Side::Mutex] {
+        for side in [Side::Rueidislock, Side::Mutex, Side::ApiLock] {
             let Some(peer) = peer::of(side).filter(|_| sides.contains(&side)) else {
                 continue;
             };
@@ -325,7 +345,7 @@ impl Options {
             return Ok(outcome);
         };
         let asked = self.to.as_deref();
-        let bases = asked.unwrap_or(&[Side::Raw, Side::Pipeline, Side::Rueidislock, Side::Mutex]);
+        let bases = asked.unwrap_or(&BASES);
         let is_base = |name: &str| bases.iter().any(|base| base.name() == name);
         let mut bases: Vec<_> = outcome.iter().filter(|(name, _)| is_base(name)).collect();
         if bases.is_empty() && self.turns.is_some() {

@@ -22,9 +22,11 @@ pub struct Peer {
 pub fn of(side: Side) -> Option<Peer> {
     static RUEIDISLOCK: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     static MUTEX: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    static API_LOCK: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let (folder, program) = match side {
         Side::Rueidislock => ("rueidislock", &RUEIDISLOCK),
         Side::Mutex => ("etcd-mutex", &MUTEX),
+        Side::ApiLock => ("consul-lock", &API_LOCK),
         _ => return None,
     };
     Some(Peer { folder, program })

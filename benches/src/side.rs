@@ -17,6 +17,8 @@ use redis::io::tcp::TcpSettings;
 use redis::{Cmd, IntoConnectionInfo, Script, cmd};
 use serde::{Deserialize, Serialize};
 
+use crate::bare::{self, Bare};
+
 /// Whatever goes wrong ends the run.
 pub use lock_peers::Failure;
 
@@ -61,6 +63,11 @@ pub enum Side {
     Rueidislock,
     /// Go's concurrency.Mutex on etcd, in a program of its own.
     Mutex,
+    /// Go's api.Lock on Consul, in a program of its own.
+    ApiLock,
+    /// A key of Consul that a session locks, and that is deleted: the two questions alone, for
+    /// locks that are free.
+    Bare,
     /// No lock at all.
     None,
     /// No lock either: the bare wake-up of a task by PUBLISH and a push.
@@ -82,6 +89,8 @@ impl Side {
             Side::OursRemoteInside => "ours-remote-inside",
             Side::Rueidislock => "rueidislock",
             Side::Mutex => "mutex",
+            Side::ApiLock => "api-lock",
+            Side::Bare => "bare",
             Side::Ring => "ring",
             Side::HandOver => "hand-over",
             Side::Backend => "backend",
@@ -125,7 +134,13 @@ impl Side {
             Side::Rslock => peer(Peer::Rslock, url).await?,
             Side::Rlock => peer(Peer::Rlock, url).await?,
             Side::None => Client::None,
-            Side::Rueidislock | Side::Mutex | Side::Publish | Side::Ring | Side::HandOver => {
+            Side::Bare => Client::Bare(Arc::new(Bare::new(url, TTL))),
+            Side::Rueidislock
+            | Side::Mutex
+            | Side::ApiLock
+            | Side::Publish
+            | Side::Ring
+            | Side::HandOver => {
                 return Err("no client of this process".into());
             }
         })
@@ -140,9 +155,10 @@ async fn peer(peer: Peer, url: &str) -> Result<Client, Failure> {
 
 /// Our runtime as it comes.
 fn builder(url: &str) -> LockRuntimeBuilder {
-    match url.strip_prefix("etcd://") {
-        Some(members) => LockRuntime::etcd(members.split(',')),
-        None => LockRuntime::redis(url),
+    match url.split_once("://") {
+        Some(("etcd", members)) => LockRuntime::etcd(members.split(',')),
+        Some(("consul", agents)) => LockRuntime::consul(agents.split(',')),
+        _ => LockRuntime::redis(url),
     }
 }
 
@@ -179,6 +195,7 @@ pub enum Client {
     Raw(MultiplexedConnection, Arc<Commands>),
     Pool(Pool, Arc<Commands>),
     Peer(lock_peers::Client, Terms),
+    Bare(Arc<Bare>),
     None,
 }
 
@@ -189,6 +206,7 @@ pub enum Held {
     Raw(MultiplexedConnection, Cmd),
     Pool(Pool, Cmd),
     Peer(lock_peers::Guard),
+    Bare(bare::Held),
     None,
 }
 
@@ -228,6 +246,7 @@ impl Client {
                 Held::Pool(pool.clone(), give)
             }
             Client::Peer(client, terms) => Held::Peer(client.acquire(key, terms).await?),
+            Client::Bare(bare) => Held::Bare(bare.acquire(key).await?),
             Client::None => Held::None,
         })
     }
@@ -279,6 +298,7 @@ impl Held {
                 released(deleted == 1)?;
             }
             Held::Peer(guard) => guard.release().await?,
+            Held::Bare(held) => held.release().await?,
             Held::None => tokio::task::yield_now().await,
         }
         Ok(())
