@@ -12,10 +12,12 @@
 //! 4000 transfers among 8 accounts by 4 processes: 8000000 before, 8000039 after
 //! ```
 
+use std::time::Duration;
+
 use clap::Parser;
 use lock_runtime::{LockError, LockRuntime, distributed_lock};
-use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
+use redis::{AsyncCommands, AsyncConnectionConfig};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
@@ -45,7 +47,11 @@ impl Bank {
     async fn open(name: String) -> Result<Bank, BoxError> {
         let url = std::env::var("LOCK_URL").map_err(|_| "set LOCK_URL=redis://…")?;
         let client = redis::Client::open(url)?;
-        let connection = client.get_multiplexed_async_connection().await?;
+        // A balance that comes late is as good, and a transfer must not end halfway.
+        let patience = Some(Duration::from_secs(60));
+        let config = AsyncConnectionConfig::new().set_response_timeout(patience);
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        let connection = connection.await?;
         Ok(Bank { name, connection })
     }
 

@@ -1,121 +1,92 @@
-//! The least that a lock on Consul is: a key that is locked by a session and deleted, by a client
-//! that knows nothing else. It does not wait, and nobody hears of an end.
+//! The least that a lock on several servers costs.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
 
-use lock_peers::Failure;
-use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, FromRedisValue, RedisResult};
 
-/// The connections of one process, each with a session of its own, as each claim has one.
+use crate::raw::{Commands, Failure, POLL, multiplexed};
+
+/// A bare client: it asks all servers at once, and stops at the answers of a majority.
+#[derive(Clone)]
 pub struct Bare {
-    address: String,
-    ttl: Duration,
-    idle: Mutex<Vec<Line>>,
+    connections: Vec<MultiplexedConnection>,
+    commands: Arc<Commands>,
 }
 
-struct Line {
-    stream: BufReader<TcpStream>,
-    session: String,
-}
-
-/// A lock that is held.
-pub struct Held {
-    bare: Arc<Bare>,
-    line: Line,
-    path: String,
-}
+/// A lock that is held by it.
+pub struct Held(Vec<MultiplexedConnection>, Cmd);
 
 impl Bare {
-    pub fn new(url: &str, ttl: Duration) -> Bare {
-        Bare {
-            ttl,
-            address: url.trim_start_matches("consul://").to_owned(),
-            idle: Mutex::default(),
+    pub async fn connect(urls: &str) -> Result<Bare, Failure> {
+        let mut connections = Vec::new();
+        let mut commands = Vec::new();
+        for url in urls.split(',') {
+            let mut connection = multiplexed(url).await?;
+            commands.push(Commands::load(&mut connection).await?);
+            connections.push(connection);
         }
+        let commands = commands.pop().ok_or("there is no server")?;
+        Ok(Bare {
+            connections,
+            commands: Arc::new(commands),
+        })
     }
 
-    /// Takes a lock that is free.
-    pub async fn acquire(self: &Arc<Bare>, key: &str) -> Result<Held, Failure> {
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
-        let mut line = match idle {
-            Some(line) => line,
-            None => self.open().await?,
-        };
-        let path = format!("/v1/kv/lock:{key}/.lock");
-        let take = format!("{path}?acquire={}", line.session);
-        match line.ask("PUT", &take, "bare").await?.trim() {
-            "true" => Ok(Held {
-                bare: Arc::clone(self),
-                line,
-                path,
-            }),
-            _ => Err("the lock is not free".into()),
+    pub async fn acquire(&self, key: &str) -> Result<Held, Failure> {
+        let mut connections = self.connections.clone();
+        loop {
+            let (take, give) = self.commands.of_claim(key);
+            if majority::<Option<String>>(&mut connections, &take, Option::is_some).await {
+                return Ok(Held(connections, give));
+            }
+            let is_deleted = |count: &u32| *count == 1;
+            majority(&mut connections, &give, is_deleted).await;
+            tokio::time::sleep(POLL).await;
         }
-    }
-
-    async fn open(&self) -> Result<Line, Failure> {
-        let stream = TcpStream::connect(&self.address).await?;
-        stream.set_nodelay(true)?;
-        let mut line = Line {
-            stream: BufReader::new(stream),
-            session: String::new(),
-        };
-        let session = format!(r#"{{"TTL": "{}s", "NodeChecks": []}}"#, self.ttl.as_secs());
-        let made = line.ask("PUT", "/v1/session/create", &session).await?;
-        let made: Value = serde_json::from_str(&made)?;
-        let id = made["ID"].as_str().ok_or("Consul made no session")?;
-        line.session = id.to_owned();
-        Ok(line)
     }
 }
 
 impl Held {
     pub async fn release(mut self) -> Result<(), Failure> {
-        let deleted = self.line.ask("DELETE", &self.path, "").await?;
-        let mut idle = self
-            .bare
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        idle.push(self.line);
-        match deleted.trim() {
-            "true" => Ok(()),
-            _ => Err("the lock was not deleted".into()),
+        match majority(&mut self.0, &self.1, |count: &u32| *count == 1).await {
+            true => Ok(()),
+            false => Err("the lock was not held when it was released".into()),
         }
     }
 }
 
-impl Line {
-    async fn ask(&mut self, method: &str, path: &str, body: &str) -> Result<String, Failure> {
-        let length = body.len();
-        let question = format!(
-            "{method} {path} HTTP/1.1\r\nHost: consul\r\nContent-Length: {length}\r\n\r\n{body}"
-        );
-        self.stream.write_all(question.as_bytes()).await?;
-        let (mut length, mut status) = (0, String::new());
-        self.stream.read_line(&mut status).await?;
-        loop {
-            let mut header = String::new();
-            self.stream.read_line(&mut header).await?;
-            let Some((name, value)) = header.trim().split_once(':') else {
-                break;
-            };
-            if name.eq_ignore_ascii_case("content-length") {
-                length = value.trim().parse()?;
+/// Sends `command` on all connections at once, and waits until a majority has answered as wanted,
+/// or cannot any more. Whether it has. What is still to be answered has been sent.
+async fn majority<T: FromRedisValue + Send>(
+    connections: &mut [MultiplexedConnection],
+    command: &Cmd,
+    is_wanted: impl Fn(&T) -> bool,
+) -> bool {
+    type Asked<'a, T> = Pin<Box<dyn Future<Output = RedisResult<T>> + Send + 'a>>;
+    let count = connections.len();
+    let quorum = count / 2 + 1;
+    let (mut wanted, mut others) = (0, 0);
+    let ask = |connection| Box::pin(command.query_async::<T>(connection)) as Asked<'_, T>;
+    let mut open: Vec<_> = connections.iter_mut().map(ask).collect();
+    poll_fn(|context| {
+        open.retain_mut(|asked| match asked.as_mut().poll(context) {
+            Poll::Ready(answer) => {
+                match answer.is_ok_and(|answer| is_wanted(&answer)) {
+                    true => wanted += 1,
+                    false => others += 1,
+                }
+                false
             }
+            Poll::Pending => true,
+        });
+        match wanted >= quorum || others > count - quorum {
+            true => Poll::Ready(wanted >= quorum),
+            false => Poll::Pending,
         }
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body).await?;
-        match status.contains(" 200 ") {
-            true => Ok(String::from_utf8(body)?),
-            false => Err(format!("{method} {path}: {}", status.trim()).into()),
-        }
-    }
+    })
+    .await
 }

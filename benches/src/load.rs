@@ -34,14 +34,13 @@ const METHODS: [(&str, &str); 5] = [
 ];
 
 /// The same of Consul: questions by their methods and paths.
-const QUESTIONS: [(&str, &str); 7] = [
+const QUESTIONS: [(&str, &str); 6] = [
     ("txns", "PUT v1_txn"),
     ("sessions", "PUT v1_session_create"),
     ("renewals", "PUT v1_session_renew_"),
     ("ends", "PUT v1_session_destroy_"),
     ("reads", "GET v1_kv_"),
-    ("puts", "PUT v1_kv_"),
-    ("deletions", "DELETE v1_kv_"),
+    ("writes", "PUT v1_kv_"),
 ];
 
 /// What is counted beside commands, and costs time where it is.
@@ -91,12 +90,18 @@ impl Load {
                 "concurrency.Mutex, one session a process, GOMAXPROCS {}",
                 self.threads
             ),
-            Side::ApiLock => {
-                format!("in Go: as its documents show it, a session of {TTL:?} for each claim")
-            }
-            Side::Bare => {
-                "HTTP on a connection and a session for each task; does not wait".to_owned()
-            }
+            Side::EtcdRaw => format!(
+                "the transactions of ours by Go's client; does not wait, GOMAXPROCS {}",
+                self.threads
+            ),
+            Side::ApiLock => format!(
+                "api.Lock as its documents show it, a session a claim, GOMAXPROCS {}",
+                self.threads
+            ),
+            Side::Bare => format!(
+                "the transactions of ours by Go's client, a session a lock; does not wait, GOMAXPROCS {}",
+                self.threads
+            ),
             Side::Ring => "one socket (RESP3) and one thread a process, which blocks".to_owned(),
             Side::HandOver => format!(
                 "`release` of `RedisBackend` with a next claim, {} claims in each queue",
@@ -115,6 +120,17 @@ impl Load {
             }
             Side::Rlock => format!("RenewalMode::Auto, retry_interval {POLL:?}"),
             Side::None => "no lock".to_owned(),
+            Side::Redlock => "the defaults, on five servers; restart_delay 0".to_owned(),
+            Side::RedlockRemote => "`redlock`, but local_passes 0".to_owned(),
+            Side::RedlockTwoRefuse => "`redlock`, where two refuse connections".to_owned(),
+            Side::RedlockTwoHang => "`redlock`, where two do not answer".to_owned(),
+            Side::RedlockRaw => {
+                "a MultiplexedConnection to each server; stops at the third answer".to_owned()
+            }
+            Side::Redsync => format!(
+                "the defaults of redsync and go-redis, asked again for ever, GOMAXPROCS {}",
+                self.threads
+            ),
             Side::Publish => {
                 "one MultiplexedConnection (RESP3) for the commands and the pushes".to_owned()
             }
@@ -183,7 +199,7 @@ impl Load {
         let processes = self.tasks.len();
         let mut workers = Vec::new();
         for process in 0..processes {
-            let job = self.job(side, round, process, target.url(), &path);
+            let job = self.job(side, round, process, &target.urls(side), &path);
             workers.push(Worker::start(&job)?);
         }
         wait_until(&mut workers, || {

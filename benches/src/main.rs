@@ -7,9 +7,11 @@ mod heap;
 mod held;
 mod job;
 mod load;
+mod nodes;
 mod peer;
 mod plot;
 mod proxy;
+mod raw;
 mod report;
 mod server;
 mod side;
@@ -70,6 +72,8 @@ enum Workload {
     Waiters,
     /// What a pair and a hand-over cost the server, with 64 in flight.
     Server,
+    /// One task and a free lock on five servers, where all are up, two refuse, and two hang.
+    Down,
     /// One process of a run; started by the others.
     #[command(hide = true)]
     Worker { job: String },
@@ -109,6 +113,9 @@ struct Options {
     /// Where the locks are: etcd and Consul for `uncontended`, `many-keys` and `hot-key` alone.
     #[arg(long, global = true, value_enum, default_value_t = Kind::Redis, conflicts_with_all = ["url", "delay"])]
     store: Kind,
+    /// What holds the locks: five servers for `uncontended`, `hot-key` and `down` alone.
+    #[arg(long, global = true, value_enum, default_value_t = Topology::Single, conflicts_with_all = ["url", "delay", "store"])]
+    topology: Topology,
     /// The server; one is started if not given.
     #[arg(long, global = true)]
     url: Option<String>,
@@ -126,6 +133,15 @@ struct Options {
     json: bool,
 }
 
+/// What holds the locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Topology {
+    /// One server.
+    Single,
+    /// A majority of five.
+    Redlock,
+}
+
 fn main() -> Result<(), Failure> {
     let Command { workload, options } = Command::parse();
     if let Workload::Worker { job } = &workload {
@@ -136,6 +152,9 @@ fn main() -> Result<(), Failure> {
     }
     if let Some(other) = &options.against {
         return options.against(other);
+    }
+    if options.topology == Topology::Redlock || matches!(workload, Workload::Down) {
+        return options.on_five(&workload);
     }
     let is_elsewhere = matches!(
         workload,
@@ -151,10 +170,15 @@ fn main() -> Result<(), Failure> {
     };
     let (free, pair) = (Section::Free, Timed::Pair);
     match workload {
-        Workload::Worker { .. } => Ok(()),
+        Workload::Worker { .. } | Workload::Down => Ok(()),
         Workload::Uncontended => {
             let load = options.load("uncontended", (1, 1), false, free, pair)?;
-            let sides = options.with(&[Side::Backend]);
+            let mut sides = options.with(&[Side::Backend]);
+            match options.store {
+                Kind::Redis => {}
+                Kind::Etcd => sides.push(Side::EtcdRaw),
+                Kind::Consul => sides.push(Side::Bare),
+            }
             options.compare(load, &sides, &mut target)
         }
         Workload::ManyKeys => {
@@ -228,18 +252,21 @@ const ALL: [Side; 7] = [
     Side::None,
 ];
 
-/// The sides of a comparison on etcd.
-const ON_ETCD: [Side; 4] = [Side::Ours, Side::OursRemote, Side::Mutex, Side::None];
-
-/// What ratios are to, if nothing else is asked for.
-const BASES: [Side; 6] = [
+/// What ratios are to, where it is measured.
+const BASES: [Side; 9] = [
     Side::Raw,
     Side::Pipeline,
     Side::Rueidislock,
     Side::Mutex,
+    Side::EtcdRaw,
     Side::ApiLock,
     Side::Bare,
+    Side::RedlockRaw,
+    Side::Redsync,
 ];
+
+/// The sides of a comparison on etcd.
+const ON_ETCD: [Side; 4] = [Side::Ours, Side::OursRemote, Side::Mutex, Side::None];
 
 /// The sides of a comparison on Consul.
 const ON_CONSUL: [Side; 4] = [Side::Ours, Side::OursRemote, Side::ApiLock, Side::None];
@@ -250,10 +277,6 @@ impl Options {
         match self.store {
             Kind::Redis => [&ALL[..], more].concat(),
             Kind::Etcd => ON_ETCD.to_vec(),
-            // Where locks are free there is a floor.
-            Kind::Consul if more.contains(&Side::Backend) => {
-                [&ON_CONSUL[..], &[Side::Bare]].concat()
-            }
             Kind::Consul => ON_CONSUL.to_vec(),
         }
     }
@@ -292,6 +315,33 @@ impl Options {
         })
     }
 
+    /// The workloads that there are for a majority of five servers.
+    fn on_five(&self, workload: &Workload) -> Result<(), Failure> {
+        if self.url.is_some() || self.delay.is_some() || self.store != Kind::Redis {
+            return Err("five servers are started, without --url, --delay and --store".into());
+        }
+        let (free, pair) = (Section::Free, Timed::Pair);
+        let (load, sides) = match workload {
+            Workload::Uncontended => (
+                self.load("uncontended", (1, 1), false, free, pair)?,
+                vec![Side::Redlock, Side::RedlockRaw, Side::Redsync],
+            ),
+            Workload::HotKey {
+                section: Section::Free,
+                plot: None,
+            } => (
+                self.load("hot-key", (4, 64), true, free, Timed::Wait)?,
+                vec![Side::Redlock, Side::RedlockRemote, Side::Redsync],
+            ),
+            Workload::Down => (
+                self.load("down", (1, 1), false, free, pair)?,
+                vec![Side::Redlock, Side::RedlockTwoRefuse, Side::RedlockTwoHang],
+            ),
+            _ => return Err("there is no such workload on five servers".into()),
+        };
+        self.compare(load, &sides, &mut Target::open_nodes()?)
+    }
+
     fn draw(&self, load: &Load, file: &Path, target: &mut Target) -> Result<(), Failure> {
         let sides = self.sides.as_deref().unwrap_or(&CONTENDERS);
         let mut series: Vec<Series> = sides.iter().map(|side| (*side, Vec::new())).collect();
@@ -312,8 +362,8 @@ impl Options {
     fn compare(&self, mut load: Load, sides: &[Side], target: &mut Target) -> Result<(), Failure> {
         let asked = self.sides.as_deref();
         let mut sides = asked.unwrap_or(sides).to_vec();
-        for side in [Side::Rueidislock, Side::Mutex, Side::ApiLock] {
-            let Some(peer) = peer::of(side).filter(|_| sides.contains(&side)) else {
+        for side in sides.clone() {
+            let Some(peer) = peer::of(side) else {
                 continue;
             };
             match peer::program(peer) {
@@ -345,7 +395,10 @@ impl Options {
             return Ok(outcome);
         };
         let asked = self.to.as_deref();
-        let bases = asked.unwrap_or(&BASES);
+        let bases = asked.unwrap_or(match load.name {
+            "down" => &[Side::Redlock],
+            _ => &BASES,
+        });
         let is_base = |name: &str| bases.iter().any(|base| base.name() == name);
         let mut bases: Vec<_> = outcome.iter().filter(|(name, _)| is_base(name)).collect();
         if bases.is_empty() && self.turns.is_some() {

@@ -23,10 +23,12 @@ pub fn of(side: Side) -> Option<Peer> {
     static RUEIDISLOCK: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     static MUTEX: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     static API_LOCK: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    static REDSYNC: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let (folder, program) = match side {
+        Side::Redsync => ("redsync", &REDSYNC),
         Side::Rueidislock => ("rueidislock", &RUEIDISLOCK),
-        Side::Mutex => ("etcd-mutex", &MUTEX),
-        Side::ApiLock => ("consul-lock", &API_LOCK),
+        Side::Mutex | Side::EtcdRaw => ("etcd-mutex", &MUTEX),
+        Side::ApiLock | Side::Bare => ("consul-lock", &API_LOCK),
         _ => return None,
     };
     Some(Peer { folder, program })

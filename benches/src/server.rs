@@ -10,8 +10,9 @@ use lock_tests::server::Server;
 use redis::{Connection, ConnectionAddr, IntoConnectionInfo, Value, cmd};
 use serde_json::json;
 
+use crate::nodes::Nodes;
 use crate::proxy::Proxy;
-use crate::side::Failure;
+use crate::side::{Failure, Side};
 
 /// What the benchmark itself sends while it counts.
 const OUR_OWN: [&str; 4] = ["info", "incr", "decr", "getex"];
@@ -48,8 +49,10 @@ struct Redis {
     direct: String,
     connection: Connection,
     proxy: Option<Proxy>,
+    /// Those that vote with it.
+    nodes: Option<Box<Nodes>>,
     /// Ends when it is dropped.
-    _own: Option<Server>,
+    _own: Option<Box<Server>>,
 }
 
 /// What the server has counted since it started.
@@ -97,9 +100,18 @@ impl Target {
                 connection: redis::Client::open(direct.as_str())?.get_connection()?,
                 direct,
                 proxy,
-                _own: own,
+                nodes: None,
+                _own: own.map(Box::new),
             }),
         })
+    }
+
+    /// Five servers, of which a majority holds the locks. What is counted is of the first.
+    pub fn open_nodes() -> Result<Target, Failure> {
+        let mut target = Target::open(None, None)?;
+        let nodes = Nodes::start(&target.url)?;
+        target.redis()?.nodes = Some(Box::new(nodes));
+        Ok(target)
     }
 
     /// An etcd of our own.
@@ -128,6 +140,16 @@ impl Target {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where `side` finds its servers.
+    pub fn urls(&self, side: Side) -> String {
+        match &self.store {
+            Store::Redis(Redis {
+                nodes: Some(nodes), ..
+            }) => nodes.urls(side),
+            _ => self.url.clone(),
+        }
     }
 
     pub fn kind(&self) -> Kind {
@@ -166,8 +188,12 @@ impl Target {
         if let Store::Etcd(cluster) = &self.store {
             return Ok(format!("etcd {}", cluster.version()));
         }
-        if let Store::Consul(_) = &self.store {
-            return Ok("Consul 1.12.9".to_owned());
+        if let Store::Consul(cluster) = &self.store {
+            let (_, about) = cluster.ask_of(0, "GET", "/v1/agent/self", "")?;
+            let about: serde_json::Value = serde_json::from_str(&about)?;
+            let version = &about["Config"]["Version"];
+            let version = version.as_str().ok_or("Consul tells no version")?;
+            return Ok(format!("Consul {version}"));
         }
         let info: String = cmd("INFO").arg("server").query(self.connection()?)?;
         let field = |name| info.lines().find_map(|line| line.strip_prefix(name));

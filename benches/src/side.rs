@@ -1,32 +1,22 @@
 //! The sides of a comparison: ours, and what else one would use.
 
-use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_redis::{Config, Pool, Runtime};
 use lock_peers::{Peer, Terms};
 use lock_runtime::backend::{
-    Acquired, Backend, Claim, Executor, Grant, LockKey, OwnerToken, Release, Released,
+    Acquired, Backend, Claim, Executor, Grant, LockKey, Release, Released,
 };
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_runtime::{LockGuard, LockRuntime, LockRuntimeBuilder};
-use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::io::tcp::TcpSettings;
-use redis::{Cmd, IntoConnectionInfo, Script, cmd};
+use redis::Cmd;
+use redis::aio::MultiplexedConnection;
 use serde::{Deserialize, Serialize};
 
 use crate::bare::{self, Bare};
-
-/// Whatever goes wrong ends the run.
-pub use lock_peers::Failure;
-
-/// The ttl of every lock, on every side: our default.
-pub const TTL: Duration = Duration::from_secs(30);
-
-/// How often the raw lock and rlock ask for a lock that is taken.
-pub const POLL: Duration = Duration::from_millis(1);
+use crate::raw::{Commands, owner};
+pub use crate::raw::{Failure, POLL, TTL, multiplexed};
 
 /// rslock sleeps at random up to this between two tries; its own default is 200 ms, and 1 ms would
 /// make it spin.
@@ -63,10 +53,13 @@ pub enum Side {
     Rueidislock,
     /// Go's concurrency.Mutex on etcd, in a program of its own.
     Mutex,
+    /// The transactions of ours on etcd by Go's client, in the same program, for locks that are
+    /// free.
+    EtcdRaw,
     /// Go's api.Lock on Consul, in a program of its own.
     ApiLock,
-    /// A key of Consul that a session locks, and that is deleted: the two questions alone, for
-    /// locks that are free.
+    /// The transactions of ours on Consul by Go's client, in the same program, for locks that are
+    /// free.
     Bare,
     /// No lock at all.
     None,
@@ -75,6 +68,18 @@ pub enum Side {
     /// The same round a ring of processes, each one thread that blocks: no executor and no client
     /// library.
     Ring,
+    /// This crate on a majority of five servers.
+    Redlock,
+    /// `redlock` with local passing off.
+    RedlockRemote,
+    /// `redlock` where two of the five refuse connections.
+    RedlockTwoRefuse,
+    /// `redlock` where two of the five do not answer.
+    RedlockTwoHang,
+    /// The raw commands on five servers at once, until three have answered.
+    RedlockRaw,
+    /// redsync on the same servers, in a program of its own in Go.
+    Redsync,
     /// Our backend: a release with a next claim, which hands a lock of its own to the first of a
     /// queue, 16 long by default.
     HandOver,
@@ -89,6 +94,7 @@ impl Side {
             Side::OursRemoteInside => "ours-remote-inside",
             Side::Rueidislock => "rueidislock",
             Side::Mutex => "mutex",
+            Side::EtcdRaw => "etcd-raw",
             Side::ApiLock => "api-lock",
             Side::Bare => "bare",
             Side::Ring => "ring",
@@ -101,6 +107,12 @@ impl Side {
             Side::Rlock => "rlock",
             Side::None => "none",
             Side::Publish => "publish",
+            Side::Redlock => "redlock",
+            Side::RedlockRemote => "redlock-remote",
+            Side::RedlockTwoRefuse => "redlock-two-refuse",
+            Side::RedlockTwoHang => "redlock-two-hang",
+            Side::RedlockRaw => "redlock-raw",
+            Side::Redsync => "redsync",
         }
     }
 
@@ -134,10 +146,20 @@ impl Side {
             Side::Rslock => peer(Peer::Rslock, url).await?,
             Side::Rlock => peer(Peer::Rlock, url).await?,
             Side::None => Client::None,
-            Side::Bare => Client::Bare(Arc::new(Bare::new(url, TTL))),
+            Side::Redlock | Side::RedlockTwoRefuse | Side::RedlockTwoHang => {
+                Client::Ours(on_nodes(url).build().await?, None)
+            }
+            Side::RedlockRemote => {
+                let locks = on_nodes(url).local_passes(0);
+                Client::Ours(locks.build().await?, None)
+            }
+            Side::RedlockRaw => Client::Nodes(Bare::connect(url).await?),
             Side::Rueidislock
+            | Side::Redsync
             | Side::Mutex
+            | Side::EtcdRaw
             | Side::ApiLock
+            | Side::Bare
             | Side::Publish
             | Side::Ring
             | Side::HandOver => {
@@ -162,6 +184,11 @@ fn builder(url: &str) -> LockRuntimeBuilder {
     }
 }
 
+/// Our runtime on several servers that vote, which have just started and so know nothing.
+fn on_nodes(urls: &str) -> LockRuntimeBuilder {
+    LockRuntime::redlock(urls.split(',')).restart_delay(Duration::ZERO)
+}
+
 /// Our backend as it comes.
 pub async fn backend(url: &str) -> Result<RedisBackend, Failure> {
     Ok(RedisBackend::connect(Config::from_url(url), RedisSettings::default()).await?)
@@ -170,20 +197,6 @@ pub async fn backend(url: &str) -> Result<RedisBackend, Failure> {
 /// A claim for our backend, ready to wait.
 pub fn claim(key: &LockKey) -> Claim {
     Claim::new(key.clone(), owner(), TTL).queued()
-}
-
-/// An owner token as long as those that ours makes by default.
-fn owner() -> OwnerToken {
-    OwnerToken::unique("00000000-0000-4000-8000-000000000000")
-}
-
-/// One multiplexed connection, with TCP_NODELAY as ours has it.
-pub async fn multiplexed(url: &str) -> Result<MultiplexedConnection, Failure> {
-    let tcp = TcpSettings::default().set_nodelay(true);
-    let info = url.into_connection_info()?.set_tcp_settings(tcp);
-    Ok(redis::Client::open(info)?
-        .get_multiplexed_async_connection()
-        .await?)
 }
 
 /// The client of one process.
@@ -195,7 +208,7 @@ pub enum Client {
     Raw(MultiplexedConnection, Arc<Commands>),
     Pool(Pool, Arc<Commands>),
     Peer(lock_peers::Client, Terms),
-    Bare(Arc<Bare>),
+    Nodes(Bare),
     None,
 }
 
@@ -206,7 +219,7 @@ pub enum Held {
     Raw(MultiplexedConnection, Cmd),
     Pool(Pool, Cmd),
     Peer(lock_peers::Guard),
-    Bare(bare::Held),
+    Nodes(bare::Held),
     None,
 }
 
@@ -246,7 +259,7 @@ impl Client {
                 Held::Pool(pool.clone(), give)
             }
             Client::Peer(client, terms) => Held::Peer(client.acquire(key, terms).await?),
-            Client::Bare(bare) => Held::Bare(bare.acquire(key).await?),
+            Client::Nodes(bare) => Held::Nodes(bare.acquire(key).await?),
             Client::None => Held::None,
         })
     }
@@ -298,7 +311,7 @@ impl Held {
                 released(deleted == 1)?;
             }
             Held::Peer(guard) => guard.release().await?,
-            Held::Bare(held) => held.release().await?,
+            Held::Nodes(held) => held.release().await?,
             Held::None => tokio::task::yield_now().await,
         }
         Ok(())
@@ -307,48 +320,6 @@ impl Held {
 
 /// Long enough for whoever is served at all.
 const WAIT: Duration = Duration::from_secs(120);
-
-/// The two commands of the raw lock.
-pub struct Commands {
-    release: String,
-    /// How a token begins, and how long it is: as long as those of ours, and made without what
-    /// theirs cost.
-    token: (String, usize),
-    next: AtomicU64,
-}
-
-impl Commands {
-    async fn load(connection: &mut impl ConnectionLike) -> Result<Commands, Failure> {
-        const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
-        cmd("SCRIPT")
-            .arg("LOAD")
-            .arg(RELEASE)
-            .exec_async(connection)
-            .await?;
-        Ok(Commands {
-            release: Script::new(RELEASE).get_hash().to_owned(),
-            token: (format!("{}-", std::process::id()), owner().as_str().len()),
-            next: AtomicU64::new(0),
-        })
-    }
-
-    /// The commands that take and give back the lock under a token of their own.
-    pub fn of_claim(&self, key: &str) -> (Cmd, Cmd) {
-        let (start, length) = &self.token;
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut token = String::with_capacity(*length);
-        // Writing to a string does not fail.
-        let _ = write!(token, "{start}{number:0>0$}", length - start.len());
-        let (mut take, mut give) = (cmd("SET"), cmd("EVALSHA"));
-        take.arg(key)
-            .arg(&token)
-            .arg("NX")
-            .arg("PX")
-            .arg(TTL.as_millis() as u64);
-        give.arg(&self.release).arg(1).arg(key).arg(&token);
-        (take, give)
-    }
-}
 
 fn released(was_held: bool) -> Result<(), Failure> {
     match was_held {

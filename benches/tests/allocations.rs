@@ -86,8 +86,10 @@ async fn a_pair_costs_few_allocations_and_a_lease_few_bytes() {
     assert!(raw > 4.0, "nothing is counted: {raw}");
     // Two are the owner token; a question in flight is one, and the client makes four for each:
     // what it writes, what waits for the reply, and two for the reply.
-    assert!(verbs < 12.5, "{verbs}");
-    assert!(ours < 24.5, "{ours}");
+    assert!(verbs < 11.5, "{verbs}");
+    // Thirteen are ours: key, owner token, waiter, claim, entry, guard, and for each of the two
+    // questions what is asked, the future of the backend, and that of the connection.
+    assert!(ours < 21.5, "{ours}");
 
     let before = HEAP.live();
     let mut held = Vec::with_capacity(LEASES);
@@ -106,9 +108,8 @@ async fn a_pair_costs_few_allocations_and_a_lease_few_bytes() {
     let bytes = (HEAP.live() - before) as f64 / LEASES as f64;
     println!("{bytes} bytes a lease");
     assert!(bytes > 200.0, "nothing is counted: {bytes}");
-    // `held` says less, where what there is only once is shared by twice as many. Some 160 of it is
-    // what logs, metrics and `local` are told of.
-    assert!(bytes < 880.0, "{bytes}");
+    // `held` says less, where what there is only once is shared by twice as many.
+    assert!(bytes < 740.0, "{bytes}");
     let mut releasing = JoinSet::new();
     for guard in held {
         releasing.spawn(guard.release());

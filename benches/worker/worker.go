@@ -23,6 +23,7 @@ const TTL = 30 * time.Second
 
 // Job is what a process has to do.
 type Job struct {
+	Side        string `json:"side"`
 	URL         string `json:"url"`
 	Board       string `json:"board"`
 	Process     int    `json:"process"`

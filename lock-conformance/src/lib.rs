@@ -139,7 +139,7 @@ macro_rules! mount_controls {
             let mut found = 0;
             for sabotage in [Sabotage::Sound].iter().chain(of_promise(stringify!($promise))) {
                 let store = Sabotaged::new($store, *sabotage);
-                if !store.is_in_earnest().await {
+                if !store.is_in_earnest(stringify!($promise)).await {
                     continue;
                 }
                 let promise = async move { $crate::promises::$promise(&store).await };

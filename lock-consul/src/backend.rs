@@ -6,8 +6,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use lock_protocol::{
-    Acquired, AskNumber, Backend, BackendError, Claim, Executor, GraceBy, Limits, LockKey, News,
-    Release, Released, Renewal, Renewed, Sinks,
+    Acquired, AskNumber, Backend, BackendError, Claim, Condition, Executor, GraceBy, Limits,
+    LockKey, Member, News, Release, Released, Renewal, Renewed, Sinks,
 };
 use lock_store::{Lanes, Thread};
 use tokio::sync::mpsc::unbounded_channel;
@@ -205,6 +205,22 @@ impl Backend for ConsulBackend {
         let asked = claim.clone();
         let verb = |core: Arc<Core>| async move { core.abandon(&asked).await };
         self.ask(&claim.key, claim.number, true, verb).await
+    }
+
+    async fn condition(&self) -> Result<Condition, BackendError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Fault::Closed.into());
+        }
+        let core = Arc::clone(&self.core);
+        let asked = self.thread.handle();
+        let asked = asked.spawn(async move { core.client.each_agent().await });
+        let answers = asked.await.map_err(|_| Fault::Closed)?.into_iter();
+        let members = answers.map(|(address, answer)| {
+            let answer = answer.map_err(BackendError::from);
+            Member::new(address, answer)
+        });
+        // Each agent speaks for all servers.
+        Ok(Condition::of(members.collect(), 1))
     }
 
     fn executor(&self) -> Option<Arc<dyn Executor>> {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::connections::{Answer, Call, Connections, Failure, PerAgent};
@@ -239,6 +240,36 @@ impl Client {
         Ok(read)
     }
 
+    /// Asks each agent whether it knows who leads, which those that have no majority do not. Where
+    /// it is, and whether it answers.
+    pub(crate) async fn each_agent(&self) -> Vec<(String, Result<(), Fault>)> {
+        let mut asked = JoinSet::new();
+        for (place, agent) in self.verbs.iter().enumerate() {
+            let (agent, token, patience) = (Arc::clone(agent), self.token.clone(), self.patience);
+            asked.spawn(async move {
+                let call = Call {
+                    method: Method::GET,
+                    path: "/v1/status/leader".to_owned(),
+                    body: Bytes::new(),
+                };
+                let answer = timeout(patience, agent.ask(&call, token.as_ref())).await;
+                let answer = match answer {
+                    Ok(Ok(answer)) => knows_who_leads(&answer),
+                    Ok(Err(Failure::NotSent(text))) => Err(Fault::Unreachable(text)),
+                    Ok(Err(Failure::Unknown(text))) => Err(Fault::Unknown(text)),
+                    Err(_) => Err(Fault::Timeout),
+                };
+                (place, agent.address().to_owned(), answer)
+            });
+        }
+        let mut answers = asked.join_all().await;
+        answers.sort_by_key(|(place, ..)| *place);
+        let answers = answers.into_iter();
+        answers
+            .map(|(_, address, answer)| (address, answer))
+            .collect()
+    }
+
     pub(crate) async fn put(&self, path: &str, body: Bytes) -> Result<Answer, Fault> {
         let call = Call {
             method: Method::PUT,
@@ -346,6 +377,16 @@ impl Client {
 
     fn state(&self) -> MutexGuard<'_, Place> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether an agent has said who leads: it answers with a text, which is empty if it does not know.
+fn knows_who_leads(answer: &Answer) -> Result<(), Fault> {
+    let text = String::from_utf8_lossy(&answer.body);
+    match text.trim() {
+        _ if !answer.status.is_success() => Err(Fault::Unknown(text.into_owned())),
+        "" | "\"\"" => Err(Fault::Unknown("there is no leader".to_owned())),
+        _ => Ok(()),
     }
 }
 

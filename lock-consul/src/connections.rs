@@ -69,6 +69,11 @@ impl Connections {
         }
     }
 
+    /// Where the agent is.
+    pub(crate) fn address(&self) -> &str {
+        self.target.authority.as_str()
+    }
+
     /// Asks, on a connection of which nobody else makes use meanwhile. One that is left in the
     /// middle of a question is closed.
     pub(crate) async fn ask(

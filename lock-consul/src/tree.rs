@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_protocol::{Contended, Holder};
+use lock_protocol::{Contended, Holder, Process};
 
 use crate::layout::{Layout, Said};
 use crate::messages::Pair;
@@ -140,7 +140,12 @@ impl Tree {
             // What is left of its lease is not more than all of it. Where nobody holds it, it may
             // not be had yet, for the ttl of the last holder at the most.
             Some(slot) => match &slot.said {
-                Some(said) => Holder::of_ours(said.ttl),
+                Some(said) => {
+                    let mut holder = Holder::of_ours(said.ttl);
+                    let owner = slot.session.as_ref().map(|_| &said.owner);
+                    holder.process = owner.and_then(|owner| Process::of(owner));
+                    holder
+                }
                 None if slot.session.is_some() => {
                     let mut holder = Holder::foreign(None);
                     // Its end is seen as that of ours is.

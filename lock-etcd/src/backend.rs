@@ -6,8 +6,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use lock_protocol::{
-    Acquired, AskNumber, Backend, BackendError, Claim, Executor, GraceBy, Limits, LockKey, News,
-    Release, Released, Renewal, Renewed, Sinks,
+    Acquired, AskNumber, Backend, BackendError, Claim, Condition, Executor, GraceBy, Inspected,
+    Limits, LockKey, News, OwnerToken, Release, Released, Renewal, Renewed, Sinks,
 };
 use lock_store::{Lanes, Thread};
 use tokio::sync::oneshot;
@@ -146,6 +146,20 @@ impl EtcdBackend {
     }
 }
 
+impl EtcdBackend {
+    /// Runs on the thread what has no turn among the verbs of a key.
+    async fn look<T: Send + 'static>(
+        &self,
+        looking: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Fault::Closed.into());
+        }
+        let looked = self.thread.handle().spawn(looking).await;
+        Ok(looked.map_err(|_| Fault::Closed)??)
+    }
+}
+
 /// Does what a lock needs: a lease, a key that lives by it, and its end.
 async fn try_out(core: &Core, probe: &LockKey) -> Result<(), Fault> {
     // The shortest: the answer tells what the server makes of it.
@@ -212,6 +226,24 @@ impl Backend for EtcdBackend {
         let asked = claim.clone();
         let verb = |core: Arc<Core>| async move { core.abandon(&asked).await };
         self.ask(&claim.key, claim.number, true, verb).await
+    }
+
+    async fn inspect(&self, key: &LockKey) -> Result<Option<Inspected>, BackendError> {
+        self.look(Arc::clone(&self.core).inspect(key.clone())).await
+    }
+
+    async fn break_lock(
+        &self,
+        key: &LockKey,
+        owner: &OwnerToken,
+    ) -> Result<Released, BackendError> {
+        let core = Arc::clone(&self.core);
+        self.look(core.break_lock(key.clone(), owner.clone())).await
+    }
+
+    async fn condition(&self) -> Result<Condition, BackendError> {
+        let core = Arc::clone(&self.core);
+        self.look(async move { Ok(core.condition().await) }).await
     }
 
     fn executor(&self) -> Option<Arc<dyn Executor>> {

@@ -70,6 +70,11 @@ impl Entry {
         }
     }
 
+    /// The watcher with this number tells nothing any more.
+    pub(crate) fn forget_watcher(&mut self, number: i64) {
+        self.watched.take_if(|watched| watched.2 == number);
+    }
+
     /// It may be its turn since `now`, unless it holds the lock already.
     pub(crate) fn comes_to_its_turn(&mut self, now: Instant) {
         if !self.owns {

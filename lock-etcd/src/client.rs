@@ -1,11 +1,13 @@
 //! The calls to etcd: which member is asked, by whom, and for how long.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::client::Grpc;
@@ -124,10 +126,13 @@ impl Client {
         let mut unreachable = 0;
         loop {
             let connection = self.connection();
+            // What is asked before has no effect.
+            let is_asked = AtomicBool::new(false);
             let attempt = async {
                 self.log_in_first(&connection).await?;
                 let connection = self.connection();
                 self.find_leader(&connection).await?;
+                is_asked.store(true, Ordering::Relaxed);
                 let answer = call(&connection, method, question.clone()).await;
                 answer.map_err(Failure::Status)
             };
@@ -137,7 +142,10 @@ impl Client {
                 Ok(Err(Failure::Status(status))) => status,
                 Err(_) => {
                     self.leave(&connection);
-                    return Err(Fault::Timeout);
+                    return Err(match is_asked.load(Ordering::Relaxed) {
+                        true => Fault::Timeout,
+                        false => Fault::NoLeader,
+                    });
                 }
             };
             if was_not_sent(&status) {
@@ -156,11 +164,59 @@ impl Client {
                 fault => {
                     if fault.is_unknown() {
                         self.leave(&connection);
+                        if !is_asked.load(Ordering::Relaxed) {
+                            return Err(Fault::unreachable(&status));
+                        }
                     }
                     return Err(self.explained(fault, &status));
                 }
             }
         }
+    }
+
+    /// Asks each member, by a connection of its own, for a key that is read by a majority. Where it
+    /// is, and whether it answers.
+    pub(crate) async fn each_member(self: &Arc<Self>) -> Vec<(String, Result<(), Fault>)> {
+        let mut asked = JoinSet::new();
+        for (place, target) in self.targets.iter().enumerate() {
+            let (client, target) = (Arc::clone(self), target.clone());
+            asked.spawn(async move {
+                let address = target
+                    .uri()
+                    .authority()
+                    .map_or("", |at| at.as_str())
+                    .to_owned();
+                let answer = timeout(client.patience, client.ask_member(&target)).await;
+                (place, address, answer.unwrap_or(Err(Fault::Timeout)))
+            });
+        }
+        let mut answers = asked.join_all().await;
+        answers.sort_by_key(|(place, ..)| *place);
+        let answers = answers.into_iter();
+        answers
+            .map(|(_, address, answer)| (address, answer))
+            .collect()
+    }
+
+    async fn ask_member(&self, target: &Endpoint) -> Result<(), Fault> {
+        let failed = |failure| match failure {
+            Failure::Fault(fault) => fault,
+            Failure::Status(status) => self.explained(Fault::of(&status), &status),
+        };
+        let own = |token| Connection {
+            channel: target.connect_lazy(),
+            number: u64::MAX,
+            token,
+        };
+        self.log_in_first(&own(None)).await.map_err(failed)?;
+        let connection = own(self.state().token.clone());
+        let question = RangeRequest {
+            key: self.any_key.clone(),
+            ..RangeRequest::default()
+        };
+        let read: Result<RangeResponse, Status> = call(&connection, method::RANGE, question).await;
+        read.map(drop)
+            .map_err(|status| failed(Failure::Status(status)))
     }
 
     /// Opens a stream, over which `questions` go. The first has to lie in it already, since the

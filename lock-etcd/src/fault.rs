@@ -16,6 +16,9 @@ pub(crate) enum Fault {
     /// No member can be reached, so nothing was done.
     #[error("no member of etcd can be reached: {0}")]
     Unreachable(String),
+    /// The member that was asked has no leader, or does not answer, so nothing was done.
+    #[error("etcd had no leader in time")]
+    NoLeader,
     /// The server has done nothing, and will not.
     #[error("etcd refuses: {0}")]
     Refused(String),
@@ -110,7 +113,7 @@ impl From<Fault> for BackendError {
         match fault {
             Fault::Refused(_) => BackendError::denied(fault),
             Fault::Overtaken(overtaken) => BackendError::unavailable(overtaken),
-            Fault::Timeout => BackendError::timed_out(fault),
+            Fault::Timeout | Fault::NoLeader => BackendError::timed_out(fault),
             fault => BackendError::unavailable(fault),
         }
     }

@@ -6,6 +6,7 @@ mod client;
 mod core;
 mod fault;
 mod housekeeping;
+mod inspection;
 mod keep_alive;
 mod layout;
 mod leases;

@@ -57,6 +57,9 @@ pub(crate) struct RangeRequest {
 pub(crate) struct RangeResponse {
     #[prost(message, repeated, tag = "2")]
     pub(crate) kvs: Vec<KeyValue>,
+    /// How many there are, those beyond the limit included.
+    #[prost(int64, tag = "4")]
+    pub(crate) count: i64,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]

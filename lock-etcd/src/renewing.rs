@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lock_protocol::{Extension, LostReason, Renewal, Renewed};
+use tokio::time::timeout;
 
 use crate::book::Entry;
 use crate::core::{Core, tokens};
@@ -300,9 +301,12 @@ impl Core {
                 entry.created = None;
             }
         });
-        // It happens once in the life of a lease, so that a question is worth to know why.
+        // It happens once in the life of a lease, so that a question is worth to know why; but the
+        // answers to all other renewals of the batch wait for it.
         let wanted = vec![(Layout::of(&renewal.key), renewal.owner.clone(), true)];
-        let reason = match self.read(wanted).await.pop() {
+        let patience = self.client.patience().min(renewal.ttl / 8);
+        let read = timeout(patience, self.read(wanted)).await;
+        let reason = match read.ok().and_then(|mut read| read.pop()) {
             Some(Ok(Found {
                 oldest: Some(oldest),
                 own,

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lock_protocol::{LockKey, OwnerToken, Sinks};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{
+    UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
+};
 use tokio::time::sleep;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Status, Streaming};
@@ -64,6 +66,7 @@ impl Watching {
             book: Arc::clone(book),
             sinks: Arc::clone(sinks),
             number: Arc::clone(&stream),
+            orders: orders.downgrade(),
             watchers: HashMap::new(),
         };
         let watching = Watching {
@@ -113,6 +116,7 @@ struct Stream {
     book: Arc<Book>,
     sinks: Arc<Sinks>,
     number: Arc<AtomicU64>,
+    orders: WeakUnboundedSender<Order>,
     watchers: HashMap<i64, Watcher>,
 }
 
@@ -203,13 +207,7 @@ impl Stream {
         }
         let now = Instant::now();
         self.book.change(watcher.owner.as_str(), |entry| {
-            if entry
-                .watched
-                .as_ref()
-                .is_some_and(|watched| watched.2 == answer.watch_id)
-            {
-                entry.watched = None;
-            }
+            entry.forget_watcher(answer.watch_id);
             if !answer.canceled {
                 entry.comes_to_its_turn(now);
             }
@@ -230,6 +228,7 @@ impl Stream {
         };
         let (client, book) = (Arc::clone(&self.client), Arc::clone(&self.book));
         let (sinks, watcher) = (Arc::clone(&self.sinks), watcher.clone());
+        let (orders, id) = (self.orders.clone(), answer.watch_id);
         tokio::spawn(async move {
             let question = RangeRequest {
                 key: watcher.ahead.clone(),
@@ -242,8 +241,15 @@ impl Stream {
                 found.all(|it| it.create_revision > watcher.seen)
             };
             if read.is_ok_and(is_gone) {
+                // The server would watch a key that will not be there again.
+                if let Some(orders) = orders.upgrade() {
+                    let _ = orders.send(Order::Forget(id));
+                }
                 let now = Instant::now();
-                book.change(watcher.owner.as_str(), |entry| entry.comes_to_its_turn(now));
+                book.change(watcher.owner.as_str(), |entry| {
+                    entry.forget_watcher(id);
+                    entry.comes_to_its_turn(now);
+                });
                 sinks.ask_at(&watcher.key, &watcher.owner, now.into());
             }
         });

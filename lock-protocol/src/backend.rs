@@ -10,14 +10,13 @@ use alloc::vec::Vec;
 use core::future::Future;
 use core::pin::Pin;
 
+use crate::backend_error::BackendError;
 use crate::claim::{Acquired, Claim, Grant, Release, Released, Renewal, Renewed};
+use crate::inspection::{Card, Condition, Inspected};
 use crate::limits::Limits;
 use crate::name::LockKey;
 use crate::time::Instant;
 use crate::token::OwnerToken;
-
-/// The cause of an error, whatever client it came from.
-pub type BoxError = Box<dyn core::error::Error + Send + Sync + 'static>;
 
 /// A store that can hold locks.
 ///
@@ -49,7 +48,8 @@ pub type BoxError = Box<dyn core::error::Error + Send + Sync + 'static>;
 /// 9. A call that had no answer may take effect late, and then undoes nothing of what later calls
 ///    of the same owner did. No `acquire` brings the end of a lease nearer. One that comes after
 ///    its claim has ended finds that it was abandoned: whoever had no answer to an `acquire`
-///    abandons the claim in the end, in doubt, and does so after its release as well. A late
+///    abandons the claim in the end, in doubt, and does so after its release as well; where that
+///    was refused and should have [kept](Release::keep) the key, when it need not stay taken. A late
 ///    [`renew`](Backend::renew) leaves the lease what its caller counts on, since no renewal of an
 ///    owner has a longer ttl than those before it; a late `release` or `abandon` finds that the
 ///    claim has ended, since nobody asks for it again.
@@ -156,6 +156,45 @@ pub trait Backend: Send + Sync + 'static {
         core::future::ready(Ok(None))
     }
 
+    /// Tells who holds the lock, and who waits for it; `None` if nobody holds it. Nothing is changed
+    /// by it.
+    ///
+    /// A store that cannot do this, nor the three verbs that follow, says that it is
+    /// [unsupported](BackendError::unsupported).
+    fn inspect(
+        &self,
+        key: &LockKey,
+    ) -> impl Future<Output = Result<Option<Inspected>, BackendError>> + Send {
+        let _ = key;
+        core::future::ready(Err(BackendError::unsupported("tell who holds a lock")))
+    }
+
+    /// Tells the cards of the processes whose locks have this prefix. A store that keeps cards asks
+    /// its sinks for [theirs](News::card), every [`Card::PERIOD`].
+    fn cards(&self, prefix: &str) -> impl Future<Output = Result<Vec<Card>, BackendError>> + Send {
+        let _ = prefix;
+        core::future::ready(Err(BackendError::unsupported(
+            "tell which processes use it",
+        )))
+    }
+
+    /// Ends the lease of `owner`, whoever asks, as a [`release`](Backend::release) by it would. What
+    /// is not its lease is left alone.
+    fn break_lock(
+        &self,
+        key: &LockKey,
+        owner: &OwnerToken,
+    ) -> impl Future<Output = Result<Released, BackendError>> + Send {
+        let _ = (key, owner);
+        core::future::ready(Err(BackendError::unsupported("end the lease of another")))
+    }
+
+    /// Tells whether a claim could be granted now, without taking a lock. A member that gives no
+    /// answer is one that is away; what is an error is an error of all.
+    fn condition(&self) -> impl Future<Output = Result<Condition, BackendError>> + Send {
+        core::future::ready(Err(BackendError::unsupported("tell how it is")))
+    }
+
     /// Where the timers and background work for this backend run: where the caller is, unless the
     /// backend has an executor of its own, which then lives as long as the backend does.
     fn executor(&self) -> Option<Arc<dyn Executor>> {
@@ -191,6 +230,11 @@ pub trait News: Send + Sync {
 
     /// News may have been lost: it is time to ask for every claim that waits.
     fn ask_all(&self);
+
+    /// What the process says of itself and of the locks that it holds, if it wants to.
+    fn card(&self) -> Option<Card> {
+        None
+    }
 
     /// The store noticed something that those on call may want to know. Nothing is decided by it.
     fn noted(&self, note: &Note) {
@@ -230,61 +274,6 @@ pub trait Executor: Send + Sync {
     /// Calls `work` on this thread, as if it were on the executor: timers that it makes belong to
     /// the executor.
     fn enter(&self, work: &mut dyn FnMut());
-}
-
-/// Why a backend does not know.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", if *.denied { "the store refuses" } else { "the store did not answer" })]
-pub struct BackendError {
-    /// Whether asking again is useless.
-    denied: bool,
-    /// Whether the time was up; else something went wrong before.
-    timed_out: bool,
-    source: BoxError,
-}
-
-impl BackendError {
-    /// The store did not answer, or cannot at the moment: asking again may help.
-    pub fn unavailable(source: impl Into<BoxError>) -> BackendError {
-        BackendError {
-            denied: false,
-            timed_out: false,
-            source: source.into(),
-        }
-    }
-
-    /// The same, since the time for an answer was up.
-    pub fn timed_out(source: impl Into<BoxError>) -> BackendError {
-        BackendError {
-            timed_out: true,
-            ..BackendError::unavailable(source)
-        }
-    }
-
-    /// The store answered and will not do it, however often it is asked: a wrong password, a
-    /// missing permission, a key that holds something else.
-    pub fn denied(source: impl Into<BoxError>) -> BackendError {
-        BackendError {
-            denied: true,
-            timed_out: false,
-            source: source.into(),
-        }
-    }
-
-    /// Whether asking again is useless.
-    pub fn is_denied(&self) -> bool {
-        self.denied
-    }
-
-    /// Whether it is known only that the time for an answer was up.
-    pub fn is_timeout(&self) -> bool {
-        self.timed_out
-    }
-
-    /// The cause.
-    pub fn into_source(self) -> BoxError {
-        self.source
-    }
 }
 
 /// A shared backend is a backend: a test keeps one handle and gives the runtime the other.
@@ -327,6 +316,29 @@ impl<B: Backend> Backend for Arc<B> {
         claims: &[Claim],
     ) -> impl Future<Output = Result<Option<Vec<Grant>>, BackendError>> + Send {
         B::acquire_all(self, claims)
+    }
+
+    fn inspect(
+        &self,
+        key: &LockKey,
+    ) -> impl Future<Output = Result<Option<Inspected>, BackendError>> + Send {
+        B::inspect(self, key)
+    }
+
+    fn cards(&self, prefix: &str) -> impl Future<Output = Result<Vec<Card>, BackendError>> + Send {
+        B::cards(self, prefix)
+    }
+
+    fn break_lock(
+        &self,
+        key: &LockKey,
+        owner: &OwnerToken,
+    ) -> impl Future<Output = Result<Released, BackendError>> + Send {
+        B::break_lock(self, key, owner)
+    }
+
+    fn condition(&self) -> impl Future<Output = Result<Condition, BackendError>> + Send {
+        B::condition(self)
     }
 
     fn executor(&self) -> Option<Arc<dyn Executor>> {

@@ -25,7 +25,9 @@ extern crate alloc;
 extern crate std;
 
 mod backend;
+mod backend_error;
 mod claim;
+mod inspection;
 mod limits;
 pub mod machine;
 #[cfg(lock_mistakes)]
@@ -42,11 +44,13 @@ mod text;
 mod time;
 mod token;
 
-pub use crate::backend::{Backend, BackendError, BoxError, Executor, News, Note};
+pub use crate::backend::{Backend, Executor, News, Note};
+pub use crate::backend_error::{BackendError, BoxError};
 pub use crate::claim::{
     Acquired, AskNumber, Claim, Contended, Extension, Grant, Holder, LostReason, Mode, Release,
     Released, Renewal, Renewed,
 };
+pub use crate::inspection::{Card, Condition, Inspected, Member, Waiting};
 pub use crate::limits::{GraceBy, Limits, Order};
 pub use crate::name::{InvalidKey, LockKey};
 pub use crate::numbers::{Numbers, Overtaken};

@@ -128,6 +128,8 @@ mistakes! {
     KeepHandsOver,
     /// A lease is no longer than its ttl, though its holder keeps the key for longer.
     CrashBreaksMinHold,
+    /// A claim whose key stays taken after its release was refused is not known any more.
+    RefusedKeepIsForgotten,
 
     // Of what the lock protects.
 

@@ -5,6 +5,7 @@ use std::vec::Vec;
 
 use crate::backend::{News, Note};
 use crate::claim::Grant;
+use crate::inspection::Card;
 use crate::name::LockKey;
 use crate::time::Instant;
 use crate::token::OwnerToken;
@@ -60,6 +61,11 @@ impl Sinks {
     /// Tells what the store noticed.
     pub fn note(&self, note: &Note) {
         self.alive().iter().for_each(|sink| sink.noted(note));
+    }
+
+    /// What those who are told say of themselves.
+    pub fn cards(&self) -> Vec<Card> {
+        self.alive().iter().filter_map(|sink| sink.card()).collect()
     }
 
     /// A sink that ends while it is told must not end under the mutex: what it drops may attach

@@ -84,6 +84,13 @@ pub enum LockError {
     #[error("{0}")]
     Config(String),
 
+    /// The store has no way to do what it was asked, such as to tell who holds a lock.
+    #[error("this store has no way to {what}")]
+    Unsupported {
+        /// What it has no way to do.
+        what: &'static str,
+    },
+
     /// No runtime is installed, nor in scope.
     #[error(
         "no lock runtime is installed: call `LockRuntime::…().build().await?.install()?` once at startup"
@@ -142,6 +149,11 @@ impl LockError {
     /// No runtime is installed.
     pub fn is_not_installed(&self) -> bool {
         matches!(self, LockError::NotInstalled)
+    }
+
+    /// The store has no way to do what it was asked.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self, LockError::Unsupported { .. })
     }
 
     /// The runtime has been shut down.
@@ -249,7 +261,9 @@ impl From<Arc<BackendError>> for LockError {
 
 impl From<BackendError> for LockError {
     fn from(error: BackendError) -> LockError {
-        if error.is_denied() {
+        if let Some(what) = error.is_unsupported() {
+            LockError::Unsupported { what }
+        } else if error.is_denied() {
             LockError::Denied(error.into_source())
         } else {
             LockError::Unavailable(error.into_source())
@@ -357,6 +371,7 @@ mod tests {
                 vec![
                     max_hold,
                     of_the_store(BackendError::denied("no")),
+                    of_the_store(BackendError::unsupported("do it")),
                     LockError::Config("no".to_owned()),
                     LockError::NotInstalled,
                     LockError::AlreadyInstalled,

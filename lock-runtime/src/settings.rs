@@ -53,6 +53,10 @@ pub(crate) struct Settings {
     pub(crate) fence_floor: u64,
     /// Whether a ttl that the store does not keep as it is is an error.
     pub(crate) exact_ttl: bool,
+    /// What the process is called on its card; the program if `None`.
+    pub(crate) service: Option<String>,
+    /// Whether the process leaves a card in the store.
+    pub(crate) process_card: bool,
     /// What the store can do.
     pub(crate) limits: Limits,
     /// Who is told what happens.
@@ -76,6 +80,8 @@ impl Default for Settings {
             local_share: 0.1,
             fence_floor: 0,
             exact_ttl: false,
+            service: None,
+            process_card: true,
             limits: Limits::default(),
             observers: Observers::default(),
         }

@@ -368,6 +368,7 @@ impl Station {
             } else if ttl == -1
                 || !(key.ends_with(":counter")
                     || key.ends_with(":fence")
+                    || key.ends_with(":holders")
                     || key.contains(":waiters:gone:"))
             {
                 left.keys.push((key.clone(), u64::try_from(ttl).ok()));

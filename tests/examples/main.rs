@@ -8,5 +8,6 @@ mod cron;
 mod example;
 mod handlers;
 mod leader;
+mod observability;
 mod transfer;
 mod workers;

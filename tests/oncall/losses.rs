@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use lock_runtime::memory::MemoryBackend;
 use lock_runtime::observe::LockEvent;
 use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder, LostReason, Process};
+use lock_tests::consul;
 use lock_tests::etcd::Cluster;
 use lock_tests::faults::proxy::Proxy;
 use lock_tests::redlock_store::urls;
@@ -23,6 +24,7 @@ enum Store {
     Redis(Server),
     Redlock(Vec<Server>),
     Etcd(Cluster),
+    Consul(consul::Cluster),
 }
 
 impl Store {
@@ -32,6 +34,7 @@ impl Store {
             Store::Redis(Server::start()),
             Store::Redlock((0..3).map(|_| Server::start()).collect()),
             Store::Etcd(Cluster::start()),
+            Store::Consul(consul::Cluster::start()),
         ]
     }
 
@@ -41,6 +44,7 @@ impl Store {
             Store::Redis(_) => "Redis",
             Store::Redlock(_) => "Redlock",
             Store::Etcd(_) => "etcd",
+            Store::Consul(_) => "Consul",
         }
     }
 
@@ -52,6 +56,7 @@ impl Store {
                 LockRuntime::redlock(urls(servers)).restart_delay(Duration::ZERO)
             }
             Store::Etcd(cluster) => LockRuntime::etcd(cluster.endpoints()),
+            Store::Consul(cluster) => LockRuntime::consul(cluster.endpoints()),
         }
     }
 
@@ -69,6 +74,7 @@ impl Store {
                 let (claim, _) = cluster.owner("lock:k").expect("a holder");
                 cluster.ctl(&["del", &claim]);
             }
+            Store::Consul(cluster) => cluster.unlock("lock:k"),
         }
     }
 
@@ -80,6 +86,7 @@ impl Store {
             Store::Redis(server) => server.run::<()>(&SET),
             Store::Redlock(servers) => servers.iter().for_each(|server| server.run::<()>(&SET)),
             Store::Etcd(_) => self.delete(),
+            Store::Consul(cluster) => cluster.pass_to_another("lock:k"),
         }
     }
 }

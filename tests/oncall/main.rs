@@ -3,8 +3,11 @@
 // A test that meets an error has failed.
 #![allow(clippy::unwrap_used)]
 
+mod health;
+mod inspection;
 mod losses;
 mod metrics;
 mod observing;
+mod one_story;
 mod ops;
 mod orders;

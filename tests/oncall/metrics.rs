@@ -134,7 +134,18 @@ async fn everything() {
     let guard = lock(secs(9)).acquire().await.unwrap();
     store.fail_next(1, Fault::Denied);
     sleep(secs(1)).await;
+    store.fail_next(1, Fault::Hang(secs(600)));
+    sleep(secs(1)).await;
     guard.release().await.unwrap();
+    // Releases that no answer came for.
+    for fault in [Fault::Unavailable, Fault::Hang(secs(600))] {
+        let guard = lock(secs(9)).acquire().await.unwrap();
+        store.fail_next(usize::MAX, fault);
+        assert!(guard.release().await.unwrap_err().is_unavailable());
+        store.heal();
+        store.expire("coupon:77");
+        sleep(secs(3)).await;
+    }
     locks.shutdown().await.unwrap();
     assert!(lock(ms(9)).acquire().await.unwrap_err().is_shut_down());
 }
@@ -246,9 +257,21 @@ fn the_metrics_are_those_of_the_table_and_no_key_is_among_them() {
     let of_all = |name: &str| count(&seen, &format!("distributed_lock_{name}"));
     assert_eq!(of_all("panics_total{function=retry}"), 1);
     assert_eq!(of_all("panics_total{function=observer}"), 0);
-    assert_eq!(of_all("release_failures_total{cause=refused}"), 1);
-    assert_eq!(of_all("release_failures_total{cause=timeout}"), 0);
+    for cause in ["timeout", "connection", "refused"] {
+        let name = format!("release_failures_total{{cause={cause}}}");
+        assert_eq!(of_all(&name), 1, "{cause}");
+    }
     assert_eq!(of_all("renewal_failures_total{cause=refused}"), 1);
+    assert_eq!(of_all("renewal_failures_total{cause=timeout}"), 1);
+    // Each verb is answered, and each reason for none occurs.
+    for verb in ["acquire", "renew", "release", "abandon"] {
+        let name = format!("store_request_duration_seconds{{outcome=ok,verb={verb}}}");
+        assert!(of_all(&name) > 0, "{verb}");
+    }
+    for outcome in ["timeout", "lost", "refused"] {
+        let of_it = |name: &&String| name.contains(&format!("outcome={outcome},verb="));
+        assert!(names.iter().any(|name| of_it(&name)), "{outcome}");
+    }
     assert!(of_all("renewal_failures_total{cause=connection}") > 1);
     for gauge in ["held", "waiting", "oldest_hold_seconds"] {
         let name = format!("distributed_lock_{gauge}{{lock=coupon:<id>}}");

@@ -11,13 +11,14 @@ use lock_runtime::backend::{
 };
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::observe::{Failure, Refusal, Verb, Via};
-use lock_runtime::{LockError, LockEvent, LockRuntime, LostReason, distributed_lock};
+use lock_runtime::{LockError, LockEvent, LockRuntime, LostReason, Process, distributed_lock};
 use lock_tests::faults::proxy::Proxy;
 use lock_tests::server::{Options, Server};
 use tokio::time::sleep;
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::FmtSpan;
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -569,6 +570,87 @@ async fn keys_that_may_not_be_logged_are_not() {
         hashes.dedup();
         assert_eq!(hashes.len(), usize::from(!log_keys), "{text}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_span_of_a_caller_says_how_it_ended_and_who_had_the_lock() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::DEBUG)
+        .with_ansi(false)
+        .with_span_events(FmtSpan::CLOSE)
+        .with_writer(log.clone())
+        .finish();
+    let _listening = tracing::subscriber::set_default(subscriber);
+    let (_store, _, locks, other) = observed().await;
+    let guard = other.lock("k").acquire().await.unwrap();
+    let refused = locks.lock("k").wait(Duration::ZERO).acquire().await;
+    assert!(refused.unwrap_err().is_taken());
+    let closed = log.lines("close");
+    let [acquired, taken] = &closed[..] else {
+        panic!("{closed:?}");
+    };
+    let token = format!("fencing_token={}", guard.fencing_token());
+    assert!(acquired.contains("outcome=\"acquired\"") && acquired.contains(&token));
+    assert!(!acquired.contains("holder="), "{acquired}");
+    let holder = format!("holder={}", Process::current());
+    assert!(
+        taken.contains("outcome=\"taken\"") && taken.contains(&holder),
+        "{taken}"
+    );
+    guard.release().await.unwrap();
+}
+
+/// It takes so long without an `.await`, with nothing before, or with one that lasts as long.
+#[distributed_lock(key = "report:<id>", ttl = "4s", runtime = locks)]
+async fn write_report(
+    locks: &LockRuntime,
+    id: u64,
+    blocks: Duration,
+    waits: Duration,
+) -> Result<(), LockError> {
+    sleep(waits).await;
+    std::thread::sleep(blocks);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_blocks_its_thread_is_told_and_one_that_awaits_is_not() {
+    // Its leases are renewed by another thread.
+    let server = Server::start();
+    let (log, _listening) = Log::of(LevelFilter::WARN);
+    let told = Told::default();
+    let locks = LockRuntime::redis(server.url()).observer(told.observer());
+    let locks = locks.build().await.unwrap();
+    let blocked = || {
+        told.all(|event| match event {
+            LockEvent::Blocked {
+                lock,
+                blocked,
+                ttl,
+                fencing_token,
+            } => Some((lock.name, *blocked, *ttl, fencing_token.as_u64())),
+            _ => None,
+        })
+    };
+    let waits = write_report(&locks, 7, Duration::ZERO, secs(3));
+    waits.await.unwrap();
+    assert_eq!(blocked(), []);
+    let blocks = write_report(&locks, 7, secs(2), Duration::ZERO);
+    // The lease may have ended: that is what one is warned of.
+    let _ = blocks.await;
+    let all = blocked();
+    let [(name, took, ttl, token)] = all[..] else {
+        panic!("{all:?}");
+    };
+    assert_eq!((name, ttl), ("report:<id>", secs(4)));
+    assert!(took >= secs(2), "{took:?}");
+    let lines = log.lines("body blocks its thread");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].contains(&format!("fencing_token={token}")),
+        "{lines:?}"
+    );
 }
 
 /// A store that keeps leases for two seconds at least.

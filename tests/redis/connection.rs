@@ -13,7 +13,7 @@ use lock_runtime::redis::deadpool_redis::redis::RedisError;
 use lock_runtime::redis::deadpool_redis::{Config, PoolConfig};
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_tests::causes;
-use lock_tests::faults::{eventually, is_withdrawal};
+use lock_tests::faults::{eventually, is_withdrawal, listeners};
 use lock_tests::redis_store::connect;
 use lock_tests::server::{Options, Server};
 use tokio::time::{Instant, sleep, timeout};
@@ -230,7 +230,7 @@ async fn a_waiter_whose_process_is_gone_costs_nothing() {
     assert!(!acquire(&gone, &lost).await.unwrap());
     assert!(!acquire(&there, &heir).await.unwrap());
     drop(gone);
-    eventually("it happens", || lanes(&server) == 2).await;
+    eventually("it happens", || listeners(&server, "k") == [0, 1]).await;
 
     release(&here, &holder).await;
     let news = timeout(DEADLINE, inbox.changed(&heir)).await.unwrap();
@@ -431,6 +431,8 @@ async fn a_lane_that_has_nothing_to_renew_is_left_alone() {
         let ids = list.lines().filter_map(|line| line.split(' ').next());
         ids.map(str::to_owned).collect()
     };
+    // With the short way, which the first question opens.
+    eventually("it happens", || clients().len() == 5).await;
     let before = clients();
     let renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), TTL);
     for leases in [&[][..], std::slice::from_ref(&renewal)] {

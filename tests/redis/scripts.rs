@@ -589,7 +589,15 @@ async fn calls_of(it: &Fixture, work: impl Future) -> BTreeMap<String, u64> {
         let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
         // A connection that opens meanwhile is prepared, too.
         let outside = [
-            "evalsha", "eval", "info", "hello", "config", "client", "script", "ping",
+            "evalsha",
+            "eval",
+            "info",
+            "hello",
+            "config",
+            "client",
+            "script",
+            "ping",
+            "subscribe",
         ];
         let outside = outside.contains(&name.split('|').next().unwrap_or(name));
         let calls = figures.split(',').next()?.parse().ok()?;

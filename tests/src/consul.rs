@@ -304,6 +304,20 @@ impl Cluster {
         }
     }
 
+    /// Gives a lock from whoever holds it to a session of another program, in one step.
+    pub fn pass_to_another(&self, lock: &str) {
+        let (session, _) = self.owner(lock).expect("a holder");
+        let op = |verb: &str, session: &str| {
+            // The value says "another".
+            let key = format!("{lock}/.lock");
+            let kv = json!({"Verb": verb, "Key": key, "Value": "YW5vdGhlcg==", "Session": session});
+            json!({ "KV": kv })
+        };
+        let ops = json!([op("unlock", &session), op("lock", &self.new_session())]);
+        let answer = self.ask("PUT", "/v1/txn", &ops.to_string());
+        assert!(answer.contains("\"Errors\":null"), "{answer}");
+    }
+
     /// Puts a policy and a token for it there.
     pub fn grant(&self, name: &str, rules: &str) -> String {
         let policy = json!({"Name": name, "Rules": rules});

@@ -72,6 +72,13 @@ pub async fn connect(server: &Server) -> RedisBackend {
     connect_by(server, RedisSettings::default()).await
 }
 
+/// The same, where each call goes as those do that share a command.
+pub async fn connect_shared(server: &Server) -> RedisBackend {
+    let mut settings = RedisSettings::default();
+    settings.always_shared = true;
+    connect_by(server, settings).await
+}
+
 async fn connect_by(server: &Server, mut settings: RedisSettings) -> RedisBackend {
     settings.command_timeout = Duration::from_secs(4);
     settings.connect_timeout = Duration::from_secs(4);

@@ -440,11 +440,12 @@ pub struct Monitor {
 }
 
 /// A PING with a number ends a greeting, or looks whether a connection is alive.
-const GREETINGS: [&str; 4] = [
+const GREETINGS: [&str; 5] = [
     "\"CLIENT\" \"SETINFO\"",
     "\"HELLO\"",
     "\"SCRIPT\" \"LOAD\"",
     "\"PING\" \"",
+    "\"SUBSCRIBE\"",
 ];
 
 impl Monitor {
@@ -469,18 +470,24 @@ impl Monitor {
     /// What clients have sent up to now; what scripts did is left out, and the greetings of new
     /// connections.
     pub fn commands(&self, server: &Server) -> Vec<String> {
+        let mut lines = self.lines(server);
+        lines.retain(|line| {
+            // What a connection sends to greet the server.
+            let greets = GREETINGS.iter().any(|greeting| line.contains(greeting));
+            line.contains("[0 ") && !line.contains("[0 lua]") && !greets
+        });
+        lines
+    }
+
+    /// What the server has done up to now: all that clients sent, and what scripts did of it.
+    pub fn lines(&self, server: &Server) -> Vec<String> {
         let marker = format!("seen up to {:?}", Instant::now());
         server.run::<String>(&["ECHO", &marker]);
         let end = self.wait_for(|line| line.contains(&marker));
         let lines = self.lines.lock().unwrap();
-        lines[..end]
-            .iter()
-            .filter(|line| line.contains("[0 ") && !line.contains("[0 lua]"))
-            // What a connection sends to greet the server.
-            .filter(|line| !GREETINGS.iter().any(|greeting| line.contains(greeting)))
-            .filter(|line| !line.contains("seen up to"))
-            .cloned()
-            .collect()
+        let lines = lines[..end].iter();
+        let others = lines.filter(|line| !line.contains("seen up to"));
+        others.cloned().collect()
     }
 
     fn wait_for(&self, wanted: impl Fn(&str) -> bool) -> usize {

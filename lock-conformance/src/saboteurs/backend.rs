@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use lock_protocol::{
-    Acquired, AskNumber, Backend, BackendError, Claim, Executor, FenceBlock, FencingToken, Grant,
-    Holder, Instant, Limits, LockKey, News, OwnerToken, Release, Released, Renewal, Renewed,
+    Acquired, AskNumber, Backend, BackendError, Claim, Executor, FenceBlock, FencingToken, GraceBy,
+    Grant, Holder, Instant, Limits, LockKey, News, OwnerToken, Release, Released, Renewal, Renewed,
 };
 use tokio::time::sleep;
 
@@ -245,6 +245,11 @@ impl<S: Store> Saboteur<S> {
         claim
     }
 
+    /// Whether a question with a shorter ttl leaves a lease as it is.
+    fn keeps_ttls(&self) -> bool {
+        !S::TTL_CHANGES || self.inner.limits().grace == GraceBy::Process
+    }
+
     /// Answers in place of the store, or gets it into the wrong state first.
     async fn before_acquire(&self, claim: &Claim) -> Result<Option<Acquired>, BackendError> {
         match self.sabotage {
@@ -260,7 +265,7 @@ impl<S: Store> Saboteur<S> {
             }
             // Elsewhere a shorter ttl does the same, also if news of the grant are on their way.
             Sabotage::RepeatsWithoutExtending
-                if !S::TTL_CHANGES && self.owner(&claim.key).as_ref() == Some(&claim.owner) =>
+                if self.keeps_ttls() && self.owner(&claim.key).as_ref() == Some(&claim.owner) =>
             {
                 return Ok(Some(Acquired::Granted(fake_grant(claim))));
             }

@@ -15,7 +15,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use lock_protocol::{AskNumber, Backend, Claim, Limits, LockKey, Order, OwnerToken};
+use lock_protocol::{AskNumber, Backend, Claim, GraceBy, Limits, LockKey, Order, OwnerToken};
 use tokio::time::Instant;
 
 pub use self::backend::Saboteur;
@@ -172,11 +172,14 @@ impl Sabotage {
             Sabotage::QueuesTwice
             | Sabotage::ReleaseForgetsQueue
             | Sabotage::AbandonLeavesWaiters
-            | Sabotage::AbandonWithoutHandOver
             | Sabotage::GraceIsTtl
-            | Sabotage::TellsOnce
             | Sabotage::GivesNothingBack
             | Sabotage::NewsPromiseTooMuch => limits.hand_over,
+            // Elsewhere the lock is the next waiter's as soon as the claim in front has gone,
+            // however that went, and its process hears of it.
+            Sabotage::AbandonWithoutHandOver | Sabotage::TellsOnce => {
+                limits.hand_over && limits.grace == GraceBy::Store
+            }
             Sabotage::KeepHandsOver | Sabotage::KeepLeavesOwner => limits.keep,
             Sabotage::HidesForeigners => limits.foreign_holders,
             _ => true,
@@ -349,7 +352,7 @@ const BREACHES: &[(&str, &[Sabotage])] = {
         ),
         (
             "a_poll_turns_the_grace_into_the_full_ttl",
-            &[RepeatsWithoutExtending],
+            &[RepeatsWithoutExtending, GrantsForAMoment],
         ),
         (
             "a_waiter_that_is_gone_costs_the_grace",
@@ -447,9 +450,13 @@ impl<S: Store> Sabotaged<S> {
     }
 
     /// Whether the sabotage breaks a promise of this store.
-    pub async fn is_in_earnest(&self) -> bool {
+    pub async fn is_in_earnest(&self, promise: &str) -> bool {
         let limits = self.store.connect().await.limits();
-        self.sabotage.is_in_earnest(&limits)
+        // Where processes end the grace, a waiter's lease has its whole ttl from the beginning.
+        let is_whole = self.sabotage == Sabotage::RepeatsWithoutExtending
+            && promise == "a_poll_turns_the_grace_into_the_full_ttl"
+            && limits.grace == GraceBy::Process;
+        !is_whole && self.sabotage.is_in_earnest(&limits)
     }
 }
 

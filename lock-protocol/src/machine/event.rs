@@ -8,7 +8,7 @@ use core::time::Duration;
 use super::exchange::Failure;
 use super::lease::{End, LeaseId};
 use super::line::{Waiter, WaiterId};
-use crate::backend::BackendError;
+use crate::backend_error::BackendError;
 use crate::claim::AskNumber;
 use crate::claim::{Acquired, Claim, Grant, Release, Released, Renewal, Renewed};
 use crate::name::LockKey;

@@ -6,7 +6,7 @@ use core::mem::discriminant;
 use core::num::NonZeroU64;
 use core::time::Duration;
 
-use crate::backend::BackendError;
+use crate::backend_error::BackendError;
 use crate::claim::AskNumber;
 use crate::claim::Claim;
 use crate::mistakes::{Mistake, made};
@@ -147,9 +147,15 @@ pub(super) enum Ending {
     Asking(Exchange),
     /// It could not be asked. It is asked again at this instant.
     Pausing(Instant),
+    /// It is asked at this instant, until which the key is to stay taken.
+    Kept(Instant),
 }
 
 impl Ending {
+    pub(super) fn is_kept(&self) -> bool {
+        matches!(self, Ending::Kept(_))
+    }
+
     pub(super) fn is_asked_by(&self, number: AskNumber) -> bool {
         matches!(self, Ending::Asking(exchange) if exchange.is_asked_by(number))
     }

@@ -334,26 +334,38 @@ impl Turn<'_> {
 
     fn finish_release(&mut self, index: usize, outcome: ReleaseOutcome) {
         let lease = self.key.leases.remove(index);
-        // What withdraws the claim would free a key that is to stay taken.
         let is_failed = matches!(outcome, ReleaseOutcome::Failed(_));
-        let stays = is_failed && lease.keep(self.now).is_some();
         if let State::Releasing(releasing) = &lease.state
             && !releasing.told
         {
             self.tell_released(lease.id, outcome);
         }
-        if lease.in_doubt && !stays && !made(Mistake::ReleaseEndsDoubt) {
-            self.bury(&lease);
+        if !lease.in_doubt || made(Mistake::ReleaseEndsDoubt) {
+            return;
+        }
+        match lease
+            .kept_until
+            .filter(|until| is_failed && *until > self.now)
+        {
+            Some(_) if made(Mistake::RefusedKeepIsForgotten) => {}
+            // What withdraws the claim frees a key that is to stay taken until then.
+            Some(until) => self.withdraw_at(until, self.withdrawn(&lease)),
+            None => self.bury(&lease),
         }
     }
 
     /// Makes sure that no question that is still on its way brings back the claim of a lease that
     /// has ended.
     fn bury(&mut self, lease: &Lease) {
+        self.withdraw(self.withdrawn(lease));
+    }
+
+    /// The claim of a lease that has ended, of which a question may still be on its way.
+    fn withdrawn(&self, lease: &Lease) -> Claim {
         let ttl = lease.terms().lease(self.rules);
         let mut claim = Claim::new(self.key.key.clone(), lease.owner.clone(), ttl);
         claim.in_doubt = true;
-        self.withdraw(claim);
+        claim
     }
 
     fn tell_released(&mut self, id: LeaseId, outcome: ReleaseOutcome) {

@@ -1,6 +1,9 @@
 //! The tasks of this process that wait for one key, in the order of their arrival.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use core::iter::once;
+use core::mem::replace;
 
 use crate::terms::Terms;
 use crate::time::Instant;
@@ -29,61 +32,102 @@ pub struct Waiter {
     pub owner: Option<OwnerToken>,
 }
 
-/// The waiters of one key.
+/// The waiters of one key. Nobody waits for most locks that are held, and who waits is most often
+/// alone: then it is as small as a pointer, and one allocation.
 #[derive(Clone, Debug, Default, Hash)]
-pub(super) struct Line(VecDeque<Waiter>);
+pub(super) struct Line(Option<Box<Queue>>);
+
+#[derive(Clone, Debug, Hash)]
+struct Queue {
+    head: Waiter,
+    rest: VecDeque<Waiter>,
+}
 
 impl Line {
     pub(super) fn push(&mut self, waiter: Waiter) {
-        debug_assert!(self.0.back().is_none_or(|last| last.id < waiter.id));
-        self.0.push_back(waiter);
+        match self.0.as_deref_mut() {
+            Some(Queue { head, rest }) => {
+                debug_assert!(rest.back().unwrap_or(head).id < waiter.id);
+                rest.push_back(waiter);
+            }
+            None => {
+                let rest = VecDeque::new();
+                self.0 = Some(Box::new(Queue { head: waiter, rest }));
+            }
+        }
     }
 
     pub(super) fn remove(&mut self, id: WaiterId) -> Option<Waiter> {
-        let index = self.0.binary_search_by_key(&id, |waiter| waiter.id).ok()?;
-        self.0.remove(index)
+        let queue = self.0.as_mut()?;
+        if queue.head.id == id {
+            return self.pop();
+        }
+        let index = queue.rest.binary_search_by_key(&id, |waiter| waiter.id);
+        queue.rest.remove(index.ok()?)
     }
 
     pub(super) fn head(&self) -> Option<&Waiter> {
-        self.0.front()
+        self.0.as_ref().map(|queue| &queue.head)
     }
 
     pub(super) fn pop(&mut self) -> Option<Waiter> {
-        let head = self.0.pop_front();
-        if self.0.is_empty() {
-            // Most held locks are never waited for.
-            self.0 = VecDeque::new();
-        }
-        head
+        let mut queue = self.0.take()?;
+        let Some(next) = queue.rest.pop_front() else {
+            return Some(queue.head);
+        };
+        let head = replace(&mut queue.head, next);
+        self.0 = Some(queue);
+        Some(head)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.0.as_ref().map_or(0, |queue| 1 + queue.rest.len())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// Whether anybody stays when the lock is taken.
     pub(super) fn waits(&self) -> bool {
-        self.0.iter().any(|waiter| !waiter.once)
+        self.iter().any(|waiter| !waiter.once)
     }
 
     /// Takes out those who leave at the first answer.
     pub(super) fn take_once(&mut self) -> VecDeque<Waiter> {
-        if !self.0.iter().any(|waiter| waiter.once) {
+        if !self.iter().any(|waiter| waiter.once) {
             return VecDeque::new();
         }
-        let (once, staying) = core::mem::take(&mut self.0)
-            .into_iter()
-            .partition(|waiter| waiter.once);
-        self.0 = staying;
+        let all = self.take_all().into_iter();
+        let (once, staying) = all.partition(|waiter| waiter.once);
+        self.put(staying);
         once
     }
 
     /// Takes out everybody.
     pub(super) fn take_all(&mut self) -> VecDeque<Waiter> {
-        core::mem::take(&mut self.0)
+        let Some(queue) = self.0.take() else {
+            return VecDeque::new();
+        };
+        let Queue { head, mut rest } = *queue;
+        rest.push_front(head);
+        rest
+    }
+
+    /// Makes these the line.
+    fn put(&mut self, mut waiters: VecDeque<Waiter>) {
+        let head = waiters.pop_front();
+        self.0 = head.map(|head| {
+            Box::new(Queue {
+                head,
+                rest: waiters,
+            })
+        });
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Waiter> {
+        self.0
+            .iter()
+            .flat_map(|queue| once(&queue.head).chain(&queue.rest))
     }
 }

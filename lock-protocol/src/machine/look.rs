@@ -2,8 +2,9 @@
 
 use super::exchange::Stage;
 use super::lease::State;
-use super::{Key, Lease};
-use crate::token::OwnerToken;
+use super::{Key, Lease, LeaseId};
+use crate::time::Instant;
+use crate::token::{FencingToken, OwnerToken};
 
 /// What a machine is at, at one look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -36,7 +37,43 @@ pub enum Pursued {
     Pausing,
 }
 
+/// A hold of a lease that its holder has not given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Holding {
+    /// Which lease.
+    pub lease: LeaseId,
+    /// The number of its holder.
+    pub token: FencingToken,
+    /// When it began, or was granted where it begins later.
+    pub since: Instant,
+}
+
 impl Key {
+    /// The hold of the lease that is held, if one is.
+    pub fn held(&self, now: Instant) -> Option<Holding> {
+        let lease = self.leases.iter().find(|lease| lease.is_held())?;
+        self.holding(lease.id, now)
+    }
+
+    /// The hold of this lease, which may have ended against the will of its holder.
+    pub fn holding(&self, lease: LeaseId, now: Instant) -> Option<Holding> {
+        let lease = self.lease(lease)?;
+        if matches!(lease.state, State::Releasing(_)) {
+            return None;
+        }
+        let has_begun = lease.held_since <= now;
+        Some(Holding {
+            lease: lease.id,
+            token: lease.token,
+            since: if has_begun {
+                lease.held_since
+            } else {
+                lease.granted_at
+            },
+        })
+    }
+
     /// What the machine is at.
     pub fn look(&self) -> Look {
         let mut look = Look {

@@ -109,6 +109,9 @@
 //!   what is left of it.
 //! - If it ends its hold before, also after its `max_hold`, the lease is not passed on, and release
 //!   is asked with the rest, and without a next claim: whoever is in line is asked for after it.
+//! - If the store refuses that release, the key stays taken for as long as the lease lives. A claim
+//!   in doubt is then withdrawn when the minimum is over, and not earlier, also if a late answer
+//!   says that it was granted.
 
 mod event;
 mod exchange;
@@ -117,11 +120,11 @@ mod lease;
 mod line;
 mod look;
 mod pursuing;
+mod seldom;
 #[cfg(test)]
 mod tests;
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::time::Duration;
 
 use smallvec::SmallVec;
@@ -134,7 +137,8 @@ pub use self::lease::{End, LeaseId};
 use self::lease::{Lease, State};
 use self::line::Line;
 pub use self::line::{Waiter, WaiterId};
-pub use self::look::{Look, Pursued};
+pub use self::look::{Holding, Look, Pursued};
+use self::seldom::Seldom;
 use crate::claim::AskNumber;
 use crate::claim::{Acquired, Claim, LostReason, Released, Renewal};
 use crate::mistakes::{Mistake, made};
@@ -152,7 +156,7 @@ pub struct Key {
     pursuit: Option<Box<Pursuit>>,
     /// The leases of this process, lost ones included until their holders give them up.
     leases: SmallVec<[Lease; 1]>,
-    withdrawals: Vec<Withdrawal>,
+    withdrawals: Seldom<Withdrawal>,
     /// The owner token of the next claim, if the waiter for whom it is made brings none.
     spare_owner: Option<OwnerToken>,
     known: Known,
@@ -173,7 +177,7 @@ impl Key {
             line: Line::default(),
             pursuit: None,
             leases: SmallVec::new(),
-            withdrawals: Vec::new(),
+            withdrawals: Seldom::new(),
             spare_owner: None,
             known: Known::Nothing,
             last_number,
@@ -255,15 +259,18 @@ impl Key {
 
     /// Whether the machine can be dropped: nobody holds, waits or asks.
     pub fn is_gone(&self) -> bool {
-        self.is_quiet() && self.leases.is_empty()
+        self.is_quiet() && self.leases.is_empty() && self.withdrawals.is_empty()
     }
 
     /// Whether nobody waits or asks, and no lease is held: all there may be are holders who have
-    /// not noticed that they lost their lease.
+    /// not noticed that they lost their lease, and, in a shutdown, keys that are to stay taken.
     pub fn is_quiet(&self) -> bool {
         self.line.is_empty()
             && self.pursuit.is_none()
-            && self.withdrawals.is_empty()
+            && self
+                .withdrawals
+                .iter()
+                .all(|it| self.is_closing && it.stage.is_kept())
             && !self.leases.iter().any(Lease::occupies)
     }
 
@@ -352,7 +359,7 @@ impl Key {
     fn ending_attention_at(&self, ending: &Ending, rules: &Rules) -> Option<Instant> {
         match ending {
             Ending::Asking(exchange) => self.is_waited_for().then(|| exchange.attention_at(rules)),
-            Ending::Pausing(at) => Some(*at),
+            Ending::Pausing(at) | Ending::Kept(at) => Some(*at),
         }
     }
 }

@@ -7,7 +7,7 @@ use core::time::Duration;
 use super::exchange::{Ending, Exchange, Failure, Known, Pursuit, Stage, Withdrawal};
 use super::lease::{Lease, jittered, on_grid};
 use super::{Action, Granted, LeaseId, Outcome, ReleaseOutcome, Turn, Verb, Waiter, WaiterId};
-use crate::backend::BackendError;
+use crate::backend_error::BackendError;
 use crate::claim::{Acquired, AskNumber, Claim, Contended, Grant, Holder};
 use crate::mistakes::{Mistake, made};
 use crate::terms::valid_until;
@@ -340,12 +340,9 @@ impl Turn<'_> {
             pursuit.claim.ttl = ttl;
             return self.ask_for_pursuit();
         }
-        let is_grace = match terms.renew {
-            // What is renewed soon enough anyway may lack a little of its ttl, as where a store
-            // uses a lease again.
-            Some(_) => valid_for < pursuit.claim.ttl - pursuit.claim.ttl / 16,
-            None => valid_for < pursuit.claim.ttl || by == By::HandOver,
-        };
+        // A lease may lack a little of its ttl, as where a store uses one again.
+        let is_short = valid_for < pursuit.claim.ttl - pursuit.claim.ttl / 16;
+        let is_grace = is_short || terms.renew.is_none() && by == By::HandOver;
         let (Some(pursuit), Some(head)) = (self.key.pursuit.take(), self.key.line.pop()) else {
             return;
         };
@@ -455,6 +452,16 @@ impl Turn<'_> {
         });
     }
 
+    /// Withdraws `claim` at `until`, not earlier, whatever a question of it brings meanwhile.
+    pub(super) fn withdraw_at(&mut self, until: Instant, claim: Claim) {
+        self.key.withdrawals.push(Withdrawal {
+            claim,
+            stage: Ending::Kept(until),
+            started: until,
+            failures: 0,
+        });
+    }
+
     pub(super) fn not_withdrawn(&mut self, index: usize, number: AskNumber, failure: Failure) {
         let Some(withdrawal) = self.key.withdrawals.get_mut(index) else {
             return;
@@ -491,7 +498,7 @@ impl Turn<'_> {
         let withdrawal = &self.key.withdrawals[index];
         let (claim, failures) = (withdrawal.claim.clone(), withdrawal.failures);
         match withdrawal.stage {
-            Ending::Pausing(at) if at <= self.now => {
+            Ending::Pausing(at) | Ending::Kept(at) if at <= self.now => {
                 let number = self.ask(|_| Verb::Abandon(claim), failures);
                 let exchange = Exchange::new(number, self.now);
                 self.key.withdrawals[index].stage = Ending::Asking(exchange);

@@ -25,6 +25,7 @@ use self::fence::Fence;
 use self::lock::{Lease, Lock};
 use self::remembered::Remembered;
 use crate::claim::{Acquired, Claim, Grant, Holder, Release, Released, Renewal, Renewed};
+use crate::inspection::{Inspected, Waiting};
 use crate::mistakes::{Mistake, made};
 use crate::name::LockKey;
 use crate::time::Instant;
@@ -213,6 +214,41 @@ impl<W: Clone> Store<W> {
             .flat_map(|lock| &lock.queue)
             .filter(move |waiter| waiter.is_remembered(now))
             .map(|waiter| &waiter.claim.owner)
+    }
+
+    /// See [`Backend::inspect`](crate::Backend::inspect).
+    pub fn inspect(&self, key: &LockKey, now: Instant) -> Option<Inspected> {
+        let lock = self.locks.get(key);
+        let lease = lock.and_then(|lock| lock.lease.as_ref());
+        let stolen = self.stolen.get(key.as_str());
+        let lease = stolen.or(lease.filter(|lease| lease.is_live(now)))?;
+        let remaining = lease.ends.map(|ends| ends.since(now));
+        let mut inspected = Inspected::new(lease.owner.clone(), remaining);
+        let queue = lock.into_iter().flat_map(|lock| &lock.queue);
+        for waiter in queue.filter(|waiter| waiter.is_remembered(now)) {
+            inspected.waiting += 1;
+            if inspected.waiting <= Inspected::MOST_NAMED {
+                let waiting = Waiting::new(waiter.claim.owner.clone());
+                inspected.waiters.push(waiting);
+            }
+        }
+        Some(inspected)
+    }
+
+    /// See [`Backend::break_lock`](crate::Backend::break_lock).
+    pub fn break_lock(
+        &mut self,
+        key: &LockKey,
+        owner: &OwnerToken,
+        way: &W,
+        at: Moment,
+    ) -> (Released, Messages<W>) {
+        let stolen = self.stolen.get(key.as_str());
+        if stolen.is_some_and(|lease| lease.owner == *owner) {
+            self.expire(key.as_str());
+            return (Released::Released(None), Messages::new());
+        }
+        self.release(&Release::new(key.clone(), owner.clone()), way, at)
     }
 
     /// Whether no lock is held and no claim waits.

@@ -20,7 +20,7 @@ use crate::stores::consul::{ConsulBackend, ConsulSettings, ConsulTls};
 #[cfg(feature = "etcd")]
 use crate::stores::etcd::{EtcdBackend, EtcdSettings, EtcdTls};
 #[cfg(feature = "redis")]
-use crate::stores::redis::{RedisBackend, RedisSettings};
+use crate::stores::redis::{ForeignGap, RedisBackend, RedisSettings};
 #[cfg(feature = "redis")]
 use crate::stores::redlock::{RedlockBackend, RedlockSettings};
 use lock_protocol::LockKey;
@@ -212,6 +212,21 @@ impl LockRuntimeBuilder {
         self
     }
 
+    /// What this service is called on the card of its process; the name of the program if not set.
+    pub fn service(mut self, name: impl Into<String>) -> LockRuntimeBuilder {
+        self.settings.service = Some(name.into());
+        self
+    }
+
+    /// Whether the process says in the store, every 10 s, which service it is, on which host, and
+    /// which locks it has held for longer than a second, as it does if this is not set: it is what
+    /// [`processes`](LockRuntime::processes) and [`inspect`](LockRuntime::inspect) tell. It ends with
+    /// the process, at most 30 s later.
+    pub fn process_card(mut self, leaves: bool) -> LockRuntimeBuilder {
+        self.settings.process_card = leaves;
+        self
+    }
+
     /// Tells `observer` of everything that happens to the locks of this runtime and to its store:
     /// see
     /// [`observe`](crate::observe). Several are told one after the other.
@@ -242,6 +257,29 @@ impl LockRuntimeBuilder {
     #[cfg(feature = "redis")]
     pub fn lanes(mut self, lanes: usize) -> LockRuntimeBuilder {
         self.redis.lanes = lanes;
+        self
+    }
+
+    /// Leaves a lock for which others wait free for `gap` before it is handed over, at most once in
+    /// `every`, so that other libraries can take it, which ask again and again and stand in no
+    /// queue: redis-py sleeps 100 ms in between, so 150 ms will do. Off if not set: then they have
+    /// the lock when nobody of ours wants it. It costs those who wait here `gap / every` of their
+    /// time. Set it in all processes that use the lock. From 1 ms on, and shorter than `every`,
+    /// which is 24 h at most.
+    ///
+    /// It is for locks on one Redis server: elsewhere [`build`](LockRuntimeBuilder::build) says
+    /// [`LockError::Config`].
+    #[cfg(feature = "redis")]
+    pub fn foreign_gap(mut self, every: Duration, gap: Duration) -> LockRuntimeBuilder {
+        self.redis.foreign_gap = Some(ForeignGap { every, gap });
+        self
+    }
+
+    /// For tests: how often the process leaves its card.
+    #[cfg(feature = "redis")]
+    #[doc(hidden)]
+    pub fn card_every(mut self, period: Duration) -> LockRuntimeBuilder {
+        self.redis.card_every = period;
         self
     }
 
@@ -366,6 +404,15 @@ impl LockRuntimeBuilder {
         let built_on = Handle::try_current().map_err(|_| {
             LockError::Config("a lock runtime must be built within a tokio runtime".to_owned())
         })?;
+        #[cfg(feature = "redis")]
+        if self.redis.foreign_gap.is_some()
+            && !matches!(self.source, Source::Redis(_) | Source::Fault(_))
+        {
+            return Err(LockError::Config(
+                "`foreign_gap` is for locks on one Redis server, and these are elsewhere"
+                    .to_owned(),
+            ));
+        }
         let backend: Arc<dyn ErasedBackend> = match self.source {
             Source::Fault(error) => return Err(error),
             Source::Backend(backend) => backend,

@@ -21,7 +21,7 @@ use crate::backend::BoxFuture;
 use crate::clock;
 use crate::engine::{Engine, Hold, Wish};
 use crate::error::{Holding, LockError};
-use crate::observe::{HoldSpan, NAMELESS, Taking};
+use crate::observe::{HoldSpan, LockEvent, LockRef, NAMELESS, Taking};
 use lock_protocol::{LockKey, Process, Terms};
 
 /// The keys of one call, checked; most often one.
@@ -35,6 +35,8 @@ pub(crate) struct Entered {
     /// Whether the body is dropped when a lock is lost.
     cancel: bool,
     span: HoldSpan,
+    /// The ttl of the locks; `None` if that is not known.
+    ttl: Option<Duration>,
     /// Resolves when a lock is lost; made when the body first has to wait.
     lost: Option<BoxFuture<'static, ()>>,
     /// What is to be kept after a body that ended well; boxed, since it is rare.
@@ -152,6 +154,7 @@ impl Entered {
             rights,
             cancel,
             span,
+            ttl: Some(terms.ttl),
             lost: None,
             once: None,
         };
@@ -171,6 +174,7 @@ impl Entered {
             rights: smallvec![Right::Lent],
             cancel: true,
             span,
+            ttl: None,
             lost: None,
             once: None,
         })
@@ -203,7 +207,12 @@ impl Entered {
         // Before the body runs: it may have lost the lock while its process was stopped.
         self.check()?;
         let frame = self.frame.clone();
-        match self.span.around(|| Frame::within(frame, || body(cx))) {
+        let watched = self.watched();
+        let polled = self.span.around(|| Frame::within(frame, || body(cx)));
+        if let Some((since, ttl)) = watched {
+            self.tell_blocked(since.elapsed(), ttl);
+        }
+        match polled {
             // A body that outran its lock did not succeed, whatever it says.
             Poll::Ready(()) => Poll::Ready(self.check()),
             Poll::Pending if self.cancel => {
@@ -222,6 +231,35 @@ impl Entered {
             }
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// Since when the body is polled, by the clock of the machine, and its ttl, if anybody wants to
+    /// hear of it.
+    fn watched(&self) -> Option<(std::time::Instant, Duration)> {
+        let observers = &self.frame.handle().engine().settings.observers;
+        let ttl = self.ttl.filter(|_| observers.wants_all())?;
+        Some((std::time::Instant::now(), ttl))
+    }
+
+    /// Tells that the body has blocked its thread for so long, if it has.
+    fn tell_blocked(&self, blocked: Duration, ttl: Duration) {
+        if blocked < ttl / 2 {
+            return;
+        }
+        let handle = self.frame.handle();
+        handle
+            .engine()
+            .settings
+            .observers
+            .tell(&LockEvent::Blocked {
+                lock: LockRef {
+                    name: handle.name(),
+                    key: handle.key().clone(),
+                },
+                fencing_token: handle.fencing_token(),
+                blocked,
+                ttl,
+            });
     }
 
     /// Why the body has to end, if it has to.

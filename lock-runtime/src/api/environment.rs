@@ -57,6 +57,10 @@ const VARIABLES: &[(&str, Set)] = &[
     ("LOCK_LOCAL_SHARE", |builder, text| {
         Ok(builder.local_share(parsed(text, "a number from 0 to 1, as in `0.1`")?))
     }),
+    ("LOCK_SERVICE", |builder, text| Ok(builder.service(text))),
+    ("LOCK_PROCESS_CARD", |builder, text| {
+        Ok(builder.process_card(parsed(text, "`true` or `false`")?))
+    }),
     #[cfg(feature = "redis")]
     ("LOCK_LANES", |builder, text| {
         Ok(builder.lanes(parsed(text, "a whole number, as in `1`")?))
@@ -283,6 +287,8 @@ impl LockRuntime {
     /// | `LOCK_HEARTBEAT` | [`heartbeat`](LockRuntimeBuilder::heartbeat) |
     /// | `LOCK_LOCAL_PASSES` | [`local_passes`](LockRuntimeBuilder::local_passes) |
     /// | `LOCK_LOCAL_SHARE` | [`local_share`](LockRuntimeBuilder::local_share) |
+    /// | `LOCK_SERVICE` | [`service`](LockRuntimeBuilder::service) |
+    /// | `LOCK_PROCESS_CARD` | [`process_card`](LockRuntimeBuilder::process_card): `true` or `false` |
     /// | `LOCK_LANES` | `lanes`, with the feature `redis` |
     /// | `LOCK_CONNECT_LAZILY` | `connect_lazily`: `true` or `false`, with the feature `redis`, `etcd` or `consul` |
     /// | `LOCK_POOL_SIZE` | `pool_size`, with the feature `redis` |
@@ -349,6 +355,8 @@ mod tests {
             ("LOCK_HEARTBEAT", "5s"),
             ("LOCK_LOCAL_PASSES", "7"),
             ("LOCK_LOCAL_SHARE", "0.25"),
+            ("LOCK_SERVICE", "checkout"),
+            ("LOCK_PROCESS_CARD", "false"),
         ])
         .await
         .expect("each can be used");
@@ -360,6 +368,8 @@ mod tests {
         assert_eq!(set.shutdown_timeout, secs(90));
         assert_eq!((set.grace, set.heartbeat), (secs(2), secs(5)));
         assert_eq!((set.local_passes, set.local_share), (7, 0.25));
+        assert_eq!(set.service.as_deref(), Some("checkout"));
+        assert!(!set.process_card);
     }
 
     #[tokio::test]
@@ -386,6 +396,7 @@ mod tests {
             ("LOCK_GRACE", "0s"),
             ("LOCK_LOCAL_PASSES", "-1"),
             ("LOCK_LOCAL_SHARE", "half"),
+            ("LOCK_PROCESS_CARD", "no"),
         ] {
             let fault = settings(&[URL, (name, value)]).await.expect_err(value);
             assert!(fault.contains(name), "{fault}");

@@ -221,6 +221,10 @@ impl LockHandle {
     }
 
     /// Whether this is a lock of that runtime.
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        self.0.engine()
+    }
+
     pub(crate) fn is_of(&self, engine: &Arc<Engine>) -> bool {
         self.0.is_of(engine)
     }

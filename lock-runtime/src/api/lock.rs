@@ -85,6 +85,10 @@ impl Lock {
 
     /// How often the watchdog renews the lease: a period from 1 ms to half of the ttl, or `false`
     /// for never. The runtime's `renew_every` if not set.
+    ///
+    /// A lease that is never renewed lives for the ttl, or up to a sixteenth less where a store
+    /// uses leases again, as etcd does. Only one that is much shorter, as after a hand-over, is
+    /// extended to it once.
     pub fn renew(mut self, renew: impl Into<Renew>) -> Lock {
         self.options.renew = renew.into();
         self

@@ -8,6 +8,7 @@ pub(crate) mod entered;
 mod environment;
 mod frame;
 pub(crate) mod guard;
+mod inspection;
 pub(crate) mod key_part;
 mod key_types;
 mod local;

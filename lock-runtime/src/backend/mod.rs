@@ -13,9 +13,10 @@ use std::sync::{Arc, Weak};
 use std::task::Poll;
 
 pub use lock_protocol::{
-    Acquired, AskNumber, Backend, BackendError, BoxError, Claim, Contended, Executor, Extension,
-    FenceBlock, GraceBy, Grant, Holder, Instant, InvalidKey, Limits, LockKey, MAX_TTL, MIN_TTL,
-    Mode, News, Note, Order, OwnerToken, Process, Release, Released, Renewal, Renewed,
+    Acquired, AskNumber, Backend, BackendError, BoxError, Card, Claim, Condition, Contended,
+    Executor, Extension, FenceBlock, GraceBy, Grant, Holder, Inspected, Instant, InvalidKey,
+    Limits, LockKey, MAX_TTL, MIN_TTL, Member, Mode, News, Note, Order, OwnerToken, Process,
+    Release, Released, Renewal, Renewed, Waiting,
 };
 
 /// A boxed future, as the erased backend returns it.
@@ -37,6 +38,17 @@ pub(crate) trait ErasedBackend: Send + Sync {
         &'a self,
         claims: &'a [Claim],
     ) -> BoxFuture<'a, Result<Option<Vec<Grant>>, BackendError>>;
+    fn inspect<'a>(
+        &'a self,
+        key: &'a LockKey,
+    ) -> BoxFuture<'a, Result<Option<Inspected>, BackendError>>;
+    fn cards<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Card>, BackendError>>;
+    fn break_lock<'a>(
+        &'a self,
+        key: &'a LockKey,
+        owner: &'a OwnerToken,
+    ) -> BoxFuture<'a, Result<Released, BackendError>>;
+    fn condition(&self) -> BoxFuture<'_, Result<Condition, BackendError>>;
     fn executor(&self) -> Option<Arc<dyn Executor>>;
     fn close(&self) -> BoxFuture<'_, ()>;
 }
@@ -80,6 +92,29 @@ impl<B: Backend> ErasedBackend for B {
         claims: &'a [Claim],
     ) -> BoxFuture<'a, Result<Option<Vec<Grant>>, BackendError>> {
         Box::pin(async move { caught(|| Backend::acquire_all(self, claims)).await? })
+    }
+
+    fn inspect<'a>(
+        &'a self,
+        key: &'a LockKey,
+    ) -> BoxFuture<'a, Result<Option<Inspected>, BackendError>> {
+        Box::pin(async move { caught(|| Backend::inspect(self, key)).await? })
+    }
+
+    fn cards<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Card>, BackendError>> {
+        Box::pin(async move { caught(|| Backend::cards(self, prefix)).await? })
+    }
+
+    fn break_lock<'a>(
+        &'a self,
+        key: &'a LockKey,
+        owner: &'a OwnerToken,
+    ) -> BoxFuture<'a, Result<Released, BackendError>> {
+        Box::pin(async move { caught(|| Backend::break_lock(self, key, owner)).await? })
+    }
+
+    fn condition(&self) -> BoxFuture<'_, Result<Condition, BackendError>> {
+        Box::pin(async move { caught(|| Backend::condition(self)).await? })
     }
 
     fn executor(&self) -> Option<Arc<dyn Executor>> {

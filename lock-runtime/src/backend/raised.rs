@@ -4,8 +4,9 @@
 use std::sync::{Arc, Mutex, Weak};
 
 use lock_protocol::{
-    Acquired, BackendError, Claim, Executor, FenceBlock, FencingToken, Grant, Instant, Limits,
-    LockKey, News, Note, OwnerToken, Release, Released, Renewal, Renewed,
+    Acquired, BackendError, Card, Claim, Condition, Executor, FenceBlock, FencingToken, Grant,
+    Inspected, Instant, Limits, LockKey, News, Note, OwnerToken, Release, Released, Renewal,
+    Renewed,
 };
 
 use crate::backend::{BoxFuture, ErasedBackend};
@@ -130,6 +131,29 @@ impl ErasedBackend for Raised {
         })
     }
 
+    fn inspect<'a>(
+        &'a self,
+        key: &'a LockKey,
+    ) -> BoxFuture<'a, Result<Option<Inspected>, BackendError>> {
+        self.store.inspect(key)
+    }
+
+    fn cards<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Card>, BackendError>> {
+        self.store.cards(prefix)
+    }
+
+    fn break_lock<'a>(
+        &'a self,
+        key: &'a LockKey,
+        owner: &'a OwnerToken,
+    ) -> BoxFuture<'a, Result<Released, BackendError>> {
+        self.store.break_lock(key, owner)
+    }
+
+    fn condition(&self) -> BoxFuture<'_, Result<Condition, BackendError>> {
+        self.store.condition()
+    }
+
     fn executor(&self) -> Option<Arc<dyn Executor>> {
         self.store.executor()
     }
@@ -157,6 +181,10 @@ impl News for RaisedNews {
         if let Some(news) = self.news.upgrade() {
             news.ask_all();
         }
+    }
+
+    fn card(&self) -> Option<Card> {
+        self.news.upgrade()?.card()
     }
 
     fn noted(&self, note: &Note) {

@@ -10,8 +10,9 @@ use lock_protocol::{BackendError, Instant, Renewal, Renewed};
 use tokio::time::timeout_at;
 
 use super::effects::{Effects, Renewing};
+use super::entry::Entry;
 use super::seats::Seated;
-use super::table::{Entry, Turn};
+use super::table::Turn;
 use super::{Engine, MARGIN, timer};
 use crate::clock;
 use crate::observe::{self, Failure, LockEvent, Observers};
@@ -56,7 +57,7 @@ impl Effects {
             let mut deferred = lock(&engine.deferred);
             let questions = self.questions.into_iter().map(|ask| *ask);
             deferred.questions.extend(questions);
-            deferred.seen.append(&mut self.seen);
+            deferred.seen.extend(self.seen);
             due = Some(clock::now());
         }
         if let Some(at) = due {

@@ -33,7 +33,7 @@ pub(super) struct Effects {
     /// Whether the key is held.
     pub(super) is_held: bool,
     /// What observers are told, which are functions of users.
-    pub(super) seen: Vec<LockEvent>,
+    pub(super) seen: SmallVec<[LockEvent; 1]>,
     /// Whether there are any.
     pub(super) is_watched: bool,
 }

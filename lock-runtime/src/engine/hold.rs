@@ -174,7 +174,7 @@ impl View {
         let Granted { lease, token, .. } = self.granted;
         let fault = self.engine.table.look_at(&self.key, |entry, now| {
             let (end, held) = entry.machine.fault(lease, token, now)?;
-            Some((end, held, entry.watch.failures(lease, token)))
+            Some((end, held, entry.failures(lease, token)))
         });
         let released = (End::Lost(LostReason::NotHeld), Duration::ZERO, None);
         match fault.unwrap_or(Some(released)) {

@@ -4,7 +4,8 @@
 //! [`machine::Key`](lock_protocol::machine::Key), of which the [`table`] has one for each key that
 //! somebody here holds or wants. The engine feeds it with events and performs its actions.
 //!
-//! - [`table`]: the keys, each under the mutex of its shard, and who waits to be told.
+//! - [`table`]: the keys, each under the mutex of its shard.
+//! - [`entry`]: one of them, and who waits to be told.
 //! - [`seats`]: where those wait who are to be told.
 //! - [`effects`]: what one event asks for.
 //! - [`asking`]: performs it when no mutex is held: questions and renewals.
@@ -12,13 +13,16 @@
 //! - [`waiting`]: the future of a caller, for a lock or for the end of a release.
 //! - [`hold`]: what a holder has in hand.
 //! - [`watch`]: what observers are told.
+//! - [`card`]: what the process says of itself in the store.
 //!
 //! A question goes out from the caller's own future: a free lock needs no task, no channel and no
 //! other thread. What a caller drops, and what its answer does not settle, the executor goes on
 //! with.
 
 mod asking;
+mod card;
 mod effects;
+mod entry;
 mod hold;
 mod seats;
 mod table;
@@ -36,7 +40,8 @@ use std::time::Duration;
 
 use lock_protocol::machine::{Ask, Event};
 use lock_protocol::{
-    BackendError, Grant, Instant, LockKey, MAX_TTL, MIN_TTL, News, Note, OwnerToken, Rules, Terms,
+    BackendError, Card, Grant, Instant, LockKey, MAX_TTL, MIN_TTL, News, Note, OwnerToken, Rules,
+    Terms,
 };
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -44,10 +49,12 @@ use tokio::time::timeout;
 #[cfg(feature = "tracing")]
 use tracing::Instrument;
 
+use self::card::Identity;
 use self::effects::Effects;
 
+use self::entry::Entry;
 pub(crate) use self::hold::{Hold, View};
-use self::table::{Entry, Table, Turn};
+use self::table::{Table, Turn};
 use self::ticker::Tickers;
 use crate::backend::ErasedBackend;
 use crate::clock;
@@ -73,6 +80,7 @@ pub(crate) struct Engine {
     executor: Executor,
     pub(crate) settings: Settings,
     rules: Rules,
+    identity: Identity,
     table: Table,
     tickers: Tickers,
     /// What came up where nothing may be asked, nor functions of users be called, for the ticker.
@@ -114,6 +122,7 @@ impl Engine {
             backend,
             executor,
             rules: settings.rules(),
+            identity: Identity::new(settings.service.as_deref()),
             settings,
             table: Table::default(),
             deferred: Mutex::default(),
@@ -148,7 +157,6 @@ impl Engine {
                 // Boxed, since most of the time nobody listens.
                 let acquired = Box::pin(acquiring.instrument(span.clone())).await;
                 let outcome = acquired.as_ref().map(|hold| hold.view().token());
-                let outcome = outcome.map_err(LockError::outcome);
                 traces::acquired(&span, clock::now().since(started), outcome);
                 return acquired;
             }
@@ -271,7 +279,7 @@ impl Engine {
     /// The locks that are held here.
     pub(crate) fn local(&self) -> Vec<LocalLock> {
         let mut all = Vec::new();
-        let mut look = |entry: &Entry, now| all.extend(entry.watch.local(&entry.machine, now));
+        let mut look = |entry: &Entry, now| all.extend(entry.local(now));
         self.table.each(&mut look);
         all
     }
@@ -281,12 +289,17 @@ impl Engine {
     fn tell_oldest(&self) {
         let mut oldest = HashMap::new();
         self.table.each(|entry, now| {
-            if let Some((name, age)) = entry.watch.age(now) {
+            if let Some((name, age)) = entry.age(now) {
                 let of_name = oldest.entry(name).or_insert(age);
                 *of_name = age.max(*of_name);
             }
         });
         self.settings.observers.oldest(&oldest);
+    }
+
+    /// Whether new claims are refused.
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.is_shut_down.load(Ordering::Acquire)
     }
 
     /// Resolves when a shutdown begins, or has begun.
@@ -348,6 +361,10 @@ impl News for Engine {
         }
     }
 
+    fn card(&self) -> Option<Card> {
+        self.own_card()
+    }
+
     fn noted(&self, note: &Note) {
         let trouble = match note {
             Note::Disconnected { cause, .. } => cause.clone(),
@@ -371,7 +388,7 @@ impl fmt::Debug for Engine {
 }
 
 /// Whether there are timers where this is called.
-fn within_tokio() -> Result<(), LockError> {
+pub(crate) fn within_tokio() -> Result<(), LockError> {
     Handle::try_current().map(drop).map_err(|_| {
         LockError::Config(
             "locks are acquired and released within a tokio runtime, and here is none".to_owned(),

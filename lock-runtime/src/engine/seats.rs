@@ -8,15 +8,17 @@ use lock_protocol::Process;
 use lock_protocol::machine::{LeaseId, Outcome, ReleaseOutcome, WaiterId};
 use smallvec::SmallVec;
 
-use super::watch::Asker;
+use super::watch::{Asker, Watch};
 use crate::observe::RenewalFailures;
 
-/// Where those wait who are to be told of a key.
+/// Where those wait who are to be told of a key, and what is told of it meanwhile.
 #[derive(Default)]
 pub(super) struct Seats {
     /// In the order of their ids.
     pub(super) waiters: VecDeque<Seat<WaiterId, Told, Asker>>,
     pub(super) releases: SmallVec<[Seat<LeaseId, Ending>; 1]>,
+    /// What observers are told of.
+    pub(super) watch: Watch,
 }
 
 /// What a waiter is told.
@@ -51,8 +53,14 @@ pub(super) struct Seat<Id, What, Who = ()> {
 }
 
 impl Seats {
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether nobody waits here.
+    pub(super) fn is_vacant(&self) -> bool {
         self.waiters.is_empty() && self.releases.is_empty()
+    }
+
+    /// Whether there is nothing to remember either.
+    pub(super) fn is_empty(&self) -> bool {
+        self.is_vacant() && self.watch.is_empty()
     }
 
     pub(super) fn waiter_index(&self, id: WaiterId) -> Option<usize> {

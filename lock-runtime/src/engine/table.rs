@@ -8,17 +8,16 @@ use std::time::Duration;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Place;
-use lock_protocol::machine::{
-    self, Action, Actions, Ask, Event, LeaseId, Outcome, Waiter, WaiterId,
-};
-use lock_protocol::{BackendError, Instant, LockKey, Process, Rules};
+use lock_protocol::machine::{self, Action, Actions, Ask, Event, LeaseId, Waiter, WaiterId};
+use lock_protocol::{BackendError, Instant, LockKey, Rules};
 use tokio::sync::Notify;
 
 use super::effects::{Effects, Renewing};
+use super::entry::{Entry, SpareSeats, spare, watch_action};
 use super::seats::{Ending, Seat, Seated, Seats, Told};
-use super::watch::{Asker, Happened, Telling, Watch};
+use super::watch::{Asker, Happened, Telling};
 use crate::clock;
-use crate::observe::{Refusal, RenewalFailures};
+use crate::observe::Refusal;
 use crate::settings::unique_owner;
 use crate::sync::lock;
 
@@ -52,21 +51,7 @@ struct Shard {
     last_number: u64,
     /// What a machine wants done, empty between events: a buffer that is used again.
     actions: Actions,
-    /// Seats that nobody has, to be used again: most held locks are never waited for.
-    #[expect(clippy::vec_box, reason = "they go from entry to entry as they are")]
-    empty: Vec<Box<Seats>>,
-}
-
-/// A key, and who waits to be told of it.
-pub(super) struct Entry {
-    pub(super) machine: machine::Key,
-    seats: Option<Box<Seats>>,
-    /// Told when a hold of the key ends, if anybody watches.
-    hold_ended: Option<Arc<Notify>>,
-    /// What is told of it.
-    pub(super) watch: Watch,
-    /// Under which instant the key is filed among those that want the time.
-    filed_at: Option<Instant>,
+    empty: SpareSeats,
 }
 
 /// One look at an entry, under the mutex of its shard.
@@ -83,8 +68,7 @@ pub(super) struct Turn<'a> {
     /// Why the renewal failed that the event is about.
     pub(super) renewal_error: Option<Arc<BackendError>>,
     actions: &'a mut Actions,
-    #[expect(clippy::vec_box, reason = "they go from entry to entry as they are")]
-    empty: &'a mut Vec<Box<Seats>>,
+    empty: &'a mut SpareSeats,
     effects: &'a mut Effects,
 }
 
@@ -316,41 +300,6 @@ impl Shard {
 }
 
 impl Entry {
-    fn new(key: LockKey, last_number: u64) -> Entry {
-        Entry {
-            machine: machine::Key::new(key, last_number),
-            seats: None,
-            hold_ended: None,
-            watch: Watch::default(),
-            filed_at: None,
-        }
-    }
-
-    fn is_of(&self, key: &LockKey) -> bool {
-        self.machine.key() == key
-    }
-
-    /// Takes in what came of an event; of a lease that ran out, why it was not renewed.
-    fn watch_action(
-        &mut self,
-        happened: &Happened,
-        action: &Action,
-        now: Instant,
-        effects: &mut Effects,
-    ) -> Option<Arc<RenewalFailures>> {
-        let asker = match action {
-            Action::Tell(id, _) => self.asker(*id),
-            _ => None,
-        };
-        let Entry { watch, machine, .. } = self;
-        let mut telling = Telling::new(now, machine, effects);
-        watch.acted(happened, action, asker, &mut telling)
-    }
-
-    fn is_over(&self) -> bool {
-        self.machine.is_gone() && self.seats.is_none()
-    }
-
     /// Gives a waiter a seat, before it joins.
     pub(super) fn seat_waiter(
         &mut self,
@@ -367,43 +316,6 @@ impl Entry {
     pub(super) fn seat_release(&mut self, turn: &mut Turn<'_>, id: LeaseId, waker: &Waker) {
         let seats = self.seats.get_or_insert_with(|| turn.seats());
         seats.releases.push(Seat::new(id, (), waker));
-    }
-
-    /// Stores what a waiter is told, and returns whom to wake.
-    fn tell_waiter(&mut self, id: WaiterId, outcome: Outcome) -> Option<Waker> {
-        let holder = match outcome {
-            Outcome::Taken(_) | Outcome::TimedOut if self.machine.is_held() => {
-                Some(Process::current())
-            }
-            Outcome::Taken(_) | Outcome::TimedOut => self.watch.holder,
-            _ => None,
-        };
-        self.waiter(id)?.tell(Told { outcome, holder })
-    }
-
-    /// Stores what whoever ended a hold is told, and returns whom to wake.
-    fn tell_release(&mut self, id: LeaseId, ending: Ending) -> Option<Waker> {
-        self.release(id)?.tell(ending)
-    }
-
-    /// Who a waiter is that has not been told yet.
-    fn asker(&self, id: WaiterId) -> Option<Asker> {
-        let seats = self.seats.as_ref()?;
-        let seat = seats.waiters.get(seats.waiter_index(id)?)?;
-        seat.told.is_none().then_some(seat.who)
-    }
-
-    /// Who of those who wait came first.
-    fn first_asker(&self) -> Option<Asker> {
-        Some(self.seats.as_ref()?.waiters.front()?.who)
-    }
-
-    /// What the waiter has been told: then its seat is free.
-    pub(super) fn waiter_told(&mut self, id: WaiterId) -> Option<Told> {
-        let told = self.waiter(id)?.told.take()?;
-        // It went with the outcome.
-        let _waker = self.remove_waiter(id);
-        Some(told)
     }
 
     pub(super) fn poll_waiter(
@@ -443,31 +355,6 @@ impl Entry {
     pub(super) fn leave_release(&mut self, turn: &mut Turn<'_>, id: LeaseId) {
         turn.forget(self.remove_release(id));
     }
-
-    fn waiter(&mut self, id: WaiterId) -> Option<&mut Seat<WaiterId, Told, Asker>> {
-        let seats = self.seats.as_mut()?;
-        let index = seats.waiter_index(id)?;
-        seats.waiters.get_mut(index)
-    }
-
-    fn release(&mut self, id: LeaseId) -> Option<&mut Seat<LeaseId, Ending>> {
-        let mut releases = self.seats.as_mut()?.releases.iter_mut();
-        releases.find(|seat| seat.id == id)
-    }
-
-    /// Frees the seat, and returns whom to wake no more.
-    fn remove_waiter(&mut self, id: WaiterId) -> Option<Waker> {
-        let seats = self.seats.as_mut()?;
-        let index = seats.waiter_index(id)?;
-        seats.waiters.remove(index)?.waker
-    }
-
-    /// Frees the seat, and returns whom to wake no more.
-    fn remove_release(&mut self, id: LeaseId) -> Option<Waker> {
-        let releases = &mut self.seats.as_mut()?.releases;
-        let index = releases.iter().position(|seat| seat.id == id)?;
-        releases.remove(index).waker
-    }
 }
 
 /// The hash of `key` for the table: other bits of it have chosen the shard.
@@ -490,14 +377,15 @@ impl Turn<'_> {
             // The default generator: no function of a user is called under a mutex.
             entry.machine.provide_owner(unique_owner());
         }
-        let happened = Happened::of(&event, &entry.watch, &entry.machine, self.now);
+        let happened = Happened::of(&event, &entry.machine, self.now);
+        self.recall(entry, &happened);
         let machine = &mut entry.machine;
         machine.take_in(self.rules, self.now, event, self.actions);
         // The only place where anybody watches a key.
         self.watch(entry, &happened);
         let effects = &mut *self.effects;
         for action in self.actions.drain(..) {
-            let cause = entry.watch_action(&happened, &action, self.now, effects);
+            let cause = watch_action(entry, &happened, &action, self.now, self.empty, effects);
             let (told, waker) = match action {
                 Action::Ask(mut ask) => {
                     ask.verb
@@ -535,8 +423,33 @@ impl Turn<'_> {
                 effects.wakers.extend(waker);
             }
         }
-        let Entry { watch, machine, .. } = entry;
-        watch.settled(&happened, machine);
+        if let Some(seats) = &mut entry.seats {
+            if let Some(name) = seats.watch.settled(&happened, &entry.machine) {
+                entry.name = name;
+            }
+            if seats.waiters.is_empty() {
+                // Only those who wait are told.
+                seats.watch.holder = None;
+            }
+        }
+    }
+
+    /// Remembers the hold that the event is about, if something may have to be told of it.
+    fn recall(&mut self, entry: &mut Entry, happened: &Happened) {
+        let lease = match happened {
+            // Why renewals fail belongs to the error of the holder as well.
+            Happened::NotRenewed(lease) => *lease,
+            Happened::Ended(lease, _) | Happened::Renewed(lease, _) if self.effects.is_watched => {
+                *lease
+            }
+            _ => return,
+        };
+        let held = entry.machine.holding(lease, self.now);
+        if let Some(held) = held.filter(|held| entry.is_held_by(held, self.now)) {
+            let name = entry.name;
+            let seats = entry.seats.get_or_insert_with(|| self.seats());
+            seats.watch.recall(&held, name);
+        }
     }
 
     /// Takes in what happened, before what comes of it.
@@ -547,7 +460,7 @@ impl Turn<'_> {
             Happened::Joined(id) | Happened::Left(id) => (None, entry.asker(*id)),
             _ => (None, None),
         };
-        let Entry { watch, machine, .. } = entry;
+        let Entry { seats, machine, .. } = entry;
         let mut telling = Telling::new(self.now, machine, self.effects);
         match (happened, left) {
             (Happened::Joined(_), Some(asker)) if !asker.tries => telling.asked(asker),
@@ -556,7 +469,10 @@ impl Turn<'_> {
         }
         let is_dropped = !matches!(looker, Some(Seated::Releaser(_)));
         let error = self.renewal_error.take();
-        watch.happened(happened, first, is_dropped, error, &mut telling);
+        if let Some(seats) = seats {
+            let watch = &mut seats.watch;
+            watch.happened(happened, first, is_dropped, error, &mut telling);
+        }
     }
 
     /// Tells that somebody was refused who did not even join.
@@ -580,7 +496,7 @@ impl Turn<'_> {
     }
 
     fn seats(&mut self) -> Box<Seats> {
-        self.empty.pop().unwrap_or_default()
+        spare(self.empty)
     }
 
     /// Drops `waker` when no mutex is held.

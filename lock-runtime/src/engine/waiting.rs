@@ -11,8 +11,9 @@ use lock_protocol::machine::{Ask, Event, LeaseId, Outcome, Waiter, WaiterId};
 use lock_protocol::{FencingToken, Instant, LockKey};
 use tokio::time::timeout_at;
 
+use super::entry::Entry;
 use super::seats::{Ending, Seated, Told};
-use super::table::{Entry, Turn};
+use super::table::Turn;
 use super::watch::Asker;
 use super::{Engine, Hold, MARGIN, Wish, asking, timer, within_tokio};
 use crate::clock;

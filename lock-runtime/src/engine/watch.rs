@@ -1,12 +1,14 @@
 //! Tells what happens to a key: one look at each event, and at what came of it.
 //!
 //! Nothing is decided by it. What is told is put into the effects, and told when no mutex is held.
+//! Of a lock that is just held nothing is kept here but what it is called: the machine knows the
+//! rest.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use lock_protocol::machine::{
-    self, Action, Answer, End, Event, LeaseId, Outcome, ReleaseOutcome, WaiterId,
+    self, Action, Answer, End, Event, Holding, LeaseId, Outcome, ReleaseOutcome, WaiterId,
 };
 use lock_protocol::{
     Acquired, BackendError, FencingToken, Holder, Instant, LostReason, Process, Released, Renewed,
@@ -14,18 +16,20 @@ use lock_protocol::{
 use smallvec::SmallVec;
 
 use super::effects::Effects;
-use crate::observe::{LocalLock, LockEvent, LockRef, NAMELESS, Refusal, RenewalFailures, Via};
+use crate::observe::{LockEvent, LockRef, NAMELESS, Refusal, RenewalFailures, Via};
 
-/// Who holds a key here, and how far its claim is in the store.
+/// Who comes to hold a key here or gives it up, and how far its claim is in the store.
 #[derive(Default)]
 pub(super) struct Watch {
+    /// Without one that has been taken and is just held.
     holds: SmallVec<[Held; 1]>,
     queue: Queue,
     /// Which process has the lock, if the store last told that another does.
     pub(super) holder: Option<Process>,
 }
 
-/// A hold of a lease, from when its holder is told until it is clear what became of its end.
+/// A hold of a lease: from when its holder is told until it is seen, and from its end until it is
+/// clear what became of that; also while its renewal fails.
 struct Held {
     lease: LeaseId,
     token: FencingToken,
@@ -90,7 +94,7 @@ pub(super) struct Telling<'a> {
     now: Instant,
     machine: &'a machine::Key,
     /// `None` where nobody listens.
-    seen: Option<&'a mut Vec<LockEvent>>,
+    seen: Option<&'a mut SmallVec<[LockEvent; 1]>>,
 }
 
 impl<'a> Telling<'a> {
@@ -132,12 +136,7 @@ impl<'a> Telling<'a> {
 }
 
 impl Happened {
-    pub(super) fn of(
-        event: &Event<'_>,
-        watch: &Watch,
-        machine: &machine::Key,
-        now: Instant,
-    ) -> Happened {
+    pub(super) fn of(event: &Event<'_>, machine: &machine::Key, now: Instant) -> Happened {
         match event {
             Event::Joined(waiter) => Happened::Joined(waiter.id),
             Event::Left(id) => Happened::Left(*id),
@@ -147,7 +146,9 @@ impl Happened {
             Event::HandedOver { .. } => Happened::HandedOver,
             Event::Renewed { lease, answer, .. } => match answer {
                 Some(Renewed::Held(_)) => {
-                    Happened::Renewed(*lease, watch.remaining(*lease, machine, now))
+                    let held = machine.holding(*lease, now);
+                    let left = held.map(|held| machine.remaining(*lease, held.token, now));
+                    Happened::Renewed(*lease, left.unwrap_or_default())
                 }
                 Some(_) => Happened::Other,
                 None => Happened::NotRenewed(*lease),
@@ -173,36 +174,29 @@ impl Happened {
 }
 
 impl Watch {
-    /// The lock, if it is held.
-    pub(super) fn local(&self, machine: &machine::Key, now: Instant) -> Option<LocalLock> {
-        let held = self.present()?;
-        Some(LocalLock {
-            name: held.asker.name,
-            key: machine.key().clone(),
-            fencing_token: held.token,
-            held: now.since(held.since),
-            remaining: machine.remaining(held.lease, held.token, now),
-            waiting: machine.look().waiting,
-        })
+    /// Whether there is nothing to remember.
+    pub(super) fn is_empty(&self) -> bool {
+        self.holds.is_empty() && self.queue == Queue::Out && self.holder.is_none()
     }
 
-    /// What the lock is called, and for how long it has been held.
-    #[cfg(feature = "metrics")]
-    pub(super) fn age(&self, now: Instant) -> Option<(&'static str, Duration)> {
-        let held = self.present()?;
-        Some((held.asker.name, now.since(held.since)))
-    }
-
-    fn present(&self) -> Option<&Held> {
-        self.holds.iter().find(|held| held.stage == Stage::Held)
-    }
-
-    /// What is left of the lease by the local clock.
-    fn remaining(&self, lease: LeaseId, machine: &machine::Key, now: Instant) -> Duration {
-        let held = self.holds.iter().find(|held| held.is(lease));
-        held.map_or(Duration::ZERO, |held| {
-            machine.remaining(lease, held.token, now)
-        })
+    /// Remembers a hold that is just held, of a lock that is called `name`, if it is not known.
+    pub(super) fn recall(&mut self, hold: &Holding, name: &'static str) {
+        if self.held(hold.lease, hold.token).is_none() {
+            self.holds.push(Held {
+                lease: hold.lease,
+                token: hold.token,
+                asker: Asker {
+                    name,
+                    joined_at: hold.since,
+                    tries: false,
+                },
+                since: hold.since,
+                via: Via::Local,
+                untaken: None,
+                failures: None,
+                stage: Stage::Held,
+            });
+        }
     }
 
     /// Takes in what happened, before what came of it: who is the `first` in line, whether a hold
@@ -223,6 +217,7 @@ impl Watch {
             }
             Happened::Took(id) => self.took(*id, telling),
             Happened::Began(lease, token) => {
+                // If it is not known, the machine knows.
                 if let Some(held) = self.held(*lease, *token) {
                     held.since = telling.now;
                 }
@@ -327,16 +322,23 @@ impl Watch {
         None
     }
 
-    /// Takes in that this is all.
-    pub(super) fn settled(&mut self, happened: &Happened, machine: &machine::Key) {
-        if self.queue == Queue::Out {
-            return;
+    /// Takes in that this is all. What the lock is called of which nothing more is to be
+    /// remembered, if there is one.
+    pub(super) fn settled(
+        &mut self,
+        happened: &Happened,
+        machine: &machine::Key,
+    ) -> Option<&'static str> {
+        if self.queue != Queue::Out {
+            match machine.pursued() {
+                None => self.queue = Queue::Out,
+                Some(_) if matches!(happened, Happened::HandedOver) => self.queue = Queue::Handed,
+                Some(_) => {}
+            }
         }
-        match machine.pursued() {
-            None => self.queue = Queue::Out,
-            Some(_) if matches!(happened, Happened::HandedOver) => self.queue = Queue::Handed,
-            Some(_) => {}
-        }
+        let mut holds = self.holds.iter();
+        let index = holds.position(Held::is_at_rest)?;
+        Some(self.holds.remove(index).asker.name)
     }
 
     fn took(&mut self, id: WaiterId, telling: &mut Telling<'_>) {
@@ -409,6 +411,13 @@ impl Watch {
         }
     }
 
+    /// What the lock is called that is held, if that is remembered.
+    pub(super) fn held_name(&self) -> Option<&'static str> {
+        let mut holds = self.holds.iter();
+        let held = holds.find(|held| held.stage == Stage::Held)?;
+        Some(held.asker.name)
+    }
+
     /// Why the lease of this holder was not renewed of late.
     pub(super) fn failures(
         &self,
@@ -436,6 +445,11 @@ impl Held {
     /// Whether it is the present hold of the lease.
     fn is(&self, lease: LeaseId) -> bool {
         self.lease == lease && self.stage == Stage::Held
+    }
+
+    /// Whether it has been taken and is just held.
+    fn is_at_rest(&self) -> bool {
+        self.stage == Stage::Held && self.untaken.is_none() && self.failures.is_none()
     }
 
     /// It ended against the will of its holder, after so long.

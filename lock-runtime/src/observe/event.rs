@@ -84,6 +84,18 @@ pub enum LockEvent {
         /// The limit.
         limit: Duration,
     },
+    /// A body did not come to an `.await` for half of its ttl or longer: whatever else is to run on
+    /// its thread has stood still, and a lost lock would not have ended it. Told when it is over.
+    Blocked {
+        /// Which lock.
+        lock: LockRef,
+        /// The number of the holder.
+        fencing_token: FencingToken,
+        /// For how long.
+        blocked: Duration,
+        /// The ttl of the lock.
+        ttl: Duration,
+    },
     /// The store confirmed that a lease goes on.
     Renewed {
         /// Which lock.
@@ -196,6 +208,7 @@ impl LockEvent {
             | LockEvent::Released { lock, .. }
             | LockEvent::Lost { lock, .. }
             | LockEvent::MaxHold { lock, .. }
+            | LockEvent::Blocked { lock, .. }
             | LockEvent::Renewed { lock, .. }
             | LockEvent::RenewalFailed { lock, .. } => Some(lock),
             _ => None,

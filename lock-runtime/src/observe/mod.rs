@@ -10,7 +10,7 @@
 //!
 //! | level | span or message | fields |
 //! |---|---|---|
-//! | DEBUG | span `lock.acquire` | lock, key, ttl_ms, wait_ms; at its end: outcome, waited_secs, fencing_token |
+//! | DEBUG | span `lock.acquire` | lock, key, ttl_ms, wait_ms; at its end: outcome, waited_secs, and fencing_token, or the process that is the holder |
 //! | INFO | span `lock.hold`, around the body of an annotated function and of [`Lock::run`](crate::Lock::run) | lock, key, fencing_token |
 //! | WARN | lock lost | lock, key, fencing_token, reason, held_secs, failed_renewals, error |
 //! | WARN | lock acquired slowly: after [`slow_wait`](crate::LockRuntimeBuilder::slow_wait) | lock, key, fencing_token, waited_secs, threshold_secs, waiting |
@@ -18,6 +18,7 @@
 //! | INFO | renewal recovered | lock, key, times |
 //! | WARN | release not confirmed | lock, key, fencing_token, held_secs, error |
 //! | WARN | lock held too long | lock, key, fencing_token, max_hold_secs |
+//! | WARN | body blocks its thread, for half of the ttl or longer; when that is over | lock, key, fencing_token, blocked_secs, ttl_secs |
 //! | WARN | function panicked | function |
 //! | WARN | shut down with locks held | locks, keys |
 //! | WARN | two locks are taken in both orders, once for each pair | first, second, functions |
@@ -45,7 +46,7 @@
 //! | `oldest_hold_seconds` | gauge | lock | what is stuck now |
 //! | `held`, `waiting` | gauges | lock | tasks of this process |
 //! | `grants_total` | counter | lock, via = free, local, handed_over, after_expiry | how locks come |
-//! | `lost_total` | counter | lock, reason = expired, deleted, taken_over, not_held | losses |
+//! | `lost_total` | counter | lock, reason = expired, deleted, taken_over, not_held where a store does not say | losses |
 //! | `lease_margin_seconds` | histogram | – | what is left of leases when a renewal is confirmed |
 //! | `renewal_failures_total`, `release_failures_total` | counters | cause = timeout, connection, refused | what had no answer |
 //! | `store_request_duration_seconds` | histogram | verb = acquire, renew, release, abandon; outcome = ok, timeout, lost, refused | the store |
@@ -57,7 +58,10 @@
 //! A bare [`LockGuard`](crate::LockGuard) has no span: it is no scope. Enter one of your own, with
 //! its fencing token.
 
+pub(crate) mod card;
 mod event;
+mod health;
+mod inspected;
 mod local;
 #[cfg(feature = "metrics")]
 pub(crate) mod metrics;
@@ -75,7 +79,10 @@ use lock_protocol::{FencingToken, LockKey};
 
 use crate::sync::lock;
 
+pub use self::card::{CardLock, ProcessInfo};
 pub use self::event::{Failure, LockEvent, LockRef, Refusal, RenewalFailures, Verb, Via};
+pub use self::health::{Health, MemberHealth};
+pub use self::inspected::{Broken, LockInfo, WaitingClaim};
 pub use self::local::LocalLock;
 #[cfg(feature = "metrics")]
 pub use self::metrics::{BUCKETS, METRICS};
@@ -192,6 +199,16 @@ impl Observers {
             return true;
         }
         cfg!(feature = "metrics") || !self.own.is_empty()
+    }
+
+    /// Whether anybody wants to hear what no metric tells.
+    #[inline]
+    pub(crate) fn wants_all(&self) -> bool {
+        #[cfg(feature = "tracing")]
+        if traces::is_on() {
+            return true;
+        }
+        !self.own.is_empty()
     }
 
     /// Tells everybody. No mutex is held: functions of users are called.

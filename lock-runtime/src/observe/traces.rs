@@ -9,6 +9,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Level, Span, debug, debug_span, event, field, info, info_span, trace, warn};
 
 use super::{LockEvent, LockRef, Observers};
+use crate::error::LockError;
 
 /// The target of what is about the store.
 const STORE: &str = "lock_runtime::store";
@@ -42,19 +43,25 @@ pub(crate) fn acquire_span(
         outcome = field::Empty,
         waited_secs = field::Empty,
         fencing_token = field::Empty,
+        holder = field::Empty,
     ))
 }
 
-/// Takes in the end of such a span: the number of the holder, or else the `outcome`.
-pub(crate) fn acquired(span: &Span, waited: Duration, outcome: Result<FencingToken, &str>) {
+/// Takes in the end of such a span: the number of the holder, or why there is none.
+pub(crate) fn acquired(span: &Span, waited: Duration, outcome: Result<FencingToken, &LockError>) {
     span.record("waited_secs", waited.as_secs_f64());
     match outcome {
         Ok(token) => {
             span.record("outcome", "acquired");
             span.record("fencing_token", token.as_u64());
         }
-        Err(outcome) => {
-            span.record("outcome", outcome);
+        Err(error) => {
+            span.record("outcome", error.outcome());
+            if let LockError::Taken { holder, .. } | LockError::Timeout { holder, .. } = error
+                && let Some(holder) = holder
+            {
+                span.record("holder", field::display(holder));
+            }
         }
     }
 }
@@ -213,6 +220,20 @@ pub(super) fn tell(observers: &Observers, event: &LockEvent) {
             fencing_token = fencing_token.as_u64(),
             max_hold_secs = limit.as_secs_f64(),
             "lock held too long"
+        ),
+        LockEvent::Blocked {
+            lock,
+            fencing_token,
+            blocked,
+            ttl,
+        } => warn!(
+            target: LOCKS,
+            lock = lock.name,
+            key = key(lock),
+            fencing_token = fencing_token.as_u64(),
+            blocked_secs = blocked.as_secs_f64(),
+            ttl_secs = ttl.as_secs_f64(),
+            "body blocks its thread"
         ),
         LockEvent::Renewed {
             lock,

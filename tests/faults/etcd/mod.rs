@@ -17,6 +17,7 @@ mod e16_faults_in_turn;
 mod e17_stopped_waiter;
 mod e18_order;
 mod e19_killed;
+mod e20_service_back;
 
 use std::time::{Duration, Instant};
 

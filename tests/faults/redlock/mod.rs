@@ -13,6 +13,7 @@ mod m10_shutdown;
 mod m11_settings;
 mod m12_waiting_claims;
 mod m13_clock_after_a_restart;
+mod m14_clocks_ahead;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

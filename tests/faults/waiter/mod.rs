@@ -33,8 +33,9 @@ use lock_tests::alone;
 use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::proxy::{Fault, Proxy, Way};
 use lock_tests::faults::{
-    COMMAND, DEADLINE, GRACE, SLACK, builder, by_the_short_way, can_be_had, eventually, free,
-    locks, ms, nothing_left, owner, queued, remaining, start, start_patient, statistic, waiters,
+    COMMAND, DEADLINE, GRACE, SLACK, builder, by_the_short_way, can_be_had, channels, eventually,
+    free, listeners, locks, ms, nothing_left, owner, queued, remaining, start, start_patient,
+    statistic, waiters,
 };
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;

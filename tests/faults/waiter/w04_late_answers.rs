@@ -82,6 +82,91 @@ async fn a_thread_that_is_blocked_as_it_releases_keeps_nobody_waiting() {
     nothing_left(&server).await;
 }
 
+/// A hand-over is told to the tokio runtime that queued the claim, where a thread that is blocked
+/// hears of nothing. The next claims of that runtime are told by the thread of the backend.
+#[tokio::test]
+async fn a_runtime_that_is_blocked_costs_those_behind_it_one_grace() {
+    let server = Server::start();
+    // Nor does a heartbeat find the lock.
+    let locks = builder(server.url()).heartbeat(2 * DEADLINE);
+    let locks = locks.build().await.unwrap();
+    let (go, mut gone) = tokio::sync::mpsc::unbounded_channel();
+    let (unblock, blocked) = std::sync::mpsc::channel();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let waiting = std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().build().unwrap().block_on(async {
+            can_be_had(&locks, "warm").await;
+            // For when the short way is there.
+            gone.recv().await.unwrap();
+            for _ in 0..20 {
+                can_be_had(&locks, "warm").await;
+                sleep(ms(2)).await;
+            }
+            for round in 0..2 {
+                let acquiring = tokio::spawn(locks.lock("k").acquire());
+                gone.recv().await.unwrap();
+                tell.send(()).unwrap();
+                if round == 0 {
+                    blocked.recv_timeout(DEADLINE).unwrap();
+                }
+                acquiring.await.unwrap().unwrap().release().await.unwrap();
+                tell.send(()).unwrap();
+                gone.recv().await.unwrap();
+            }
+        });
+    });
+    eventually("a short way", || {
+        server.run::<Vec<String>>(&["PUBSUB", "CHANNELS"]).len() == 2
+    })
+    .await;
+
+    let (one, two) = (
+        self::locks(server.url()).await,
+        self::locks(server.url()).await,
+    );
+    let holder = one.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+    go.send(()).unwrap();
+    queued(&server, "k", 1).await;
+    let by_the_lane = |channel: &str| channel.ends_with(":0");
+    let channel = channels(&server, "k").remove(0);
+    assert!(!by_the_lane(&channel), "{channel}");
+    let waiter = tokio::spawn(two.lock("k").acquire());
+    queued(&server, "k", 2).await;
+    go.send(()).unwrap();
+    told.recv().await.unwrap();
+    let released = Instant::now();
+    holder.release().await.unwrap();
+    let guard = waiter.await.unwrap().unwrap();
+    assert!(
+        released.elapsed() >= GRACE / 2,
+        "it was not handed the lock"
+    );
+    assert!(
+        released.elapsed() < GRACE + SLACK,
+        "{:?}",
+        released.elapsed()
+    );
+    unblock.send(()).unwrap();
+    queued(&server, "k", 1).await;
+    guard.release().await.unwrap();
+    told.recv().await.unwrap();
+
+    let holder = one.lock("k").ttl(ms(60_000)).acquire().await.unwrap();
+    go.send(()).unwrap();
+    queued(&server, "k", 1).await;
+    let channel = channels(&server, "k").remove(0);
+    assert!(by_the_lane(&channel), "{channel}");
+    go.send(()).unwrap();
+    holder.release().await.unwrap();
+    for _ in 0..2 {
+        told.recv().await.unwrap();
+    }
+    go.send(()).unwrap();
+    waiting.join().unwrap();
+    nothing_left(&server).await;
+}
+
 /// The task that would send what waits is the next one of a thread that is blocked, from which no
 /// other thread takes it.
 #[test]
@@ -182,10 +267,9 @@ async fn a_late_answer_is_not_taken_for_that_to_a_later_question() {
 #[tokio::test]
 async fn answers_that_are_shifted_give_nobody_a_lock_of_another() {
     let (server, proxy, locks) = start_patient().await;
-    // Only lanes subscribe.
     let lanes = || -> Vec<usize> {
         let log = proxy.log().into_iter();
-        let subscribed = log.filter(|seen| seen.name == "SUBSCRIBE");
+        let subscribed = log.filter(|seen| seen.name == "SUBSCRIBE" && seen.key.ends_with(":0"));
         subscribed.map(|seen| seen.connection).collect()
     };
     let shifted = with_answers_shifted(&server, &proxy, &locks).await;

@@ -25,11 +25,7 @@ async fn a_queued_process_that_crashed_costs_nothing() {
         process.kill();
     }
     eventually("the server notices", || {
-        server
-            .run::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"])
-            .lines()
-            .count()
-            <= 2
+        listeners(&server, "k") == [0, 0, 0, 1]
     })
     .await;
 

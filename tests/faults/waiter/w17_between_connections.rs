@@ -12,14 +12,7 @@ async fn a_waiter_between_two_connections_is_skipped_and_comes_back() {
     let next = tokio::spawn(two.lock("k").acquire());
     queued(&server, "k", 2).await;
     proxy.refuse();
-    eventually("it is away", || {
-        server
-            .run::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"])
-            .lines()
-            .count()
-            == 2
-    })
-    .await;
+    eventually("it is away", || listeners(&server, "k") == [0, 1]).await;
     let released = Instant::now();
     holder.release().await.unwrap();
     let guard = next.await.unwrap().unwrap();

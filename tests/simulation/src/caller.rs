@@ -110,7 +110,8 @@ impl World {
             deadline,
             outcome: None,
         };
-        if self.chance.strikes(Fault::CallerParked, 12) {
+        let seldom = if self.plan.keeps { 3 } else { 12 };
+        if self.chance.strikes(Fault::CallerParked, seldom) {
             self.fault(Fault::CallerParked);
             let until = self.now + self.some_ms(1, 2_500);
             self.processes[process].callers[caller].parked_until = until;
@@ -155,7 +156,7 @@ impl World {
             terms.max_hold = Some(ms(100));
         }
         // What is explored and what is replayed know nothing of it.
-        if !self.plan.goes_on && self.one_in(5) {
+        if self.plan.keeps || !self.plan.goes_on && self.one_in(5) {
             let least = if terms.max_hold.is_some() {
                 50
             } else {

@@ -60,6 +60,9 @@ pub struct Plan {
     /// Whether neither the data of the server nor its clock go back: a replay on a real server can
     /// do no more.
     pub goes_on: bool,
+    /// Whether every holder keeps its key for a while, many callers are not polled, and the server
+    /// refuses often: what only these bring about together is rare otherwise.
+    pub keeps: bool,
 }
 
 impl Plan {
@@ -72,6 +75,15 @@ impl Plan {
             callers: 3,
             keys: 2,
             goes_on: false,
+            keeps: false,
+        }
+    }
+
+    /// The history of this seed, with many keys that are [kept](Plan::keeps).
+    pub fn keeping(seed: u64) -> Plan {
+        Plan {
+            keeps: true,
+            ..Plan::new(seed)
         }
     }
 }

@@ -65,7 +65,8 @@ impl World {
         let timeout = now + patience;
         self.plan_for(process, timeout, ToProcess::Fails(id, Failure::Timeout));
 
-        if is_numbered && self.strikes(Fault::Refused, 100) {
+        let seldom = if self.plan.keeps { 8 } else { 100 };
+        if is_numbered && self.strikes(Fault::Refused, seldom) {
             self.fault(Fault::Refused);
             self.onlooker.forget(&owners);
             let at = now + self.some_ms(1, 5);

@@ -83,6 +83,8 @@ pub fn builder(url: impl Into<String>) -> LockRuntimeBuilder {
         .grace(GRACE)
         .heartbeat(GRACE)
         .shutdown_timeout(DEADLINE)
+        // What a process says of itself now and then would be among the commands that are counted.
+        .process_card(false)
 }
 
 /// A runtime as one process would have it.
@@ -123,6 +125,23 @@ pub async fn by_the_short_way(proxy: &Proxy, locks: &LockRuntime) {
         assert!(started.elapsed() < DEADLINE, "it is not used");
         can_be_had(locks, "warm").await;
     }
+}
+
+/// By which channels those who wait for `key` are told, in their order.
+pub fn channels(server: &Server, key: &str) -> Vec<String> {
+    let queue = format!("{{lock:{key}}}:waiters");
+    let members: Vec<String> = server.run(&["ZRANGE", &queue, "0", "-1"]);
+    let channel = |member: &String| member.rsplit('/').nth(4).map(str::to_owned);
+    members.iter().filter_map(channel).collect()
+}
+
+/// How many clients listen for each of those who wait for `key`, in their order.
+pub fn listeners(server: &Server, key: &str) -> Vec<u64> {
+    let listen = |channel: &String| {
+        let (_, listen): (String, u64) = server.run(&["PUBSUB", "NUMSUB", channel]);
+        listen
+    };
+    channels(server, key).iter().map(listen).collect()
 }
 
 /// Who holds the lock, as the server has it.
@@ -184,7 +203,8 @@ pub async fn nothing_left(server: &Server) {
     let deadline = Instant::now() + DEADLINE;
     while Instant::now() < deadline {
         left = server.run::<Vec<String>>(&["KEYS", "*"]);
-        left.retain(|key| !key.ends_with(":counter") && !is_withdrawal(key));
+        let stays = |key: &str| key.ends_with(":counter") || key.ends_with(":holders");
+        left.retain(|key| !stays(key) && !is_withdrawal(key));
         if left.is_empty() {
             return;
         }

@@ -9,7 +9,7 @@ use core::time::Duration;
 use super::super::{
     Action, Answer, Ask, Event, Granted, Key, Outcome, ReleaseOutcome, Verb, Waiter, WaiterId,
 };
-use crate::backend::BackendError;
+use crate::backend_error::BackendError;
 use crate::claim::AskNumber;
 use crate::claim::{Acquired, Claim, Extension, Grant, Holder, Released, Renewed};
 use crate::name::LockKey;

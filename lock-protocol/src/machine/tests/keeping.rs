@@ -166,6 +166,10 @@ fn a_release_that_is_refused_withdraws_no_claim_whose_key_is_to_stay_taken() {
     b.ends();
     let told = b.refused(4);
     assert_eq!(told, ["release failed"]);
+    // It is when that is over, and only then.
+    assert_eq!(b.wants_time_in(), Some(LEAST));
+    assert_eq!(b.in_time(), ["#5 abandon w1"]);
+    b.answered(5, Answer::Abandoned);
     assert!(b.key.is_gone());
     // The control: one that ended late is withdrawn, since its question may come yet.
     let mut b = keeping_in_doubt();
@@ -176,6 +180,29 @@ fn a_release_that_is_refused_withdraws_no_claim_whose_key_is_to_stay_taken() {
     b.ends();
     let told = b.refused(4);
     assert!(told.contains(&"#5 abandon w1".to_owned()), "{told:?}");
+}
+
+#[test]
+fn a_late_answer_frees_no_key_whose_release_was_refused_before_its_minimum_was_over() {
+    let mut b = keeping_in_doubt();
+    b.ends();
+    b.refused(4);
+    b.pass(LEAST / 2);
+    assert_eq!(b.granted(1, 100), [""; 0]);
+    assert_eq!(b.wants_time_in(), Some(LEAST / 2));
+    // The control: when the minimum is over, it is not kept any longer.
+    assert_eq!(b.in_time(), ["#5 abandon w1"]);
+}
+
+#[test]
+fn a_key_that_is_to_stay_taken_keeps_no_shutdown_and_is_not_freed_by_it() {
+    let mut b = keeping_in_doubt();
+    b.ends();
+    b.refused(4);
+    assert!(!b.key.is_quiet());
+    assert_eq!(b.on(Event::ShutDown), [""; 0]);
+    assert!(b.key.is_quiet());
+    assert_eq!(b.granted(1, 100), [""; 0]);
 }
 
 #[test]

@@ -22,6 +22,25 @@ fn a_look_shows_who_waits_and_how_far_the_claim_is() {
 }
 
 #[test]
+fn a_hold_is_told_until_its_holder_gives_it_up() {
+    let mut b = Bench::held();
+    let (hold, granted) = (b.key.held(b.now).expect("a hold"), b.last_grant());
+    let told = (granted.lease, granted.token, granted.since);
+    assert_eq!((hold.lease, hold.token, hold.since), told);
+    assert_eq!(b.key.holding(hold.lease, b.now), Some(hold));
+    b.in_time();
+    b.renewed(ms(1), Some(Renewed::lost()));
+    assert_eq!(b.key.held(b.now), None);
+    assert_eq!(b.key.holding(hold.lease, b.now), Some(hold));
+    let b = Bench::releasing();
+    let given_up = b.last_grant().lease;
+    assert_eq!(
+        (b.key.held(b.now), b.key.holding(given_up, b.now)),
+        (None, None)
+    );
+}
+
+#[test]
 fn a_look_shows_leases_and_withdrawals() {
     let held = Look {
         held: 1,

@@ -122,10 +122,13 @@ fn a_grant_that_lacks_a_little_of_its_ttl_is_renewed_as_any_other() {
     };
     let little = TTL - TTL / 64;
     assert!((ms(7_500)..=ms(10_000)).contains(&granted_for(None, little)));
-    // One that lacks more, or that nobody else renews, is extended by half.
+    // One that is never renewed is left alone until it ends.
+    let never = Some(Terms::new(TTL));
+    assert!(granted_for(never, little) > little - little / 50);
+    // One that lacks more is extended by half, whoever else renews it.
     let more = TTL - TTL / 8;
     assert_eq!(granted_for(None, more), more / 2);
-    assert_eq!(granted_for(Some(Terms::new(TTL)), little), little / 2);
+    assert_eq!(granted_for(never, more), more / 2);
 }
 
 #[test]

@@ -14,8 +14,8 @@ use std::time::SystemTime;
 
 use lock_protocol::store::{Messages, Moment, Store, Word};
 use lock_protocol::{
-    Acquired, AskNumber, Backend, BackendError, Claim, Grant, Limits, LockKey, News, OwnerToken,
-    Release, Released, Renewal, Renewed,
+    Acquired, AskNumber, Backend, BackendError, Card, Claim, Condition, Grant, Inspected, Limits,
+    LockKey, Member, News, OwnerToken, Release, Released, Renewal, Renewed,
 };
 
 pub use self::faults::Fault;
@@ -73,6 +73,8 @@ struct Shared {
     /// A `std` mutex, since it is held for a few map operations and never across an await.
     store: Mutex<Store<Arc<Sinks>>>,
     faults: Mutex<Faults>,
+    /// Those who use it, of all handles.
+    users: Mutex<Vec<Weak<Sinks>>>,
     /// What it plays, if it is to do less than it can.
     lesser: Option<Lesser>,
 }
@@ -320,6 +322,15 @@ impl MemoryBackend {
         });
     }
 
+    /// What all who use the store with this prefix say of themselves: nobody has to leave a card.
+    fn left_cards(&self, prefix: &str) -> Vec<Card> {
+        let users = lock(&self.shared.users).clone();
+        let users = users.iter().filter_map(Weak::upgrade);
+        let mut cards: Vec<_> = users.flat_map(|sinks| sinks.cards()).collect();
+        cards.retain(|card| card.prefix == prefix);
+        cards
+    }
+
     /// What a verb has ended may be free for others.
     fn ended(&self, key: &LockKey, owner: &OwnerToken) {
         if let Some(lesser) = self.lesser() {
@@ -368,6 +379,11 @@ impl Backend for MemoryBackend {
 
     fn attach(&self, news: Weak<dyn News>) {
         self.sinks.attach(news);
+        let mut users = lock(&self.shared.users);
+        users.retain(|sinks| {
+            sinks.strong_count() > 0 && !sinks.ptr_eq(&Arc::downgrade(&self.sinks))
+        });
+        users.push(Arc::downgrade(&self.sinks));
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
@@ -464,6 +480,45 @@ impl Backend for MemoryBackend {
             grant.valid_for = grant.valid_for.min(claim.ttl);
         }
         Ok(granted)
+    }
+
+    async fn inspect(&self, key: &LockKey) -> Result<Option<Inspected>, BackendError> {
+        let verb = |store: &mut Store<_>, at: Moment| (store.inspect(key, at.now), Messages::new());
+        let Some(mut inspected) = self.run(verb).await? else {
+            return Ok(None);
+        };
+        if let Some(process) = inspected.owner.process() {
+            inspected.cards = self.left_cards(key.prefix());
+            let process = process.to_string();
+            inspected.cards.retain(|card| card.id.starts_with(&process));
+        }
+        Ok(Some(inspected))
+    }
+
+    async fn cards(&self, prefix: &str) -> Result<Vec<Card>, BackendError> {
+        self.run(|_, _| ((), Messages::new())).await?;
+        Ok(self.left_cards(prefix))
+    }
+
+    async fn break_lock(
+        &self,
+        key: &LockKey,
+        owner: &OwnerToken,
+    ) -> Result<Released, BackendError> {
+        let verb = |store: &mut Store<_>, at| {
+            let (answer, messages) = store.break_lock(key, owner, &self.sinks, at);
+            if let Released::Released(_) = answer {
+                self.ended(key, owner);
+            }
+            (answer, messages)
+        };
+        Ok(self.run(verb).await?)
+    }
+
+    async fn condition(&self) -> Result<Condition, BackendError> {
+        let answer = self.run(|_, _| ((), Messages::new())).await;
+        let memory = Member::new("memory", answer.map_err(BackendError::from));
+        Ok(Condition::of(vec![memory], 1))
     }
 
     async fn close(&self) {

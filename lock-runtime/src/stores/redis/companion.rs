@@ -8,6 +8,8 @@ use lock_protocol::LockKey;
 const QUEUE: &str = LockKey::COMPANIONS[0];
 /// What ends the name of the largest fencing token of a lock.
 const FENCE: &str = LockKey::COMPANIONS[4];
+/// What ends the names of the cards of processes, which tell what these hold.
+const CARD: &str = LockKey::COMPANIONS[2];
 /// What ends the name of a counter.
 const COUNTER: &str = LockKey::COMPANIONS[1];
 /// The counters that the locks of a prefix share, two digits each: few, since each is a key that
@@ -49,6 +51,21 @@ impl<'a> Companion<'a> {
         // It ends like a counter, so no lock is called like this.
         Companion {
             parts: ["{", key.prefix(), "}:", "votes", COUNTER],
+        }
+    }
+
+    /// The card of a process, by which it says what it is, for the prefix of `key`.
+    pub(super) fn card(key: &'a LockKey, process: &'a str) -> Companion<'a> {
+        // No lock is called like this: it has a hash tag, and ends like a companion.
+        Companion {
+            parts: ["{", key.prefix(), "}:", process, CARD],
+        }
+    }
+
+    /// The processes that leave cards for the prefix of `key`.
+    pub(super) fn processes(key: &'a LockKey) -> Companion<'a> {
+        Companion {
+            parts: ["{", key.prefix(), "}:", "processes", CARD],
         }
     }
 
@@ -118,7 +135,7 @@ mod tests {
     #[test]
     fn the_endings_are_those_that_keys_must_not_have() {
         assert_eq!([QUEUE, COUNTER, FENCE], [":waiters", ":counter", ":fence"]);
-        assert!(LockKey::COMPANIONS.contains(&":holders"));
+        assert_eq!(CARD, ":holders");
     }
 
     #[test]
@@ -134,10 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn no_key_is_called_like_a_counter() {
+    fn no_key_is_called_like_a_counter_or_a_card() {
         for prefix in ["lock:", "", "a", "a{b}", "{", "}", "a}", "{}", "{t}"] {
-            for number in ["00", "3f", "votes"] {
-                let name = format!("{{{prefix}}}:{number}{COUNTER}");
+            let counters = ["00", "3f", "votes"].map(|number| (number, COUNTER));
+            let cards = ["0123456789abcdef-2a", "processes"].map(|process| (process, CARD));
+            for (number, end) in counters.into_iter().chain(cards) {
+                let name = format!("{{{prefix}}}:{number}{end}");
                 for (at, _) in name.char_indices() {
                     let (prefix, key) = name.split_at(at);
                     assert!(LockKey::new(prefix, key).is_err(), "{name}");

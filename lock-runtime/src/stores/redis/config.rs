@@ -12,10 +12,13 @@ use deadpool_redis::redis::{
 use deadpool_redis::{Config, Hook, HookError, Manager, Pool, PoolConfig, Runtime};
 
 use super::fault::Fault;
+use lock_protocol::{Card, MAX_TTL};
 
 /// What a command or a connection attempt may take.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 
+/// The shortest time for which a lock is left free.
+const MIN_GAP: Duration = Duration::from_millis(1);
 /// How many lanes there may be.
 const LANES: RangeInclusive<usize> = 1..=256;
 /// How many connections there may be; the pool could not count many more.
@@ -64,9 +67,42 @@ pub struct RedisSettings {
     pub tls_client_certificate: Option<Vec<u8>>,
     /// The private key of the first of these certificates, in PEM format.
     pub tls_client_key: Option<SecretPem>,
+    /// How a lock for which others wait is left free for those who stand in no queue; not at all if
+    /// `None`, which is the default.
+    pub foreign_gap: Option<ForeignGap>,
     /// For tests: calls go as those that share a command do, also without company.
     #[doc(hidden)]
     pub always_shared: bool,
+    /// For tests: how often the process leaves its card.
+    #[doc(hidden)]
+    pub card_every: Duration,
+}
+
+/// For how long a lock is left free, and how often, for other libraries that ask again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForeignGap {
+    /// No sooner is it left free again.
+    pub every: Duration,
+    /// For how long it is: as long as they sleep between two questions, or longer.
+    pub gap: Duration,
+}
+
+impl ForeignGap {
+    fn checked(self) -> Result<ForeignGap, Fault> {
+        let ForeignGap { every, gap } = self;
+        let is_usable = gap >= MIN_GAP && gap < every && every <= MAX_TTL;
+        is_usable.then_some(self).ok_or_else(|| {
+            let shown = humantime::format_duration;
+            Fault::Config(format!(
+                "`foreign_gap` leaves locks free for {} every {}, but must be from {} on, less than \
+                 every so often, and at least once in {}",
+                shown(gap),
+                shown(every),
+                shown(MIN_GAP),
+                shown(MAX_TTL)
+            ))
+        })
+    }
 }
 
 /// A private key in PEM format, which is not shown where settings are.
@@ -96,7 +132,9 @@ impl Default for RedisSettings {
             tls_root_certificates: None,
             tls_client_certificate: None,
             tls_client_key: None,
+            foreign_gap: None,
             always_shared: false,
+            card_every: Card::PERIOD,
         }
     }
 }
@@ -115,6 +153,7 @@ pub(super) fn pool(
     settings: &RedisSettings,
     receive: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
 ) -> Result<(Pool, String), Fault> {
+    settings.foreign_gap.map(ForeignGap::checked).transpose()?;
     for timeout in [settings.command_timeout, settings.connect_timeout] {
         if !TIMEOUTS.contains(&timeout) {
             return Err(Fault::Config(format!(

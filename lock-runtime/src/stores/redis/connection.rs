@@ -46,17 +46,25 @@ pub(super) enum Role {
 }
 
 /// The connection of a link. It stays checked out of the pool, so that the pool knows of it.
-pub(super) struct Connection(deadpool_redis::Connection);
+pub(super) struct Connection {
+    connection: deadpool_redis::Connection,
+    /// What it listens to, if it does.
+    channel: Option<Arc<str>>,
+}
 
 impl Connection {
     /// A handle to send commands by, without the PING that a checkout costs.
     pub(super) fn commands(&self) -> MultiplexedConnection {
-        (*self.0).clone()
+        (*self.connection).clone()
     }
 
     /// Ends the connection; it does not go back into the pool.
     pub(super) fn discard(self) {
-        drop(deadpool_redis::Connection::take(self.0));
+        drop(deadpool_redis::Connection::take(self.connection));
+    }
+
+    pub(super) fn channel(&self) -> Option<Arc<str>> {
+        self.channel.clone()
     }
 }
 
@@ -64,7 +72,10 @@ impl Target {
     /// Opens a connection for `link` that knows the scripts and, if the link has a channel, listens
     /// to it.
     pub(super) async fn open(self, link: Arc<Link>) -> Result<Connection, Fault> {
-        let connection = Connection(self.pool.get().await.map_err(|error| self.fault(error))?);
+        let connection = Connection {
+            connection: self.pool.get().await.map_err(|error| self.fault(error))?,
+            channel: link.next_channel(),
+        };
         let prepared = timeout(self.command_timeout, self.prepare(&connection, &link)).await;
         match prepared.unwrap_or(Err(Fault::NoAnswer(self.command_timeout))) {
             Ok(()) => Ok(connection),
@@ -76,6 +87,7 @@ impl Target {
     }
 
     async fn prepare(&self, connection: &Connection, link: &Link) -> Result<(), Fault> {
+        let channel = connection.channel.as_deref();
         let mut connection = connection.commands();
         // Without arguments it changes nothing, tells what the server is, and is allowed to every
         // user.
@@ -86,8 +98,9 @@ impl Target {
         }
         let count = loads.len();
         greeting.extend(loads);
+        // A channel that is there already is that of a lane: what works there works for others.
         if let (Some(key), Some(channel)) = (&self.probe, link.channel()) {
-            greeting.extend(scripts::probes(key, channel));
+            greeting.extend(scripts::probes(key, &channel));
         }
         let mut call = Call::commands(greeting);
         let sent_at = Instant::now();
@@ -113,7 +126,7 @@ impl Target {
             .map_err(Fault::Refused)?;
         scripts::probed(replies)?;
 
-        let Some(channel) = link.channel() else {
+        let Some(channel) = channel else {
             return Ok(());
         };
         // No message can have been published to this connection before now.

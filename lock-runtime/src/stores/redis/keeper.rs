@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::connection::{Connection, Target};
 use super::fault::Fault;
 use super::link::{Batch, Link, Next, Terms};
+use super::listening::Listening;
 use super::wakeups::Wakeups;
 use crate::backoff::{Backoff, Retry, jittered};
 
@@ -27,8 +28,10 @@ const RECONNECT: Backoff = Backoff {
 const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 
 /// Keeps a link until the backend is closed or dropped, or the tokio runtime ends that this runs
-/// on. A link has at most one live connection: the old one is gone before the next is opened, since
-/// otherwise a message from the old one could be taken for a young one.
+/// on. It has let go of a connection before it opens the next. One of a lane has ended then; one of
+/// a short way goes on as long as a caller's future is parked that waits for an answer by it, which
+/// is why what comes by it must be told from what comes by the next
+/// ([`Listening::Anew`](super::listening::Listening::Anew)).
 pub(super) struct Keeper {
     link: Arc<Link>,
     /// What the link leads to.
@@ -51,16 +54,16 @@ enum Ended {
 impl Keeper {
     /// A link by these `terms` to `target`, and its keeper.
     ///
-    /// If there is a `channel`, its connections listen to it, and `wakeups` are told of each new
-    /// one.
+    /// If its connections listen, `wakeups` are told of each new one.
     pub(super) fn new(
         terms: Terms,
         target: Target,
-        channel: Option<(Arc<str>, Arc<Wakeups>)>,
+        listening: Option<(Listening, Arc<Wakeups>)>,
         closing: watch::Receiver<bool>,
     ) -> (Arc<Link>, Keeper) {
-        let (channel, wakeups) = channel.unzip();
-        let (link, _keeps) = Link::new(terms, target.sharing, channel, target.command_timeout);
+        let (listening, wakeups) = listening.unzip();
+        let listening = listening.unwrap_or(Listening::No);
+        let (link, _keeps) = Link::new(terms, target.sharing, listening, target.command_timeout);
         let keeper = Keeper {
             link: Arc::clone(&link),
             target,
@@ -75,17 +78,22 @@ impl Keeper {
     pub(super) async fn run(mut self) {
         let mut failures = 0;
         while let Some(connection) = self.connect(&mut failures).await {
-            if let Some(wakeups) = &self.wakeups {
+            // By a channel that is not new something may have been missed.
+            if let Some(wakeups) = &self.wakeups
+                && self.link.channel().is_some()
+            {
                 wakeups.ask_all();
             }
             let since = Instant::now();
-            self.link.opened(connection.commands());
+            self.link
+                .opened(connection.commands(), connection.channel());
             self.has_told = false;
             self.note(None, true);
             let ended = self.serve().await;
             connection.discard();
             let cause = (ended == Ended::Broken).then(|| self.link.failed());
             self.note(Some(cause), true);
+            self.told_no_more();
             match ended {
                 Ended::Closed => return,
                 // One that breaks at once is no success.
@@ -186,6 +194,18 @@ impl Keeper {
         ended
     }
 
+    /// Makes those ask who were to be told by a channel that nobody listens to any more: they are
+    /// told by another link now.
+    fn told_no_more(&self) {
+        let is_closing = *self.closing.borrow();
+        if let Some(wakeups) = &self.wakeups
+            && self.link.channel().is_none()
+            && !is_closing
+        {
+            wakeups.ask_all();
+        }
+    }
+
     async fn send(&self, batch: Batch, exchanges: &mut JoinSet<()>) {
         while exchanges.try_join_next().is_some() {}
         // Without tokio's cooperative budget, which could make the first poll send nothing.
@@ -200,6 +220,7 @@ impl Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         self.link.abandoned();
+        self.told_no_more();
     }
 }
 

@@ -22,6 +22,7 @@ use super::batch::Sharing;
 use super::call::{Call, Reply};
 use super::exchange::{Outcome, exchange};
 use super::fault::Fault;
+use super::listening::Listening;
 use super::message::{Answer, Calls, Message, Unheard};
 use crate::backend::BoxFuture;
 use crate::sync::lock;
@@ -58,12 +59,15 @@ pub(super) const SHORT: Terms = Terms {
     waits: false,
 };
 
+/// For how long the lane is told of hand-overs in place of a link that heard of one too late: that
+/// costs all who wait for the key the grace.
+const DISTRUST: Duration = Duration::from_secs(60);
+
 /// A link to one server.
 pub(super) struct Link {
     terms: Terms,
     sharing: Sharing,
-    /// What its connections listen to, if they do.
-    channel: Option<Arc<str>>,
+    listening: Listening,
     /// How long the answer to a call may take.
     timeout: Duration,
     epoch: Instant,
@@ -71,6 +75,8 @@ pub(super) struct Link {
     answered: AtomicU64,
     /// Whether there is a connection, as far as is known; a copy of what the state says.
     works: AtomicBool,
+    /// Until when others are better told of hand-overs, in nanoseconds since `epoch`.
+    slow_until: AtomicU64,
     state: Mutex<State>,
     /// Rung when the keeper has to look at the state.
     pub(super) bell: Notify,
@@ -81,6 +87,8 @@ pub(super) struct Link {
 #[derive(Default)]
 struct State {
     connection: Option<MultiplexedConnection>,
+    /// What it listens to, if it does and the next is to listen to something else.
+    channel: Option<Arc<str>>,
     /// How many connections have been given up.
     given_up: u64,
     /// How many exchanges in a row had no answer.
@@ -154,18 +162,19 @@ impl Link {
     pub(super) fn new(
         terms: Terms,
         sharing: Sharing,
-        channel: Option<Arc<str>>,
+        listening: Listening,
         timeout: Duration,
     ) -> (Arc<Link>, mpsc::Receiver<()>) {
         let (kept, keeps) = mpsc::channel(1);
         let link = Link {
             terms,
             sharing,
-            channel,
+            listening,
             timeout,
             epoch: Instant::now(),
             answered: AtomicU64::new(0),
             works: AtomicBool::new(false),
+            slow_until: AtomicU64::new(0),
             state: Mutex::default(),
             bell: Notify::new(),
             kept,
@@ -173,16 +182,29 @@ impl Link {
         (Arc::new(link), keeps)
     }
 
-    /// The channel that it listens to, if it does.
-    pub(super) fn channel(&self) -> Option<&str> {
-        self.channel.as_deref()
+    /// The channel that it listens to, if it does. Whatever comes by that comes by the present
+    /// connection.
+    pub(super) fn channel(&self) -> Option<Arc<str>> {
+        match &self.listening {
+            Listening::No => None,
+            Listening::Always(channel) => Some(Arc::clone(channel)),
+            Listening::Anew(_) => lock(&self.state).channel.clone(),
+        }
+    }
+
+    /// What the next connection is to listen to.
+    pub(super) fn next_channel(&self) -> Option<Arc<str>> {
+        match &self.listening {
+            Listening::Anew(channels) => Some(channels.next()),
+            _ => self.channel(),
+        }
     }
 
     /// What its connections are for, in a word for those on call.
     pub(super) fn way(&self) -> &'static str {
-        match self.channel {
-            Some(_) => "lane",
-            None => "direct",
+        match self.listening {
+            Listening::Always(_) => "lane",
+            Listening::No | Listening::Anew(_) => "direct",
         }
     }
 
@@ -257,6 +279,20 @@ impl Link {
         }
     }
 
+    /// A hand-over was, or may have been, heard of too late by this link, as where its thread is
+    /// blocked. For a while others are not to wait for it.
+    pub(super) fn heard_late(&self) {
+        let until = self.epoch.elapsed() + DISTRUST;
+        let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+        self.slow_until.store(until, Ordering::Relaxed);
+    }
+
+    /// Whether it is one to be told by of hand-overs.
+    pub(super) fn listens_in_time(&self) -> bool {
+        let until = self.slow_until.load(Ordering::Relaxed);
+        until == 0 || self.epoch.elapsed() >= Duration::from_nanos(until)
+    }
+
     /// Resolves when the keeper has ended.
     pub(super) async fn ended(&self) {
         self.kept.closed().await;
@@ -310,6 +346,7 @@ impl Link {
         // taken for dead.
         self.works.store(false, Ordering::Release);
         let connection = state.connection.take();
+        state.channel = None;
         state.given_up += 1;
         state.unanswered = 0;
         let mut left = VecDeque::new();
@@ -363,7 +400,8 @@ impl Flight {
                 Outcome::of(fault)
             }
         };
-        if outcome == Outcome::Answered {
+        // By a connection that was given up an answer says nothing of what comes by the next.
+        if outcome == Outcome::Answered && lock(&self.link.state).given_up == self.given_up {
             self.link.answered(sent_at);
         }
         // What is of no more use stays so, however the rest goes.
@@ -401,10 +439,11 @@ fn unanswered_by(deadline: Instant) -> Option<Outcome> {
 
 /// For the keeper.
 impl Link {
-    pub(super) fn opened(&self, connection: MultiplexedConnection) {
+    pub(super) fn opened(&self, connection: MultiplexedConnection, channel: Option<Arc<str>>) {
         let mut state = lock(&self.state);
         state.trouble = None;
         state.failed = None;
+        state.channel = channel;
         state.connection = Some(connection);
         self.works.store(true, Ordering::Release);
     }

@@ -12,9 +12,8 @@
 //!                              wakeups ◄── pushes ──┴────────┴──────────────────────────────┘
 //! ```
 //!
-//! There is one type of link. A lane is one that listens, on the thread of the backend; each tokio
-//! runtime of callers has one that does not. What a link leads to is a parameter as well, its
-//! target.
+//! There is one type of link. A lane is one on the thread of the backend; each tokio runtime of
+//! callers has one as well. What a link leads to is a parameter, its target.
 
 mod batch;
 mod call;
@@ -23,8 +22,10 @@ mod config;
 mod connection;
 mod exchange;
 mod fault;
+mod inspection;
 mod keeper;
 mod link;
+mod listening;
 mod message;
 mod node;
 mod pushes;
@@ -40,23 +41,24 @@ use std::time::Duration;
 use deadpool_redis::redis::Value;
 use deadpool_redis::{Config, Pool};
 use lock_protocol::{
-    Acquired, Backend, BackendError, Claim, Executor, Grant, Limits, LockKey, News, Note, Release,
-    Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Card, Claim, Condition, Executor, Grant, Inspected, Limits,
+    LockKey, News, Note, OwnerToken, Release, Released, Renewal, Renewed,
 };
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use self::batch::Sharing;
 use self::call::Reply;
-pub use self::config::{RedisSettings, SecretPem};
+pub use self::config::{ForeignGap, RedisSettings, SecretPem};
 use self::connection::{Role, Target};
 use self::fault::Fault;
+use self::inspection::Cards;
 use self::keeper::Keeper;
 use self::message::{Replies, Unheard};
 use self::node::{Node, ShortWays};
 use self::pushes::Pushes;
 use self::thread::{Running, Thread};
-use self::wakeups::Wakeups;
+use self::wakeups::{Known, Listener, Place, Wakeups};
 use crate::error::LockError;
 use crate::executor::OnTokio;
 /// The pool that a [`RedisBackend`] is configured by, and the Redis client below it.
@@ -74,6 +76,11 @@ pub struct RedisBackend {
     wakeups: Arc<Wakeups>,
     pool: Pool,
     acl_rule: String,
+    operator_rule: String,
+    key_prefix: String,
+    command_timeout: Duration,
+    left_cards: inspection::Left,
+    foreign_gap: Option<ForeignGap>,
     executor: Arc<OnTokio>,
     _thread: Option<Running>,
 }
@@ -154,15 +161,28 @@ impl RedisBackend {
             },
             wakeups: Arc::clone(&wakeups),
         };
-        let channels =
-            (0..settings.lanes).map(|lane| format!("{channel_prefix}{backend}:{lane}").into());
-        let (node, keepers) = Node::new(executor, target, channels, &wakeups, short_ways);
+        let channel = format!("{channel_prefix}{backend}:");
+        let lanes = settings.lanes;
+        let (node, keepers) = Node::new(executor, target, lanes, channel, &wakeups, short_ways);
         pushes.connect(node.lanes());
+        let left_cards = inspection::Left::default();
+        let cards = Cards {
+            lane: Arc::clone(&node.lanes()[0]),
+            wakeups: Arc::clone(&wakeups),
+            timeout: settings.command_timeout,
+            left: Arc::clone(&left_cards),
+        };
+        executor.spawn(cards.run(settings.card_every, node.closing()));
         let backend = RedisBackend {
             node,
             wakeups,
             pool,
             acl_rule: scripts::acl_rule(&settings.key_prefix, &channel_prefix),
+            operator_rule: scripts::operator_rule(&settings.key_prefix, &channel_prefix),
+            key_prefix: settings.key_prefix.clone(),
+            command_timeout: settings.command_timeout,
+            left_cards,
+            foreign_gap: settings.foreign_gap,
             executor: Arc::new(OnTokio(executor.clone())),
             _thread: None,
         };
@@ -184,9 +204,14 @@ impl RedisBackend {
     }
 
     /// Takes in that the claim may be queued: news of it may come before the answer, by another
-    /// connection. Whether it was not known to be.
-    fn asks(&self, claim: &Claim) -> bool {
-        claim.queue && self.wakeups.queued(&claim.owner, &claim.key)
+    /// connection. What was known of it, and by whom it is told: one that is new by `new`.
+    fn asks(&self, claim: &Claim, new: impl FnOnce() -> Listener) -> (Known, Place) {
+        let lane = || self.node.lane_listener(&claim.key);
+        match claim.queue {
+            true => self.wakeups.asks(claim, new, lane),
+            // It names no channel.
+            false => (Known::Same, Place::first(lane())),
+        }
     }
 
     /// Takes in where the claim stands, which may have been queued.
@@ -226,8 +251,8 @@ impl Backend for RedisBackend {
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        let is_new = self.asks(claim);
-        let call = scripts::acquire(claim, self.node.channel(&claim.key));
+        let (known, place) = self.asks(claim, || self.node.listener(&claim.key));
+        let call = scripts::acquire(claim, place.named());
         let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Skip);
         let answer = decode(asked.await, &claim.key, |reply| {
             scripts::acquired(reply, claim)
@@ -235,11 +260,22 @@ impl Backend for RedisBackend {
         match answer {
             Ok(answer) => {
                 self.heard(claim, &answer);
+                if let Known::Moved { is_told } = known
+                    && let Some(earlier) = &place.earlier
+                {
+                    match answer {
+                        // The grace had passed when it was told.
+                        Acquired::Queued(_) if is_told => earlier.was_late(),
+                        // Nobody told of its turn, unless that came just now by itself.
+                        Acquired::Granted(_) if !is_told => earlier.was_late(),
+                        _ => {}
+                    }
+                }
                 Ok(answer)
             }
             Err(fault) => {
-                // Whoever asks again says so again, and others do not.
-                if is_new {
+                // Else it is asked again, by the same place in the queue, or withdrawn.
+                if known == Known::Nothing && matches!(fault, Fault::Overtaken(_)) {
                     self.wakeups.left(claim.owner.as_str());
                 }
                 Err(self.error(fault))
@@ -289,14 +325,23 @@ impl Backend for RedisBackend {
         self.wakeups.left(owner.as_str());
         // Nobody is handed a lock that is kept, nor asks for it in the same message.
         let next = next.as_ref().filter(|_| release.keep.is_none());
-        let is_new = next.is_some_and(|next| self.asks(next));
-        let call = match release.keep {
-            Some(rest) => scripts::keep(key, owner, rest),
-            None => scripts::release(key, owner, next, self.node.channel(key)),
+        // Those for whom the next claim is may be on any tokio runtime.
+        let next_asks = |next| self.asks(next, || self.node.lane_listener(key));
+        let (known, place) = next.map(next_asks).unzip();
+        let told = next.zip(place.as_ref().map(Place::named));
+        let call = match (release.keep, self.foreign_gap) {
+            (Some(rest), _) => scripts::keep(key, owner, rest),
+            (None, None) => scripts::release(key, owner, told),
+            (None, Some(gap)) => scripts::release_with_gap(key, owner, told, gap),
         };
         let asked = self.node.ask(key, release.number, call, Unheard::Run);
         let answer = decode(asked.await, key, |reply| scripts::released(reply, next));
-        if let (true, Err(_) | Ok(Released::NotHeld), Some(next)) = (is_new, &answer, next) {
+        if let (
+            Some(Known::Nothing),
+            Err(Fault::Overtaken(_)) | Ok(Released::NotHeld),
+            Some(next),
+        ) = (known, &answer, next)
+        {
             self.wakeups.left(next.owner.as_str());
         }
         let answer = answer.map_err(|fault| self.error(fault))?;
@@ -307,13 +352,14 @@ impl Backend for RedisBackend {
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        self.wakeups.left(claim.owner.as_str());
-        let call = scripts::abandon(claim, self.node.channel(&claim.key));
+        let place = self.wakeups.leaves(claim);
+        let place = place.unwrap_or_else(|| Place::first(self.node.lane_listener(&claim.key)));
+        let call = scripts::abandon(claim, place.named());
         let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Run);
-        let reply = asked.await;
-        // Once more: an acquire that went ahead may have been answered since.
+        decode(asked.await, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))?;
+        // If there is no answer, it is withdrawn once more, from the same place.
         self.wakeups.left(claim.owner.as_str());
-        decode(reply, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))
+        Ok(())
     }
 
     async fn acquire_all(&self, claims: &[Claim]) -> Result<Option<Vec<Grant>>, BackendError> {
@@ -331,7 +377,28 @@ impl Backend for RedisBackend {
         Some(Arc::clone(&self.executor) as Arc<dyn Executor>)
     }
 
+    async fn inspect(&self, key: &LockKey) -> Result<Option<Inspected>, BackendError> {
+        self.inspected(key).await
+    }
+
+    async fn cards(&self, prefix: &str) -> Result<Vec<Card>, BackendError> {
+        self.told_cards(prefix).await
+    }
+
+    async fn break_lock(
+        &self,
+        key: &LockKey,
+        owner: &OwnerToken,
+    ) -> Result<Released, BackendError> {
+        self.broken(key, owner).await
+    }
+
+    async fn condition(&self) -> Result<Condition, BackendError> {
+        Ok(self.told_condition().await)
+    }
+
     async fn close(&self) {
+        self.take_cards_away().await;
         self.node.close().await;
     }
 }

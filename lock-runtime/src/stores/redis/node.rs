@@ -3,9 +3,9 @@
 //! A lane lives on the thread of the backend, so a call that takes it wakes two threads, which
 //! costs as much as the round trip itself on a fast network. So each tokio runtime that uses the
 //! backend gets a link of its own, as far as the pool has room, and what is asked there takes this
-//! short way. It listens to nothing: renewals, repairs and the news of hand-overs are left to the
-//! lanes, which go on while callers block their threads. Whenever it is not there, or not well, the
-//! lane does the same.
+//! short way. By it, too, the news come of what was queued there. Renewals and repairs are left to
+//! the lanes, which go on while callers block their threads. Whenever it is not there, or not well,
+//! the lane does the same.
 //!
 //! The calls about one key keep to one link as long as one of them may be unanswered, so that none
 //! overtakes another.
@@ -22,8 +22,9 @@ use super::connection::Target;
 use super::fault::Fault;
 use super::keeper::Keeper;
 use super::link::{LANE, Link, SHORT};
+use super::listening::{Channels, Listening};
 use super::message::Unheard;
-use super::wakeups::Wakeups;
+use super::wakeups::{Listener, Wakeups};
 use crate::sync::lock;
 use lock_protocol::{Numbers, Overtaken};
 
@@ -33,12 +34,16 @@ const ROUTES: usize = 1024;
 /// A server and the links to it.
 pub(super) struct Node {
     lanes: Arc<[Arc<Link>]>,
+    lane_listeners: Vec<Listener>,
     /// The tokio runtime of the lanes, on which they are the short way.
     home: Id,
     target: Target,
     /// How many more links the pool has room for.
     room: Arc<AtomicUsize>,
     short_ways: ShortWays,
+    /// Who has to ask when a link may have missed what it listens to.
+    wakeups: Arc<Wakeups>,
+    channels: Arc<Channels>,
     /// By a part of the key's hash.
     routes: Vec<Mutex<Route>>,
     closing: watch::Sender<bool>,
@@ -68,28 +73,34 @@ struct Turn<'a> {
 }
 
 impl Node {
-    /// The server at `target`, with a lane for each of `channels`. The keepers of the lanes are
-    /// still to be run, by `home`.
+    /// The server at `target`, with so many lanes. The names of channels begin with `channel`. The
+    /// keepers of the lanes are still to be run, by `home`.
     pub(super) fn new(
         home: &Handle,
         target: Target,
-        channels: impl Iterator<Item = Arc<str>>,
+        lanes: usize,
+        channel: String,
         wakeups: &Arc<Wakeups>,
         short_ways: ShortWays,
     ) -> (Node, Vec<Keeper>) {
         let closing = watch::Sender::new(false);
-        let lane = |channel| {
-            let listening = Some((channel, Arc::clone(wakeups)));
+        let channels = Arc::new(Channels::new(channel));
+        let lane = |_| {
+            let listening = Listening::Always(channels.next());
+            let listening = Some((listening, Arc::clone(wakeups)));
             Keeper::new(LANE, target.clone(), listening, closing.subscribe())
         };
-        let (lanes, keepers): (Vec<_>, Vec<_>) = channels.map(lane).unzip();
+        let (lanes, keepers): (Vec<_>, Vec<_>) = (0..lanes).map(lane).unzip();
         let room = target.pool.status().max_size - lanes.len();
         let node = Node {
+            lane_listeners: lanes.iter().filter_map(Listener::new).collect(),
             lanes: lanes.into(),
             home: home.id(),
             target,
             room: Arc::new(AtomicUsize::new(room)),
             short_ways,
+            wakeups: Arc::clone(wakeups),
+            channels,
             routes: (0..ROUTES).map(|_| Mutex::default()).collect(),
             closing,
         };
@@ -105,15 +116,34 @@ impl Node {
         &self.target.address
     }
 
+    /// Told when the links are closed.
+    pub(super) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
     /// Which lane is that of `key`: always the same, so that whatever concerns one key stays in
     /// order.
     pub(super) fn lane_of(&self, key: &LockKey) -> usize {
         key.hash_value() as usize % self.lanes.len()
     }
 
-    /// The channel through which claims on `key` are woken.
-    pub(super) fn channel(&self, key: &LockKey) -> &str {
-        self.lanes[self.lane_of(key)].channel().unwrap_or_default()
+    /// The link that is to be told of hand-overs of `key`: that of the caller's tokio runtime, on
+    /// which whoever waits is woken without a way from thread to thread.
+    pub(super) fn listener(&self, key: &LockKey) -> Listener {
+        let lane = self.lane(key);
+        let short = self.short_way();
+        let short = short.filter(|link| lane.works() && link.listens_in_time());
+        let short = short.and_then(|link| Listener::new(&link));
+        short.unwrap_or_else(|| self.lane_listener(key))
+    }
+
+    /// The lane of `key` as a listener.
+    pub(super) fn lane_listener(&self, key: &LockKey) -> Listener {
+        self.lane_listeners[self.lane_of(key)].clone()
+    }
+
+    fn lane(&self, key: &LockKey) -> &Arc<Link> {
+        &self.lanes[self.lane_of(key)]
     }
 
     /// The reply to a call about `key`, which is the question of its caller with this `number`. It
@@ -152,7 +182,7 @@ impl Node {
     /// The short way is for while the lane is well: a claim that queues by it would be taken for
     /// dead if nobody heard of its turn.
     fn turn(&self, key: &LockKey, number: AskNumber) -> Result<(Turn<'_>, Arc<Link>), Overtaken> {
-        let lane = &self.lanes[self.lane_of(key)];
+        let lane = self.lane(key);
         let short = self.short_way().filter(|_| lane.works());
         let route = &self.routes[key.hash_value() as usize % ROUTES];
         let mut state = lock(route);
@@ -187,8 +217,14 @@ impl Node {
         self.room
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, has_room)
             .ok()?;
-        let (link, keeper) =
-            Keeper::new(SHORT, self.target.clone(), None, self.closing.subscribe());
+        let listening = Listening::Anew(Arc::clone(&self.channels));
+        let listening = Some((listening, Arc::clone(&self.wakeups)));
+        let (link, keeper) = Keeper::new(
+            SHORT,
+            self.target.clone(),
+            listening,
+            self.closing.subscribe(),
+        );
         ways.push((runtime, link));
         drop(ways);
         let place = Place {

@@ -4,6 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use deadpool_redis::redis::{PushInfo, PushKind, Value};
+use lock_protocol::Instant;
 
 use super::link::Link;
 use super::message::Unheard;
@@ -12,6 +13,9 @@ use super::scripts::{self, HandOver};
 use super::wakeups::Wakeups;
 use crate::clock::to_seam;
 use crate::sync::lock;
+
+/// Before everything.
+const AGES_AGO: Instant = Instant::from_nanos(0);
 
 /// Sorts what comes to the claims that wait for it.
 ///
@@ -55,29 +59,51 @@ impl Pushes {
         let [Value::BulkString(channel), Value::BulkString(message)] = data else {
             return;
         };
-        let lane = self
-            .lanes()
-            .iter()
-            .find(|lane| lane.channel().map(str::as_bytes) == Some(channel));
-        let Some(lane) = lane else { return };
-        if let Some(hand_over) = scripts::hand_over(message) {
-            self.hand_over(lane, &hand_over);
-        } else if let Some((owner, remaining)) = scripts::announcement(message) {
-            self.wakeups.look_after(owner, remaining);
+        if let Some((owner, remaining)) = scripts::announcement(message) {
+            return self.wakeups.look_after(owner, remaining);
+        }
+        let Some(hand_over) = scripts::hand_over(message) else {
+            return;
+        };
+        match self.listener(channel) {
+            Some((link, since)) => self.hand_over(&link, to_seam(since), &hand_over),
+            // By a connection that was given up: it may be of any age.
+            None => {
+                if let Some(lane) = self.lanes().first() {
+                    self.hand_over(lane, AGES_AGO, &hand_over);
+                }
+            }
         }
     }
 
-    fn hand_over(&self, lane: &Link, hand_over: &HandOver) {
-        // The message came behind the answer to that command, on the same connection: the hand-over
-        // is younger than it. When the message itself was sent nobody knows; it may have lain in a
-        // buffer of a stopped process for any time.
-        let since = to_seam(lane.last_answered());
+    /// Who listens to `channel` by the present connection, and an instant before all that was
+    /// published there and not read yet.
+    fn listener(&self, channel: &[u8]) -> Option<(Arc<Link>, tokio::time::Instant)> {
+        let listens = |link: &Arc<Link>| {
+            // When the message itself was sent nobody knows; it may have lain in a buffer of a
+            // stopped process for any time. It came behind the answer to the last command that was
+            // answered, on the same connection: so the hand-over is younger than that. Read first,
+            // since the connection may be given up meanwhile, and the next be answered.
+            let since = link.last_answered();
+            let own = link.channel()?;
+            (own.as_bytes() == channel).then(|| (Arc::clone(link), since))
+        };
+        let lane = self.lanes().iter().find_map(listens);
+        lane.or_else(|| {
+            lock(&self.short_ways)
+                .iter()
+                .find_map(|(_, link)| listens(link))
+        })
+    }
+
+    /// Takes in what was published after `since`; gives it back by `link` if nobody wants it.
+    fn hand_over(&self, link: &Link, since: Instant, hand_over: &HandOver) {
         let HandOver { owner, key, grant } = hand_over;
         // If it is in vain, nobody will use it, or release it.
         if self.wakeups.is_in_vain(key, owner, *grant, since) {
             let call = scripts::give_back(key, owner);
-            // If the lane has ended, the grace ends the lease.
-            let _ = lane.send(vec![call], Unheard::Run);
+            // If the link has ended, the grace ends the lease.
+            let _ = link.send(vec![call], Unheard::Run);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The scripts as typed questions and typed answers: the only place that knows the order of their
 //! arguments and replies.
 
+pub(super) mod inspecting;
 pub(in crate::stores) mod voting;
 
 use std::fmt::Display;
@@ -15,6 +16,7 @@ use once_cell::sync::Lazy;
 
 use super::call::{Call, Script, empty_command};
 use super::companion::Companion;
+use super::config::ForeignGap;
 use super::fault::{Fault, is_acl, is_unknown_command};
 use crate::backend::{Acquired, Claim, Extension, Grant, Holder, Released, Renewal, Renewed};
 
@@ -25,13 +27,14 @@ const GONE: Duration = Duration::from_secs(30);
 /// How long a hand-over may leave it to an earlier one to keep the queue alive.
 const A_SECOND: Duration = Duration::from_secs(1);
 /// What the scripts share, by the line in whose place it is put; what contains others comes first.
-const FRAGMENTS: [(&str, &str); 6] = [
+const FRAGMENTS: [(&str, &str); 7] = [
     ("-- prelude\n", include_str!("scripts/prelude.lua")),
     ("-- offer\n", include_str!("scripts/offer.lua")),
     ("-- place\n", include_str!("scripts/place.lua")),
     ("-- take\n", include_str!("scripts/take.lua")),
     ("-- draw\n", include_str!("scripts/draw.lua")),
     ("-- outlive\n", include_str!("scripts/outlive.lua")),
+    ("-- tell card\n", include_str!("scripts/tell_card.lua")),
 ];
 
 /// What runs a script for many calls, but for the script.
@@ -129,6 +132,8 @@ static RELEASE: Lazy<Script> =
     Lazy::new(|| Script::shared(source!("release"), source!("release_ahead"), 3));
 static HAND_OVER: Lazy<Script> = script!("hand_over", 3);
 static KEEP: Lazy<Script> = script!("keep", 3);
+/// Few need it, so no server is told of it ahead.
+static GAP: Lazy<Script> = script!("gap", 3);
 static ABANDON: Lazy<Script> = script!("abandon", 3);
 static PROBE: Lazy<Script> = script!("probe", 3);
 
@@ -207,10 +212,25 @@ pub(super) fn acl_rule(key_prefix: &str, channel_prefix: &str) -> String {
     )
 }
 
-/// Takes the lock for `claim`, which is woken through `channel`.
-pub(super) fn acquire(claim: &Claim, channel: &str) -> Call {
+/// The same for whoever may look at the locks of others as well.
+pub(super) fn operator_rule(key_prefix: &str, channel_prefix: &str) -> String {
+    let service = acl_rule(key_prefix, channel_prefix);
+    service.replacen(" ~", " +zcard +pubsub|numsub ~", 1)
+}
+
+/// By which channel a claim is told of its turn, which is a part of its place in the queue.
+#[derive(Clone, Copy)]
+pub(super) struct Named<'a> {
+    pub(super) channel: &'a str,
+    /// By which it was to be told before: it may be queued with that still.
+    pub(super) earlier: Option<&'a str>,
+}
+
+/// Takes the lock for `claim`, which is told like this.
+pub(super) fn acquire(claim: &Claim, told: Named<'_>) -> Call {
     let mut call = ACQUIRE.call(&claim.key);
-    claim_arguments(&mut call, claim, channel);
+    claim_arguments(&mut call, claim, told.channel);
+    earlier(&mut call, claim, told);
     call
 }
 
@@ -249,15 +269,31 @@ pub(super) fn renew(renewal: &Renewal) -> Call {
 pub(super) fn release(
     key: &LockKey,
     owner: &OwnerToken,
-    next: Option<&Claim>,
-    channel: &str,
+    next: Option<(&Claim, Named<'_>)>,
 ) -> Call {
     // Whoever has a next claim has it because others want the lock.
     let script = next.map_or(&RELEASE, |_| &HAND_OVER);
     let mut call = script.call(key);
     call.arg(owner.as_str());
-    if let Some(next) = next {
-        claim_arguments(&mut call, next, channel);
+    if let Some((next, told)) = next {
+        claim_arguments(&mut call, next, told.channel);
+    }
+    call
+}
+
+/// The same, and leaves the lock free for a while before it is handed over.
+pub(super) fn release_with_gap(
+    key: &LockKey,
+    owner: &OwnerToken,
+    next: Option<(&Claim, Named<'_>)>,
+    gap: ForeignGap,
+) -> Call {
+    let mut call = GAP.call(key);
+    call.arg(owner.as_str())
+        .arg(millis(gap.every))
+        .arg(millis(gap.gap));
+    if let Some((next, told)) = next {
+        claim_arguments(&mut call, next, told.channel);
     }
     call
 }
@@ -269,12 +305,13 @@ pub(super) fn keep(key: &LockKey, owner: &OwnerToken, rest: Duration) -> Call {
     call
 }
 
-/// Withdraws `claim`.
-pub(super) fn abandon(claim: &Claim, channel: &str) -> Call {
+/// Withdraws `claim`, which is told like this.
+pub(super) fn abandon(claim: &Claim, told: Named<'_>) -> Call {
     let mut call = ABANDON.call(&claim.key);
     call.arg(claim.owner.as_str());
-    place(&mut call, claim, channel);
+    place(&mut call, claim, told.channel);
     call.arg(millis(GONE)).arg(u8::from(claim.in_doubt));
+    earlier(&mut call, claim, told);
     call
 }
 
@@ -305,6 +342,13 @@ fn place(call: &mut Call, claim: &Claim, channel: &str) {
     call.arg(Text(format_args!(
         "/{tokens:010}/{prefix:04}/{name:04}/{channel}/{grace}/{width:04}/{digits:02}/x"
     )));
+}
+
+/// The place where the claim may stand as well, since it was to be told by another before.
+fn earlier(call: &mut Call, claim: &Claim, told: Named<'_>) {
+    if let (true, Some(earlier)) = (claim.queue, told.earlier) {
+        place(call, claim, earlier);
+    }
 }
 
 /// An argument that is written where it goes, without a string in between.

@@ -126,12 +126,12 @@ impl RedisBackend {
         claim: &Claim,
         terms: Terms,
     ) -> Result<Vote, BackendError> {
-        let is_new = self.asks(claim);
-        let call = voting::vote(claim, self.node.channel(&claim.key), terms);
+        let (_, place) = self.asks(claim, || self.node.lane_listener(&claim.key));
+        let call = voting::vote(claim, &place.listener.channel, terms);
         let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Skip);
         let answer = decode(asked.await, &claim.key, voting::voted);
         let is_queued = matches!(&answer, Ok(Vote::Refused { queued: true, .. }));
-        if claim.queue && !is_queued && (is_new || answer.is_ok()) {
+        if claim.queue && !is_queued && answer.is_ok() {
             self.wakeups.left(claim.owner.as_str());
         }
         answer.map_err(|fault| self.error(fault))

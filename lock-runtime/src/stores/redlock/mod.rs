@@ -16,6 +16,7 @@ mod clock;
 mod config;
 mod course;
 mod flights;
+mod inspection;
 #[cfg(test)]
 mod mistakes;
 mod news;
@@ -33,8 +34,8 @@ use std::time::Duration;
 
 use deadpool_redis::Config;
 use lock_protocol::{
-    Acquired, Backend, BackendError, Claim, Executor, Limits, LockKey, News, Numbers, Release,
-    Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Card, Claim, Condition, Executor, Inspected, Limits, LockKey,
+    News, Numbers, OwnerToken, Release, Released, Renewal, Renewed,
 };
 use tokio::runtime::Handle;
 use uuid::Uuid;
@@ -183,6 +184,26 @@ impl Backend for RedlockBackend {
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
         self.admit(&claim.key, claim.number)?;
         self.shared.abandon(claim).await
+    }
+
+    async fn inspect(&self, key: &LockKey) -> Result<Option<Inspected>, BackendError> {
+        self.shared.inspect(key).await
+    }
+
+    async fn cards(&self, prefix: &str) -> Result<Vec<Card>, BackendError> {
+        self.shared.cards(prefix).await
+    }
+
+    async fn break_lock(
+        &self,
+        key: &LockKey,
+        owner: &OwnerToken,
+    ) -> Result<Released, BackendError> {
+        self.shared.release(key, owner).await
+    }
+
+    async fn condition(&self) -> Result<Condition, BackendError> {
+        Ok(self.shared.condition().await)
     }
 
     fn executor(&self) -> Option<Arc<dyn Executor>> {

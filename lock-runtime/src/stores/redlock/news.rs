@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use lock_protocol::{Grant, Instant, LockKey, News, Note, OwnerToken};
+use lock_protocol::{Card, Grant, Instant, LockKey, News, Note, OwnerToken};
 use tokio::time::sleep;
 
 use super::claims::Told;
@@ -64,6 +64,11 @@ impl News for NodeNews {
         if let Some(shared) = self.shared.upgrade() {
             shared.sinks.ask_all();
         }
+    }
+
+    /// On each server, so that it is found whichever of them is away.
+    fn card(&self) -> Option<Card> {
+        self.shared.upgrade()?.sinks.cards().into_iter().next()
     }
 
     fn noted(&self, note: &Note) {

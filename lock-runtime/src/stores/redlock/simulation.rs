@@ -1,5 +1,6 @@
-//! The votes of three nodes for three claims, driven through faults by chance: the shipped tally,
-//! the course of a claim and the claims of a process, with nodes and a network made of plain data.
+//! The votes of three nodes for the claims of three processes, driven through faults by chance: the
+//! shipped machine of each process, the course and the tally of its claim and what it has at each
+//! node, with nodes, a network and tasks made of plain data.
 //!
 //! One seed is one history. Messages get lost, come late and overtake one another; processes are
 //! killed, nodes lose their data, and clocks of processes differ. An onlooker who knows the true
@@ -7,13 +8,17 @@
 //! at the end that the lock moves on. What it shows of the code that is not here is nothing: that
 //! `rounds.rs` sends what is decided, and that the scripts do what the node does.
 
+mod front;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use fastrand::Rng;
-use lock_protocol::{Claim, Holder, Instant, LockKey, OwnerToken, valid_until};
+use lock_protocol::machine;
+use lock_protocol::{Acquired, Claim, Grant, Holder, Instant, OwnerToken, valid_until};
 
+use self::front::{Due as FrontDue, Front, key, not_known};
 use super::claims::{Claims, Stub, Told, claimed_by};
 use super::course::{Course, Next};
 use super::mistakes::{Mistake, made, make};
@@ -69,6 +74,7 @@ enum Event {
     Ended(usize, Life, Claim, bool),
     Told(usize, Life, String),
     Due(Life, Due),
+    Front(Life, FrontDue),
     NodeFails(usize),
     ProcessDies(usize),
 }
@@ -76,10 +82,7 @@ enum Event {
 /// What a process has planned for its claim.
 #[derive(Clone, Debug)]
 enum Due {
-    Begin,
-    Ask(OwnerToken),
     Patience(u64),
-    Release(OwnerToken),
     Unconfirmed(OwnerToken, u64),
 }
 
@@ -114,8 +117,9 @@ struct Process {
     /// How far its clock is from the true time, for the fencing tokens that it proposes.
     ahead: i64,
     last: u64,
+    front: Front,
     asking: Option<Asking>,
-    /// The claim that it has, whatever it does.
+    /// The claim that it asks for.
     claim: Option<Claim>,
     /// What an earlier round came to, where a mistake counts it.
     earlier: Option<Tally>,
@@ -125,19 +129,18 @@ struct Process {
 /// A round that is under way.
 struct Asking {
     round: u64,
-    start: Micros,
     proposal: u64,
     tally: Tally,
     answered: usize,
     is_impatient: bool,
 }
 
-/// A lock that was granted.
-struct Granted {
+/// A lock that a task has.
+struct Held {
     life: Life,
     owner: OwnerToken,
     until: Micros,
-    last_token: u64,
+    token: u64,
 }
 
 struct World {
@@ -150,8 +153,10 @@ struct World {
     processes: [Process; PROCESSES],
     /// Whether nothing goes wrong any more.
     is_calm: bool,
-    holder: Option<Granted>,
+    holder: Option<Held>,
+    /// The largest token that a task has had, and that a claim was granted.
     largest: u64,
+    last_granted: u64,
     /// Votes that should be gone by then.
     unwanted: Vec<(Micros, OwnerToken)>,
     /// Who has had the lock since all is calm.
@@ -174,6 +179,7 @@ fn run(seed: u64) -> Result<(u64, u64), String> {
         is_calm: false,
         holder: None,
         largest: 0,
+        last_granted: 0,
         unwanted: Vec::new(),
         served: BTreeSet::new(),
         grants: 0,
@@ -187,7 +193,7 @@ fn run(seed: u64) -> Result<(u64, u64), String> {
         node.known_since = Some(0);
     }
     for process in 0..PROCESSES {
-        world.plan(0, Event::Due(Life(process, 0), Due::Begin));
+        world.starts(Life(process, 0));
     }
     for _ in 0..6 {
         let (when, node) = (world.rng.u64(..CALM), world.rng.usize(..NODES));
@@ -260,7 +266,7 @@ impl World {
                 {
                     self.holder = None;
                 }
-                self.plan(1_000, Event::Due(life, Due::Begin));
+                self.starts(life);
             }
             Event::Vote(node, restarts, question) => {
                 if self.nodes[node].restarts == restarts {
@@ -287,7 +293,10 @@ impl World {
             }
             Event::Told(node, life, token) => self.told(node, life, &token, is_faulty),
             Event::Due(life, due) if self.lives(life) => self.due(life, due, is_faulty)?,
-            Event::Due(..) => {}
+            Event::Front(life, due) if self.lives(life) => {
+                self.front_due(life, due, is_faulty)?;
+            }
+            Event::Due(..) | Event::Front(..) => {}
         }
         Ok(())
     }
@@ -379,30 +388,7 @@ impl World {
 
     fn due(&mut self, life: Life, due: Due, is_faulty: bool) -> Result<(), String> {
         let process = &mut self.processes[life.0];
-        let is_its = |owner: &OwnerToken| {
-            process
-                .claim
-                .as_ref()
-                .is_some_and(|claim| claim.owner == *owner)
-        };
         match due {
-            Due::Begin => {
-                let key = LockKey::new("lock:", "k").unwrap();
-                // Whose token is smaller is chance.
-                let name = format!("{:016x}.{}.{}", self.rng.u64(..), life.0, life.1);
-                let mut claim = Claim::new(key, OwnerToken::new(name), duration(TTL));
-                claim.queue = self.rng.u8(..5) > 0;
-                let process = &mut self.processes[life.0];
-                process.course = Course::default();
-                process.claim = Some(claim);
-                self.ask(life, is_faulty, 0);
-            }
-            Due::Ask(owner) if is_its(&owner) && process.asking.is_none() => {
-                if self.holder.as_ref().is_none_or(|held| held.owner != owner) {
-                    self.processes[life.0].course = Course::default();
-                    self.ask(life, is_faulty, 0);
-                }
-            }
             Due::Patience(round) => {
                 if let Some(asking) = &mut process.asking
                     && asking.round == round
@@ -411,18 +397,11 @@ impl World {
                     self.decide(life, is_faulty)?;
                 }
             }
-            Due::Release(owner) if is_its(&owner) => {
-                if self.holder.as_ref().is_some_and(|held| held.owner == owner) {
-                    self.holder = None;
-                }
-                self.end(life, is_faulty);
-            }
             Due::Unconfirmed(owner, round) => {
                 let now = at(self.now);
                 let (stubs, _) = process.claims.give_back(&owner, round, false, now);
                 self.give_back(life, stubs, is_faulty);
             }
-            Due::Ask(_) | Due::Release(_) => {}
         }
         Ok(())
     }
@@ -444,7 +423,6 @@ impl World {
         let tally = earlier.unwrap_or_else(|| Tally::new(NODES, proposal));
         process.asking = Some(Asking {
             round,
-            start: now,
             proposal,
             tally,
             answered: 0,
@@ -519,117 +497,102 @@ impl World {
         let Some(asking) = process.asking.take() else {
             return Ok(());
         };
-        let (round, start, proposal) = (asking.round, asking.start, asking.proposal);
+        let (round, proposal) = (asking.round, asking.proposal);
+        let (number, start) = process.front.acquiring.unwrap_or_default();
         let who = (claim.owner.as_str(), claim.queue);
         let next = process.course.next(&asking.tally, who, true, now);
-        let left = asking.tally.holder().remaining;
-        let left = left.map_or(HEARTBEAT, |left| {
-            u64::try_from(left.as_micros()).unwrap_or(HEARTBEAT)
-        });
-        let left = left.min(HEARTBEAT) + 1;
+        let holder = asking.tally.holder();
         process.earlier = matches!(next, Next::GiveWay | Next::Again).then_some(asking.tally);
-        let again = |world: &mut World, after| {
-            world.plan(after, Event::Due(life, Due::Ask(claim.owner.clone())));
-        };
         match next {
             Next::Granted { until, above } => {
-                let (from, until) = match made(Mistake::LeaseFromAnswer) {
-                    true => (now, now + claim.ttl),
-                    false => (at(start), until),
+                let sent_at = made(Mistake::LeaseFromAnswer).then_some(self.now);
+                let from = at(sent_at.unwrap_or(start));
+                let valid_for = match sent_at {
+                    Some(_) => claim.ttl,
+                    None => until.since(from).min(claim.ttl),
                 };
-                let promised = valid_until(from, until.since(from).min(claim.ttl));
+                let process = &mut self.processes[life.0];
+                let promised = valid_until(from, valid_for);
                 if process.claims.promise(&claim.owner, round, promised) {
                     let tokens = block(proposal, above, claim.tokens);
-                    let tokens = (tokens.first.as_u64(), tokens.last.as_u64());
-                    self.granted(life, &claim, promised, tokens)?;
+                    let (first, last) = (tokens.first.as_u64(), tokens.last.as_u64());
+                    if first <= self.last_granted || last < first {
+                        return Err(format!(
+                            "tokens {first} to {last} after {}",
+                            self.last_granted
+                        ));
+                    }
+                    self.last_granted = last;
+                    let granted = Acquired::Granted(Grant::new(tokens, valid_for));
+                    self.acquired(life, sent_at, machine::Answer::Acquired(granted));
                 } else {
-                    again(self, 20_000);
+                    self.acquired(life, None, not_known(20_000));
                 }
             }
             Next::Propose(least) => self.ask(life, is_faulty, least),
             Next::Refused => {
                 self.stand_back(life, &claim, round, false, is_faulty);
                 self.processes[life.0].claims.refused(&claim.owner, now);
-                self.end(life, is_faulty);
+                self.said(life, Acquired::Taken(holder));
             }
             Next::Unavailable => {
                 self.stand_back(life, &claim, round, false, is_faulty);
                 self.unwanted
                     .push((self.now + LINGERS, claim.owner.clone()));
-                again(self, LINGERS + 10_000);
+                self.acquired(life, None, not_known(LINGERS + 10_000));
             }
             Next::Wait if made(Mistake::SitsOnVotes) => {
                 self.unwanted
                     .push((self.now + LINGERS, claim.owner.clone()));
-                again(self, LINGERS + 10_000);
+                self.acquired(life, None, not_known(LINGERS + 10_000));
             }
             Next::Decline => {
                 let stubs = process.claims.decline(&claim.owner, round, now);
                 self.give_back(life, stubs, is_faulty);
-                again(self, left);
+                self.said(life, Acquired::Queued(holder));
             }
-            Next::Wait => again(self, left),
+            Next::Wait => self.said(life, Acquired::Queued(holder)),
             Next::GiveWay => {
                 self.splits += 1;
                 self.stand_back(life, &claim, round, true, is_faulty);
                 let pause = self.rng.u64(..20_000);
-                again(self, pause);
+                self.said(life, Acquired::Queued(Holder::of_ours(duration(pause))));
             }
-            Next::Lead => again(self, 3_000),
+            Next::Lead => self.front_later(3_000, life, FrontDue::Again(number)),
             Next::Again => {
                 self.stand_back(life, &claim, round, false, is_faulty);
                 let pause = self.rng.u64(..12_000);
-                self.plan(pause, Event::Due(life, Due::Ask(claim.owner.clone())));
+                self.front_later(pause, life, FrontDue::Again(number));
             }
         }
         Ok(())
     }
 
-    fn granted(
+    /// A task has the lock until then, with this token.
+    fn holds(
         &mut self,
         life: Life,
-        claim: &Claim,
-        until: Instant,
-        (first, last): (u64, u64),
+        owner: &OwnerToken,
+        until: Micros,
+        token: u64,
     ) -> Result<(), String> {
         let now = self.now;
         if let Some(held) = self.holder.as_ref().filter(|held| held.until > now) {
-            return Err(format!("{} holds the lock of {}", claim.owner, held.owner));
+            return Err(format!("{owner} holds the lock of {}", held.owner));
         }
-        if first <= self.largest || last < first {
-            return Err(format!("tokens {first} to {last} after {}", self.largest));
+        if token <= self.largest {
+            return Err(format!("tokens: {token} after {}", self.largest));
         }
-        self.largest = last;
+        self.largest = token;
         self.grants += 1;
         self.served.insert(life.0);
-        // Some hold it for as long as they may.
-        let hold = match self.rng.u8(..4) {
-            0 if !self.is_calm => micros(until).saturating_sub(now + 1),
-            _ => self
-                .rng
-                .u64(1_000..60_000)
-                .min(micros(until).saturating_sub(now + 1)),
-        };
-        self.holder = Some(Granted {
+        self.holder = Some(Held {
             life,
-            owner: claim.owner.clone(),
-            until: micros(until),
-            last_token: last,
+            owner: owner.clone(),
+            until,
+            token,
         });
-        self.plan(hold, Event::Due(life, Due::Release(claim.owner.clone())));
         Ok(())
-    }
-
-    /// The claim is over: its votes are given back, and the next one begins.
-    fn end(&mut self, life: Life, is_faulty: bool) {
-        let process = &mut self.processes[life.0];
-        process.asking = None;
-        if let Some(claim) = process.claim.take() {
-            let stubs = process.claims.end(&claim.owner).unwrap_or_default();
-            self.give_back(life, stubs, is_faulty);
-        }
-        let pause = self.rng.u64(..5_000);
-        self.plan(pause, Event::Due(life, Due::Begin));
     }
 
     fn stand_back(
@@ -668,6 +631,9 @@ impl World {
         };
         if confirmed {
             self.plans.retain(|_, plan| !is_it(plan));
+            if self.lives(life) {
+                self.confirmed(life, node, &claim, is_faulty);
+            }
         } else if self.lives(life) {
             self.send_end(node, life, claim, is_faulty);
         }
@@ -681,15 +647,16 @@ impl World {
         match self.processes[life.0].claims.told(node, token, now) {
             Told::More => {}
             Told::Unknown => {
-                let key = LockKey::new("lock:", "k").unwrap();
-                let claim = Claim::new(key, OwnerToken::new(token), duration(TTL));
+                let claim = Claim::new(key(), OwnerToken::new(token), duration(TTL));
                 self.send_end(node, life, claim, is_faulty);
             }
             Told::Waiting { told, owner, round } => {
                 if told == majority(NODES) {
-                    self.plan(0, Event::Due(life, Due::Ask(owner)));
+                    let due = FrontDue::Told(owner, self.now);
+                    self.front_later(0, life, due);
                 } else if told == 1 {
-                    self.plan(5_000, Event::Due(life, Due::Ask(owner.clone())));
+                    let due = FrontDue::Told(owner.clone(), self.now + 5_000);
+                    self.front_later(0, life, due);
                     let unconfirmed = Due::Unconfirmed(owner, round);
                     self.plan(UNCONFIRMED, Event::Due(life, unconfirmed));
                 }
@@ -701,7 +668,7 @@ impl World {
     fn look(&mut self, start: Micros) -> Result<(), String> {
         let now = self.now;
         if let Some(held) = &self.holder
-            && held.last_token != self.largest
+            && held.token != self.largest
         {
             return Err(format!("{} was overtaken", held.owner));
         }

@@ -11,13 +11,18 @@ fn claim(name: &str) -> Claim {
     Claim::new(key, OwnerToken::unique("o"), Duration::from_secs(1))
 }
 
+const BY: scripts::Named<'_> = scripts::Named {
+    channel: "channel",
+    earlier: None,
+};
+
 fn acquire(name: &str) -> Call {
-    scripts::acquire(&claim(name), "channel")
+    scripts::acquire(&claim(name), BY)
 }
 
 fn release(name: &str) -> Call {
     let claim = claim(name);
-    scripts::release(&claim.key, &claim.owner, None, "channel")
+    scripts::release(&claim.key, &claim.owner, None)
 }
 
 fn renew(name: &str, seconds: u64) -> Call {
@@ -28,7 +33,7 @@ fn renew(name: &str, seconds: u64) -> Call {
 
 fn hand_over(name: &str) -> Call {
     let claim = claim(name);
-    scripts::release(&claim.key, &claim.owner, Some(&claim), "channel")
+    scripts::release(&claim.key, &claim.owner, Some((&claim, BY)))
 }
 
 /// Which calls share a command, by their indices.
@@ -215,9 +220,7 @@ fn a_call_without_company_goes_as_it_always_did() {
 #[test]
 fn a_command_names_the_locks_and_owners_and_once_what_is_the_same() {
     let claims = [claim("a"), claim("b")];
-    let calls = claims
-        .iter()
-        .map(|claim| scripts::acquire(claim, "channel"));
+    let calls = claims.iter().map(|claim| scripts::acquire(claim, BY));
     let sent = Sent::new(calls.collect());
     let [command] = &sent.commands()[..] else {
         panic!("it is one");

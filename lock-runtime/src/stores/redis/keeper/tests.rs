@@ -134,7 +134,7 @@ async fn linked(terms: Terms) -> (Arc<Link>, Keeper, Peer) {
     let (_, closing) = watch::channel(false);
     let (link, keeper) = Keeper::new(terms, target, None, closing);
     let (connection, peer) = connection().await;
-    link.opened(connection);
+    link.opened(connection, None);
     (link, keeper, peer)
 }
 
@@ -265,7 +265,7 @@ async fn calls_leave_in_the_order_of_their_first_polls() {
 fn ask_in_company(link: &Arc<Link>, lock: usize) -> JoinHandle<Result<Reply, Fault>> {
     let key = LockKey::new("lock:", &lock.to_string()).unwrap();
     let owner = OwnerToken::unique("owner");
-    ask(link, scripts::release(&key, &owner, None, "channel"))
+    ask(link, scripts::release(&key, &owner, None))
 }
 
 #[tokio::test(start_paused = true)]
@@ -436,6 +436,31 @@ async fn an_answer_to_another_call_gives_up_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_by_a_connection_that_was_given_up_dates_nothing_that_comes_by_the_next() {
+    let (link, _keeper, mut first) = linked(SHORT).await;
+    let before = link.last_answered();
+    let early = ask(&link, script());
+    let asked_early = first.asked().await;
+    sleep(TIMEOUT / 2).await;
+    let late = ask(&link, script());
+    let asked_late = first.asked().await;
+    early.await.unwrap().unwrap_err();
+    assert!(!link.works());
+
+    let (second, mut peer) = connection().await;
+    link.opened(second, None);
+    first.answer(&asked_early).await;
+    first.answer(&asked_late).await;
+    late.await.unwrap().unwrap().unwrap();
+    assert_eq!(link.last_answered(), before);
+
+    let asking = ask(&link, script());
+    peer.answer_next().await;
+    asking.await.unwrap().unwrap().unwrap();
+    assert!(link.last_answered() > before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_becomes_of_a_connection_that_is_given_up_does_not_matter_to_the_next() {
     let (link, _keeper, _first) = linked(SHORT).await;
     let early = ask(&link, script());
@@ -445,7 +470,7 @@ async fn what_becomes_of_a_connection_that_is_given_up_does_not_matter_to_the_ne
     assert!(!link.works());
 
     let (second, mut peer) = connection().await;
-    link.opened(second);
+    link.opened(second, None);
     let unanswered = late.await.unwrap();
     let no_answer = matches!(unanswered, Err(Fault::NoAnswer(TIMEOUT)));
     assert!(no_answer, "{unanswered:?}");

@@ -4,6 +4,7 @@
 --       [4] gone_ms: how long to remember the withdrawal; 0: not at all,
 --       [5] doubt: 1 if a question of the claim may still be on its way. Where the claim is
 --           unknown, it is in doubt, too.
+--       [6] place where it may have been queued before, if there is one
 -- Returns: withdrawn | again | error BADKEY
 local redis, lock, queue, counter = redis, KEYS[1], KEYS[2], KEYS[3]
 local call, owner = ARGV[1], ARGV[2]
@@ -13,7 +14,8 @@ local call, owner = ARGV[1], ARGV[2]
 local member = member_of(owner, ARGV[3])
 local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
-local waited = member ~= '' and read('queue', 'ZREM', queue, member) == 1
+local earlier = ARGV[6] and owner .. ARGV[6] or member
+local waited = member ~= '' and read('queue', 'ZREM', queue, member, earlier) ~= 0
 if refusal then return refusal end
 local gone_ms, known = ARGV[4], waited or holder == owner
 if gone_ms ~= '0' and (ARGV[5] == '1' or not known) then

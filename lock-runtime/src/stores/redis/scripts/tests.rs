@@ -9,6 +9,14 @@ fn claim() -> Claim {
     claim
 }
 
+/// To be told by `channel`, and by no other before.
+fn by(channel: &str) -> Named<'_> {
+    Named {
+        channel,
+        earlier: None,
+    }
+}
+
 /// The reply of a script to the call with this `number`.
 fn line(number: &[u8], rest: &str) -> Value {
     Value::BulkString([number, rest.as_bytes()].concat())
@@ -145,7 +153,7 @@ fn a_hand_over_survives_slashes_in_owner_and_key() {
 fn a_place_tells_a_hand_over_what_the_claim_was() {
     let mut claim = claim().queued();
     claim.grace = Duration::from_millis(1500);
-    let call = acquire(&claim, "lock:c:0");
+    let call = acquire(&claim, by("lock:c:0"));
     let place = String::from_utf8(call.words()[9].clone()).unwrap();
     let member = format!("{}{place}", claim.owner);
     let message = format!("x/3/5/lock:k{member}");
@@ -201,7 +209,8 @@ fn nonsense_on_the_channel_is_no_hand_over() {
 
 #[test]
 fn a_script_contains_what_its_lines_name() {
-    for script in all() {
+    let every = || all().chain(inspecting::all()).chain([&*GAP]);
+    for script in every() {
         for (line, _) in FRAGMENTS {
             assert!(!script.source.contains(line), "{line} is left");
         }
@@ -209,7 +218,7 @@ fn a_script_contains_what_its_lines_name() {
     // Each is somewhere, and so is no line of another name.
     for (_, fragment) in FRAGMENTS {
         let end = fragment.lines().last().unwrap();
-        assert!(all().any(|script| script.source.contains(end)));
+        assert!(every().any(|script| script.source.contains(end)), "{end}");
     }
 }
 
@@ -288,7 +297,7 @@ proptest! {
         let mut claim = Claim::new(LockKey::new(&prefix, &lock).unwrap(), OwnerToken::new(owner.as_str()), Duration::from_secs(1)).queued();
         claim.grace = Duration::from_millis(grace.into());
         claim.tokens = tokens;
-        let call = acquire(&claim, "channel");
+        let call = acquire(&claim, by("channel"));
         let place = String::from_utf8_lossy(&call.words()[9]).into_owned();
         let last = old + more;
         let member = format!("{owner}{place}");
