@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use memmap2::MmapMut;
 use rustix::time::{ClockId, clock_gettime};
 
+/// More than there are tasks.
+pub const ALONE: u64 = 1 << 32;
+
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -28,7 +31,8 @@ pub struct Board {
     phase: AtomicU32,
     /// How many processes are ready.
     pub ready: AtomicU32,
-    /// How many tasks are in the critical section: more than one is a violation.
+    /// How many tasks are in the critical section, and [`ALONE`] for each who has to be alone
+    /// there.
     holders: AtomicU64,
     /// The number of the task that was in the section last.
     owner: AtomicU64,
@@ -40,7 +44,7 @@ pub struct Board {
     pub sections: AtomicU64,
     /// How often it was entered by another task than the time before.
     pub handoffs: AtomicU64,
-    /// How often two were in it, or a fencing token did not grow.
+    /// How often more were in it than may be, or a fencing token did not grow.
     pub violations: AtomicU64,
 }
 
@@ -60,11 +64,15 @@ impl Board {
         self.phase.store(phase as u32, Ordering::Release);
     }
 
-    /// Enters the critical section as the task `me`. Tells whether the lock came from another task.
-    pub fn enter(&self, me: u64, fence: Option<u64>) -> bool {
-        let alone = self.holders.fetch_add(1, Ordering::SeqCst) == 0;
+    /// Enters the critical section as the task `me`, alone, or as one of so many for whom there is
+    /// room. Tells whether the lock came from another task.
+    pub fn enter(&self, me: u64, fence: Option<u64>, room: Option<u64>) -> bool {
+        let weight = room.map_or(ALONE, |_| 1);
+        let others = self.holders.fetch_add(weight, Ordering::SeqCst);
+        let is_room = others < room.unwrap_or(1);
+        let fence = fence.filter(|_| room.is_none());
         let grown = fence.is_none_or(|fence| self.fence.swap(fence, Ordering::SeqCst) < fence);
-        if !alone || !grown {
+        if !is_room || !grown {
             self.violations.fetch_add(1, Ordering::Relaxed);
         }
         self.sections.fetch_add(1, Ordering::Relaxed);
@@ -75,9 +83,10 @@ impl Board {
         handed_over
     }
 
-    /// Leaves the critical section.
-    pub fn leave(&self) {
-        self.holders.fetch_sub(1, Ordering::SeqCst);
+    /// Leaves the critical section, which it entered with so much `room`.
+    pub fn leave(&self, room: Option<u64>) {
+        self.holders
+            .fetch_sub(room.map_or(ALONE, |_| 1), Ordering::SeqCst);
     }
 }
 

@@ -53,6 +53,8 @@ pub enum Section {
     Redis,
     /// Stays for a millisecond, so that the others surely wait.
     Pause,
+    /// Stays for two milliseconds.
+    LongPause,
 }
 
 /// What the times are of.

@@ -15,7 +15,7 @@ use crate::job::{Job, SECTION_KEY, Section, Tally, Timed, histogram};
 use crate::peer;
 use crate::report::{Figures, median, ratios};
 use crate::server::{Kind, Senders, Target};
-use crate::side::{Failure, POLL, RSLOCK_DELAY, Side, TTL};
+use crate::side::{Failure, PARTS, POLL, RSLOCK_DELAY, Side, TTL};
 use crate::trace::Trace;
 
 /// Until the connections are warm and the queues are full.
@@ -119,6 +119,17 @@ impl Load {
                 format!("acquire, release; retries for ever, after up to {RSLOCK_DELAY:?}")
             }
             Side::Rlock => format!("RenewalMode::Auto, retry_interval {POLL:?}"),
+            Side::Shared => "one in a hundred takes the plain lock, the others a share".to_owned(),
+            Side::Permits => format!("{PARTS} permits"),
+            Side::Shards => format!("{PARTS} shards"),
+            Side::Parts => {
+                format!("the raw commands, on one of {PARTS} keys; polls every {POLL:?}")
+            }
+            Side::Crowd => "a pair of `RedisBackend` for one permit, so many taken".to_owned(),
+            Side::CrowdQueue => {
+                "a claim and a release of `RedisBackend` for one of 8 permits, so many waiting"
+                    .to_owned()
+            }
             Side::None => "no lock".to_owned(),
             Side::Redlock => "the defaults, on five servers; restart_delay 0".to_owned(),
             Side::RedlockRemote => "`redlock`, but local_passes 0".to_owned(),

@@ -3,6 +3,7 @@
 
 mod bare;
 mod board;
+mod crowd;
 mod heap;
 mod held;
 mod job;
@@ -72,6 +73,14 @@ enum Workload {
     Waiters,
     /// What a pair and a hand-over cost the server, with 64 in flight.
     Server,
+    /// Readers, permits and shards: all tasks of several processes want one lock, together.
+    Together {
+        /// What is done while the lock is held.
+        #[arg(long, value_enum, default_value_t = Section::Pause)]
+        section: Section,
+    },
+    /// One more permit with 10 to 10,000 taken, and a hand-over with so many waiting.
+    Crowd,
     /// One task and a free lock on five servers, where all are up, two refuse, and two hang.
     Down,
     /// One process of a run; started by the others.
@@ -238,6 +247,36 @@ fn main() -> Result<(), Failure> {
             let load = options.load("server", (1, 64), false, free, pair)?;
             let sides = [Side::Pipeline, Side::Backend, Side::HandOver];
             options.compare(load, &sides, &mut target)
+        }
+        Workload::Together { section } => {
+            let load = options.load("together", (4, 64), true, section, Timed::Wait)?;
+            let sides = [
+                Side::Ours,
+                Side::Shared,
+                Side::Permits,
+                Side::Shards,
+                Side::Parts,
+            ];
+            options.compare(load, &sides, &mut target)
+        }
+        Workload::Crowd => {
+            let load = options.load("crowd", (1, 1), false, free, pair)?;
+            let row = |(side, of, waiters)| Row {
+                name: format!("{waiters} {of}"),
+                side,
+                load: Load {
+                    waiters,
+                    ..load.clone()
+                },
+            };
+            let (holders, waiters) = (Side::Crowd, Side::CrowdQueue);
+            let rows = [
+                (holders, "holders", 10),
+                (holders, "holders", 10_000),
+                (waiters, "waiters", 10),
+                (waiters, "waiters", 10_000),
+            ];
+            options.measure(&rows.map(row), &mut target).map(drop)
         }
     }
 }

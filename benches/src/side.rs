@@ -1,6 +1,7 @@
 //! The sides of a comparison: ours, and what else one would use.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_redis::{Config, Pool, Runtime};
@@ -15,12 +16,19 @@ use redis::aio::MultiplexedConnection;
 use serde::{Deserialize, Serialize};
 
 use crate::bare::{self, Bare};
+use crate::board::ALONE;
 use crate::raw::{Commands, owner};
 pub use crate::raw::{Failure, POLL, TTL, multiplexed};
 
 /// rslock sleeps at random up to this between two tries; its own default is 200 ms, and 1 ms would
 /// make it spin.
 pub const RSLOCK_DELAY: Duration = Duration::from_millis(10);
+
+/// How many permits and parts a lock has.
+pub const PARTS: u32 = 16;
+
+/// How many readers there may be: as many as there are tasks.
+pub const READERS: u64 = ALONE;
 
 /// A way to lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
@@ -83,6 +91,18 @@ pub enum Side {
     /// Our backend: a release with a next claim, which hands a lock of its own to the first of a
     /// queue, 16 long by default.
     HandOver,
+    /// Readers, and now and then a writer.
+    Shared,
+    /// As many permits as there are parts.
+    Permits,
+    /// One lock in parts.
+    Shards,
+    /// The raw commands on as many keys.
+    Parts,
+    /// Our backend: one more permit, beside many that are taken.
+    Crowd,
+    /// Our backend: a permit that is handed on, with many that wait.
+    CrowdQueue,
 }
 
 impl Side {
@@ -107,6 +127,12 @@ impl Side {
             Side::Rlock => "rlock",
             Side::None => "none",
             Side::Publish => "publish",
+            Side::Shared => "shared",
+            Side::Permits => "permits",
+            Side::Shards => "shards",
+            Side::Parts => "parts",
+            Side::Crowd => "crowd",
+            Side::CrowdQueue => "crowd-queue",
             Side::Redlock => "redlock",
             Side::RedlockRemote => "redlock-remote",
             Side::RedlockTwoRefuse => "redlock-two-refuse",
@@ -133,10 +159,17 @@ impl Side {
                 Client::Ours(locks.build().await?, executor)
             }
             Side::Backend => Client::Backend(Arc::new(backend(url).await?)),
-            Side::Raw | Side::Pipeline => {
+            Side::Raw | Side::Pipeline | Side::Parts => {
                 let mut connection = multiplexed(url).await?;
-                let commands = Commands::load(&mut connection).await?;
-                Client::Raw(connection, Arc::new(commands))
+                let commands = Arc::new(Commands::load(&mut connection).await?);
+                match self {
+                    Side::Parts => Client::Parts(connection, commands, Arc::default()),
+                    _ => Client::Raw(connection, commands),
+                }
+            }
+            Side::Shared | Side::Permits | Side::Shards => {
+                let locks = builder(url).build().await?;
+                Client::Together(locks, self, Arc::default())
             }
             Side::Pool => {
                 let pool = Config::from_url(url).create_pool(Some(Runtime::Tokio1))?;
@@ -162,7 +195,9 @@ impl Side {
             | Side::Bare
             | Side::Publish
             | Side::Ring
-            | Side::HandOver => {
+            | Side::HandOver
+            | Side::Crowd
+            | Side::CrowdQueue => {
                 return Err("no client of this process".into());
             }
         })
@@ -205,6 +240,9 @@ pub enum Client {
     /// And where its tasks are to run, if not on the caller's runtime.
     Ours(LockRuntime, Option<Arc<dyn Executor>>),
     Backend(Arc<RedisBackend>),
+    /// With how many locks were asked for.
+    Together(LockRuntime, Side, Arc<AtomicU64>),
+    Parts(MultiplexedConnection, Arc<Commands>, Arc<AtomicU64>),
     Raw(MultiplexedConnection, Arc<Commands>),
     Pool(Pool, Arc<Commands>),
     Peer(lock_peers::Client, Terms),
@@ -215,6 +253,9 @@ pub enum Client {
 /// A lock that is held.
 pub enum Held {
     Ours(LockGuard),
+    /// And for how many there is room.
+    Together(LockGuard, u64),
+    Part(MultiplexedConnection, Cmd),
     Backend(Arc<RedisBackend>, Claim, Grant),
     Raw(MultiplexedConnection, Cmd),
     Pool(Pool, Cmd),
@@ -234,6 +275,32 @@ impl Client {
                     Acquired::Granted(grant) => Held::Backend(backend.clone(), claim, grant),
                     _ => return Err("the lock is not free".into()),
                 }
+            }
+            Client::Together(locks, side, asked) => {
+                let lock = locks.lock(key).wait(WAIT);
+                let number = asked.fetch_add(1, Ordering::Relaxed);
+                let (lock, room) = match side {
+                    Side::Shared if number % 100 == 99 => {
+                        return Ok(Held::Ours(lock.acquire().await?));
+                    }
+                    Side::Shared => (lock.shared(), READERS),
+                    Side::Permits => (lock.permits(PARTS), PARTS.into()),
+                    _ => (lock.shards(PARTS), PARTS.into()),
+                };
+                Held::Together(lock.acquire().await?, room)
+            }
+            Client::Parts(connection, commands, asked) => {
+                let mut connection = connection.clone();
+                let part = asked.fetch_add(1, Ordering::Relaxed) % u64::from(PARTS);
+                let (take, give) = commands.of_claim(&format!("{key}:{part}"));
+                while take
+                    .query_async::<Option<String>>(&mut connection)
+                    .await?
+                    .is_none()
+                {
+                    tokio::time::sleep(POLL).await;
+                }
+                Held::Part(connection, give)
             }
             Client::Raw(connection, commands) => {
                 let mut connection = connection.clone();
@@ -275,7 +342,7 @@ impl Client {
     /// Ends what runs in the background.
     pub async fn close(self) -> Result<(), Failure> {
         match self {
-            Client::Ours(locks, _) => locks.shutdown().await?,
+            Client::Ours(locks, _) | Client::Together(locks, ..) => locks.shutdown().await?,
             Client::Backend(backend) => backend.close().await,
             Client::Peer(client, _) => client.close().await,
             _ => {}
@@ -285,6 +352,15 @@ impl Client {
 }
 
 impl Held {
+    /// For how many there is room with this lock; `None`: for its holder alone.
+    pub fn room(&self) -> Option<u64> {
+        match self {
+            Held::Together(_, room) => Some(*room),
+            Held::Part(..) => Some(PARTS.into()),
+            _ => None,
+        }
+    }
+
     /// The fencing token, on the sides that have one.
     pub fn fence(&self) -> Option<u64> {
         match self {
@@ -296,13 +372,13 @@ impl Held {
 
     pub async fn release(self) -> Result<(), Failure> {
         match self {
-            Held::Ours(guard) => guard.release().await?,
+            Held::Ours(guard) | Held::Together(guard, _) => guard.release().await?,
             Held::Backend(backend, claim, _) => {
                 let release = Release::new(claim.key, claim.owner);
                 let outcome = backend.release(&release).await?;
                 released(outcome != Released::NotHeld)?;
             }
-            Held::Raw(mut connection, give) => {
+            Held::Raw(mut connection, give) | Held::Part(mut connection, give) => {
                 let deleted: u32 = give.query_async(&mut connection).await?;
                 released(deleted == 1)?;
             }

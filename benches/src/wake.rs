@@ -45,8 +45,8 @@ impl<'a> Player<'a> {
     /// What is timed is from before the PUBLISH until the receiver runs.
     fn caught(&mut self, sent_at: u64) {
         let time = now() - sent_at;
-        self.board.enter(self.job.process as u64 + 1, None);
-        self.board.leave();
+        self.board.enter(self.job.process as u64 + 1, None, None);
+        self.board.leave(None);
         if self.board.phase() == Phase::Measure {
             self.served += 1;
             self.times.saturating_record(time);

@@ -13,14 +13,15 @@ use tokio::task::JoinSet;
 
 use crate::board::{Phase, Shared, now};
 use crate::job::{Job, SECTION_KEY, Section, Tally, Timed, histogram, reached, spending};
-use crate::side::{Client, Failure, Side, multiplexed};
-use crate::{held, waiters, wake};
+use crate::side::{Client, Failure, READERS, Side, multiplexed};
+use crate::{crowd, held, waiters, wake};
 
 /// Does `job` until the board says stop.
 pub async fn run(job: Job) -> Result<Tally, Failure> {
     match job.side {
         Side::Publish => return wake::publish(job).await,
         Side::HandOver => return waiters::run(job).await,
+        Side::Crowd | Side::CrowdQueue => return crowd::run(job).await,
         Side::Pipeline => return pipeline(job).await,
         _ if job.timed == Timed::Held => return held::hold(job).await,
         _ => {}
@@ -29,7 +30,7 @@ pub async fn run(job: Job) -> Result<Tally, Failure> {
     let client = job.side.connect(&job.url).await?;
     let redis = match job.section {
         Section::Redis => Some(multiplexed(&job.url).await?),
-        Section::Free | Section::Pause => None,
+        Section::Free | Section::Pause | Section::LongPause => None,
     };
     let mut tasks = JoinSet::new();
     for number in 0..job.tasks {
@@ -156,11 +157,11 @@ impl Task {
         let held = self.client.acquire(&self.key).await?;
         let waited = started.elapsed();
 
-        let handed_over = self.shared && self.board.enter(self.id, held.fence());
+        let handed_over = self.shared && self.board.enter(self.id, held.fence(), held.room());
         let hand_off = now().saturating_sub(self.board.released_at.load(Ordering::SeqCst));
         self.stay().await?;
         if self.shared {
-            self.board.leave();
+            self.board.leave(held.room());
         }
 
         // A turn that stays on its side goes on: the other has waited since the first release of
@@ -169,6 +170,7 @@ impl Task {
             self.board.released_at.store(now(), Ordering::SeqCst);
         }
         let releasing = Instant::now();
+        let held_is_reader = held.room() == Some(READERS);
         held.release().await?;
         let time = match self.timed {
             Timed::Pair => waited + releasing.elapsed(),
@@ -181,7 +183,9 @@ impl Task {
         let counts = self.timed != Timed::HandOff || handed_over;
         if counts && self.board.phase() == Phase::Measure {
             self.served += 1;
-            self.times.saturating_record(time.as_nanos() as u64);
+            if !held_is_reader {
+                self.times.saturating_record(time.as_nanos() as u64);
+            }
         }
         Ok(())
     }
@@ -194,6 +198,7 @@ impl Task {
                 cmd("DECR").arg(SECTION_KEY).exec_async(redis).await?;
             }
             (Section::Pause, _) => tokio::time::sleep(Duration::from_millis(1)).await,
+            (Section::LongPause, _) => tokio::time::sleep(Duration::from_millis(2)).await,
             _ => {}
         }
         Ok(())

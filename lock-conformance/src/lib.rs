@@ -64,6 +64,21 @@ macro_rules! for_each_promise {
             all_keys_are_taken_together_or_none
             a_kept_key_is_nobodys_and_is_served_afterwards
             what_comes_late_finds_a_kept_key_as_it_is
+            those_who_share_a_key_hold_it_together
+            kinds_of_claims_exclude_each_other
+            those_who_share_do_not_pass_one_who_waits
+            all_who_share_are_served_together
+            the_last_who_shares_hands_over
+            each_of_several_leases_ends_by_itself
+            those_who_share_have_one_fence
+            no_more_permits_are_held_than_there_are
+            a_permit_that_ran_out_stays_lost
+            nobody_passes_a_claim_for_more_permits
+            a_permit_is_given_back_once
+            a_kept_permit_is_nobodys
+            a_shard_has_one_holder
+            a_repeated_claim_has_the_same_shard
+            an_abandoned_lease_of_several_is_free
             a_hand_over_is_told_to_a_sink_attached_before
             a_sink_attached_late_hears_of_earlier_claims
             a_sink_hears_of_every_hand_over

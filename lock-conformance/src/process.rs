@@ -175,7 +175,9 @@ pub(crate) fn with_tokens(mut claim: Claim, tokens: u32) -> Claim {
 }
 
 pub(crate) fn renewal(claim: &Claim) -> Renewal {
-    Renewal::new(claim.key.clone(), claim.owner.clone(), claim.ttl)
+    let mut renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), claim.ttl);
+    renewal.mode = claim.mode;
+    renewal
 }
 
 pub(crate) async fn acquire(process: &Process<impl Backend>, claim: &Claim) -> Acquired {
@@ -269,7 +271,9 @@ async fn has_turn(process: &Process<impl Backend>, claim: &Claim) -> bool {
 
 /// The release of `claim`.
 pub(crate) fn ending(claim: &Claim) -> Release {
-    Release::new(claim.key.clone(), claim.owner.clone())
+    let mut release = Release::new(claim.key.clone(), claim.owner.clone());
+    release.mode = claim.mode;
+    release
 }
 
 pub(crate) async fn release(process: &Process<impl Backend>, claim: &Claim) -> Released {

@@ -53,14 +53,14 @@ pub(crate) enum Why {
 
 /// The next claim of a process, and its session.
 #[derive(Clone, Copy)]
-struct Boarding<'a> {
+struct Prepared<'a> {
     claim: &'a Claim,
     session: &'a Session,
 }
 
-impl<'a> Boarding<'a> {
-    fn of((claim, (session, _)): &'a (&'a Claim, (Session, bool))) -> Boarding<'a> {
-        Boarding { claim, session }
+impl<'a> Prepared<'a> {
+    fn of((claim, (session, _)): &'a (&'a Claim, (Session, bool))) -> Prepared<'a> {
+        Prepared { claim, session }
     }
 }
 
@@ -72,7 +72,7 @@ impl Core {
         let mine = entry.as_ref().filter(|entry| !entry.in_doubt);
         let mut next = None;
         if let Some(claim) = &release.next {
-            next = Some((claim, self.board(claim, mine).await?));
+            next = Some((claim, self.prepare(claim, mine).await?));
         }
         let ended = self.end_and_pass(&layout, owner, entry.as_ref(), &mut next);
         match ended.await {
@@ -127,8 +127,8 @@ impl Core {
         entry: Option<&Entry>,
         next: &mut Option<(&Claim, (Session, bool))>,
     ) -> Result<Ended, Fault> {
-        let boarded = next.as_ref().map(Boarding::of);
-        match self.end_lease(layout, owner, entry, boarded).await {
+        let shared = next.as_ref().map(Prepared::of);
+        match self.end_lease(layout, owner, entry, shared).await {
             Err(Fault::NoSession) => {}
             ended => return ended,
         }
@@ -137,13 +137,13 @@ impl Core {
             *is_shared = false;
             self.note(claim, session);
         }
-        let boarded = next.as_ref().map(Boarding::of);
-        self.end_lease(layout, owner, entry, boarded).await
+        let shared = next.as_ref().map(Prepared::of);
+        self.end_lease(layout, owner, entry, shared).await
     }
 
     /// A session for the next claim of a process: that of the holder, if it may be used again. And
     /// whether it is that.
-    async fn board(
+    async fn prepare(
         self: &Arc<Core>,
         next: &Claim,
         mine: Option<&Entry>,
@@ -201,10 +201,10 @@ impl Core {
         layout: &Layout,
         owner: &str,
         entry: Option<&Entry>,
-        mut next: Option<Boarding<'_>>,
+        mut next: Option<Prepared<'_>>,
     ) -> Result<Ended, Fault> {
         let has_next = next.is_some();
-        let refused = |next: &Option<Boarding<'_>>| {
+        let refused = |next: &Option<Prepared<'_>>| {
             (has_next && next.is_none()).then_some(Next::Refused(Duration::ZERO))
         };
         // If nobody was seen to wait, it is likely that nobody does.
@@ -265,7 +265,7 @@ impl Core {
         session: &str,
         txn: &Txn,
         passed: Option<(Step, Step)>,
-        next: &mut Option<Boarding<'_>>,
+        next: &mut Option<Prepared<'_>>,
     ) -> Result<Option<Option<Next>>, Fault> {
         match self.txn(txn).await? {
             Done::Yes(pairs) => Ok(Some(match next {
@@ -297,7 +297,7 @@ impl Core {
         owner: &str,
         session: &str,
         mut tree: Tree,
-        next: Option<Boarding<'_>>,
+        next: Option<Prepared<'_>>,
     ) -> Result<Option<Result<Next, ()>>, Fault> {
         for _ in 0..TRIES {
             let others = || tree.alive().filter(|waiter| waiter.said.owner != owner);
@@ -572,7 +572,7 @@ fn pass_on(
     layout: &Layout,
     session: &str,
     index: u64,
-    next: Option<Boarding<'_>>,
+    next: Option<Prepared<'_>>,
 ) -> Option<(Step, Step)> {
     let Some(next) = next else {
         txn.take_away(layout.lock(), index);

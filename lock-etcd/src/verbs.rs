@@ -262,45 +262,45 @@ impl Core {
             },
         };
         let mine = entry.as_ref().filter(|entry| !entry.in_doubt);
-        let mut boarding = None;
+        let mut prepared = None;
         if let Some(next) = &release.next {
-            boarding = Some(self.board(next, mine.map(|entry| entry.lease)).await?);
+            prepared = Some(self.prepare(next, mine.map(|entry| entry.lease)).await?);
         }
-        let aboard = release.next.as_ref().zip(boarding.as_ref());
-        let aboard = aboard.map(|(next, boarding)| entrant(next, &boarding.lease));
+        let entering = release.next.as_ref().zip(prepared.as_ref());
+        let entering = entering.map(|(next, prepared)| entrant(next, &prepared.lease));
         let owns = entry.as_ref().is_some_and(|entry| entry.owns);
-        let txn = self.txn(txns::release(&lock, owner, created, owns, aboard));
-        let answer = match boarding.as_mut().filter(|boarding| !boarding.is_new) {
-            Some(boarding) => {
-                let (life, answer) = self.with_life(&boarding.lease, asked, txn).await;
+        let txn = self.txn(txns::release(&lock, owner, created, owns, entering));
+        let answer = match prepared.as_mut().filter(|prepared| !prepared.is_new) {
+            Some(prepared) => {
+                let (life, answer) = self.with_life(&prepared.lease, asked, txn).await;
                 if let Some(header) = answer.as_ref().ok().and_then(|answer| answer.header) {
                     // Without a proof there is less left of it.
-                    let _ = life.take_in(&mut boarding.lease, header.raft_term);
+                    let _ = life.take_in(&mut prepared.lease, header.raft_term);
                 }
                 answer
             }
             None => txn.await,
         };
         let ended = answer.and_then(|answer| txns::released(answer, release.next.is_some()));
-        let next = release.next.as_ref().zip(boarding);
+        let next = release.next.as_ref().zip(prepared);
         match ended {
             Ok(Ended::Yes(entered)) => {
                 let is_shared = next
                     .as_ref()
-                    .is_some_and(|(_, boarding)| boarding.is_shared);
+                    .is_some_and(|(_, prepared)| prepared.is_shared);
                 let entry = self.forget(owner);
                 // By one that was lent the next claim may live, even if it was given another since.
                 if let Some(entry) = entry.filter(|entry| !is_shared && !entry.lent) {
                     self.end(entry.lease, entry.in_doubt);
                 }
-                let Some(((next, boarding), entered)) = next.zip(*entered) else {
+                let Some(((next, prepared), entered)) = next.zip(*entered) else {
                     return Ok(Released::Released(None));
                 };
-                let settled = self.settle(next, boarding.lease, entered, asked);
+                let settled = self.settle(next, prepared.lease, entered, asked);
                 Ok(Released::Released(Some(settled.await?)))
             }
             Ok(Ended::No { waits }) => {
-                self.disembark(next, true);
+                self.undo_prepared(next, true);
                 if waits {
                     return Ok(Released::NotHeld);
                 }
@@ -309,8 +309,8 @@ impl Core {
             Err(fault) => {
                 if fault.is_unknown() {
                     let mut lent = false;
-                    if let Some((next, boarding)) = next {
-                        lent = boarding.is_shared;
+                    if let Some((next, prepared)) = next {
+                        lent = prepared.is_shared;
                         let next = next.owner.as_str();
                         self.book.change(next, |entry| entry.in_doubt = true);
                     }
@@ -320,7 +320,7 @@ impl Core {
                     });
                 } else {
                     let is_alive = !matches!(fault, Fault::NoLease);
-                    self.disembark(next, is_alive);
+                    self.undo_prepared(next, is_alive);
                 }
                 Err(fault)
             }
@@ -328,42 +328,42 @@ impl Core {
     }
 
     /// A lease for the next claim of a process: that of the holder, if it may be used again.
-    async fn board(&self, next: &Claim, mine: Option<Lease>) -> Result<Boarding, Fault> {
+    async fn prepare(&self, next: &Claim, mine: Option<Lease>) -> Result<Prepared, Fault> {
         let needed = self.leases.kept(next.ttl);
-        let boarding = match mine.filter(|lease| lease.ttl == needed) {
-            Some(lease) => Boarding {
+        let prepared = match mine.filter(|lease| lease.ttl == needed) {
+            Some(lease) => Prepared {
                 lease,
                 is_new: false,
                 is_shared: true,
             },
             None => match self.leases.idle(needed) {
-                Some(lease) => Boarding {
+                Some(lease) => Prepared {
                     lease,
                     is_new: false,
                     is_shared: false,
                 },
-                None => Boarding {
+                None => Prepared {
                     lease: self.leases.grant(needed).await?,
                     is_new: true,
                     is_shared: false,
                 },
             },
         };
-        self.note(next, boarding.lease);
-        Ok(boarding)
+        self.note(next, prepared.lease);
+        Ok(prepared)
     }
 
     /// The release was not done, and so the next claim was not looked at. Its lease may be used
     /// again if it `is_alive`.
-    fn disembark(self: &Arc<Core>, next: Option<(&Claim, Boarding)>, is_alive: bool) {
-        if let Some((next, boarding)) = next {
+    fn undo_prepared(self: &Arc<Core>, next: Option<(&Claim, Prepared)>, is_alive: bool) {
+        if let Some((next, prepared)) = next {
             let in_doubt = self.is_in_doubt(next.owner.as_str());
             if in_doubt {
                 return;
             }
             self.forget(next.owner.as_str());
-            if !boarding.is_shared && is_alive {
-                self.end(boarding.lease, false);
+            if !prepared.is_shared && is_alive {
+                self.end(prepared.lease, false);
             }
         }
     }
@@ -554,7 +554,7 @@ impl Life {
 
 /// The lease of a next claim.
 #[derive(Clone, Copy, Debug)]
-struct Boarding {
+struct Prepared {
     lease: Lease,
     /// Whether it was granted just now, and so has its whole ttl.
     is_new: bool,

@@ -8,7 +8,7 @@ use syn::{Error, Expr, Ident, Path, Token, parse_quote, token};
 use crate::errors::Errors;
 use crate::krate;
 use crate::names::{example, unknown};
-use crate::values::{self, Guard, Handler, Key, Keys, OnTaken, Renew, Time, text_of};
+use crate::values::{self, Count, Guard, Handler, Key, Keys, OnTaken, Renew, Time, text_of};
 
 /// The arguments, understood.
 pub(crate) struct Args {
@@ -19,6 +19,10 @@ pub(crate) struct Args {
     pub(crate) renew: Option<Renew>,
     pub(crate) max_hold: Option<Time>,
     pub(crate) min_hold: Option<Time>,
+    /// Whether the key is shared.
+    pub(crate) shared: bool,
+    pub(crate) permits: Option<Count>,
+    pub(crate) shards: Option<Count>,
     pub(crate) once_per: Option<Time>,
     pub(crate) continue_when_lost: bool,
     pub(crate) on_taken: OnTaken,
@@ -44,6 +48,9 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
         renew: None,
         max_hold: None,
         min_hold: None,
+        shared: false,
+        permits: None,
+        shards: None,
         once_per: None,
         continue_when_lost: false,
         on_taken: OnTaken::Error,
@@ -257,6 +264,9 @@ fn set(args: &mut Args, name: &str, value: &Expr, errors: &mut Errors) {
         "renew" => values::renew(value).map(|renew| args.renew = Some(renew)),
         "max_hold" => values::nonzero(value, name).map(|limit| args.max_hold = Some(limit)),
         "min_hold" => values::min_hold(value).map(|least| args.min_hold = Some(least)),
+        "mode" => values::mode(value).map(|shared| args.shared = shared),
+        "permits" => values::permits(value).map(|permits| args.permits = Some(permits)),
+        "shards" => values::shards(value).map(|shards| args.shards = Some(shards)),
         "once_per" => values::once_per(value).map(|period| args.once_per = Some(period)),
         "on_lost" => values::on_lost(value).map(|goes_on| args.continue_when_lost = goes_on),
         "on_taken" => values::on_taken(value).map(|what| args.on_taken = what),
@@ -278,6 +288,7 @@ fn set(args: &mut Args, name: &str, value: &Expr, errors: &mut Errors) {
 /// The mistakes that no argument makes alone.
 fn check_together(args: &Args, written: &AllWritten, errors: &mut Errors) {
     check_keys(args, written, errors);
+    check_mode(args, written, errors);
     let shown = humantime::format_duration;
     if let (Some(Time::Known(least)), Some(Time::Known(limit))) = (&args.min_hold, &args.max_hold)
         && least > limit
@@ -328,6 +339,44 @@ fn check_together(args: &Args, written: &AllWritten, errors: &mut Errors) {
                 shown(*limit),
                 shown(ttl)
             ),
+        );
+    }
+}
+
+/// Whether one thing is asked of the key, and the body can know what it got.
+fn check_mode(args: &Args, written: &AllWritten, errors: &mut Errors) {
+    let modes = [
+        ("mode", args.shared),
+        ("permits", args.permits.is_some()),
+        ("shards", args.shards.is_some()),
+    ];
+    let mut modes = modes.iter().filter(|(_, is_given)| *is_given);
+    let Some((mode, _)) = modes.next() else {
+        return;
+    };
+    let shown = if args.shared { "mode = shared" } else { mode };
+    if let Some((other, _)) = modes.next() {
+        let fault = format!(
+            "there is `{shown}` already; choose one of `mode = shared`, `permits` and `shards`"
+        );
+        errors.at(written.value(other), fault);
+    } else if args.keys.is_some() {
+        let fault = format!("with `keys` all of each key is locked; `{shown}` is for one `key`");
+        errors.at(written.value(mode), fault);
+    } else if args.shards.is_some() && args.guard.is_none() {
+        errors.at(
+            written.value("shards"),
+            "the body must know its shard; write `guard = lock`, and in the body `lock.shard()`",
+        );
+    } else if args.shared && args.min_hold.is_some() {
+        errors.at(
+            written.value("min_hold"),
+            "a reader does not keep others out, so there is no `min_hold` with `mode = shared`",
+        );
+    } else if args.shared && args.once_per.is_some() {
+        errors.at(
+            written.value("once_per"),
+            "a reader does not keep others out, so there is no `once_per` with `mode = shared`",
         );
     }
 }

@@ -18,7 +18,7 @@ use crate::blocks::future;
 use crate::item::Function;
 use crate::key::{CheckedKey, CheckedKeys, Placeholder, Segment};
 use crate::mention::mentions;
-use crate::values::{Guard, Handler, OnTaken, Renew, Time};
+use crate::values::{Count, Guard, Handler, OnTaken, Renew, Time};
 
 // Input:  #[distributed_lock(key = "coupon:<id>", ttl = "5s", guard = lock)]
 //         async fn redeem(&self, Path(id): Path<u64>, _tx: Tx) -> Res<u64> { BODY }
@@ -120,6 +120,15 @@ fn spec(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
         }
     };
 
+    let count = |count: &Count| match count {
+        Count::Known(count) => quote_spanned!(at=> #count),
+        Count::Expression(value) => {
+            let value = expression(value);
+            // As of a duration.
+            let ty = quote_spanned!(at.located_at(value.span())=> ::core::primitive::u32);
+            quote_spanned!(at=> { let __count: #ty = #value; __count })
+        }
+    };
     let text = |key: &CheckedKey| match key {
         CheckedKey::Template(segments) => template(segments, &private),
         CheckedKey::Expression(value) => {
@@ -172,6 +181,15 @@ fn spec(args: &Args, key: &CheckedKeys, function: &Function) -> TokenStream {
     }
     if let Some(least) = &args.min_hold {
         set("min_hold", &duration(least));
+    }
+    if args.shared {
+        set("shared", &TokenStream::new());
+    }
+    if let Some(permits) = &args.permits {
+        set("permits", &count(permits));
+    }
+    if let Some(shards) = &args.shards {
+        set("shards", &count(shards));
     }
     if let Some(period) = &args.once_per {
         set("once_per", &duration(period));
@@ -368,6 +386,10 @@ pub(crate) fn is_in_the_attribute(name: &str, args: &Args, key: &CheckedKeys) ->
     key.list().iter().any(is_in_key)
         || matches!(key, CheckedKeys::Expression(value) if is_in(value))
         || durations.any(|time| matches!(time, Time::Expression(value) if is_in(value)))
+        || [&args.permits, &args.shards]
+            .into_iter()
+            .flatten()
+            .any(|count| matches!(count, Count::Expression(value) if is_in(value)))
         || args.runtime.as_ref().is_some_and(is_in)
 }
 

@@ -263,34 +263,9 @@ use crate::key::CheckedKeys;
 /// # }
 /// ```
 ///
-/// # `once_per`
+#[doc = include_str!("../doc/once_per.md")]
 ///
-/// A body that ended well is not run again for so long, counted from its beginning: nobody has the
-/// key until then, also if this process dies. It ended well if it returned `Ok`, `Some` or `()`;
-/// the trait [`LockDone`] says it of other types. After an error, a panic or the loss of the lock
-/// the key is free, and the next call tries again. Whoever comes meanwhile skips, unless `on_taken`
-/// says otherwise.
-///
-/// The call returns `Ok` once the store knows: if that goes away just then, it returns an error,
-/// and the job may be run again. At most 24 h; where the store cannot keep a lock,
-/// [`LockError::Config`] before the body begins. Default: none.
-///
-/// ```
-/// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
-/// // Called once a minute, on every server, until one has done it.
-/// #[distributed_lock(key = "cron:report", once_per = "1h")]
-/// async fn report() -> Result<Option<&'static str>, LockError> {
-///     Ok(Some("written"))
-/// }
-/// # #[tokio::main]
-/// # async fn main() -> Result<(), LockError> {
-/// # let locks = LockRuntime::in_memory().build().await?;
-/// # assert_eq!(LockRuntime::scope(locks.clone(), report()).await?, Some("written"));
-/// # assert_eq!(LockRuntime::scope(locks, report()).await?, None);
-/// # Ok(())
-/// # }
-/// ```
-///
+#[doc = include_str!("../doc/modes.md")]
 /// # `on_lost`
 ///
 /// What happens when the lease can no longer be proven, because the store was away for too long or

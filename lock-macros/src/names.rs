@@ -1,11 +1,12 @@
 //! The names of the arguments, and what else they are called.
 
-use syn::Expr;
+use syn::{Expr, Lit};
 
 use crate::spelling::closest;
+use crate::values::bare;
 
 /// Every argument, with an example of its use.
-const KNOWN: [(&str, &str); 15] = [
+const KNOWN: [(&str, &str); 18] = [
     ("key", r#"key = "coupon:<id>""#),
     ("keys", r#"keys = ["account:<from>", "account:<to>"]"#),
     ("ttl", r#"ttl = "5s""#),
@@ -13,6 +14,9 @@ const KNOWN: [(&str, &str); 15] = [
     ("renew", r#"renew = "500ms""#),
     ("max_hold", r#"max_hold = "1m""#),
     ("min_hold", r#"min_hold = "55s""#),
+    ("mode", "mode = shared"),
+    ("permits", "permits = 5"),
+    ("shards", "shards = 16"),
     ("once_per", r#"once_per = "1h""#),
     ("on_lost", "on_lost = cancel"),
     ("on_taken", "on_taken = skip"),
@@ -24,7 +28,7 @@ const KNOWN: [(&str, &str); 15] = [
 ];
 
 /// What other lock libraries call our arguments.
-const ELSEWHERE: [(&str, &[&str]); 13] = [
+const ELSEWHERE: [(&str, &[&str]); 16] = [
     ("key", &["resource", "lock", "lock_key", "id"]),
     ("keys", &["names", "resources", "lock_keys"]),
     (
@@ -75,6 +79,35 @@ const ELSEWHERE: [(&str, &[&str]); 13] = [
         &["lock_at_least_for", "at_least", "min_duration", "cooldown"],
     ),
     (
+        "mode",
+        &[
+            "lock_type",
+            "read",
+            "rw",
+            "shared",
+            "read_write",
+            "exclusive",
+            "kind",
+        ],
+    ),
+    (
+        "permits",
+        &[
+            "concurrency",
+            "max_count",
+            "max_concurrent",
+            "max_concurrency",
+            "semaphore",
+            "count",
+            "max_parallel",
+            "slots",
+        ],
+    ),
+    (
+        "shards",
+        &["segments", "stripes", "buckets", "partitions", "parts"],
+    ),
+    (
         "once_per",
         &[
             "run_at_most_once_per",
@@ -108,6 +141,10 @@ const ELSEWHERE: [(&str, &[&str]); 13] = [
     ),
 ];
 
+fn is_number(value: &Expr) -> bool {
+    matches!(bare(value), Expr::Lit(lit) if matches!(lit.lit, Lit::Int(_)))
+}
+
 pub(crate) fn example(name: &str) -> Option<&'static str> {
     let known = KNOWN.iter().find(|(known, _)| *known == name);
     known.map(|(_, example)| *example)
@@ -116,6 +153,9 @@ pub(crate) fn example(name: &str) -> Option<&'static str> {
 pub(crate) fn unknown(name: &str, value: Option<&Expr>) -> String {
     if name == "locks" && matches!(value, Some(Expr::Array(_))) {
         return format!("unknown argument `{name}`; it is called `keys` here");
+    }
+    if name == "limit" && value.is_some_and(is_number) {
+        return format!("unknown argument `{name}`; it is called `permits` here");
     }
     let elsewhere = ELSEWHERE.iter().find(|(_, others)| others.contains(&name));
     if let Some((ours, _)) = elsewhere {

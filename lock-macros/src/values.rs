@@ -61,6 +61,14 @@ pub(crate) enum Time {
     Expression(Expr),
 }
 
+/// A number of permits or shards.
+pub(crate) enum Count {
+    /// Known now, and checked.
+    Known(u32),
+    /// An expression of type `u32`.
+    Expression(Expr),
+}
+
 /// A function that makes a return value of a `LockError`.
 pub(crate) enum Handler {
     Path(ExprPath),
@@ -218,6 +226,81 @@ fn kept(value: &Expr, name: &str) -> syn::Result<Time> {
         )),
         kept => Ok(kept),
     }
+}
+
+/// Whether the key is shared.
+pub(crate) fn mode(value: &Expr) -> syn::Result<bool> {
+    let word = match bare(value) {
+        Expr::Path(path) => path.path.get_ident().map(ToString::to_string),
+        _ => text_of(value).map(LitStr::value),
+    };
+    let is_text = text_of(value).is_some();
+    let fault = match word.as_deref() {
+        Some("shared") if !is_text => return Ok(true),
+        Some("exclusive") if !is_text => return Ok(false),
+        Some(word @ ("shared" | "exclusive")) => format!("write `mode = {word}`, without quotes"),
+        Some(word @ ("read" | "reader" | "readers" | "share")) => {
+            format!("`{word}` is called `shared` here; write `mode = shared`")
+        }
+        Some(word @ ("write" | "writer" | "exclude")) => {
+            format!("`{word}` is called `exclusive` here, which is the default; leave it out")
+        }
+        Some(word @ ("permits" | "shards")) => {
+            format!("`{word}` has a number of its own; write e.g. `{word} = 5`")
+        }
+        _ => "`mode` is `shared` (readers together) or `exclusive` (alone, the default)".to_owned(),
+    };
+    Err(Error::new_spanned(value, fault))
+}
+
+pub(crate) fn permits(value: &Expr) -> syn::Result<Count> {
+    let count = count(value, "permits")?;
+    let fault = match count {
+        Count::Known(0) => "with no permit nobody would ever run; write e.g. `permits = 5`",
+        Count::Known(1) => "one permit is the plain lock; leave `permits` out",
+        Count::Known(permits) if permits > 1_000_000 => "`permits` must be at most 1,000,000",
+        _ => return Ok(count),
+    };
+    Err(Error::new_spanned(value, fault))
+}
+
+pub(crate) fn shards(value: &Expr) -> syn::Result<Count> {
+    let count = count(value, "shards")?;
+    let fault = match count {
+        Count::Known(1) => "one shard is the whole key; leave `shards` out",
+        Count::Known(shards) if !(2..=64).contains(&shards) => "`shards` must be from 2 to 64",
+        _ => return Ok(count),
+    };
+    Err(Error::new_spanned(value, fault))
+}
+
+fn count(value: &Expr, name: &str) -> syn::Result<Count> {
+    let fault = match bare(value) {
+        Expr::Lit(lit) => match &lit.lit {
+            Lit::Int(number) if ["", "u32"].contains(&number.suffix()) => {
+                match number.base10_parse() {
+                    Ok(count) => return Ok(Count::Known(count)),
+                    Err(_) => format!("`{name}` is a number from 0 to 4,294,967,295"),
+                }
+            }
+            Lit::Int(number) => format!(
+                "`{name}` is a `u32`; write `{name} = {}`",
+                number.base10_digits()
+            ),
+            Lit::Str(text) if text.value().parse::<u32>().is_ok() => {
+                format!(
+                    "`{name}` is a number; write `{name} = {}`, without quotes",
+                    text.value()
+                )
+            }
+            _ => format!("`{name}` is a number; write e.g. `{name} = 5`"),
+        },
+        Expr::Unary(unary) if matches!(*unary.expr, Expr::Lit(_)) => {
+            format!("`{name}` is a number, and not negative; write e.g. `{name} = 5`")
+        }
+        _ => return Ok(Count::Expression(value.clone())),
+    };
+    Err(Error::new_spanned(value, fault))
 }
 
 pub(crate) fn renew(value: &Expr) -> syn::Result<Renew> {

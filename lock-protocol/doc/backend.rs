@@ -14,7 +14,6 @@ struct Memory {
     closed: OnceLock<()>,
 }
 
-/// Those who hear of the claims of a process.
 type Sinks = Arc<Mutex<Vec<Weak<dyn News>>>>;
 
 impl Memory {
@@ -48,13 +47,16 @@ impl Memory {
 }
 
 impl Backend for Memory {
+    fn limits(&self) -> Limits {
+        Limits::default().with_modes()
+    }
+
     fn attach(&self, news: Weak<dyn News>) {
         self.sinks.lock().unwrap().push(news);
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        let (key, number) = (&claim.key, claim.number);
-        self.ask(key, number, |s, way, at| s.acquire(claim, way, at))
+        self.ask(&claim.key, claim.number, |s, way, at| s.acquire(claim, way, at))
     }
 
     async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
@@ -63,8 +65,7 @@ impl Backend for Memory {
     }
 
     async fn release(&self, lease: &Release) -> Result<Released, BackendError> {
-        let (key, number) = (&lease.key, lease.number);
-        self.ask(key, number, |s, way, at| s.release(lease, way, at))
+        self.ask(&lease.key, lease.number, |s, way, at| s.release(lease, way, at))
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {

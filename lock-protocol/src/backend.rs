@@ -22,9 +22,13 @@ use crate::token::OwnerToken;
 ///
 /// # The contract
 ///
-/// 1. At any instant of the store's clock a key has at most one live lease.
+/// 1. At any instant of the store's clock a key has at most one live lease; or, where
+///    [`limits`](Backend::limits) have modes, several of one [kind](crate::Kind): any number of
+///    shares, of permits no more than the last claim that was granted says there are, of each shard
+///    one.
 /// 2. Every grant of a key carries larger fencing tokens than every earlier grant of it, also
-///    across expiry. A hand-over within [`release`](Backend::release) is a grant.
+///    across expiry. A hand-over within [`release`](Backend::release) is a grant. Leases that share
+///    a key at one time carry the same, single token.
 /// 3. Every verb may be repeated: an [`acquire`](Backend::acquire) with the same claim never queues
 ///    twice, and one that has been granted already is granted again, with its full ttl and tokens
 ///    of the same grant or later ones. It is also the poll of a waiter: it answers owner, queued,
@@ -35,7 +39,9 @@ use crate::token::OwnerToken;
 ///    minute.
 /// 5. `Err` means "not known". Refusal is never an error, and a timeout is never
 ///    [`Renewed::Lost`] or [`Released::NotHeld`].
-/// 6. Claims that wait are served in the order in which the store first heard of them, where
+/// 6. A backend may ignore the [mode](Claim::mode) of claims and grant each of them the key alone;
+///    else a claim that waits is not passed by one that comes later, whatever there is for that.
+///    Claims that wait are served in the order in which the store first heard of them, where
 ///    [`limits`](Backend::limits) say so. When a lease ends without a release, whoever asks next is
 ///    served only after those who wait already. A store that orders them by tickets which follow
 ///    its clock may let newcomers pass after it has lost its data and its clock was set back.

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use crate::mode::Mode;
 use crate::name::LockKey;
 use crate::token::{FenceBlock, OwnerToken, Process};
 
@@ -69,15 +70,6 @@ impl Claim {
     }
 }
 
-/// What a claim wants of a key. A backend may ignore it: an exclusive grant satisfies every claim.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Mode {
-    /// The key, alone.
-    #[default]
-    Exclusive,
-}
-
 /// What became of a claim.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -100,7 +92,7 @@ pub struct Grant {
     /// How long the lease lives from the moment the store answered.
     pub valid_for: Duration,
     /// Which part of the key it is; 0 where a key has no parts.
-    pub shard: u32,
+    pub shard: u8,
     /// Whether others wait in the store.
     pub contended: Contended,
 }
@@ -182,7 +174,7 @@ pub struct Renewal {
     /// What the owner holds.
     pub mode: Mode,
     /// Which part of the key it is.
-    pub shard: u32,
+    pub shard: u8,
     /// How long the lease lives from now on.
     pub ttl: Duration,
     /// How many further fencing tokens to reserve; usually none.
@@ -290,13 +282,14 @@ pub struct Release {
     /// What the owner holds.
     pub mode: Mode,
     /// Which part of the key it is.
-    pub shard: u32,
+    pub shard: u8,
     /// For how long from now the key stays taken, by nobody: the lease ends, and nobody is handed
     /// the lock, or takes it, until then. It is no longer than what is left of the lease, but for
     /// what clocks may drift apart; what is longer may be cut. Only where
     /// [`Limits::keep`](crate::Limits) says so, and without a `next` claim, which is not looked at.
     pub keep: Option<Duration>,
-    /// A claim of the releasing process for the same key, to be asked for in the same message.
+    /// A claim of the releasing process for the same key, to be asked for in the same message. Only
+    /// with the lease of an exclusive claim, and exclusive itself.
     pub next: Option<Claim>,
     /// The place of this question among those of its process for the key: clause 7 of
     /// [`Backend`](crate::Backend#the-contract).

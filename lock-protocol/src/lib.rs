@@ -34,6 +34,7 @@ pub mod machine;
 pub mod mistakes;
 #[cfg(not(lock_mistakes))]
 mod mistakes;
+mod mode;
 mod name;
 mod numbers;
 #[cfg(feature = "std")]
@@ -47,11 +48,12 @@ mod token;
 pub use crate::backend::{Backend, Executor, News, Note};
 pub use crate::backend_error::{BackendError, BoxError};
 pub use crate::claim::{
-    Acquired, AskNumber, Claim, Contended, Extension, Grant, Holder, LostReason, Mode, Release,
-    Released, Renewal, Renewed,
+    Acquired, AskNumber, Claim, Contended, Extension, Grant, Holder, LostReason, Release, Released,
+    Renewal, Renewed,
 };
 pub use crate::inspection::{Card, Condition, Inspected, Member, Waiting};
 pub use crate::limits::{GraceBy, Limits, Order};
+pub use crate::mode::{Kind, Mode};
 pub use crate::name::{InvalidKey, LockKey};
 pub use crate::numbers::{Numbers, Overtaken};
 #[cfg(feature = "std")]

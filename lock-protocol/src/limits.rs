@@ -34,6 +34,15 @@ pub struct Limits {
     pub keep: bool,
 }
 
+impl Limits {
+    /// The same, of a store that grants [modes](crate::Mode) as what they are.
+    #[must_use]
+    pub fn with_modes(mut self) -> Limits {
+        self.modes = true;
+        self
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {

@@ -122,6 +122,31 @@ mistakes! {
     /// A withdrawal that is cut off during a shutdown is not repeated.
     ShutDownForgetsCutOff,
 
+    // Of leases that go together.
+
+    /// A renewal extends all leases of the key.
+    WholeSetTtl,
+    /// A reader takes its share though others wait.
+    ReaderPassesWriter,
+    /// Of those who could be served together, one is.
+    BatchOfOne,
+    /// A release of one of several leases is no reason to look at the queue.
+    LastReaderForgetsQueue,
+    /// A permit that has run out comes back by its renewal.
+    ExpiredPermitRevived,
+    /// Whoever gives back a permit gives back one of somebody else's.
+    PermitsNotOwned,
+    /// The first of those who share gets the token that was given last.
+    PhaseTokenReused,
+    /// A shard is given to whoever likes it.
+    ShardTwice,
+    /// One permit more is given than there are.
+    OnePermitMore,
+    /// Readers of a process share its lease as long as there are any.
+    JoinsWithoutEnd,
+    /// The first of the readers that share a lease ends it.
+    FirstReaderEndsAll,
+
     // Of keys that are kept.
 
     /// A release that keeps the key hands it over, as any other.

@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use crate::mistakes::{Mistake, made};
+use crate::mode::Mode;
 use crate::time::{Instant, Span};
 
 /// The shortest ttl: below it, an ordinary pause of the scheduler ends the lease.
@@ -31,6 +32,8 @@ pub struct Terms {
     pub max_hold: Option<Duration>,
     /// For how long from its beginning the key stays taken, whenever the holder ends or dies.
     pub min_hold: Option<Duration>,
+    /// What is wanted of the key.
+    pub mode: Mode,
 }
 
 impl Terms {
@@ -41,6 +44,7 @@ impl Terms {
             renew: None,
             max_hold: None,
             min_hold: None,
+            mode: Mode::Exclusive,
         }
     }
 
@@ -63,6 +67,7 @@ pub(crate) struct PackedTerms {
     renew: Option<Span>,
     max_hold: Option<Span>,
     min_hold: Option<Span>,
+    mode: Mode,
 }
 
 impl PackedTerms {
@@ -72,6 +77,7 @@ impl PackedTerms {
             renew: self.renew.map(Span::get),
             max_hold: self.max_hold.map(Span::get),
             min_hold: self.min_hold.map(Span::get),
+            mode: self.mode,
         }
     }
 }
@@ -83,6 +89,7 @@ impl From<Terms> for PackedTerms {
             renew: terms.renew.map(Span::from),
             max_hold: terms.max_hold.map(Span::from),
             min_hold: terms.min_hold.map(Span::from),
+            mode: terms.mode,
         }
     }
 }
@@ -101,6 +108,8 @@ pub struct Rules {
     pub local_passes: u32,
     /// For which share of its ttl a lease is passed on inside the process, from 0 to 1.
     pub local_share: f64,
+    /// Whether the store grants other modes than the exclusive one as what they are.
+    pub modes: bool,
 }
 
 impl Default for Rules {
@@ -111,6 +120,7 @@ impl Default for Rules {
             heartbeat: Duration::from_secs(10),
             local_passes: 1_000,
             local_share: 0.1,
+            modes: true,
         }
     }
 }
@@ -129,6 +139,14 @@ impl Rules {
     pub fn passes(&self, waiting: usize) -> u32 {
         let passes = u32::try_from(waiting).unwrap_or(u32::MAX).saturating_mul(2);
         passes.min(self.local_passes)
+    }
+
+    /// For how long after its grant a shared lease of this `ttl` is open to further readers of the
+    /// process, if nobody waited for the key then: it bounds how long a writer elsewhere may wait
+    /// for them.
+    pub fn open_for(&self, ttl: Duration) -> Duration {
+        const AT_MOST: Duration = Duration::from_secs(1);
+        ttl.mul_f64(self.local_share).min(AT_MOST)
     }
 
     /// How many fencing tokens a claim for so many waiters reserves: one for its first holder, and

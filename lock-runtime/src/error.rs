@@ -58,6 +58,18 @@ pub enum LockError {
         cause: Option<Arc<RenewalFailures>>,
     },
 
+    /// A body around the call holds less of the key than the call wants, and would keep it away for
+    /// ever: it holds a share, some permits or one shard, and the call wants all of the key, or
+    /// another kind.
+    #[error(
+        "a body around this call holds a part of the lock `{key}` only, and the call wants more: \
+         it would wait for itself; take all of the lock before, or end that body first and look again"
+    )]
+    Upgrade {
+        /// Which lock.
+        key: LockKey,
+    },
+
     /// The body ran longer than `max_hold` allows and was ended; the lock is being released.
     #[error("the lock `{key}` was held longer than {}", humantime::format_duration(*.limit))]
     MaxHold {
@@ -134,6 +146,11 @@ impl LockError {
     /// The body was ended because it held the lock longer than `max_hold`.
     pub fn is_max_hold(&self) -> bool {
         matches!(self, LockError::MaxHold { .. })
+    }
+
+    /// A body around the call holds less of the key than the call wants.
+    pub fn is_upgrade(&self) -> bool {
+        matches!(self, LockError::Upgrade { .. })
     }
 
     /// The store did not answer.
@@ -370,6 +387,7 @@ mod tests {
                 500,
                 vec![
                     max_hold,
+                    LockError::Upgrade { key: key() },
                     of_the_store(BackendError::denied("no")),
                     of_the_store(BackendError::unsupported("do it")),
                     LockError::Config("no".to_owned()),

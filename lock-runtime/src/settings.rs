@@ -202,6 +202,7 @@ impl Settings {
         rules.heartbeat = self.heartbeat;
         rules.local_passes = self.local_passes;
         rules.local_share = self.local_share;
+        rules.modes = self.limits.modes;
         rules
     }
 

@@ -82,5 +82,15 @@ pub(crate) fn queue(key: &str) -> String {
     format!("{{lock:{key}}}:waiters")
 }
 
+/// Where the leases of a lock stand that go together; the lock is a marker then.
+pub(crate) fn holders(key: &str) -> String {
+    format!("{{lock:{key}}}:holders")
+}
+
+/// Whether this is in the place of the owner of a lock of which leases go together.
+pub(crate) fn is_marker(owner: &str) -> bool {
+    owner.ends_with("/lr-0000000000000000-0-0")
+}
+
 /// What the names of the counters match that fencing tokens come from.
 pub(crate) const COUNTERS: &str = "{lock:}:*:counter";

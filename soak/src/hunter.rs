@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lock_tests::checker::{Nanos, Recorder, now};
 
-use crate::admin::{Admin, lock, queue};
+use crate::admin::{Admin, holders, is_marker, lock, queue};
 use crate::consul_admin::ConsulAdmin;
 use crate::effects::Effects;
 use crate::etcd_admin::EtcdAdmin;
@@ -46,7 +46,13 @@ impl Eyes {
             Eyes::Redis(admin) => {
                 let owner: Option<String> = admin.ask(&["GET", &lock(key)]).ok()?;
                 // Nobody holds a key that is kept.
-                owner.filter(|owner| !owner.starts_with("kept:"))
+                let owner = owner.filter(|owner| !owner.starts_with("kept:"))?;
+                if !is_marker(&owner) {
+                    return Some(owner);
+                }
+                // Of several, the one that was extended last.
+                let last: Vec<String> = admin.ask(&["ZRANGE", &holders(key), "-1", "-1"]).ok()?;
+                last.into_iter().next()
             }
             Eyes::Etcd(admin) => {
                 let found = admin.claims(key).ok()?;
@@ -70,7 +76,12 @@ impl Eyes {
             }
             Eyes::Redis(admin) => {
                 let holder: Option<String> = admin.ask(&["GET", &lock(key)]).ok()?;
-                Some(holder.as_deref() == Some(owner))
+                if !holder.as_deref().is_some_and(is_marker) {
+                    return Some(holder.as_deref() == Some(owner));
+                }
+                let end: Option<f64> = admin.ask(&["ZSCORE", &holders(key), owner]).ok()?;
+                let (second, micros): (f64, f64) = admin.ask(&["TIME"]).ok()?;
+                Some(end.is_some_and(|end| end > second * 1e3 + micros / 1e3))
             }
             Eyes::Etcd(admin) => {
                 let found = admin.claims(key).ok()?;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -12,6 +13,7 @@ use lock_tests::faults::proxy::{Fault, Proxy};
 use lock_tests::server::Server;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How often each fault is caused.
@@ -100,6 +102,35 @@ impl Client {
         })
     }
 
+    /// Reads for as long as `section`.
+    async fn read(&self, key: &str, section: Duration) -> Fallible<()> {
+        match self {
+            Client::Ours(locks) => {
+                let guard = locks.lock(key).ttl(TTL * 10).shared().acquire().await?;
+                sleep(section).await;
+                Ok(guard.release().await?)
+            }
+            Client::Peer(client) => {
+                let terms = Terms::new(TTL * 10, Some(LONG), None)?;
+                client.read(key, &terms, section).await
+            }
+        }
+    }
+
+    /// Has the lock of a writer once.
+    async fn write(&self, key: &str) -> Fallible<()> {
+        match self {
+            Client::Ours(locks) => {
+                let lock = locks.lock(key).ttl(TTL * 10).wait(LONG);
+                Ok(lock.acquire().await?.release().await?)
+            }
+            Client::Peer(client) => {
+                let terms = Terms::new(TTL * 10, Some(LONG), None)?;
+                client.write(key, &terms).await
+            }
+        }
+    }
+
     /// Holds a renewed lock for a while, in the way that notices best that it is lost. Tells when
     /// it began.
     async fn hold(
@@ -184,7 +215,59 @@ pub(crate) fn compare() -> Fallible<()> {
             "R17: acquire that may take 500 ms, from a stopped server, ends after",
             server_silent
         );
+        row!(
+            "readers without a break, 10 tasks of 20 ms; a writer of another process waits",
+            endless_readers
+        );
         Ok(())
+    })
+}
+
+/// How long a writer waits for readers of whom there are some at any time.
+async fn endless_readers(library: Library) -> Fallible<String> {
+    const READERS: u32 = 10;
+    let section = Duration::from_millis(20);
+    if library == Library::Rslock {
+        return Ok("has no readers".to_owned());
+    }
+    let server = Server::start();
+    let readers = Arc::new(library.connect(&server.url()).await?);
+    let writer = library.connect(&server.url()).await?;
+    let mut tasks = JoinSet::new();
+    for number in 0..READERS {
+        let readers = Arc::clone(&readers);
+        tasks.spawn(async move {
+            // So that they do not all end at once.
+            sleep(section / READERS * number).await;
+            loop {
+                let read = readers.read("k", section).await;
+                if let Err(error) = read.map_err(|error| error.to_string()) {
+                    return error;
+                }
+            }
+        });
+    }
+    let mut waits = Vec::new();
+    let writing = async {
+        for _ in 0..ROUNDS / 2 {
+            sleep(section * 5).await;
+            let since = Instant::now();
+            if writer.write("k").await.is_err() {
+                return Ok::<_, Failure>(());
+            }
+            waits.push(since.elapsed().as_millis());
+        }
+        Ok(())
+    };
+    tokio::select! {
+        ended = tasks.join_next() => {
+            return Err(ended.transpose()?.unwrap_or_default().into());
+        }
+        ended = writing => ended?,
+    }
+    Ok(match waits.iter().max() {
+        Some(longest) if waits.len() == ROUNDS as usize / 2 => format!("{longest} ms (longest)"),
+        _ => format!("in vain, for {} s", LONG.as_secs()),
     })
 }
 

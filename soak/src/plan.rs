@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 /// How many locks there are on each server.
 pub(crate) const KEYS: usize = 10;
+/// How many permits a key has, and how many parts.
+pub(crate) const PERMITS: u32 = 3;
+pub(crate) const SHARDS: u8 = 4;
 /// How long a handed-over lease lives until its first renewal.
 pub(crate) const GRACE: Duration = Duration::from_millis(400);
 /// How often a waiter asks although nothing was heard.
@@ -23,6 +26,11 @@ const NODES: u8 = 5;
 const MOVED_CLOCKS: u8 = 2;
 /// How much rarer a server fails that is one of several.
 const RARER: u64 = 4;
+
+/// The name of what a part of a key protects.
+pub(crate) fn share(key: &str, shard: u8) -> String {
+    format!("{key}#{shard}")
+}
 
 /// What holds the locks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

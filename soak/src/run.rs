@@ -18,7 +18,7 @@ use crate::effects::Effects;
 use crate::etcd_admin::EtcdAdmin;
 use crate::fleet::Fleet;
 use crate::hunter::{Eyes, Hunter};
-use crate::plan::{Place, Plan, Schedule, Step, Target};
+use crate::plan::{Place, Plan, SHARDS, Schedule, Step, Target, share};
 use crate::resource::counter;
 use crate::station::{Left, Station};
 use crate::verdict::Verdict;
@@ -45,8 +45,11 @@ pub(crate) fn run(plan: &Plan) -> Fallible<(Verdict, PathBuf)> {
 
     let resource = Server::start();
     for key in plan.store.keys() {
-        resource.forgive(&counter(&key));
-        resource.forgive(&format!("{}:fence", counter(&key)));
+        let shares = (0..SHARDS).map(|shard| share(&key, shard));
+        for name in shares.chain([key.clone()]) {
+            resource.forgive(&counter(&name));
+            resource.forgive(&format!("{}:fence", counter(&name)));
+        }
     }
     let mut stations = Vec::new();
     for place in plan.store.places() {
@@ -64,6 +67,8 @@ pub(crate) fn run(plan: &Plan) -> Fallible<(Verdict, PathBuf)> {
         store: plan.store,
         servers: stations.iter().map(Troubled::urls).collect(),
         sabotage: plan.sabotage,
+        // An older version knows no others.
+        alone: plan.other.is_some(),
     };
     let fleet = Mutex::new(Fleet::start(orders, plan.processes, plan.other.clone())?);
 

@@ -16,6 +16,8 @@ pub(crate) struct Worker {
     pub(crate) log: Arc<Recorder>,
     pub(crate) effects: Effects,
     pub(crate) store: Store,
+    /// Whether each lock is held alone.
+    pub(crate) alone: bool,
     /// In the order of [`Store::lock_places`].
     pub(crate) locks: Vec<LockRuntime>,
     pub(crate) resource: Resource,

@@ -10,10 +10,10 @@ use fastrand::Rng;
 use lock_runtime::{
     FencingToken, Lock, LockError, LockGuard, LockHandle, LockRuntime, distributed_lock,
 };
-use lock_tests::checker::{Nanos, Outcome, What, now};
+use lock_tests::checker::{Company, Nanos, Outcome, What, now};
 use tokio::time::{sleep, timeout};
 
-use crate::plan::{KEYS, Kind};
+use crate::plan::{KEYS, Kind, share};
 use crate::shared::Worker;
 
 pub(crate) use self::shapes::Shape;
@@ -39,6 +39,8 @@ pub(crate) struct Turn {
     ttl: Duration,
     wait: Duration,
     hold: Duration,
+    /// What it wants of the key; `None`: all of it. Which shard is known when it has one.
+    company: Option<Company>,
     /// Whether a body began: a lock may be lost before.
     began: Arc<AtomicBool>,
     /// What decides the rest.
@@ -75,6 +77,7 @@ impl Turn {
             ttl,
             wait: ms(rng.u64(200..3_000)),
             hold,
+            company: None,
             began: Arc::default(),
             rng: rng.fork(),
         }
@@ -333,6 +336,7 @@ struct Held<'a> {
     token: FencingToken,
     /// The deadline that the log knows.
     until: Nanos,
+    company: Option<Company>,
 }
 
 impl<'a> Held<'a> {
@@ -353,8 +357,21 @@ impl<'a> Held<'a> {
             deadline: Some(until),
         };
         turn.worker.record(&turn.key, confirmed, what);
+        let company = company_of(turn, view);
+        if let Some(company) = company {
+            let what = What::Together {
+                claim: turn.claim.clone(),
+                company,
+            };
+            turn.worker.record(&turn.key, confirmed, what);
+        }
         turn.began.store(true, Ordering::Relaxed);
-        Held { turn, token, until }
+        Held {
+            turn,
+            token,
+            until,
+            company,
+        }
     }
 
     /// Holds the lock for a while, looks after it, and writes.
@@ -367,21 +384,27 @@ impl<'a> Held<'a> {
             left -= pause;
             self.look(view);
         }
-        self.write().await;
+        let key = &self.turn.key;
+        match self.company {
+            None => self.write(key.clone()).await,
+            // Each has its share of what the key protects.
+            Some(Company::Shard(shard)) => self.write(share(key, shard)).await,
+            // Readers and those with permits do not keep their like from writing.
+            Some(_) => {}
+        }
     }
 
-    async fn write(&self) {
+    /// Writes to what is protected by the name of `what`.
+    async fn write(&self, what: String) {
         let turn = self.turn;
         let mut write = Write {
             held: self,
+            key: &what,
             since: now(),
             outcome: Outcome::Unknown,
             seq: None,
         };
-        let answer = turn
-            .worker
-            .resource
-            .write(&turn.key, self.token, &turn.claim);
+        let answer = turn.worker.resource.write(&what, self.token, &turn.claim);
         match answer.await {
             Ok(seq) => {
                 write.outcome = if seq.is_some() {
@@ -431,6 +454,7 @@ impl Drop for Held<'_> {
 /// A write, noted when it ends or is dropped.
 struct Write<'a> {
     held: &'a Held<'a>,
+    key: &'a str,
     since: Nanos,
     outcome: Outcome,
     seq: Option<u64>,
@@ -445,8 +469,16 @@ impl Drop for Write<'_> {
             outcome: self.outcome,
             seq: self.seq,
         };
-        turn.worker.record(&turn.key, self.since, what);
+        turn.worker.record(self.key, self.since, what);
     }
+}
+
+/// What the lease is, now that it is known which.
+fn company_of(turn: &Turn, view: &LockHandle) -> Option<Company> {
+    Some(match turn.company? {
+        Company::Shard(_) => Company::Shard(u8::try_from(view.shard()).unwrap_or(u8::MAX)),
+        company => company,
+    })
 }
 
 /// Until when the holder may rely on its lease, rather too early than too late; `None` if it is

@@ -52,6 +52,9 @@ pub(crate) struct Orders {
     /// between, in the order of [`Store::places`].
     pub(crate) servers: Vec<(String, String)>,
     pub(crate) sabotage: Option<Sabotage>,
+    /// Whether each lock is held alone.
+    #[serde(default)]
+    pub(crate) alone: bool,
 }
 
 /// Runs the process; it ends when its standard input does.
@@ -83,6 +86,7 @@ async fn run(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
         log,
         effects,
         store: orders.store,
+        alone: orders.alone,
         locks,
         resource: Resource::connect(&orders.resource, fenced).await?,
         stopping: AtomicBool::new(false),

@@ -83,7 +83,7 @@ fn a_short_run_with_faults_of_many_kinds_is_clean() {
             && lost > 0
             && refused > 0
             && kept > 10
-            && shapes.len() == 5
+            && shapes.len() == 8
         {
             return;
         }

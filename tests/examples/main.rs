@@ -6,8 +6,10 @@
 mod coupon;
 mod cron;
 mod example;
+mod flash_sale;
 mod handlers;
 mod leader;
 mod observability;
+mod throttle;
 mod transfer;
 mod workers;

@@ -1,8 +1,8 @@
 //! The checker against seeded violations: each kind is found, and nothing but that kind.
 
 use lock_tests::checker::{
-    Check, Event, Fault, Leftovers, Limits, Outcome, Place, Recorder, Report, What, check, now,
-    read_log, read_logs,
+    Check, Company, Event, Fault, Leftovers, Limits, Outcome, Place, Recorder, Report, What, check,
+    now, read_log, read_logs,
 };
 
 fn event(process: u32, key: &str, span: (u64, u64), what: What) -> Event {
@@ -23,6 +23,15 @@ fn granted(claim: &str, span: (u64, u64), token: u64, deadline: u64) -> Event {
         deadline: Some(deadline),
     };
     event(1, "k", span, what)
+}
+
+/// A lease of this kind, with the event that tells so.
+fn together(claim: &str, company: Company, span: (u64, u64), token: u64, end: u64) -> [Event; 2] {
+    let what = What::Together {
+        claim: claim.into(),
+        company,
+    };
+    [granted(claim, span, token, end), event(1, "k", span, what)]
 }
 
 fn refused(claim: &str, span: (u64, u64), outcome: Outcome) -> Event {
@@ -211,6 +220,63 @@ fn c5_overlapping_leases_are_found() {
         &[granted("a", (0, 10), 5, 60), granted("b", (30, 40), 6, 90)],
         &[0, 1],
     );
+}
+
+#[test]
+fn c5_leases_that_go_together_are_no_overlap() {
+    let shared = |claim| together(claim, Company::Shared, (0, 10), 5, 60);
+    clean(&[shared("a"), shared("b")].concat());
+    // The permits of one lease may be passed on when later ones have been granted already.
+    let permit = |claim, span, token| {
+        let company = Company::Permits { take: 1, of: 3 };
+        together(claim, company, span, token, 60)
+    };
+    let permits = [
+        permit("a", (0, 10), 5),
+        permit("b", (20, 30), 15),
+        permit("c", (40, 50), 6),
+    ];
+    clean(&permits.concat());
+    let shards = [
+        together("a", Company::Shard(0), (0, 10), 5, 60),
+        together("b", Company::Shard(1), (20, 30), 6, 60),
+    ];
+    clean(&shards.concat());
+}
+
+#[test]
+fn c5_leases_of_two_kinds_are_an_overlap() {
+    let reader = together("a", Company::Shared, (0, 10), 5, 60);
+    let writer = [granted("b", (30, 40), 6, 90)];
+    let both = [&reader[..], &writer].concat();
+    breaks(Check::DisjointLeases, &both, &[0, 2]);
+    let permit = together("b", Company::Permits { take: 1, of: 3 }, (30, 40), 6, 90);
+    breaks(Check::DisjointLeases, &[reader, permit].concat(), &[0, 2]);
+}
+
+#[test]
+fn c5_more_permits_than_there_are_and_a_shard_given_twice_are_found() {
+    let permits = |claim, take, span, token| {
+        together(claim, Company::Permits { take, of: 3 }, span, token, 60)
+    };
+    let many = [permits("a", 2, (0, 10), 5), permits("b", 2, (20, 30), 6)];
+    breaks(Check::DisjointLeases, &many.concat(), &[0, 2]);
+    let shard = |claim, span, token| together(claim, Company::Shard(3), span, token, 60);
+    let twice = [shard("a", (0, 10), 5), shard("b", (20, 30), 6)];
+    breaks(Check::DisjointLeases, &twice.concat(), &[0, 2]);
+}
+
+#[test]
+fn c1_and_c2_hold_between_those_that_exclude_each_other() {
+    // A writer between two readers has a token of its own, and no later reader an earlier one.
+    let reader = together("a", Company::Shared, (0, 10), 5, 20);
+    let writer = [granted("b", (30, 40), 5, 50)];
+    let same = [&reader[..], &writer].concat();
+    breaks(Check::UniqueTokens, &same, &[0, 2]);
+    let writer = [granted("b", (30, 40), 6, 50)];
+    let late = together("c", Company::Shared, (60, 70), 5, 80);
+    let falling = [&reader[..], &writer, &late].concat();
+    breaks(Check::RealTimeOrder, &falling, &[2, 3]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod on_every_store;
 mod once_per;
 mod passing_on;
 mod several_keys;
+mod shapes;
 mod shutdown;
 mod stalled_futures;
 mod strange_backends;

@@ -68,7 +68,7 @@ async fn answer(process: &mut Process, order: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_a_minute_ahead_runs_no_job_again_and_takes_no_lock() {
+async fn a_clock_that_is_a_minute_ahead_runs_no_job_again_and_takes_no_lock_or_permit() {
     let (server, clock) = (Server::start(), Clock::new());
     let holder = env!("CARGO_BIN_EXE_holder");
     let mut one = Process::start(holder, &server.url()).await;
@@ -94,6 +94,10 @@ async fn a_clock_that_is_a_minute_ahead_runs_no_job_again_and_takes_no_lock() {
     );
     assert_eq!(answer(&mut one, "acquire own 50000 0").await, "error taken");
     assert_eq!(answer(&mut ahead, "state").await, "held");
+    // The permits of a key count for those whose time is another.
+    let permit = "permit permits 50000 0";
+    assert!(answer(&mut one, permit).await.starts_with("held"));
+    assert_eq!(answer(&mut ahead, permit).await, "error taken");
     // The control: once the job's key is free, it runs it.
     server.run::<()>(&["DEL", "lock:job"]);
     assert_eq!(answer(&mut ahead, "once job 50000").await, "done");

@@ -11,7 +11,7 @@ use lock_runtime::backend::{
 };
 use lock_runtime::memory::MemoryBackend;
 use lock_runtime::observe::{Broken, ProcessInfo};
-use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder, LostReason, Process};
+use lock_runtime::{Lock, LockError, LockRuntime, LockRuntimeBuilder, LostReason, Process};
 use lock_tests::etcd::Cluster;
 use lock_tests::faults::comes_true;
 use lock_tests::redlock_store::urls;
@@ -252,6 +252,43 @@ async fn a_lock_that_is_broken_goes_to_who_waits_and_its_next_holder_keeps_it() 
         next.release().await.unwrap();
         let broken = by_hand.break_lock("coupon:7", &owner).await.unwrap();
         assert_eq!(broken, Broken::NotHeld);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_those_who_hold_a_lock_together_is_told_and_can_be_broken() {
+    let store = Store::Memory(MemoryBackend::new());
+    for store in [store, Store::Redis(Server::start())] {
+        let (one, two, by_hand) = (
+            store.locks().await,
+            store.locks().await,
+            store.locks().await,
+        );
+        for kind in [
+            Lock::shared,
+            |lock: Lock| lock.permits(2),
+            |lock: Lock| lock.shards(2),
+        ] {
+            let lock = |locks: &LockRuntime, ttl| kind(locks.lock("coupon:7").ttl(ttl));
+            let longest = lock(&one, TTL * 2).acquire().await.unwrap();
+            let other = lock(&two, TTL).acquire().await.unwrap();
+            // The plain lock waits for both.
+            let waiter = tokio::spawn(by_hand.lock("coupon:7").acquire());
+            waiting(&by_hand, 1).await;
+            let info = by_hand.inspect("coupon:7").await.unwrap().unwrap();
+            assert_eq!(&info.owner, longest.owner_token());
+            assert_eq!(info.process, Some(Process::current()));
+            assert!(info.remaining.unwrap() > TTL, "{info:?}");
+            for expected in [Broken::Broken, Broken::NotHeld] {
+                let broken = by_hand.break_lock("coupon:7", &info.owner).await;
+                assert_eq!(broken.unwrap(), expected);
+            }
+            let info = by_hand.inspect("coupon:7").await.unwrap().unwrap();
+            assert_eq!(&info.owner, other.owner_token());
+            other.release().await.unwrap();
+            waiter.await.unwrap().unwrap().release().await.unwrap();
+            assert!(longest.release().await.unwrap_err().is_lost());
+        }
     }
 }
 

@@ -661,6 +661,7 @@ impl Backend for Coarse {
         let mut limits = self.0.limits();
         limits.min_ttl = secs(2);
         limits.ttl_step = secs(1);
+        limits.modes = false;
         limits
     }
 
@@ -708,6 +709,71 @@ async fn a_ttl_that_the_store_raises_is_told_once() {
         _ => None,
     });
     assert_eq!(raised, [(ms(2_500), secs(3)), (ms(500), secs(2))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_the_store_grants_alone_is_told_once_for_each_name() {
+    let told = Told::default();
+    let locks = LockRuntime::backend(Coarse(MemoryBackend::new())).observer(told.observer());
+    let locks = locks.build().await.unwrap();
+    for key in ["catalog:1", "catalog:2"] {
+        let lock = locks.lock(key).name("catalog:<id>");
+        lock.shared()
+            .acquire()
+            .await
+            .unwrap()
+            .release()
+            .await
+            .unwrap();
+    }
+    let stock = locks.lock("stock").name("stock").shards(4);
+    stock.acquire().await.unwrap().release().await.unwrap();
+    let plain = locks.lock("plain").name("plain").acquire().await.unwrap();
+    plain.release().await.unwrap();
+    let alone = |event: &LockEvent| match event {
+        LockEvent::GrantedAlone { name, mode } => Some((*name, *mode)),
+        _ => None,
+    };
+    let expected = [("catalog:<id>", "shared"), ("stock", "shards")];
+    assert_eq!(told.all(alone), expected);
+
+    // A store that knows them has nothing to tell.
+    let told = Told::default();
+    let locks = LockRuntime::in_memory().observer(told.observer());
+    let locks = locks.build().await.unwrap();
+    let guard = locks.lock("catalog:1").shared().acquire().await.unwrap();
+    guard.release().await.unwrap();
+    assert_eq!(told.all(alone), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_reader_of_a_process_is_told_of_and_listed() {
+    let told = Told::default();
+    let locks = LockRuntime::in_memory().observer(told.observer());
+    let locks = locks.build().await.unwrap();
+    let lock = || locks.lock("catalog").name("catalog").shared();
+    let (one, other) = (
+        lock().acquire().await.unwrap(),
+        lock().acquire().await.unwrap(),
+    );
+    assert_eq!(locks.local().len(), 2);
+    one.release().await.unwrap();
+    assert_eq!(locks.local().len(), 1);
+    drop(other);
+    locks.shutdown().await.unwrap();
+    assert!(locks.local().is_empty());
+    let held = told.all(|event| match event {
+        LockEvent::Acquired { via, .. } => Some(format!("acquired {via:?}")),
+        LockEvent::Released { dropped, .. } => Some(format!("released {dropped}")),
+        _ => None,
+    });
+    let expected = [
+        "acquired Free",
+        "acquired Local",
+        "released false",
+        "released true",
+    ];
+    assert_eq!(held, expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

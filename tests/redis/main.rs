@@ -5,6 +5,7 @@
 
 mod batches;
 mod claims_in_doubt;
+mod company;
 mod conformance;
 mod conformance_shared;
 mod connection;

@@ -113,6 +113,35 @@ impl Client {
         })
     }
 
+    /// Shares the key with other readers for as long as `section`.
+    ///
+    /// # Errors
+    ///
+    /// As of [`acquire`](Client::acquire), or the crate has no readers.
+    pub async fn read(&self, key: &str, terms: &Terms, section: Duration) -> Result<(), Failure> {
+        let Client::Rlock(locks) = self else {
+            return Err("it has no readers".into());
+        };
+        let options = terms.of_rlock.clone();
+        let mut guard = locks.acquire_read_with_options(key, options).await?;
+        sleep(section).await;
+        Ok(guard.release().await?)
+    }
+
+    /// Has the lock once that keeps readers out.
+    ///
+    /// # Errors
+    ///
+    /// As of [`acquire`](Client::acquire), or the crate has no readers.
+    pub async fn write(&self, key: &str, terms: &Terms) -> Result<(), Failure> {
+        let Client::Rlock(locks) = self else {
+            return Err("it has no readers".into());
+        };
+        let options = terms.of_rlock.clone();
+        let mut guard = locks.acquire_write_with_options(key, options).await?;
+        Ok(guard.release().await?)
+    }
+
     /// Holds a renewed lock for a while, in the way that notices best that it is lost. Tells when
     /// it began.
     ///

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use lock_protocol::{
     Acquired, AskNumber, Backend, BackendError, Claim, Executor, FenceBlock, FencingToken, GraceBy,
-    Grant, Holder, Instant, Limits, LockKey, News, OwnerToken, Release, Released, Renewal, Renewed,
+    Grant, Holder, Instant, Limits, LockKey, Mode, News, OwnerToken, Release, Released, Renewal,
+    Renewed,
 };
 use tokio::time::sleep;
 
-use super::{Memo, Sabotage, Sabotaged, Waiters, lock};
+use super::{Memo, Sabotage, Sabotaged, Waiters, lock, modes};
 use crate::store::Store;
 
 /// How late is what comes late.
@@ -203,6 +204,8 @@ impl<S: Store> Saboteur<S> {
     fn acquired(&self, answer: Acquired, claim: &Claim) -> Acquired {
         match answer {
             Acquired::Granted(mut grant) => {
+                let grants = self.memo().heard.len() as u64;
+                modes::spoil(self.sabotage, claim, &mut grant, grants);
                 let owner = claim.owner.clone();
                 self.memo().owners.insert(claim.key.clone(), owner);
                 grant.tokens = self.tokens(grant.tokens, claim.tokens);
@@ -214,7 +217,11 @@ impl<S: Store> Saboteur<S> {
                 }
                 Acquired::Granted(grant)
             }
-            _ if self.does(Sabotage::GrantsTwice) => Acquired::Granted(fake_grant(claim)),
+            _ if self.does(Sabotage::GrantsTwice)
+                || self.does(Sabotage::SharesPassWaiters) && claim.mode == Mode::Shared =>
+            {
+                Acquired::Granted(fake_grant(claim))
+            }
             Acquired::Queued(holder) => Acquired::Queued(self.holder(holder)),
             Acquired::Taken(holder) => Acquired::Taken(self.holder(holder)),
             other => other,
@@ -225,6 +232,7 @@ impl<S: Store> Saboteur<S> {
     fn misunderstood(&self, claim: &Claim) -> Claim {
         let mut claim = claim.clone();
         claim.number = self.number(claim.number);
+        claim.mode = modes::misread(self.sabotage, claim.mode);
         let limits = self.inner.limits();
         match self.sabotage {
             Sabotage::OneLockForAll => {
@@ -433,6 +441,7 @@ impl<S: Store> Backend for Saboteur<S> {
     async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
         let mut understood = leases.to_vec();
         for lease in &mut understood {
+            lease.mode = modes::misread(self.sabotage, lease.mode);
             match self.sabotage {
                 Sabotage::AnyoneRenews => {
                     lease.owner = self.owner(&lease.key).unwrap_or(lease.owner.clone());
@@ -479,6 +488,10 @@ impl<S: Store> Backend for Saboteur<S> {
         self.overtaken(release.number)?;
         let mut release = release.clone();
         release.number = self.number(release.number);
+        if self.does(Sabotage::FirstShareEndsAll) && release.mode == Mode::Shared {
+            self.store.expire(&release.key).await;
+        }
+        release.mode = modes::misread(self.sabotage, release.mode);
         let next = release.next.clone();
         match self.sabotage {
             Sabotage::AnyoneReleases => {
@@ -554,6 +567,7 @@ impl<S: Store> Backend for Saboteur<S> {
         }
         let mut understood = claim.clone();
         understood.number = self.number(claim.number);
+        understood.mode = modes::misread(self.sabotage, claim.mode);
         understood.in_doubt &= !self.does(Sabotage::ForgetsDoubts);
         let answer = self.inner.abandon(&understood).await;
         self.forget_owner(&claim.key, &claim.owner);

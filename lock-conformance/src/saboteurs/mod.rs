@@ -7,6 +7,7 @@
 //! [`conformance!`](macro@crate::conformance) on a sabotaged store.
 
 mod backend;
+mod modes;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -117,6 +118,20 @@ sabotages! {
     KeepHandsOver,
     /// Keeps a key by leaving it to its owner.
     KeepLeavesOwner,
+    /// Grants every claim alone, and says that it knows modes.
+    IgnoresModes,
+    /// Takes claims for permits and shards for claims to share.
+    MixesKinds,
+    /// Lets those who share pass whoever waits.
+    SharesPassWaiters,
+    /// Ends all leases when the first of those who share goes.
+    FirstShareEndsAll,
+    /// Gives each of those who share a fencing token of its own.
+    EachShareHasItsFence,
+    /// Grants one permit more than there are.
+    OnePermitMore,
+    /// Tells everybody that it has the first shard.
+    SameShardAlways,
     /// Does not ask for the claim that comes with a release.
     NextIsForgotten,
     /// Answers that the claim that comes with a release waits, and does not queue it.
@@ -181,6 +196,13 @@ impl Sabotage {
                 limits.hand_over && limits.grace == GraceBy::Store
             }
             Sabotage::KeepHandsOver | Sabotage::KeepLeavesOwner => limits.keep,
+            Sabotage::IgnoresModes
+            | Sabotage::MixesKinds
+            | Sabotage::SharesPassWaiters
+            | Sabotage::FirstShareEndsAll
+            | Sabotage::EachShareHasItsFence
+            | Sabotage::OnePermitMore
+            | Sabotage::SameShardAlways => limits.modes,
             Sabotage::HidesForeigners => limits.foreign_holders,
             _ => true,
         }
@@ -326,6 +348,60 @@ const BREACHES: &[(&str, &[Sabotage])] = {
         (
             "what_comes_late_finds_a_kept_key_as_it_is",
             &[KeepLeavesOwner, KeepHandsOver, GrantsTwice],
+        ),
+        (
+            "those_who_share_a_key_hold_it_together",
+            &[IgnoresModes, GrantsTwice],
+        ),
+        (
+            "kinds_of_claims_exclude_each_other",
+            &[MixesKinds, GrantsTwice],
+        ),
+        (
+            "those_who_share_do_not_pass_one_who_waits",
+            &[SharesPassWaiters, GrantsTwice],
+        ),
+        (
+            "all_who_share_are_served_together",
+            &[IgnoresModes, SharesPassWaiters, GrantsTwice],
+        ),
+        (
+            "the_last_who_shares_hands_over",
+            &[FirstShareEndsAll, GrantsTwice],
+        ),
+        (
+            "each_of_several_leases_ends_by_itself",
+            &[RenewalIsAlwaysHeld, GrantsTwice],
+        ),
+        (
+            "those_who_share_have_one_fence",
+            &[EachShareHasItsFence, GrantsTwice],
+        ),
+        (
+            "no_more_permits_are_held_than_there_are",
+            &[OnePermitMore, IgnoresModes, GrantsTwice],
+        ),
+        (
+            "a_permit_that_ran_out_stays_lost",
+            &[RenewalIsAlwaysHeld, OnePermitMore, GrantsTwice],
+        ),
+        (
+            "nobody_passes_a_claim_for_more_permits",
+            &[OnePermitMore, GrantsTwice],
+        ),
+        ("a_permit_is_given_back_once", &[OnePermitMore, GrantsTwice]),
+        ("a_kept_permit_is_nobodys", &[KeepHandsOver, GrantsTwice]),
+        (
+            "a_shard_has_one_holder",
+            &[SameShardAlways, MixesKinds, GrantsTwice],
+        ),
+        (
+            "a_repeated_claim_has_the_same_shard",
+            &[SameShardAlways, GrantsTwice],
+        ),
+        (
+            "an_abandoned_lease_of_several_is_free",
+            &[AbandonDoesNothing, GrantsTwice],
         ),
         ("a_late_acquire_shortens_no_lease", &[LateAcquireShortens]),
         (

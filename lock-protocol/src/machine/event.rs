@@ -11,6 +11,7 @@ use super::line::{Waiter, WaiterId};
 use crate::backend_error::BackendError;
 use crate::claim::AskNumber;
 use crate::claim::{Acquired, Claim, Grant, Release, Released, Renewal, Renewed};
+use crate::mode::Kind;
 use crate::name::LockKey;
 use crate::time::Instant;
 use crate::token::{FencingToken, OwnerToken};
@@ -136,6 +137,14 @@ impl Verb {
         }
     }
 
+    /// Which leases the question is about.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Verb::Acquire(claim) | Verb::Abandon(claim) => claim.mode.kind(),
+            Verb::Release(release) => release.mode.kind(),
+        }
+    }
+
     /// Gives the question its place among those of its backend; the number of the [`Ask`] is only
     /// its name in the machine.
     pub fn set_number(&mut self, number: AskNumber) {
@@ -205,6 +214,8 @@ pub struct Granted {
     pub token: FencingToken,
     /// When it got the lease.
     pub since: Instant,
+    /// Which part of the key it is; 0 where a key has no parts.
+    pub shard: u8,
 }
 
 /// What became of a release.

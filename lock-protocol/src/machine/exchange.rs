@@ -94,7 +94,7 @@ impl Pursuit {
     pub(super) fn new(claim: Claim, now: Instant) -> Pursuit {
         Pursuit {
             claim,
-            stage: Stage::Aboard,
+            stage: Stage::WithRelease,
             since: now,
             failures: 0,
             silent: 0,
@@ -108,7 +108,7 @@ pub(super) enum Stage {
     /// The store is asked.
     Asking(Exchange),
     /// The claim goes with a release.
-    Aboard,
+    WithRelease,
     /// The store has queued it, as far as is known. It is asked again at this instant.
     Queued(Instant),
     /// The store could not be asked. It is asked again at this instant.

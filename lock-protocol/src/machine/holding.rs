@@ -3,6 +3,8 @@
 use alloc::boxed::Box;
 use core::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::exchange::{Ending, Exchange, Failure, Known, Pursuit, Releasing, Stage};
 use super::lease::{End, Lease, LeaseId, State};
 use super::pursuing::no_answer;
@@ -10,15 +12,15 @@ use super::{Action, Granted, Outcome, ReleaseOutcome, Turn, Verb, WaiterId};
 use crate::claim::AskNumber;
 use crate::claim::{Claim, LostReason, Release, Released, Renewed};
 use crate::mistakes::{Mistake, made};
-use crate::terms::PackedTerms;
+use crate::mode::Kind;
 use crate::time::Instant;
 use crate::token::FencingToken;
 
 impl Turn<'_> {
     /// Notices the leases that have run out.
     pub(super) fn look_at_the_clock(&mut self) {
-        for index in 0..self.key.leases.len() {
-            if self.key.leases[index].look_at_the_clock(self.now) {
+        for index in 0..self.group.leases.len() {
+            if self.group.leases[index].look_at_the_clock(self.now) {
                 self.lost(index);
             }
         }
@@ -26,22 +28,20 @@ impl Turn<'_> {
 
     /// Tells that the lease has ended against the will of its holder.
     fn lost(&mut self, index: usize) {
-        let lease = &self.key.leases[index];
+        let lease = &self.group.leases[index];
         self.actions.push(Action::Changed(lease.id));
         // Of who has the lock now nothing is known.
-        self.key.known = Known::Nothing;
+        self.group.known = Known::Nothing;
     }
 
     pub(super) fn took(&mut self, id: WaiterId) {
-        let mut leases = self.key.leases.iter_mut();
-        if let Some(lease) = leases.find(|lease| is_untaken_by(lease.untaken, id)) {
-            lease.untaken = None;
-        }
+        let mut leases = self.group.leases.iter_mut();
+        let _ = leases.any(|lease| lease.took(id));
     }
 
     /// Counts the hold from now on.
     pub(super) fn began(&mut self, id: LeaseId, token: FencingToken) {
-        let mut leases = self.key.leases.iter_mut();
+        let mut leases = self.group.leases.iter_mut();
         if let Some(lease) = leases.find(|lease| lease.id == id)
             && lease.is_held_with(token)
         {
@@ -53,7 +53,7 @@ impl Turn<'_> {
     /// for more.
     pub(super) fn keep(&mut self, id: LeaseId, token: FencingToken, least: Duration, begins: bool) {
         let until = self.now + least;
-        let mut leases = self.key.leases.iter_mut();
+        let mut leases = self.group.leases.iter_mut();
         let Some(lease) = leases.find(|lease| lease.id == id) else {
             return;
         };
@@ -70,8 +70,8 @@ impl Turn<'_> {
 
     /// Ends the hold of a waiter that was told and will not take it.
     pub(super) fn end_untaken(&mut self, id: WaiterId) {
-        let mut leases = self.key.leases.iter();
-        if let Some(lease) = leases.find(|lease| is_untaken_by(lease.untaken, id)) {
+        let mut leases = self.group.leases.iter_mut();
+        if let Some(lease) = leases.find_map(|lease| lease.took(id).then_some(lease)) {
             let (lease, token) = (lease.id, lease.token);
             self.ended(lease, token);
         }
@@ -80,17 +80,27 @@ impl Turn<'_> {
     /// Ends a hold by the will of its holder: passes the lease on inside the process, or asks the
     /// store to end it, and in the same message for the next claim.
     pub(super) fn ended(&mut self, id: LeaseId, token: FencingToken) {
-        let index = self.key.leases.iter().position(|lease| lease.id == id);
+        let index = self.group.leases.iter().position(|lease| lease.id == id);
         let Some(index) = index else {
             return self.tell_released(id, ReleaseOutcome::Released);
         };
-        let lease = &mut self.key.leases[index];
+        let lease = &mut self.group.leases[index];
         if lease.token != token {
             return self.tell_released(id, ReleaseOutcome::Released);
         }
         match lease.state {
+            State::Held | State::Ended(..)
+                if lease.sharing > 1 && !made(Mistake::FirstReaderEndsAll) =>
+            {
+                lease.sharing -= 1;
+                let outcome = match lease.state {
+                    State::Ended(end, held) => ReleaseOutcome::Ended(end, held),
+                    _ => ReleaseOutcome::Released,
+                };
+                self.tell_released(id, outcome);
+            }
             State::Held => {
-                lease.untaken = None;
+                lease.untaken.clear();
                 if !self.pass_on(index) {
                     self.release(index);
                 }
@@ -98,19 +108,19 @@ impl Turn<'_> {
             State::Ended(end, held) if lease.keep(self.now).is_some() => {
                 self.tell_released(id, ReleaseOutcome::Ended(end, held));
                 self.release(index);
-                if let State::Releasing(releasing) = &mut self.key.leases[index].state {
+                if let State::Releasing(releasing) = &mut self.group.leases[index].state {
                     releasing.told = true;
                 }
             }
             State::Ended(end, held) => {
-                let lease = self.key.leases.remove(index);
+                let lease = self.group.leases.remove(index);
                 self.tell_released(id, ReleaseOutcome::Ended(end, held));
                 if lease.in_doubt {
                     return self.bury(&lease);
                 }
                 // Others may have the lock by now, but if the store has not noticed, they need not
                 // wait. The lease ends by itself, so one attempt is enough.
-                let release = Release::new(self.key.key.clone(), lease.owner);
+                let release = lease.release(&self.group.key);
                 self.ask(|_| Verb::Release(release), 0);
             }
             State::Releasing(_) => {}
@@ -121,17 +131,17 @@ impl Turn<'_> {
     /// than it asked for: cohort locking (Dice, Marathe, Shavit: *Lock cohorting*, 2012).
     fn pass_on(&mut self, index: usize) -> bool {
         self.skip_late();
-        if self.key.line.is_empty() {
+        if self.group.line.is_empty() || self.group.kind == Kind::Shared {
             return false;
         }
-        if made(Mistake::LosesNextInLine) && !self.key.leases[index].has_token() {
-            self.key.line.pop();
+        if made(Mistake::LosesNextInLine) && !self.group.leases[index].has_token() {
+            self.group.line.pop();
             return false;
         }
-        let lease = &mut self.key.leases[index];
+        let lease = &mut self.group.leases[index];
         let terms = lease.terms();
         if lease.passes == 0 {
-            lease.budget = self.rules.passes(self.key.line.len());
+            lease.budget = self.rules.passes(self.group.line.len());
         }
         let passes = if self.now < lease.free_until {
             self.rules.local_passes
@@ -140,12 +150,8 @@ impl Turn<'_> {
         };
         let share = terms.ttl.mul_f64(self.rules.local_share);
         let is_within_budget = lease.passes < passes && self.now.since(lease.granted_at) < share;
-        let least = match terms.renew {
-            Some(_) => self.rules.grace.min(terms.ttl) / 2,
-            // Nothing will be added to it.
-            None => terms.ttl / 10 * 9,
-        };
-        let Some(head) = self.key.line.head() else {
+        let least = lease.enough(self.rules);
+        let Some(head) = self.group.line.head() else {
             return false;
         };
         if lease.keep(self.now).is_some() {
@@ -157,7 +163,7 @@ impl Turn<'_> {
         } else {
             least
         };
-        if PackedTerms::from(head.terms) != lease.terms
+        if !lease.suits(&head.terms)
             || !is_within_budget
             || lease.valid_until.since(self.now) < least
         {
@@ -166,23 +172,18 @@ impl Turn<'_> {
         let Some(token) = lease.next_token() else {
             return false;
         };
-        let Some(head) = self.key.line.pop() else {
+        let Some(head) = self.group.line.pop() else {
             return false;
         };
         let begins = self.begins(head.begins);
-        let lease = &mut self.key.leases[index];
+        let lease = &mut self.group.leases[index];
         lease.token = token;
         lease.held_since = begins;
         lease.kept_until = None;
         lease.wanted = None;
         lease.passes += 1;
-        lease.untaken = Some((head.id, head.deadline));
-        let granted = Granted {
-            lease: lease.id,
-            owner: lease.owner.clone(),
-            token,
-            since: self.now,
-        };
+        lease.untaken.push((head.id, head.deadline));
+        let granted = lease.granted(self.now);
         let id = lease.id;
         self.actions.push(Action::Changed(id));
         self.tell(head.id, Outcome::Granted(granted));
@@ -193,17 +194,21 @@ impl Turn<'_> {
     /// Asks the store to end a lease that its holder has given up.
     fn release(&mut self, index: usize) {
         // Who waits behind a holder knows that the lock is held; who comes now may be the next.
-        self.key.known = if self.key.line.is_empty() {
-            Known::Nothing
-        } else {
-            Known::Held(None)
-        };
-        let is_kept = self.key.leases[index].keep(self.now).is_some();
-        if !is_kept && let Some(claim) = self.new_claim() {
-            self.key.pursuit = Some(Box::new(Pursuit::new(claim, self.now)));
+        if self.group.line.is_empty() {
+            self.group.known = Known::Nothing;
+        } else if !self.group.is_company() {
+            self.group.known = Known::Held(None);
+        }
+        let is_kept = self.group.leases[index].keep(self.now).is_some();
+        // Where leases go together, whoever is in line is asked for already.
+        if !is_kept
+            && !self.group.is_company()
+            && let Some(claim) = self.new_claim()
+        {
+            self.group.pursuit = Some(Box::new(Pursuit::new(claim, self.now)));
         }
         let exchange = self.ask_for_release(index, 0);
-        let lease = &mut self.key.leases[index];
+        let lease = &mut self.group.leases[index];
         lease.renew_at = None;
         lease.state = State::Releasing(Releasing {
             stage: Ending::Asking(exchange),
@@ -217,11 +222,11 @@ impl Turn<'_> {
     }
 
     fn ask_for_release(&mut self, index: usize, failures: u32) -> Exchange {
-        let lease = &self.key.leases[index];
-        let next = self.key.pursuit.as_ref();
-        let next = next.filter(|pursuit| matches!(pursuit.stage, Stage::Aboard));
+        let lease = &self.group.leases[index];
+        let next = self.group.pursuit.as_ref();
+        let next = next.filter(|pursuit| matches!(pursuit.stage, Stage::WithRelease));
         let next = next.map(|pursuit| pursuit.claim.clone());
-        let mut release = Release::new(self.key.key.clone(), lease.owner.clone()).then(next);
+        let mut release = lease.release(&self.group.key).then(next);
         release.keep = lease.keep(self.now).filter(|_| release.next.is_none());
         let number = self.ask(|_| Verb::Release(release), failures);
         Exchange::new(number, self.now)
@@ -236,7 +241,7 @@ impl Turn<'_> {
         sent_at: Instant,
         chance: u32,
     ) {
-        let lease = &self.key.leases[index];
+        let lease = &self.group.leases[index];
         let State::Releasing(releasing) = &lease.state else {
             return;
         };
@@ -255,7 +260,7 @@ impl Turn<'_> {
         self.finish_release(index, outcome);
         // It may be an answer about a claim that is over, if the release was repeated.
         let pursued = self
-            .key
+            .group
             .pursuit
             .as_ref()
             .map(|pursuit| &pursuit.claim.owner);
@@ -265,13 +270,13 @@ impl Turn<'_> {
             Some(acquired) if is_pursued => {
                 self.acquired(acquired, sent_at, chance);
             }
-            _ => self.ask_for_whoever_was_aboard(),
+            _ => self.ask_for_who_was_with_it(),
         }
     }
 
     /// Takes in that the release asked with this `number` failed, or was cut off.
     pub(super) fn not_released(&mut self, index: usize, number: AskNumber, failure: Failure) {
-        let lease = &mut self.key.leases[index];
+        let lease = &mut self.group.leases[index];
         let (id, ttl) = (lease.id, lease.terms().lease(self.rules));
         let State::Releasing(releasing) = &mut lease.state else {
             return;
@@ -293,11 +298,11 @@ impl Turn<'_> {
         let Some(pause) = pause else {
             self.learn(Known::Failed(error.clone()));
             self.finish_release(index, ReleaseOutcome::Failed(error));
-            return self.ask_for_whoever_was_aboard();
+            return self.ask_for_who_was_with_it();
         };
         let pause = pause.min(self.rules.command_timeout);
         let is_late = self.now.since(started) >= self.rules.command_timeout;
-        if let State::Releasing(releasing) = &mut self.key.leases[index].state {
+        if let State::Releasing(releasing) = &mut self.group.leases[index].state {
             releasing.stage = Ending::Pausing(self.now + pause);
             if is_late && !core::mem::replace(&mut releasing.told, true) {
                 // Its holder is not kept any longer by a store that is down.
@@ -308,16 +313,16 @@ impl Turn<'_> {
     }
 
     /// The claim that went with a release of which it has not come back, or that did not go at all.
-    fn ask_for_whoever_was_aboard(&mut self) {
-        let mut leases = self.key.leases.iter();
-        if let Some(pursuit) = &mut self.key.pursuit
-            && let Stage::Aboard = pursuit.stage
+    fn ask_for_who_was_with_it(&mut self) {
+        let mut leases = self.group.leases.iter();
+        if let Some(pursuit) = &mut self.group.pursuit
+            && let Stage::WithRelease = pursuit.stage
             // Else it goes with the release of another lease.
             && !leases.any(|lease| matches!(lease.state, State::Releasing(_)))
         {
             pursuit.stage = Stage::Pausing(self.now);
             pursuit.claim.in_doubt = true;
-            if !self.key.line.is_empty() {
+            if !self.group.line.is_empty() {
                 self.time_for_pursuit();
             }
         }
@@ -325,15 +330,15 @@ impl Turn<'_> {
 
     /// Ends every release that is under way.
     pub(super) fn finish_releases(&mut self, outcome: &ReleaseOutcome) {
-        for index in (0..self.key.leases.len()).rev() {
-            if let State::Releasing(_) = self.key.leases[index].state {
+        for index in (0..self.group.leases.len()).rev() {
+            if let State::Releasing(_) = self.group.leases[index].state {
                 self.finish_release(index, outcome.clone());
             }
         }
     }
 
     fn finish_release(&mut self, index: usize, outcome: ReleaseOutcome) {
-        let lease = self.key.leases.remove(index);
+        let lease = self.group.leases.remove(index);
         let is_failed = matches!(outcome, ReleaseOutcome::Failed(_));
         if let State::Releasing(releasing) = &lease.state
             && !releasing.told
@@ -363,7 +368,8 @@ impl Turn<'_> {
     /// The claim of a lease that has ended, of which a question may still be on its way.
     fn withdrawn(&self, lease: &Lease) -> Claim {
         let ttl = lease.terms().lease(self.rules);
-        let mut claim = Claim::new(self.key.key.clone(), lease.owner.clone(), ttl);
+        let mut claim = Claim::new(self.group.key.clone(), lease.owner.clone(), ttl);
+        claim.mode = lease.terms().mode;
         claim.in_doubt = true;
         claim
     }
@@ -380,11 +386,11 @@ impl Turn<'_> {
         answer: Option<Renewed>,
         chance: u32,
     ) {
-        let mut leases = self.key.leases.iter_mut();
+        let mut leases = self.group.leases.iter_mut();
         let Some(index) = leases.position(|lease| lease.id == id && lease.is_held()) else {
             return;
         };
-        let lease = &mut self.key.leases[index];
+        let lease = &mut self.group.leases[index];
         match answer {
             Some(Renewed::Held(extension)) => lease.extended(sent_at, extension),
             Some(Renewed::Lost(reason)) => {
@@ -397,7 +403,7 @@ impl Turn<'_> {
 
     /// Does what is due.
     pub(super) fn time(&mut self) {
-        for index in (0..self.key.leases.len()).rev() {
+        for index in (0..self.group.leases.len()).rev() {
             self.time_for_lease(index);
         }
         self.time_for_pursuit();
@@ -405,21 +411,26 @@ impl Turn<'_> {
     }
 
     fn time_for_lease(&mut self, index: usize) {
-        let lease = &mut self.key.leases[index];
-        if let Some((waiter, deadline)) = lease.untaken
-            && deadline <= self.now
-            && lease.is_taken_back()
-        {
-            let (id, token) = (lease.id, lease.token);
-            self.take_back(waiter);
-            return self.ended(id, token);
+        let lease = &mut self.group.leases[index];
+        if lease.untaken_until().is_some_and(|until| until <= self.now) && lease.is_taken_back() {
+            let now = self.now;
+            let late = lease
+                .untaken
+                .iter()
+                .filter(|(_, deadline)| *deadline <= now);
+            let late: SmallVec<[WaiterId; 1]> = late.map(|(waiter, _)| *waiter).collect();
+            for waiter in late {
+                self.take_back(waiter);
+                self.end_untaken(waiter);
+            }
+            return;
         }
         match lease.state {
             State::Held => {
                 if lease.renew_at.is_some_and(|at| at <= self.now) {
                     lease.renew_at = None;
-                    let waiting = self.key.line.len();
-                    let renewal = lease.renewal(&self.key.key, self.rules, self.now, waiting);
+                    let waiting = self.group.line.len();
+                    let renewal = lease.renewal(&self.group.key, self.rules, self.now, waiting);
                     let patience = lease.patience(self.now, self.rules);
                     self.actions
                         .push(Action::Renew(lease.id, Box::new(renewal), patience));
@@ -431,7 +442,7 @@ impl Turn<'_> {
     }
 
     fn time_for_release(&mut self, index: usize) {
-        let State::Releasing(releasing) = &self.key.leases[index].state else {
+        let State::Releasing(releasing) = &self.group.leases[index].state else {
             return;
         };
         let (stage, failures) = (releasing.stage, releasing.failures);
@@ -452,13 +463,22 @@ impl Turn<'_> {
             }
             _ => return,
         };
-        if let State::Releasing(releasing) = &mut self.key.leases[index].state {
+        if let State::Releasing(releasing) = &mut self.group.leases[index].state {
             releasing.stage = Ending::Asking(exchange);
             releasing.repeated = true;
         }
     }
 }
 
-fn is_untaken_by(untaken: Option<(WaiterId, Instant)>, id: WaiterId) -> bool {
-    untaken.is_some_and(|(waiter, _)| waiter == id)
+impl Lease {
+    /// What its present holder is told that it has.
+    pub(super) fn granted(&self, now: Instant) -> Granted {
+        Granted {
+            lease: self.id,
+            owner: self.owner.clone(),
+            token: self.token,
+            since: now,
+            shard: self.shard,
+        }
+    }
 }

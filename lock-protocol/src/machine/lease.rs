@@ -2,10 +2,13 @@
 
 use core::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::exchange::{Ending, Releasing};
 use super::line::WaiterId;
-use crate::claim::{Claim, Extension, LostReason, Renewal};
+use crate::claim::{Claim, Extension, LostReason, Release, Renewal};
 use crate::mistakes::{Mistake, made};
+use crate::mode::Mode;
 use crate::name::LockKey;
 use crate::terms::{PackedTerms, Rules, Terms, covering, valid_until};
 use crate::time::{Instant, Span};
@@ -60,8 +63,15 @@ pub(super) struct Lease {
     /// For how long the holder wants to keep the key from its beginning, which has to wait, since
     /// the lease is too short.
     pub(super) wanted: Option<Span>,
-    /// Who was told of the grant and has not been seen since, and how long it may take.
-    pub(super) untaken: Option<(WaiterId, Instant)>,
+    /// Who were told of the grant and have not been seen since, and how long each may take: one,
+    /// but for those who share.
+    pub(super) untaken: SmallVec<[(WaiterId, Instant); 1]>,
+    /// Which part of the key it is.
+    pub(super) shard: u8,
+    /// How many hold it: one, but for those who share.
+    pub(super) sharing: u32,
+    /// Until when others may come to share it.
+    pub(super) open_until: Instant,
     pub(super) state: State,
 }
 
@@ -102,7 +112,10 @@ impl Lease {
             renew_at: None,
             kept_until: None,
             wanted: None,
-            untaken: None,
+            untaken: SmallVec::new(),
+            shard: 0,
+            sharing: 1,
+            open_until: now,
             state: State::Held,
         };
         lease.reserve(tokens);
@@ -160,6 +173,50 @@ impl Lease {
     pub(super) fn end(&mut self, end: End, now: Instant) {
         self.state = State::Ended(end, now.since(self.held_since));
         self.renew_at = None;
+    }
+
+    /// Until when the first of those who were told has to take it.
+    pub(super) fn untaken_until(&self) -> Option<Instant> {
+        self.untaken.iter().map(|(_, deadline)| *deadline).min()
+    }
+
+    /// No longer waits for this waiter to take it. Whether it did.
+    pub(super) fn took(&mut self, id: WaiterId) -> bool {
+        let untaken = self.untaken.len();
+        self.untaken.retain(|(waiter, _)| *waiter != id);
+        self.untaken.len() < untaken
+    }
+
+    /// Whether it is what a waiter with these terms wants.
+    pub(super) fn suits(&self, wanted: &Terms) -> bool {
+        let own = self.terms();
+        let alike = Terms {
+            mode: wanted.mode,
+            ..own
+        };
+        alike == *wanted && own.mode.satisfies(&wanted.mode, self.shard)
+    }
+
+    /// How much has to be left of it for another holder.
+    pub(super) fn enough(&self, rules: &Rules) -> Duration {
+        let terms = self.terms();
+        match terms.renew {
+            Some(_) => rules.grace.min(terms.ttl) / 2,
+            // Nothing will be added to it.
+            None => terms.ttl / 10 * 9,
+        }
+    }
+
+    /// Whether one more reader of this process, with these terms, can share it: each has a
+    /// `max_hold` of its own, so with one it has a lease of its own.
+    pub(super) fn is_open_to(&self, wanted: &Terms, rules: &Rules, now: Instant) -> bool {
+        let is_open = now < self.open_until || made(Mistake::JoinsWithoutEnd);
+        self.terms().mode == Mode::Shared
+            && self.is_held()
+            && is_open
+            && self.suits(wanted)
+            && wanted.max_hold.is_none()
+            && self.valid_until.since(now) >= self.enough(rules)
     }
 
     /// Whether it is taken back if its waiter does not take it by its deadline.
@@ -222,8 +279,7 @@ impl Lease {
 
     /// When something happens to a lease that is held, without anybody's doing.
     pub(super) fn attention_at(&self) -> Instant {
-        let untaken = self.untaken.filter(|_| self.is_taken_back());
-        let untaken = untaken.map(|(_, deadline)| deadline);
+        let untaken = self.untaken_until().filter(|_| self.is_taken_back());
         [self.renew_at, self.max_hold_ends(), untaken]
             .into_iter()
             .flatten()
@@ -240,10 +296,21 @@ impl Lease {
     ) -> Renewal {
         let ttl = self.terms().ttl.max(self.least(rules, now));
         let mut renewal = Renewal::new(key.clone(), self.owner.clone(), ttl);
-        if !self.has_token() {
+        let mode = self.terms().mode;
+        renewal.mode = mode;
+        renewal.shard = self.shard;
+        if !self.has_token() && mode != Mode::Shared {
             renewal.tokens = rules.passes(waiting);
         }
         renewal
+    }
+
+    /// Its release.
+    pub(super) fn release(&self, key: &LockKey) -> Release {
+        let mut release = Release::new(key.clone(), self.owner.clone());
+        release.mode = self.terms().mode;
+        release.shard = self.shard;
+        release
     }
 
     /// How long the lease has to live at least, where the key is kept: never shorter than its

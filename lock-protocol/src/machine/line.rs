@@ -104,6 +104,14 @@ impl Line {
         once
     }
 
+    /// Takes out those who want to keep the lease by these terms.
+    pub(super) fn take_alike(&mut self, terms: &Terms) -> VecDeque<Waiter> {
+        let all = self.take_all().into_iter();
+        let (alike, staying) = all.partition(|waiter| waiter.terms == *terms);
+        self.put(staying);
+        alike
+    }
+
     /// Takes out everybody.
     pub(super) fn take_all(&mut self) -> VecDeque<Waiter> {
         let Some(queue) = self.0.take() else {

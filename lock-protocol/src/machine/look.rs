@@ -1,8 +1,10 @@
 //! What the machine is at, for traces, metrics and tests: nothing is decided by it.
 
+use core::iter::repeat_n;
+
 use super::exchange::Stage;
 use super::lease::State;
-use super::{Key, Lease, LeaseId};
+use super::{Group, Lease, LeaseId};
 use crate::time::Instant;
 use crate::token::{FencingToken, OwnerToken};
 
@@ -30,7 +32,7 @@ pub enum Pursued {
     /// The store is asked.
     Asking,
     /// It goes with a release.
-    Aboard,
+    WithRelease,
     /// The store has queued it.
     Queued,
     /// The store could not be asked, and is asked again after a pause.
@@ -47,17 +49,34 @@ pub struct Holding {
     pub token: FencingToken,
     /// When it began, or was granted where it begins later.
     pub since: Instant,
+    /// How many hold it: one, but for those who share.
+    pub sharing: u32,
 }
 
-impl Key {
-    /// The hold of the lease that is held, if one is.
-    pub fn held(&self, now: Instant) -> Option<Holding> {
-        let lease = self.leases.iter().find(|lease| lease.is_held())?;
-        self.holding(lease.id, now)
+impl Look {
+    /// What two of the groups of a machine are at.
+    pub(super) fn and(self, other: Look) -> Look {
+        Look {
+            waiting: self.waiting + other.waiting,
+            pursuit: self.pursuit.or(other.pursuit),
+            held: self.held + other.held,
+            ended: self.ended + other.ended,
+            releasing: self.releasing + other.releasing,
+            withdrawing: self.withdrawing + other.withdrawing,
+        }
+    }
+}
+
+impl Group {
+    /// The holds of the leases that are held, one for each who holds it.
+    pub(super) fn held(&self, now: Instant) -> impl Iterator<Item = Holding> {
+        let held = self.leases.iter().filter(|lease| lease.is_held());
+        let holdings = held.filter_map(move |lease| self.holding(lease.id, now));
+        holdings.flat_map(|holding| repeat_n(holding, holding.sharing as usize))
     }
 
     /// The hold of this lease, which may have ended against the will of its holder.
-    pub fn holding(&self, lease: LeaseId, now: Instant) -> Option<Holding> {
+    pub(super) fn holding(&self, lease: LeaseId, now: Instant) -> Option<Holding> {
         let lease = self.lease(lease)?;
         if matches!(lease.state, State::Releasing(_)) {
             return None;
@@ -71,16 +90,17 @@ impl Key {
             } else {
                 lease.granted_at
             },
+            sharing: lease.sharing,
         })
     }
 
     /// What the machine is at.
-    pub fn look(&self) -> Look {
+    pub(super) fn look(&self) -> Look {
         let mut look = Look {
             waiting: self.line.len(),
             pursuit: self.pursuit.as_ref().map(|pursuit| match pursuit.stage {
                 Stage::Asking(_) => Pursued::Asking,
-                Stage::Aboard => Pursued::Aboard,
+                Stage::WithRelease => Pursued::WithRelease,
                 Stage::Queued(_) => Pursued::Queued,
                 Stage::Pausing(_) => Pursued::Pausing,
             }),
@@ -99,7 +119,7 @@ impl Key {
 
     /// The owner tokens by which the store may know this machine: of the claim that is pursued, of
     /// leases, and of claims that are being withdrawn.
-    pub fn owners(&self) -> impl Iterator<Item = &OwnerToken> {
+    pub(super) fn owners(&self) -> impl Iterator<Item = &OwnerToken> {
         let pursued = self.pursuit.iter().map(|pursuit| &pursuit.claim.owner);
         let leased = self.leases.iter().map(|lease| &lease.owner);
         let withdrawn = self
@@ -110,7 +130,7 @@ impl Key {
     }
 
     /// The owner token of the claim that is pursued.
-    pub fn pursued(&self) -> Option<&OwnerToken> {
+    pub(super) fn pursued(&self) -> Option<&OwnerToken> {
         self.pursuit.as_ref().map(|pursuit| &pursuit.claim.owner)
     }
 }

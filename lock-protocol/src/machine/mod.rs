@@ -12,7 +12,7 @@
 //!
 //! All tasks of a process that want one key stand in one line, and at most one claim of theirs is
 //! in the store: the *pursuit*. A claim that is granted becomes a *lease*, which is passed on to
-//! the next in line, or released with the next claim aboard.
+//! the next in line, or released together with the next claim.
 //!
 //! A claim is in *doubt* if a question of it was not answered, and so may still be on its way: when
 //! it is over, it is withdrawn in any case, and the store remembers that.
@@ -27,7 +27,7 @@
 //!           │                                                             Ended │────┘
 //!           │  last waiter left, from any of these                              ▼
 //!           └──── withdrawing ◀──────                             Released ◀ releasing, with the
-//!                                                                           next claim aboard
+//!                                                                           next claim
 //! ```
 //!
 //! | state | event | next | action |
@@ -116,6 +116,7 @@
 mod event;
 mod exchange;
 mod holding;
+mod key;
 mod lease;
 mod line;
 mod look;
@@ -123,6 +124,7 @@ mod pursuing;
 mod seldom;
 #[cfg(test)]
 mod tests;
+mod withdrawing;
 
 use alloc::boxed::Box;
 use core::time::Duration;
@@ -133,6 +135,7 @@ pub use self::event::{
     Action, Actions, Answer, Ask, Event, Granted, Outcome, ReleaseOutcome, Verb,
 };
 use self::exchange::{Ending, Known, Pursuit, Stage, Withdrawal};
+pub use self::key::Key;
 pub use self::lease::{End, LeaseId};
 use self::lease::{Lease, State};
 use self::line::Line;
@@ -142,15 +145,17 @@ use self::seldom::Seldom;
 use crate::claim::AskNumber;
 use crate::claim::{Acquired, Claim, LostReason, Released, Renewal};
 use crate::mistakes::{Mistake, made};
+use crate::mode::Kind;
 use crate::name::LockKey;
 use crate::terms::Rules;
 use crate::time::Instant;
 use crate::token::{FencingToken, OwnerToken};
 
-/// What one process does about one key: see the [module](self).
+/// What one process does about the claims of one key that are of one kind.
 #[derive(Clone, Debug, Hash)]
-pub struct Key {
+struct Group {
     key: LockKey,
+    kind: Kind,
     line: Line,
     /// What is done to get the lock for those in line.
     pursuit: Option<Box<Pursuit>>,
@@ -162,18 +167,17 @@ pub struct Key {
     known: Known,
     /// The largest number given to a question, a lease, or to one of a key before this.
     last_number: u64,
+    /// The part of the key that the process had last, or likes best.
+    last_shard: Option<u8>,
     /// Whether the process shuts down.
     is_closing: bool,
 }
 
-impl Key {
-    /// A key about which nothing has been done yet, or nothing of which anybody waits for the end.
-    ///
-    /// Numbers go on after `last_number`, which is that of the machine that this process had for
-    /// the key before, or larger.
-    pub fn new(key: LockKey, last_number: u64) -> Key {
-        Key {
+impl Group {
+    fn new(key: LockKey, kind: Kind, last_number: u64) -> Group {
+        Group {
             key,
+            kind,
             line: Line::default(),
             pursuit: None,
             leases: SmallVec::new(),
@@ -181,43 +185,27 @@ impl Key {
             spare_owner: None,
             known: Known::Nothing,
             last_number,
+            last_shard: None,
             is_closing: false,
         }
     }
 
-    /// Which key it is.
-    pub fn key(&self) -> &LockKey {
-        &self.key
+    /// Whether leases of this process can go together.
+    fn is_company(&self) -> bool {
+        self.kind != Kind::Exclusive
     }
 
-    /// Whether the next event may make a claim, for which waiters that bring no owner token need
-    /// one; whether a waiter `joins` by that event makes the difference.
-    pub fn wants_owner(&self, joins: bool) -> bool {
-        self.spare_owner.is_none() && self.pursuit.is_none() && (joins || !self.line.is_empty())
+    /// See [`Key::wants_owner`]; whether a waiter `joins` makes the difference.
+    fn wants_owner(&self, joins: bool) -> bool {
+        // A claim of those that go together may be granted and the next one made by one event.
+        let has_room = self.pursuit.is_none() || self.is_company();
+        self.spare_owner.is_none() && has_room && (joins || !self.line.is_empty())
     }
 
-    /// Provides the owner token that the machine [wants](Key::wants_owner).
-    pub fn provide_owner(&mut self, owner: OwnerToken) {
-        self.spare_owner = Some(owner);
-    }
-
-    /// Takes in what happened `now`, and says what to do about it.
-    pub fn on(&mut self, rules: &Rules, now: Instant, event: Event<'_>) -> Actions {
-        let mut actions = Actions::new();
-        self.take_in(rules, now, event, &mut actions);
-        actions
-    }
-
-    /// As [`on`](Key::on), but puts the actions behind those that are in a buffer of the caller's.
-    pub fn take_in(
-        &mut self,
-        rules: &Rules,
-        now: Instant,
-        event: Event<'_>,
-        actions: &mut Actions,
-    ) {
+    /// See [`Key::take_in`].
+    fn take_in(&mut self, rules: &Rules, now: Instant, event: Event<'_>, actions: &mut Actions) {
         let mut turn = Turn {
-            key: self,
+            group: self,
             rules,
             now,
             actions,
@@ -230,13 +218,10 @@ impl Key {
     }
 
     /// When the machine wants to be told the time, if nothing else happens.
-    pub fn wants_time_at(&self, rules: &Rules) -> Option<Instant> {
+    fn wants_time_at(&self, rules: &Rules) -> Option<Instant> {
         let leases = self.leases.iter().filter_map(|lease| match &lease.state {
             State::Held => Some(lease.attention_at()),
-            State::Ended(..) => {
-                let untaken = lease.untaken.filter(|_| lease.is_taken_back());
-                untaken.map(|(_, deadline)| deadline)
-            }
+            State::Ended(..) => lease.untaken_until().filter(|_| lease.is_taken_back()),
             State::Releasing(releasing) => self.ending_attention_at(&releasing.stage, rules),
         });
         let withdrawals = self
@@ -251,20 +236,20 @@ impl Key {
                 Stage::Asking(exchange) if self.line.len() > 1 => {
                     Some(exchange.attention_at(rules))
                 }
-                Stage::Asking(_) | Stage::Aboard => None,
+                Stage::Asking(_) | Stage::WithRelease => None,
                 Stage::Queued(at) | Stage::Pausing(at) => Some(*at),
             });
         leases.chain(withdrawals).chain(pursuit).min()
     }
 
     /// Whether the machine can be dropped: nobody holds, waits or asks.
-    pub fn is_gone(&self) -> bool {
+    fn is_gone(&self) -> bool {
         self.is_quiet() && self.leases.is_empty() && self.withdrawals.is_empty()
     }
 
     /// Whether nobody waits or asks, and no lease is held: all there may be are holders who have
     /// not noticed that they lost their lease, and, in a shutdown, keys that are to stay taken.
-    pub fn is_quiet(&self) -> bool {
+    fn is_quiet(&self) -> bool {
         self.line.is_empty()
             && self.pursuit.is_none()
             && self
@@ -275,17 +260,18 @@ impl Key {
     }
 
     /// Whether a lease is held, as far as its holder is concerned.
-    pub fn is_held(&self) -> bool {
+    fn is_held(&self) -> bool {
         self.leases.iter().any(Lease::is_held)
     }
 
-    /// The largest number that was given to a question.
-    pub fn last_number(&self) -> u64 {
-        self.last_number
+    /// How many hold a lease.
+    fn holders(&self) -> usize {
+        let held = self.leases.iter().filter(|lease| lease.is_held());
+        held.map(|lease| lease.sharing as usize).sum()
     }
 
     /// Whether the claim `owner` may be handed the lock, or has it.
-    pub fn expects(&self, owner: &str) -> bool {
+    fn expects(&self, owner: &str) -> bool {
         let pursued = self.pursuit.as_ref();
         pursued.is_some_and(|pursuit| pursuit.claim.owner.as_str() == owner)
             || self
@@ -296,51 +282,30 @@ impl Key {
     }
 
     /// How long the holder with `token` may still rely on the lease; zero if it may not.
-    pub fn remaining(&self, lease: LeaseId, token: FencingToken, now: Instant) -> Duration {
+    fn remaining(&self, lease: LeaseId, token: FencingToken, now: Instant) -> Duration {
         self.lease(lease)
             .map_or(Duration::ZERO, |lease| lease.remaining(token, now))
     }
 
     /// Whether the lease of the holder with `token` is as long as it wants to keep the key from
     /// `now` on, so that the store keeps it if this process dies.
-    pub fn covers(
-        &self,
-        lease: LeaseId,
-        token: FencingToken,
-        least: Duration,
-        now: Instant,
-    ) -> bool {
+    fn covers(&self, lease: LeaseId, token: FencingToken, least: Duration, now: Instant) -> bool {
         let lease = self.lease(lease).filter(|lease| lease.is_held_with(token));
         lease.is_some_and(|lease| lease.covers(now + least))
     }
 
     /// Why the holder with `token` may not rely on the lease, and for how long it had been held;
     /// `None` if it may. Of a lease that is not here any more, its holder has given it up.
-    pub fn fault(
-        &self,
-        lease: LeaseId,
-        token: FencingToken,
-        now: Instant,
-    ) -> Option<(End, Duration)> {
+    fn fault(&self, lease: LeaseId, token: FencingToken, now: Instant) -> Option<(End, Duration)> {
         match self.lease(lease) {
             Some(lease) => lease.fault(token, now),
             None => Some((End::Lost(LostReason::NotHeld), Duration::ZERO)),
         }
     }
 
-    /// Whether the holder with `token` may rely on the lease.
-    pub fn is_held_by(&self, lease: LeaseId, token: FencingToken, now: Instant) -> bool {
-        self.fault(lease, token, now).is_none()
-    }
-
     /// The renewal of a lease ahead of its time, because its holder asks for it, and how long to
     /// wait for the answer.
-    pub fn renewal(
-        &self,
-        rules: &Rules,
-        lease: LeaseId,
-        now: Instant,
-    ) -> Option<(Renewal, Duration)> {
+    fn renewal(&self, rules: &Rules, lease: LeaseId, now: Instant) -> Option<(Renewal, Duration)> {
         let lease = self.lease(lease).filter(|lease| lease.is_held())?;
         let renewal = lease.renewal(&self.key, rules, now, 0);
         Some((renewal, lease.patience(now, rules)))
@@ -366,7 +331,7 @@ impl Key {
 
 /// One event being taken in.
 struct Turn<'a> {
-    key: &'a mut Key,
+    group: &'a mut Group,
     rules: &'a Rules,
     now: Instant,
     actions: &'a mut Actions,
@@ -441,7 +406,7 @@ impl Turn<'_> {
             },
             Verb::Abandon(claim) => match (self.withdrawing(&claim.owner), answer) {
                 (Some(index), Answer::Abandoned) => {
-                    self.key.withdrawals.remove(index);
+                    self.group.withdrawals.remove(index);
                 }
                 (Some(index), answer) => self.not_withdrawn(index, number, answer.failure()),
                 (None, _) => {}
@@ -452,7 +417,7 @@ impl Turn<'_> {
     /// Whether an answer is for the claim that is pursued: to its latest question, or a grant,
     /// which counts whenever it comes, since the claim was not withdrawn.
     fn is_pursued(&self, claim: &Claim, number: AskNumber, acquired: &Acquired) -> bool {
-        self.key.pursuit.as_ref().is_some_and(|pursuit| {
+        self.group.pursuit.as_ref().is_some_and(|pursuit| {
             let is_latest =
                 matches!(pursuit.stage, Stage::Asking(exchange) if exchange.is_asked_by(number));
             pursuit.claim.owner == claim.owner
@@ -463,7 +428,7 @@ impl Turn<'_> {
     /// The lease of `owner` that is being released. Whatever question about it the store answered,
     /// the lease has ended.
     fn releasing(&self, owner: &OwnerToken, number: AskNumber) -> Option<usize> {
-        let mut leases = self.key.leases.iter();
+        let mut leases = self.group.leases.iter();
         leases.position(|lease| match &lease.state {
             State::Releasing(releasing) => {
                 lease.owner == *owner
@@ -475,15 +440,15 @@ impl Turn<'_> {
 
     /// The withdrawal of the claim of `owner`, likewise.
     pub(super) fn withdrawing(&self, owner: &OwnerToken) -> Option<usize> {
-        let mut withdrawals = self.key.withdrawals.iter();
+        let mut withdrawals = self.group.withdrawals.iter();
         withdrawals.position(|withdrawal| withdrawal.claim.owner == *owner)
     }
 
     /// Gives back what a question brought whose asker has got it otherwise, or wants it no more.
     fn give_back(&mut self, claim: &Claim, acquired: &Acquired) {
         let is_in_store = matches!(acquired, Acquired::Granted(_) | Acquired::Queued(_));
-        let mut withdrawals = self.key.withdrawals.iter();
-        let is_known = self.key.expects(claim.owner.as_str())
+        let mut withdrawals = self.group.withdrawals.iter();
+        let is_known = self.group.expects(claim.owner.as_str())
             || withdrawals.any(|withdrawal| withdrawal.claim.owner == claim.owner);
         if is_in_store && !is_known {
             let mut claim = claim.clone();
@@ -494,35 +459,36 @@ impl Turn<'_> {
 
     /// Does what follows from the state as it is now, whatever the event was.
     fn settle(&mut self) {
-        if self.key.line.is_empty() {
-            let is_aboard = self
-                .key
+        if self.group.line.is_empty() {
+            let is_with_release = self
+                .group
                 .pursuit
                 .as_ref()
-                .is_some_and(|pursuit| matches!(pursuit.stage, Stage::Aboard));
+                .is_some_and(|pursuit| matches!(pursuit.stage, Stage::WithRelease));
             let is_late = made(Mistake::WithdrawalWaitsForAnswer)
-                && matches!(&self.key.pursuit, Some(pursuit)
+                && matches!(&self.group.pursuit, Some(pursuit)
                     if matches!(pursuit.stage, Stage::Asking(_)));
-            if !is_aboard
+            if !is_with_release
                 && !is_late
-                && let Some(mut pursuit) = self.key.pursuit.take()
+                && let Some(mut pursuit) = self.group.pursuit.take()
             {
                 pursuit.claim.in_doubt |= matches!(pursuit.stage, Stage::Asking(_));
                 self.withdraw(pursuit.claim);
             }
             let is_kept = made(Mistake::KnownIsKept) || made(Mistake::RefusalIsKept);
-            if self.key.pursuit.is_none() && !self.key.is_held() && !is_kept {
-                self.key.known = Known::Nothing;
+            if self.group.pursuit.is_none() && !self.group.is_held() && !is_kept {
+                self.group.known = Known::Nothing;
             }
             return;
         }
-        let is_occupied = self.key.leases.iter().any(Lease::occupies);
+        self.withdraw_what_does_not_suit();
+        let is_occupied = !self.group.is_company() && self.group.leases.iter().any(Lease::occupies);
         // Its answer comes first, so that a newcomer is not told that its own process has the lock.
-        let is_withdrawing = self.key.withdrawals.iter().any(|withdrawal| {
+        let is_withdrawing = self.group.withdrawals.iter().any(|withdrawal| {
             withdrawal.failures == 0 && matches!(withdrawal.stage, Ending::Asking(_))
         });
         let is_withdrawing = is_withdrawing && !made(Mistake::AsksForWithdrawnClaim);
-        if self.key.pursuit.is_none() && !is_occupied && !is_withdrawing {
+        if self.group.pursuit.is_none() && !is_occupied && !is_withdrawing {
             self.pursue();
         }
     }
@@ -541,8 +507,8 @@ impl Turn<'_> {
     }
 
     fn next_number(&mut self) -> u64 {
-        self.key.last_number += 1;
-        self.key.last_number
+        self.group.last_number += 1;
+        self.group.last_number
     }
 
     fn tell(&mut self, id: WaiterId, outcome: Outcome) {
@@ -552,13 +518,13 @@ impl Turn<'_> {
     /// Tells everybody, and lets what is under way be asked once more at the most: a store that is
     /// away must not keep a process that ends.
     fn shut_down(&mut self) {
-        self.key.is_closing = true;
-        for waiter in self.key.line.take_all() {
+        self.group.is_closing = true;
+        for waiter in self.group.line.take_all() {
             self.tell(waiter.id, Outcome::ShutDown);
         }
         let now = self.now;
-        let leases = self.key.leases.iter_mut().filter_map(Lease::ending_mut);
-        let withdrawals = self.key.withdrawals.iter_mut();
+        let leases = self.group.leases.iter_mut().filter_map(Lease::ending_mut);
+        let withdrawals = self.group.withdrawals.iter_mut();
         for ending in leases.chain(withdrawals.map(|withdrawal| &mut withdrawal.stage)) {
             if let Ending::Pausing(until) = ending {
                 *until = now;
@@ -570,12 +536,12 @@ impl Turn<'_> {
     /// Whether it is of use to ask a store again that did not answer: until the lease of a claim of
     /// this `ttl` is gone by itself.
     fn is_worth_asking(&self, started: Instant, ttl: Duration) -> bool {
-        let is_closing = self.key.is_closing && !made(Mistake::ShutDownWaitsForStore);
+        let is_closing = self.group.is_closing && !made(Mistake::ShutDownWaitsForStore);
         self.now.since(started) < ttl && !is_closing
     }
 
     /// Whether somebody, other than who asked, waits for what is under way.
     fn is_waited_for(&self) -> bool {
-        self.key.is_waited_for()
+        self.group.is_waited_for()
     }
 }

@@ -4,12 +4,13 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::time::Duration;
 
-use super::exchange::{Ending, Exchange, Failure, Known, Pursuit, Stage, Withdrawal};
+use super::exchange::{Exchange, Failure, Known, Pursuit, Stage};
 use super::lease::{Lease, jittered, on_grid};
-use super::{Action, Granted, LeaseId, Outcome, ReleaseOutcome, Turn, Verb, Waiter, WaiterId};
+use super::{Action, LeaseId, Outcome, ReleaseOutcome, Turn, Verb, Waiter, WaiterId};
 use crate::backend_error::BackendError;
 use crate::claim::{Acquired, AskNumber, Claim, Contended, Grant, Holder};
 use crate::mistakes::{Mistake, made};
+use crate::mode::{Kind, Mode};
 use crate::terms::valid_until;
 use crate::time::Instant;
 use crate::token::OwnerToken;
@@ -30,26 +31,60 @@ enum By {
 
 impl Turn<'_> {
     pub(super) fn joined(&mut self, waiter: Waiter) {
-        if self.key.is_closing {
+        if self.group.is_closing {
             return self.tell(waiter.id, Outcome::ShutDown);
         }
+        if self.shares(&waiter) {
+            return;
+        }
         // What is known is kept up to date as long as somebody waits or holds.
-        let is_current = !self.key.line.is_empty()
-            || self.key.is_held()
+        let is_current = !self.group.line.is_empty()
+            || self.group.is_held() && !self.group.is_company()
             || made(Mistake::KnownIsKept)
             || made(Mistake::RefusalIsKept)
-                && matches!(&self.key.known, Known::Failed(error) if error.is_denied());
+                && matches!(&self.group.known, Known::Failed(error) if error.is_denied());
         if waiter.once
             && is_current
             && let Some(outcome) = self.known_to_once()
         {
             return self.tell(waiter.id, outcome);
         }
-        self.key.line.push(waiter);
+        self.group.line.push(waiter);
+    }
+
+    /// Gives a reader that joins its share of a lease that is open to it. Whether there is one.
+    fn shares(&mut self, waiter: &Waiter) -> bool {
+        let (rules, now) = (self.rules, self.now);
+        let mut leases = self.group.leases.iter_mut();
+        let Some(lease) = leases.find(|lease| lease.is_open_to(&waiter.terms, rules, now)) else {
+            return false;
+        };
+        lease.sharing += 1;
+        lease.untaken.push((waiter.id, waiter.deadline));
+        let granted = lease.granted(now);
+        self.tell(waiter.id, Outcome::Granted(granted));
+        true
+    }
+
+    /// Withdraws the claim that is pursued if it is not what the head of the line wants, since the
+    /// head for which it was made has left.
+    pub(super) fn withdraw_what_does_not_suit(&mut self) {
+        let Some(head) = self.group.line.head() else {
+            return;
+        };
+        let wanted = head.terms.mode;
+        let pursuit = self.group.pursuit.take_if(|pursuit| {
+            !pursuit.claim.mode.is_as_good_as(&wanted)
+                && !matches!(pursuit.stage, Stage::WithRelease)
+        });
+        if let Some(mut pursuit) = pursuit {
+            pursuit.claim.in_doubt |= matches!(pursuit.stage, Stage::Asking(_));
+            self.withdraw(pursuit.claim);
+        }
     }
 
     pub(super) fn gave_up(&mut self, id: WaiterId) {
-        let Some(waiter) = self.key.line.remove(id) else {
+        let Some(waiter) = self.group.line.remove(id) else {
             return;
         };
         let outcome = self.late(&waiter);
@@ -57,7 +92,7 @@ impl Turn<'_> {
     }
 
     pub(super) fn left(&mut self, id: WaiterId) {
-        if self.key.line.remove(id).is_none() {
+        if self.group.line.remove(id).is_none() {
             self.end_untaken(id);
         }
     }
@@ -65,16 +100,16 @@ impl Turn<'_> {
     /// Takes in that the claim of `owner` was not granted together with others, for the waiter
     /// `id`.
     pub(super) fn not_taken(&mut self, id: WaiterId, owner: &OwnerToken) {
-        self.key.line.remove(id);
-        let is_empty = self.key.line.is_empty();
-        let Some(pursuit) = &mut self.key.pursuit else {
+        self.group.line.remove(id);
+        let is_empty = self.group.line.is_empty();
+        let Some(pursuit) = &mut self.group.pursuit else {
             return;
         };
         if pursuit.claim.owner != *owner || pursuit.claim.in_doubt {
             return;
         }
         if is_empty {
-            self.key.pursuit = None;
+            self.group.pursuit = None;
         } else {
             // Others have come meanwhile, for whom it is asked as if for the first time.
             self.stage(Stage::Queued(self.now));
@@ -84,8 +119,9 @@ impl Turn<'_> {
 
     /// What a waiter is told whose wait is used up.
     pub(super) fn late(&self, waiter: &Waiter) -> Outcome {
-        let is_held = self.key.is_held() || matches!(self.key.known, Known::Held(_));
-        match &self.key.known {
+        let is_held = self.group.is_held() && !self.group.is_company()
+            || matches!(self.group.known, Known::Held(_));
+        match &self.group.known {
             _ if is_held && waiter.once => Outcome::Taken(None),
             _ if is_held => Outcome::TimedOut,
             Known::Failed(error) => Outcome::Failed(error.clone()),
@@ -95,10 +131,13 @@ impl Turn<'_> {
 
     /// What a waiter who does not wait can be told without asking the store.
     fn known_to_once(&self) -> Option<Outcome> {
-        if let Some(lease) = self.key.leases.iter().find(|lease| lease.is_held()) {
+        let mut leases = self.group.leases.iter();
+        if let Some(lease) = leases.find(|lease| lease.is_held())
+            && !self.group.is_company()
+        {
             return Some(Outcome::Taken(Some(lease.remaining(lease.token, self.now))));
         }
-        match &self.key.known {
+        match &self.group.known {
             Known::Nothing => None,
             Known::Held(until) => Some(Outcome::Taken(until.map(|until| until.since(self.now)))),
             Known::Failed(error) => Some(Outcome::Failed(error.clone())),
@@ -108,14 +147,14 @@ impl Turn<'_> {
     /// Takes in what the store said of the lock, and tells it to those who do not wait; a refusal
     /// for good to everybody.
     pub(super) fn learn(&mut self, known: Known) {
-        self.key.known = known;
-        if let Known::Failed(error) = &self.key.known
+        self.group.known = known;
+        if let Known::Failed(error) = &self.group.known
             && error.is_denied()
         {
             let error = error.clone();
             return self.fail_all(&error);
         }
-        for waiter in self.key.line.take_once() {
+        for waiter in self.group.line.take_once() {
             if let Some(outcome) = self.known_to_once() {
                 self.tell(waiter.id, outcome);
             }
@@ -123,7 +162,7 @@ impl Turn<'_> {
     }
 
     fn fail_all(&mut self, error: &Arc<BackendError>) {
-        for waiter in self.key.line.take_all() {
+        for waiter in self.group.line.take_all() {
             self.tell(waiter.id, Outcome::Failed(error.clone()));
         }
     }
@@ -131,11 +170,11 @@ impl Turn<'_> {
     /// Passes over the waiters at the head whose wait is used up: nobody may be left to take what
     /// they would be given.
     pub(super) fn skip_late(&mut self) {
-        while let Some(head) = self.key.line.head()
+        while let Some(head) = self.group.line.head()
             && head.deadline <= self.now
         {
             let outcome = self.late(head);
-            if let Some(waiter) = self.key.line.pop() {
+            if let Some(waiter) = self.group.line.pop() {
                 self.tell(waiter.id, outcome);
             }
         }
@@ -144,34 +183,48 @@ impl Turn<'_> {
     /// Begins to ask for the lock on behalf of those in line.
     pub(super) fn pursue(&mut self) {
         if let Some(claim) = self.new_claim() {
-            self.key.pursuit = Some(Box::new(Pursuit::new(claim, self.now)));
+            self.group.pursuit = Some(Box::new(Pursuit::new(claim, self.now)));
             self.ask_for_pursuit();
         }
     }
 
     /// A claim for those in line, named by the head.
     pub(super) fn new_claim(&mut self) -> Option<Claim> {
-        let head = self.key.line.head()?;
+        let head = self.group.line.head()?;
         if made(Mistake::AsksForWithdrawnClaim)
-            && let Some(withdrawal) = self.key.withdrawals.last()
+            && let Some(withdrawal) = self.group.withdrawals.last()
         {
             return Some(withdrawal.claim.clone());
         }
-        let owner = head.owner.clone().or_else(|| self.key.spare_owner.take());
+        let owner = head.owner.clone().or_else(|| self.group.spare_owner.take());
         debug_assert!(owner.is_some(), "an owner token was wanted");
         let ttl = head.terms.lease(self.rules);
-        let mut claim = Claim::new(self.key.key.clone(), owner?, ttl);
-        claim.queue = self.key.line.waits();
+        let mut claim = Claim::new(self.group.key.clone(), owner?, ttl);
+        claim.queue = self.group.line.waits();
         claim.grace = self.rules.grace.min(head.terms.ttl);
-        claim.tokens = self.rules.tokens(self.key.line.len());
+        claim.mode = self.mode_for(head.terms.mode);
+        claim.tokens = match claim.mode {
+            // All who share have one.
+            Mode::Shared => 1,
+            _ => self.rules.tokens(self.group.line.len()),
+        };
         claim.heartbeat = self.rules.heartbeat;
         Some(claim)
     }
 
+    /// The mode of a claim for who wants `mode`: of the parts of a key, the one is liked best that
+    /// the process had last.
+    fn mode_for(&self, mut mode: Mode) -> Mode {
+        if let Mode::Shard { of, prefer, .. } = &mut mode {
+            *prefer = self.group.last_shard.unwrap_or_default() % *of;
+        }
+        mode
+    }
+
     /// Asks the store for the claim that is pursued.
     fn ask_for_pursuit(&mut self) {
-        let waits = self.key.line.waits();
-        let Some(mut pursuit) = self.key.pursuit.take() else {
+        let waits = self.group.line.waits();
+        let Some(mut pursuit) = self.group.pursuit.take() else {
             return;
         };
         pursuit.claim.queue |= waits;
@@ -187,19 +240,19 @@ impl Turn<'_> {
             }
             _ => Exchange::new(number, self.now),
         });
-        self.key.pursuit = Some(pursuit);
+        self.group.pursuit = Some(pursuit);
     }
 
     /// Puts the pursuit into `stage`.
     fn stage(&mut self, stage: Stage) {
-        if let Some(pursuit) = &mut self.key.pursuit {
+        if let Some(pursuit) = &mut self.group.pursuit {
             pursuit.stage = stage;
         }
     }
 
     /// Takes in what became of the claim.
     pub(super) fn acquired(&mut self, acquired: Acquired, sent_at: Instant, chance: u32) {
-        let Some(pursuit) = &mut self.key.pursuit else {
+        let Some(pursuit) = &mut self.group.pursuit else {
             return;
         };
         pursuit.failures = 0;
@@ -210,12 +263,12 @@ impl Turn<'_> {
             Acquired::Taken(holder) if pursuit.claim.queue => self.stand_back(holder, chance),
             Acquired::Taken(holder) => {
                 self.stand_back(holder, chance);
-                if !self.key.line.is_empty() {
+                if !self.group.line.is_empty() {
                     self.ask_for_pursuit();
                 } else {
                     // Nothing of the claim is left in the store, unless an earlier question comes
                     // late: then it is withdrawn.
-                    self.key.pursuit.take_if(|pursuit| {
+                    self.group.pursuit.take_if(|pursuit| {
                         !pursuit.claim.in_doubt || made(Mistake::TakenEndsDoubt)
                     });
                 }
@@ -230,7 +283,7 @@ impl Turn<'_> {
             let spread = AFTER_EXPIRY / 2 + jittered(AFTER_EXPIRY, chance) / 2;
             patience = patience.min(remaining.saturating_add(spread));
         }
-        if let Some(pursuit) = &mut self.key.pursuit {
+        if let Some(pursuit) = &mut self.group.pursuit {
             pursuit.silent = if holder.silent { pursuit.silent + 1 } else { 0 };
             if holder.silent {
                 let doublings = (pursuit.silent - 1).min(31);
@@ -250,7 +303,7 @@ impl Turn<'_> {
 
     /// Takes in that the question with this `number` failed, or was cut off.
     pub(super) fn not_acquired(&mut self, number: AskNumber, failure: Failure) {
-        let Some(pursuit) = &mut self.key.pursuit else {
+        let Some(pursuit) = &mut self.group.pursuit else {
             return;
         };
         let Stage::Asking(exchange) = &mut pursuit.stage else {
@@ -263,7 +316,7 @@ impl Turn<'_> {
         pursuit.claim.in_doubt = true;
         let Some((error, pause)) = failure else {
             pursuit.stage = Stage::Pausing(self.now);
-            if !self.key.line.is_empty() {
+            if !self.group.line.is_empty() {
                 self.ask_for_pursuit();
             }
             return;
@@ -280,14 +333,14 @@ impl Turn<'_> {
 
     /// Takes in that the lock was handed to the claim `owner`.
     pub(super) fn handed_over(&mut self, owner: &str, grant: Grant, since: Instant) {
-        let Some(pursuit) = &self.key.pursuit else {
+        let Some(pursuit) = &self.group.pursuit else {
             return;
         };
         if pursuit.claim.owner.as_str() != owner {
             return;
         }
         if made(Mistake::PauseIgnoresHandOver) && matches!(pursuit.stage, Stage::Pausing(_))
-            || made(Mistake::NewsDoNotEndRelease) && matches!(pursuit.stage, Stage::Aboard)
+            || made(Mistake::NewsDoNotEndRelease) && matches!(pursuit.stage, Stage::WithRelease)
         {
             return;
         }
@@ -298,7 +351,7 @@ impl Turn<'_> {
         }
         // The release that the claim went with has done its work.
         match pursuit.stage {
-            Stage::Aboard => self.finish_releases(&ReleaseOutcome::Released),
+            Stage::WithRelease => self.finish_releases(&ReleaseOutcome::Released),
             Stage::Asking(_) => self.doubt(),
             Stage::Queued(_) | Stage::Pausing(_) => {}
         }
@@ -307,7 +360,7 @@ impl Turn<'_> {
 
     /// Notes that a question about the claim may be on its way still.
     fn doubt(&mut self) {
-        if let Some(pursuit) = &mut self.key.pursuit {
+        if let Some(pursuit) = &mut self.group.pursuit {
             pursuit.claim.in_doubt = true;
         }
     }
@@ -317,12 +370,21 @@ impl Turn<'_> {
         self.skip_late();
         // A line without anybody in it is withdrawn.
         self.stage(Stage::Queued(self.now));
-        let Some(head) = self.key.line.head() else {
+        let Some(head) = self.group.line.head() else {
             return;
         };
         let terms = head.terms;
-        let Some(pursuit) = &mut self.key.pursuit else {
+        let Some(pursuit) = &mut self.group.pursuit else {
             return;
+        };
+        if !pursuit.claim.mode.is_as_good_as(&terms.mode) {
+            // It was made for one who has left, and is withdrawn.
+            return;
+        }
+        // A store that grants the key alone does not number its parts.
+        let shard = match self.rules.modes {
+            true => grant.shard,
+            false => pursuit.claim.mode.shard_beside(0).unwrap_or_default(),
         };
         // A late answer may be that to a question with a longer ttl, for a waiter who has left.
         let ttl = terms.lease(self.rules);
@@ -343,13 +405,13 @@ impl Turn<'_> {
         // A lease may lack a little of its ttl, as where a store uses one again.
         let is_short = valid_for < pursuit.claim.ttl - pursuit.claim.ttl / 16;
         let is_grace = is_short || terms.renew.is_none() && by == By::HandOver;
-        let (Some(pursuit), Some(head)) = (self.key.pursuit.take(), self.key.line.pop()) else {
+        let (Some(pursuit), Some(head)) = (self.group.pursuit.take(), self.group.line.pop()) else {
             return;
         };
         let renew_at = if is_grace {
             // The holder asked for more. With others behind, it is extended at once, so that the
             // lease can be passed on to them.
-            let is_for_others = !self.key.line.is_empty() && self.rules.local_passes > 0;
+            let is_for_others = !self.group.line.is_empty() && self.rules.local_passes > 0;
             let pause = if is_for_others {
                 Duration::ZERO
             } else {
@@ -371,17 +433,40 @@ impl Turn<'_> {
         lease.held_since = self.begins(head.begins);
         lease.free_until = self.now + free_for;
         lease.renew_at = renew_at;
-        lease.untaken = Some((head.id, head.deadline));
-        let granted = Granted {
-            lease: lease.id,
-            owner: lease.owner.clone(),
-            token: lease.token,
-            since: self.now,
-        };
-        self.key.leases.push(lease);
+        lease.untaken.push((head.id, head.deadline));
+        lease.shard = shard;
+        if grant.contended == Contended::No {
+            lease.open_until = since + self.rules.open_for(terms.ttl);
+        }
+        let granted = lease.granted(self.now);
+        if self.group.kind == Kind::Shard {
+            self.group.last_shard = Some(shard);
+        }
+        if self.group.is_company() {
+            // Whoever comes only to try is asked for next.
+            self.group.known = Known::Nothing;
+            self.tell(head.id, Outcome::Granted(granted));
+            return self.share_with_all(lease);
+        }
+        self.group.leases.push(lease);
         // Who came only to try is told that it is taken.
         self.learn(Known::Held(None));
         self.tell(head.id, Outcome::Granted(granted));
+    }
+
+    /// Keeps a lease that goes together with others. All readers in line that can share it do, also
+    /// those behind others.
+    fn share_with_all(&mut self, mut lease: Lease) {
+        let terms = lease.terms();
+        if terms.mode == Mode::Shared && terms.max_hold.is_none() {
+            for waiter in self.group.line.take_alike(&terms) {
+                lease.sharing += 1;
+                lease.untaken.push((waiter.id, waiter.deadline));
+                let granted = lease.granted(self.now);
+                self.tell(waiter.id, Outcome::Granted(granted));
+            }
+        }
+        self.group.leases.push(lease);
     }
 
     /// From when on a hold counts that is given now.
@@ -395,15 +480,15 @@ impl Turn<'_> {
 
     /// Looks at the claim of `owner`, or at any, when it is time to ask for it.
     pub(super) fn ask_at(&mut self, owner: Option<&OwnerToken>, at: Instant) {
-        if let Some(pursuit) = &mut self.key.pursuit
+        if let Some(pursuit) = &mut self.group.pursuit
             && owner.is_none_or(|owner| pursuit.claim.owner == *owner)
         {
             match &mut pursuit.stage {
                 Stage::Queued(_) if made(Mistake::ForgetsWhenToLook) => {}
-                Stage::Asking(_) | Stage::Aboard if made(Mistake::ForgetsWhenToLookWhileAsking) => {
-                }
+                Stage::Asking(_) | Stage::WithRelease
+                    if made(Mistake::ForgetsWhenToLookWhileAsking) => {}
                 Stage::Queued(look_at) => *look_at = at.min(*look_at),
-                Stage::Asking(_) | Stage::Aboard => {
+                Stage::Asking(_) | Stage::WithRelease => {
                     let look_by = pursuit.look_by.unwrap_or(at);
                     pursuit.look_by = Some(at.min(look_by));
                 }
@@ -414,14 +499,14 @@ impl Turn<'_> {
 
     /// Does what is due for the claim.
     pub(super) fn time_for_pursuit(&mut self) {
-        let pursuit = self.key.pursuit.as_ref();
+        let pursuit = self.group.pursuit.as_ref();
         // A claim for nobody is about to be withdrawn.
-        let Some(pursuit) = pursuit.filter(|_| !self.key.line.is_empty()) else {
+        let Some(pursuit) = pursuit.filter(|_| !self.group.line.is_empty()) else {
             return;
         };
         match pursuit.stage {
             Stage::Queued(at) | Stage::Pausing(at) if at <= self.now => self.ask_for_pursuit(),
-            Stage::Asking(exchange) if self.key.line.len() > 1 => {
+            Stage::Asking(exchange) if self.group.line.len() > 1 => {
                 if exchange
                     .relief_at(self.rules)
                     .is_some_and(|at| at <= self.now)
@@ -429,90 +514,6 @@ impl Turn<'_> {
                     self.ask_for_pursuit();
                 } else if exchange.overdue_at(self.rules) <= self.now {
                     self.not_acquired(exchange.number, Some(no_answer()));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Takes `claim` back from the store. From then on it is not asked for any more, whoever comes:
-    /// the withdrawal may be late, on a connection that was given up, and would free the lock that
-    /// had been granted to the same claim meanwhile.
-    pub(super) fn withdraw(&mut self, claim: Claim) {
-        if self.withdrawing(&claim.owner).is_some() {
-            return;
-        }
-        let withdrawn = claim.clone();
-        let number = self.ask(|_| Verb::Abandon(withdrawn), 0);
-        self.key.withdrawals.push(Withdrawal {
-            claim,
-            stage: Ending::Asking(Exchange::new(number, self.now)),
-            started: self.now,
-            failures: 0,
-        });
-    }
-
-    /// Withdraws `claim` at `until`, not earlier, whatever a question of it brings meanwhile.
-    pub(super) fn withdraw_at(&mut self, until: Instant, claim: Claim) {
-        self.key.withdrawals.push(Withdrawal {
-            claim,
-            stage: Ending::Kept(until),
-            started: until,
-            failures: 0,
-        });
-    }
-
-    pub(super) fn not_withdrawn(&mut self, index: usize, number: AskNumber, failure: Failure) {
-        let Some(withdrawal) = self.key.withdrawals.get_mut(index) else {
-            return;
-        };
-        if !matches!(withdrawal.stage, Ending::Asking(exchange) if exchange.number == number) {
-            return;
-        }
-        withdrawal.failures += 1;
-        let (started, ttl) = (withdrawal.started, withdrawal.claim.ttl);
-        // After its ttl, the claim is gone by itself.
-        let again = self.is_worth_asking(started, ttl);
-        let pause = match failure {
-            // Nothing is wrong with the store.
-            None => Some(Duration::ZERO).filter(|_| again || !made(Mistake::ShutDownForgetsCutOff)),
-            Some((error, pause)) => pause.filter(|_| again && !error.is_denied()),
-        };
-        match pause {
-            Some(pause) => {
-                let pause = pause.min(self.rules.command_timeout);
-                self.key.withdrawals[index].stage = Ending::Pausing(self.now + pause);
-                self.time_for_withdrawal(index);
-            }
-            None => drop(self.key.withdrawals.remove(index)),
-        }
-    }
-
-    pub(super) fn time_for_withdrawals(&mut self) {
-        for index in (0..self.key.withdrawals.len()).rev() {
-            self.time_for_withdrawal(index);
-        }
-    }
-
-    fn time_for_withdrawal(&mut self, index: usize) {
-        let withdrawal = &self.key.withdrawals[index];
-        let (claim, failures) = (withdrawal.claim.clone(), withdrawal.failures);
-        match withdrawal.stage {
-            Ending::Pausing(at) | Ending::Kept(at) if at <= self.now => {
-                let number = self.ask(|_| Verb::Abandon(claim), failures);
-                let exchange = Exchange::new(number, self.now);
-                self.key.withdrawals[index].stage = Ending::Asking(exchange);
-            }
-            Ending::Asking(exchange) if self.is_waited_for() => {
-                if exchange
-                    .relief_at(self.rules)
-                    .is_some_and(|at| at <= self.now)
-                {
-                    let number = self.ask(|_| Verb::Abandon(claim), 0);
-                    let exchange = exchange.again(number, self.now);
-                    self.key.withdrawals[index].stage = Ending::Asking(exchange);
-                } else if exchange.overdue_at(self.rules) <= self.now {
-                    self.not_withdrawn(index, exchange.number, Some(no_answer()));
                 }
             }
             _ => {}

@@ -3,19 +3,24 @@
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
+use smallvec::{SmallVec, smallvec};
+
 use super::fence::Fence;
 use super::{Message, Messages, Moment, Word, withdrawn};
 use crate::claim::{
-    Acquired, Claim, Extension, Grant, Holder, LostReason, Release, Released, Renewal, Renewed,
+    Acquired, Claim, Contended, Extension, Grant, Holder, LostReason, Release, Released, Renewal,
+    Renewed,
 };
 use crate::mistakes::{Mistake, made};
+use crate::mode::{Kind, Mode};
 use crate::name::LockKey;
 use crate::time::Instant;
-use crate::token::{FenceBlock, OwnerToken};
+use crate::token::{FenceBlock, FencingToken, OwnerToken};
 
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Lock<W> {
-    pub(super) lease: Option<Lease>,
+    /// All of one kind, each with a life of its own. Of the exclusive kind there is one.
+    pub(super) leases: SmallVec<[Lease; 1]>,
     /// In the order in which the store first heard of the claims.
     pub(super) queue: VecDeque<Waiter<W>>,
 }
@@ -26,6 +31,11 @@ pub(super) struct Lease {
     /// `None`: never.
     pub(super) ends: Option<Instant>,
     pub(super) is_foreign: bool,
+    pub(super) mode: Mode,
+    /// Which part of the key it is.
+    pub(super) shard: u8,
+    /// The first of its tokens; all who share a key have the same.
+    pub(super) token: FencingToken,
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -50,9 +60,9 @@ impl<W: Clone> Turn<'_, W> {
     pub(super) fn begin(&mut self, theft: Option<&Lease>) {
         self.lock.settle(self.at.now);
         if let Some(theft) = theft {
-            self.lock.lease = Some(theft.clone());
+            self.lock.leases = smallvec![theft.clone()];
         }
-        self.hand_over();
+        self.serve();
     }
 
     pub(super) fn acquire(&mut self, claim: &Claim, way: &W, is_gone: bool) -> Acquired {
@@ -78,41 +88,52 @@ impl<W: Clone> Turn<'_, W> {
         let now = self.at.now;
         if made(Mistake::FreeForAnyone) && !self.messages.is_empty() {
             self.messages.clear();
-            self.lock.lease = None;
+            self.lock.leases.clear();
         }
-        let Some(lease) = &mut self.lock.lease else {
-            return Acquired::Granted(self.grant(claim, claim.ttl));
-        };
-        if lease.owner == claim.owner && !made(Mistake::OwnerNotRecognised) {
+        if let Some(lease) = self.lock.lease_of(&claim.owner)
+            && !made(Mistake::OwnerNotRecognised)
+        {
             lease.extend(claim.ttl, now);
             if made(Mistake::LateAcquireShortens) {
                 lease.ends = Some(now + claim.ttl);
             }
+            let (shard, token) = (lease.shard, lease.token);
             // New ones, since nobody kept which it had.
             let last = self.fence.last();
-            let tokens = if made(Mistake::RepeatGivesLastToken) {
+            let tokens = if claim.mode == Mode::Shared {
+                FenceBlock {
+                    first: token,
+                    last: token,
+                }
+            } else if made(Mistake::RepeatGivesLastToken) {
                 FenceBlock { first: last, last }
             } else {
                 self.fence.draw(claim.tokens, self.at.micros)
             };
-            return Acquired::Granted(Grant::new(tokens, claim.ttl));
+            return Acquired::Granted(self.granted(claim, tokens, claim.ttl, shard));
         }
-        let holder = lease.seen_by_others(now);
+        let passes = made(Mistake::ReaderPassesWriter) && claim.mode == Mode::Shared
+            || made(Mistake::FreeForAnyone);
+        if (self.lock.queue.is_empty() || passes)
+            && let Some(shard) = self.lock.place_for(&claim.mode)
+        {
+            return Acquired::Granted(self.grant(claim, claim.ttl, shard));
+        }
         if let Some(waiter) = self.lock.waiter(&claim.owner)
             && !made(Mistake::RepeatQueuesAgain)
         {
             waiter.heard = now;
             waiter.way = way.clone();
-            Acquired::Queued(holder)
+            Acquired::Queued(self.lock.seen_by(claim, now))
         } else if claim.queue {
             self.lock.queue.push_back(Waiter {
                 claim: claim.clone(),
                 way: way.clone(),
                 heard: now,
             });
-            Acquired::Queued(holder)
+            Acquired::Queued(self.lock.seen_by(claim, now))
         } else {
-            Acquired::Taken(holder)
+            Acquired::Taken(self.lock.seen_by(claim, now))
         }
     }
 
@@ -120,12 +141,32 @@ impl<W: Clone> Turn<'_, W> {
         let (now, micros) = (self.at.now, self.at.micros);
         self.announce_if_told();
         if made(Mistake::RenewWithoutCompare)
-            && let Some(lease) = &mut self.lock.lease
+            && let Some(lease) = self.lock.leases.first_mut()
         {
             lease.owner = renewal.owner.clone();
         }
-        match &mut self.lock.lease {
-            Some(lease) if lease.owner == renewal.owner => {
+        if made(Mistake::WholeSetTtl) {
+            for lease in &mut self.lock.leases {
+                lease.extend(renewal.ttl, now);
+            }
+        }
+        if made(Mistake::ExpiredPermitRevived)
+            && let Mode::Permits { .. } = renewal.mode
+            && self.lock.lease_of(&renewal.owner).is_none()
+        {
+            self.lock.leases.push(Lease {
+                owner: renewal.owner.clone(),
+                ends: Some(now),
+                is_foreign: false,
+                mode: renewal.mode,
+                shard: 0,
+                token: self.fence.last(),
+            });
+        }
+        // Nothing is known of a lease that has run out.
+        let is_free = self.lock.leases.is_empty();
+        match self.lock.lease_of(&renewal.owner) {
+            Some(lease) => {
                 // All renewals of an owner have the same ttl, so that a late one shortens nothing
                 // that its holder counts on.
                 lease.ends = lease.ends.map(|_| now + renewal.ttl);
@@ -133,8 +174,8 @@ impl<W: Clone> Turn<'_, W> {
                 let further = (wanted > 0).then(|| self.fence.draw(wanted, micros));
                 Renewed::Held(Extension::with_tokens(further))
             }
-            Some(_) => Renewed::Lost(LostReason::TakenOver),
-            None => Renewed::Lost(LostReason::Deleted),
+            None if is_free => Renewed::Lost(LostReason::Deleted),
+            None => Renewed::Lost(LostReason::TakenOver),
         }
     }
 
@@ -144,14 +185,20 @@ impl<W: Clone> Turn<'_, W> {
         {
             return self.keep(release, keep);
         }
+        let is_permit = matches!(release.mode, Mode::Permits { .. });
         if made(Mistake::ReleaseWithoutCompare) {
-            self.lock.lease = None;
+            self.lock.leases.clear();
+        } else if made(Mistake::PermitsNotOwned) && is_permit && !self.lock.leases.is_empty() {
+            self.lock.leases.remove(0);
         } else if !self.lock.end_lease_of(&release.owner) {
             self.announce_if_told();
             return Released::NotHeld;
         }
-        if !made(Mistake::ReleaseForgetsQueue) {
-            self.hand_over();
+        let is_company = release.mode != Mode::Exclusive;
+        let forgets = made(Mistake::ReleaseForgetsQueue)
+            || made(Mistake::LastReaderForgetsQueue) && is_company;
+        if !forgets {
+            self.serve();
         }
         match &release.next {
             Some(next) => Released::Released(Some(self.acquire(next, way, next_is_gone))),
@@ -165,14 +212,14 @@ impl<W: Clone> Turn<'_, W> {
     /// Ends the lease, and leaves the key taken for a while.
     fn keep(&mut self, release: &Release, keep: Duration) -> Released {
         let now = self.at.now;
-        match &mut self.lock.lease {
-            Some(lease) if lease.owner == release.owner => {
+        match self.lock.lease_of(&release.owner) {
+            Some(lease) => {
                 // What the owner asked for before may come yet, and must not find it.
                 lease.owner = lease.owner.kept();
                 // No longer than it was: this may be an old question.
                 lease.ends = lease.ends.map(|ends| ends.min(now + keep));
             }
-            _ => {
+            None => {
                 self.announce_if_told();
                 return Released::NotHeld;
             }
@@ -188,7 +235,7 @@ impl<W: Clone> Turn<'_, W> {
         // It is not told any more what it was just handed.
         self.messages.retain(|message| message.owner != *owner);
         if !made(Mistake::AbandonForgetsQueue) {
-            self.hand_over();
+            self.serve();
         }
         if was_waiting || !self.messages.is_empty() {
             // The claim does not look after the owner any more.
@@ -197,15 +244,16 @@ impl<W: Clone> Turn<'_, W> {
         was_waiting || was_owner
     }
 
-    /// Makes the claim that has waited longest the owner of a free lock, for its grace.
-    fn hand_over(&mut self) {
-        if self.lock.lease.is_some() {
-            return;
-        }
-        if let Some(Waiter { claim, way, .. }) = self.lock.queue.pop_front() {
+    /// Makes the claims that have waited longest the owners of what there is for them, for their
+    /// grace. Nobody passes a head that does not fit yet.
+    fn serve(&mut self) {
+        while let Some(head) = self.lock.queue.front()
+            && let Some(shard) = self.lock.place_for(&head.claim.mode)
+            && let Some(Waiter { claim, way, .. }) = self.lock.queue.pop_front()
+        {
             let last = self.fence.last();
-            let mut grant = self.grant(&claim, claim.grace);
-            let lease = self.lock.lease.as_mut();
+            let mut grant = self.grant(&claim, claim.grace, shard);
+            let lease = self.lock.leases.last_mut();
             if made(Mistake::HandOffKeepsToken) {
                 grant.tokens = FenceBlock { first: last, last };
             } else if let Some(lease) = lease
@@ -214,6 +262,9 @@ impl<W: Clone> Turn<'_, W> {
                 lease.ends = None;
             }
             self.tell(claim.owner, way, Word::Granted(grant, self.at.now));
+            if made(Mistake::BatchOfOne) {
+                return;
+            }
         }
     }
 
@@ -226,8 +277,9 @@ impl<W: Clone> Turn<'_, W> {
     /// Tells the first waiter when to look whether the owner is alive: one that died as it was
     /// handed the lock tells nobody.
     fn announce(&mut self) {
-        let ends = self.lock.lease.as_ref().and_then(|lease| lease.ends);
-        if let (Some(ends), Some(first)) = (ends, self.lock.queue.front()) {
+        if let Some(first) = self.lock.queue.front()
+            && let Some(ends) = self.lock.ends_for(&first.claim)
+        {
             let (owner, way) = (first.claim.owner.clone(), first.way.clone());
             self.tell(owner, way, Word::AskAt(ends));
         }
@@ -242,21 +294,47 @@ impl<W: Clone> Turn<'_, W> {
         });
     }
 
-    fn grant(&mut self, claim: &Claim, valid_for: Duration) -> Grant {
-        let tokens = self.fence.draw(claim.tokens, self.at.micros);
-        self.lock.lease = Some(Lease {
+    fn grant(&mut self, claim: &Claim, valid_for: Duration, shard: u8) -> Grant {
+        let tokens = match (claim.mode, self.lock.leases.first()) {
+            (Mode::Shared, Some(other)) => FenceBlock {
+                first: other.token,
+                last: other.token,
+            },
+            (Mode::Shared, None) if made(Mistake::PhaseTokenReused) => FenceBlock {
+                first: self.fence.last(),
+                last: self.fence.last(),
+            },
+            (Mode::Shared, None) => self.fence.draw(1, self.at.micros),
+            _ => self.fence.draw(claim.tokens, self.at.micros),
+        };
+        self.lock.leases.push(Lease {
             owner: claim.owner.clone(),
             ends: Some(self.at.now + valid_for),
             is_foreign: false,
+            mode: claim.mode,
+            shard,
+            token: tokens.first,
         });
-        Grant::new(tokens, valid_for)
+        self.granted(claim, tokens, valid_for, shard)
+    }
+
+    fn granted(&self, claim: &Claim, tokens: FenceBlock, valid_for: Duration, shard: u8) -> Grant {
+        let mut grant = Grant::new(tokens, valid_for);
+        grant.shard = shard;
+        if claim.mode != Mode::Exclusive {
+            grant.contended = match self.lock.queue.is_empty() {
+                true => Contended::No,
+                false => Contended::Yes,
+            };
+        }
+        grant
     }
 }
 
 impl<W> Default for Lock<W> {
     fn default() -> Lock<W> {
         Lock {
-            lease: None,
+            leases: SmallVec::new(),
             queue: VecDeque::new(),
         }
     }
@@ -265,23 +343,99 @@ impl<W> Default for Lock<W> {
 impl<W> Lock<W> {
     /// Drops what has run out.
     pub(super) fn settle(&mut self, now: Instant) {
-        self.lease.take_if(|lease| !lease.is_live(now));
+        self.leases.retain(|lease| lease.is_live(now));
         self.queue.retain(|waiter| waiter.is_remembered(now));
     }
 
     /// Whether all that there is has run out.
     pub(super) fn is_settled(&self, now: Instant) -> bool {
-        !self.lease.as_ref().is_some_and(|lease| lease.is_live(now))
+        !self.leases.iter().any(|lease| lease.is_live(now))
             && !self.queue.iter().any(|waiter| waiter.is_remembered(now))
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.lease.is_none() && self.queue.is_empty()
+        self.leases.is_empty() && self.queue.is_empty()
+    }
+
+    fn lease_of(&mut self, owner: &OwnerToken) -> Option<&mut Lease> {
+        self.leases.iter_mut().find(|lease| lease.owner == *owner)
     }
 
     /// Whether there was a lease of `owner` to end.
     fn end_lease_of(&mut self, owner: &OwnerToken) -> bool {
-        self.lease.take_if(|lease| lease.owner == *owner).is_some()
+        let leases = self.leases.len();
+        self.leases.retain(|lease| lease.owner != *owner);
+        self.leases.len() < leases
+    }
+
+    /// Which part of the key there is for a claim of this mode beside the leases, 0 if the key has
+    /// no parts; `None` if there is nothing for it.
+    fn place_for(&self, mode: &Mode) -> Option<u8> {
+        if !self
+            .leases
+            .iter()
+            .all(|lease| lease.mode.kind() == mode.kind())
+        {
+            return None;
+        }
+        let taken = |lease: &Lease| match lease.mode {
+            Mode::Permits { take, .. } => u32::from(take),
+            _ => 0,
+        };
+        match mode {
+            Mode::Exclusive => self.leases.is_empty().then_some(0),
+            Mode::Shared => Some(0),
+            Mode::Permits { take, of } => {
+                let taken: u32 = self.leases.iter().map(taken).sum();
+                let taken = taken.saturating_sub(u32::from(made(Mistake::OnePermitMore)));
+                (taken.saturating_add(u32::from(*take)) <= *of).then_some(0)
+            }
+            Mode::Shard { .. } if made(Mistake::ShardTwice) => mode.shard_beside(0),
+            Mode::Shard { .. } => {
+                let shards = self.leases.iter().map(|lease| 1_u64 << (lease.shard % 64));
+                mode.shard_beside(shards.fold(0, |all, one| all | one))
+            }
+        }
+    }
+
+    /// When the claim, which is the first, should ask, if nobody tells it before: when one of its
+    /// kind ends, since that may be enough, else when all have ended. `None` if that is never.
+    fn ends_for(&self, claim: &Claim) -> Option<Instant> {
+        let kind = claim.mode.kind();
+        let one_is_enough = matches!(kind, Kind::Permits | Kind::Shard)
+            && self.leases.iter().any(|lease| lease.mode.kind() == kind);
+        let ends = self.leases.iter().filter_map(|lease| lease.ends);
+        if one_is_enough {
+            ends.min()
+        } else {
+            // One that never ends is alone.
+            ends.max()
+        }
+    }
+
+    /// What a claim that has to wait is told of the owners.
+    fn seen_by(&self, claim: &Claim, now: Instant) -> Holder {
+        // Of those behind the first, nobody has to look before the first is gone.
+        let is_behind = self
+            .queue
+            .front()
+            .is_some_and(|first| first.claim.owner != claim.owner);
+        let ends = if is_behind {
+            self.leases.iter().filter_map(|lease| lease.ends).max()
+        } else {
+            self.ends_for(claim)
+        };
+        let remaining = ends.map(|ends| ends.since(now));
+        if self.leases.iter().any(|lease| lease.is_foreign) {
+            return Holder::foreign(remaining);
+        }
+        let mut holder = Holder::of_ours(remaining.unwrap_or(Duration::MAX));
+        // Of several, none is the one.
+        holder.process = match self.leases.as_slice() {
+            [lease] => lease.owner.process(),
+            _ => None,
+        };
+        holder
     }
 
     /// Whether `owner` stood there.
@@ -306,17 +460,6 @@ impl Lease {
 
     pub(super) fn is_live(&self, now: Instant) -> bool {
         self.ends.is_none_or(|ends| now < ends)
-    }
-
-    fn seen_by_others(&self, now: Instant) -> Holder {
-        if self.is_foreign {
-            Holder::foreign(self.ends.map(|ends| ends.since(now)))
-        } else {
-            let left = self.ends.map_or(Duration::MAX, |ends| ends.since(now));
-            let mut holder = Holder::of_ours(left);
-            holder.process = self.owner.process();
-            holder
-        }
     }
 }
 

@@ -27,9 +27,10 @@ use self::remembered::Remembered;
 use crate::claim::{Acquired, Claim, Grant, Holder, Release, Released, Renewal, Renewed};
 use crate::inspection::{Inspected, Waiting};
 use crate::mistakes::{Mistake, made};
+use crate::mode::Mode;
 use crate::name::LockKey;
 use crate::time::Instant;
-use crate::token::OwnerToken;
+use crate::token::{FencingToken, OwnerToken};
 
 /// How many entries of a kind there may be before those that have run out are looked for.
 const FEW: usize = 64;
@@ -180,6 +181,9 @@ impl<W: Clone> Store<W> {
             owner,
             ends: None,
             is_foreign: true,
+            mode: Mode::Exclusive,
+            shard: 0,
+            token: FencingToken::new(0),
         };
         self.stolen.insert(key.to_owned(), theft);
     }
@@ -188,14 +192,14 @@ impl<W: Clone> Store<W> {
     pub fn expire(&mut self, key: &str) {
         self.stolen.remove(key);
         for (_, lock) in self.locks.iter_mut().filter(|(k, _)| k.as_str() == key) {
-            lock.lease = None;
+            lock.leases.clear();
         }
     }
 
     /// Who holds the lock with this key, without prefix.
     pub fn owner(&self, key: &str, now: Instant) -> Option<&OwnerToken> {
         let stolen = self.stolen.get(key);
-        let mut leases = self.locks_named(key).filter_map(|lock| lock.lease.as_ref());
+        let mut leases = self.locks_named(key).flat_map(|lock| &lock.leases);
         let lease = stolen.or_else(|| leases.find(|lease| lease.is_live(now)));
         lease.map(|lease| &lease.owner)
     }
@@ -203,9 +207,17 @@ impl<W: Clone> Store<W> {
     /// For how long the lease of the lock with this key, without prefix, lives; `None` if nobody
     /// holds it, or if it never ends.
     pub fn remaining(&self, key: &str, now: Instant) -> Option<Duration> {
-        let mut leases = self.locks_named(key).filter_map(|lock| lock.lease.as_ref());
+        let mut leases = self.locks_named(key).flat_map(|lock| &lock.leases);
         let lease = leases.find(|lease| lease.is_live(now))?;
         lease.ends.map(|ends| ends.since(now))
+    }
+
+    /// Who holds the lock with this key, without prefix, together: the first of them is its
+    /// [`owner`](Self::owner), unless it was stolen.
+    pub fn owners(&self, key: &str, now: Instant) -> impl Iterator<Item = &OwnerToken> {
+        let leases = self.locks_named(key).flat_map(|lock| &lock.leases);
+        let live = leases.filter(move |lease| lease.is_live(now));
+        live.map(|lease| &lease.owner)
     }
 
     /// The claims that wait for the lock with this key, without prefix, in their order.
@@ -219,9 +231,13 @@ impl<W: Clone> Store<W> {
     /// See [`Backend::inspect`](crate::Backend::inspect).
     pub fn inspect(&self, key: &LockKey, now: Instant) -> Option<Inspected> {
         let lock = self.locks.get(key);
-        let lease = lock.and_then(|lock| lock.lease.as_ref());
+        let leases = lock.into_iter().flat_map(|lock| &lock.leases);
+        // Of several, the one that ends last.
+        let lease = leases
+            .filter(|lease| lease.is_live(now))
+            .max_by_key(|lease| lease.ends);
         let stolen = self.stolen.get(key.as_str());
-        let lease = stolen.or(lease.filter(|lease| lease.is_live(now)))?;
+        let lease = stolen.or(lease)?;
         let remaining = lease.ends.map(|ends| ends.since(now));
         let mut inspected = Inspected::new(lease.owner.clone(), remaining);
         let queue = lock.into_iter().flat_map(|lock| &lock.queue);

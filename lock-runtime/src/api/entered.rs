@@ -22,7 +22,7 @@ use crate::clock;
 use crate::engine::{Engine, Hold, Wish};
 use crate::error::{Holding, LockError};
 use crate::observe::{HoldSpan, LockEvent, LockRef, NAMELESS, Taking};
-use lock_protocol::{LockKey, Process, Terms};
+use lock_protocol::{LockKey, Mode, Process, Terms};
 
 /// The keys of one call, checked; most often one.
 pub(crate) type Keys = SmallVec<[LockKey; 1]>;
@@ -48,10 +48,10 @@ pub(crate) struct Entered {
 enum Right {
     Own(Hold),
     Lent,
-    /// Held for its drop.
+    /// Held for its drop; readers within a reader need no turn.
     Nested(
         #[expect(dead_code, reason = "gives the turn to the next when dropped")]
-        OwnedSemaphorePermit,
+        Option<OwnedSemaphorePermit>,
     ),
 }
 
@@ -473,10 +473,15 @@ impl Entering<'_> {
         begins: bool,
     ) -> Result<(), LockError> {
         let (handle, right) = match holding {
+            Some(outer) if riding(&outer, self.patience.terms.mode)? == Riding::AtOnce => {
+                outer.handle().check()?;
+                (outer.handle().clone(), Right::Nested(None))
+            }
             Some(outer) => {
                 let turn = self.patience.turn(key, &outer).await?;
                 outer.handle().check()?;
-                (outer.handle().clone(), Right::Nested(turn))
+                let handle = part_of(&outer, self.patience.terms.mode);
+                (handle, Right::Nested(Some(turn)))
             }
             None => {
                 let is_first = self.rights.is_empty();
@@ -490,6 +495,42 @@ impl Entering<'_> {
         self.handles.push(handle);
         self.rights.push(right);
         Ok(())
+    }
+}
+
+/// How a nested call has the lock of a body around it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Riding {
+    AtOnce,
+    InTurn,
+}
+
+/// How a call that wants `mode` rides on what the body around it holds. What that does not include
+/// cannot be waited for: it is this call that keeps it away.
+fn riding(outer: &Arc<Frame>, mode: Mode) -> Result<Riding, LockError> {
+    let handle = outer.handle();
+    let shard = u8::try_from(handle.shard()).unwrap_or(u8::MAX);
+    match (handle.mode(), mode) {
+        (Mode::Shared, Mode::Shared) => Ok(Riding::AtOnce),
+        (Mode::Exclusive, _) | (Mode::Permits { .. }, Mode::Permits { .. }) => Ok(Riding::InTurn),
+        (held @ Mode::Shard { .. }, Mode::Shard { .. }) if held.satisfies(&mode, shard) => {
+            Ok(Riding::InTurn)
+        }
+        _ => Err(LockError::Upgrade {
+            key: handle.key().clone(),
+        }),
+    }
+}
+
+/// The handle of a call that wants `mode` and has what the body around it holds. Who holds all of a
+/// key holds each of its parts.
+fn part_of(outer: &Arc<Frame>, mode: Mode) -> LockHandle {
+    let handle = outer.handle();
+    match (handle.mode(), mode) {
+        (Mode::Exclusive, Mode::Shard { .. }) => {
+            handle.as_part(mode, mode.shard_beside(0).unwrap_or_default())
+        }
+        _ => handle.clone(),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::error::LockError;
 use crate::observe::HoldSpan;
 use lock_protocol::FencingToken;
 use lock_protocol::LockKey;
+use lock_protocol::Mode;
 use lock_protocol::OwnerToken;
 
 /// A held lock.
@@ -58,6 +59,18 @@ impl LockGuard {
     /// A number larger than that of every earlier holder: give it to what the lock protects.
     pub fn fencing_token(&self) -> FencingToken {
         self.hold.view().token()
+    }
+
+    /// What was asked of the key: [`shared`](crate::Lock::shared), [`permits`](crate::Lock::permits),
+    /// [`shards`](crate::Lock::shards), or all of it.
+    pub fn mode(&self) -> Mode {
+        self.hold.view().mode()
+    }
+
+    /// Which part of the key it is, from 0 to one less than the number of its
+    /// [`shards`](crate::Lock::shards); 0 where it has none.
+    pub fn shard(&self) -> u32 {
+        self.hold.view().shard().into()
     }
 
     /// How long the lock is held at least, unless it is renewed; zero once it is lost.
@@ -158,6 +171,21 @@ impl LockHandle {
     /// A number larger than that of every earlier holder: give it to what the lock protects.
     pub fn fencing_token(&self) -> FencingToken {
         self.0.token()
+    }
+
+    /// What was asked of the key; see [`LockGuard::mode`].
+    pub fn mode(&self) -> Mode {
+        self.0.mode()
+    }
+
+    /// Which part of the key it is; see [`LockGuard::shard`].
+    pub fn shard(&self) -> u32 {
+        self.0.shard().into()
+    }
+
+    /// The handle of a body that wants the key in this `mode`, nested in that of this one.
+    pub(crate) fn as_part(&self, mode: Mode, shard: u8) -> LockHandle {
+        LockHandle(Arc::new(self.0.as_part(mode, shard)))
     }
 
     /// How long the lock is held at least, unless it is renewed; zero once it is lost or released.

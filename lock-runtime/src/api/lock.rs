@@ -1,5 +1,6 @@
 //! Locks asked for by code that is not an annotated function.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,6 +110,50 @@ impl Lock {
         self
     }
 
+    /// Shares the key with all others who ask for it like this: readers, whom the plain lock of the
+    /// key, as a writer, keeps out, and who keep it out. They are served in the order in which they
+    /// came, so that neither waits for ever.
+    ///
+    /// The readers of a process share one lease, which costs two commands a second and process
+    /// however many there are. All readers between two writers have the same
+    /// [fencing token](LockGuard::fencing_token).
+    ///
+    /// Whoever holds a share cannot have all of the key within it: see
+    /// [`is_upgrade`](LockError::is_upgrade).
+    pub fn shared(mut self) -> Lock {
+        self.options.shared = true;
+        self
+    }
+
+    /// Takes one of `permits` permits of the key: so many hold it at once at the most, wherever
+    /// they are. From 1 to 1,000,000.
+    ///
+    /// The number is not stored: each is served when there is room by its own number, so that one
+    /// deployment may change it. The plain lock of the key waits until all permits are back, and
+    /// keeps all others out meanwhile. Whoever comes first is served first. With
+    /// [`min_hold`](Lock::min_hold) a permit stays taken for that long, so that no more than
+    /// `permits` begin within any such time.
+    pub fn permits(mut self, permits: u32) -> Lock {
+        self.options.permits = Some(permits);
+        self
+    }
+
+    /// Takes so many of the [`permits`](Lock::permits) at once, or none; from 1 to 64.
+    pub fn weight(mut self, permits: u32) -> Lock {
+        self.options.weight = Some(permits);
+        self
+    }
+
+    /// Takes one of `shards` parts of the key, from 1 to 64: [`shard`](LockGuard::shard) says which.
+    /// It is any that is free, the one that this process had last if possible.
+    ///
+    /// For data that can be parted, as a stock of which each shard has its share. The plain lock of
+    /// the key takes all shards together.
+    pub fn shards(mut self, shards: u32) -> Lock {
+        self.options.shards = Some(shards);
+        self
+    }
+
     /// What locks of this kind are called in logs and metrics, in the place of `-`: one of few
     /// names, such as `report:<month>`, never a key. The attribute takes the template of the key.
     pub fn name(mut self, name: &'static str) -> Lock {
@@ -193,6 +238,64 @@ impl Lock {
         let body = body(entered.handle_of(&keys[0]));
         let body = std::pin::pin!(Some(async { Ok(body.await) }));
         Run::new(Call::Running(Some(entered)), body, Err).await
+    }
+
+    /// Runs `body` on one of the [`shards`](Lock::shards) after the other, whichever is free, on each
+    /// once at the most, until it says [`Break`](ControlFlow::Break). `None`: it has been on all.
+    ///
+    /// The [`wait`](Lock::wait) is for each shard.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Lock::run), and [`LockError::Config`] without shards.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Lock::run).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lock_runtime::LockError> {
+    /// # let locks = lock_runtime::LockRuntime::in_memory().build().await?;
+    /// let stock = [0, 0, 5, 0];
+    /// let coupon = locks.lock("coupon:42").shards(4);
+    /// let from = coupon.visit(async |lock| match stock[lock.shard() as usize] {
+    ///     0 => ControlFlow::Continue(()), // sold out here
+    ///     _ => ControlFlow::Break(lock.shard()),
+    /// });
+    /// assert_eq!(from.await?, Some(2));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn visit<T, F: Future<Output = ControlFlow<T>>>(
+        self,
+        mut body: impl FnMut(LockHandle) -> F,
+    ) -> Result<Option<T>, LockError> {
+        let mut lock = self;
+        let Some(shards) = lock.options.shards else {
+            return Err(LockError::Config(
+                "`visit` goes from shard to shard, and there are none: `.shards(16)`".to_owned(),
+            ));
+        };
+        let keys = entered::checked(&lock.engine, [&lock.key])?;
+        loop {
+            let entered = Entered::enter(&lock.engine, &keys, &lock.options, true).await?;
+            let handle = entered.handle_of(&keys[0]);
+            let shard = handle.shard();
+            let body = body(handle);
+            let body = std::pin::pin!(Some(async { Ok(body.await) }));
+            match Run::new(Call::Running(Some(entered)), body, Err).await? {
+                ControlFlow::Break(output) => return Ok(Some(output)),
+                ControlFlow::Continue(()) => lock.options.except |= 1 << (shard % 64),
+            }
+            if lock.options.except.count_ones() >= shards {
+                return Ok(None);
+            }
+        }
     }
 
     /// Leads: of all who call this for the key, one runs its `body` at a time, for as long as it

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_protocol::{LockKey, Terms};
+use lock_protocol::{LockKey, Mode, Terms};
 
 use crate::api::once_per::OncePer;
 use crate::error::LockError;
@@ -42,6 +42,12 @@ pub(crate) struct LockOptions {
     pub(crate) renew: Renew,
     pub(crate) max_hold: Option<Duration>,
     pub(crate) min_hold: Option<Duration>,
+    pub(crate) shared: bool,
+    pub(crate) permits: Option<u32>,
+    pub(crate) weight: Option<u32>,
+    pub(crate) shards: Option<u32>,
+    /// The shards that will not do, one bit each.
+    pub(crate) except: u64,
     pub(crate) once_per: Option<OncePer>,
     pub(crate) names: Names,
 }
@@ -115,6 +121,62 @@ impl LockOptions {
         terms.min_hold = self.min_hold;
         terms.renew = renew;
         terms.max_hold = self.max_hold;
+        terms.mode = self.mode()?;
+        let kept = [
+            ("min_hold", self.min_hold.is_some()),
+            ("once_per", self.once_per.is_some()),
+        ];
+        if let Some((name, _)) = kept.iter().find(|(_, is_given)| *is_given)
+            && terms.mode == Mode::Shared
+        {
+            return Err(LockError::Config(format!(
+                "`{name}` is not for readers, who do not keep each other out"
+            )));
+        }
         Ok((terms, self.wait.unwrap_or(settings.default_wait)))
+    }
+
+    /// What is asked of the key.
+    fn mode(&self) -> Result<Mode, LockError> {
+        let wrong = |text: String| Err(LockError::Config(text));
+        match (self.shared, self.permits, self.shards) {
+            (false, None, None) if self.weight.is_some() => wrong(
+                "`weight` is how many of the `permits` are taken, and there are none".to_owned(),
+            ),
+            (false, None, None) => Ok(Mode::Exclusive),
+            (true, None, None) if self.weight.is_none() => Ok(Mode::Shared),
+            (false, Some(of), None) => {
+                let take = self.weight.unwrap_or(1);
+                if !(1..=Mode::MOST_PERMITS).contains(&of) {
+                    return wrong(format!(
+                        "`permits` is {of}, but must be from 1 to {}",
+                        Mode::MOST_PERMITS
+                    ));
+                }
+                match u8::try_from(take) {
+                    Ok(take)
+                        if (1..=Mode::MOST_AT_ONCE).contains(&take) && u32::from(take) <= of =>
+                    {
+                        Ok(Mode::Permits { take, of })
+                    }
+                    _ => wrong(format!(
+                        "`weight` is {take}, but must be from 1 to {}, and not above `permits` ({of})",
+                        Mode::MOST_AT_ONCE
+                    )),
+                }
+            }
+            (false, None, Some(of)) if self.weight.is_none() => match u8::try_from(of) {
+                Ok(of) if (1..=Mode::MOST_SHARDS).contains(&of) => Ok(Mode::Shard {
+                    of,
+                    prefer: 0,
+                    except: self.except,
+                }),
+                _ => wrong(format!(
+                    "`shards` is {of}, but must be from 1 to {}",
+                    Mode::MOST_SHARDS
+                )),
+            },
+            _ => wrong("choose one of `shared`, `permits` and `shards`".to_owned()),
+        }
     }
 }

@@ -87,6 +87,21 @@ impl Spec {
         self
     }
 
+    pub fn shared(mut self) -> Spec {
+        self.0.options.shared = true;
+        self
+    }
+
+    pub fn permits(mut self, permits: u32) -> Spec {
+        self.0.options.permits = Some(permits);
+        self
+    }
+
+    pub fn shards(mut self, shards: u32) -> Spec {
+        self.0.options.shards = Some(shards);
+        self
+    }
+
     pub fn once_per(mut self, period: Duration) -> Spec {
         self.0.options.once_per = Some(OncePer::new(period));
         self

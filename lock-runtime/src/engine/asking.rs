@@ -6,7 +6,7 @@ use std::mem::take;
 use std::sync::Arc;
 
 use lock_protocol::machine::{Answer, Ask, Event, Verb};
-use lock_protocol::{BackendError, Instant, Renewal, Renewed};
+use lock_protocol::{BackendError, Instant, Kind, Mode, Renewal, Renewed};
 use tokio::time::timeout_at;
 
 use super::effects::{Effects, Renewing};
@@ -232,6 +232,10 @@ async fn answer(engine: &Engine, verb: &Verb) -> Result<Answer, BackendError> {
     let (backend, observers) = (&engine.backend, &engine.settings.observers);
     let stopwatch = Stopwatch::start(observers, verb.into());
     let answer = match verb {
+        // Boxed, since most stores know modes, and ask in a smaller future.
+        _ if !engine.rules.modes && verb.kind() != Kind::Exclusive => {
+            Box::pin(plain_answer(engine, verb)).await
+        }
         Verb::Acquire(claim) => backend.acquire(claim).await.map(Answer::Acquired),
         Verb::Release(release) => backend.release(release).await.map(Answer::Released),
         Verb::Abandon(claim) => {
@@ -301,6 +305,38 @@ fn is_overtaken(error: &BackendError) -> bool {
     error.source().is_some_and(|cause| cause.is::<Overtaken>())
 }
 
+/// The answer of a store that says that it knows no modes, and is asked for the key alone: parts
+/// are numbered here then, which a store that knew them after all would contradict.
+async fn plain_answer(engine: &Engine, verb: &Verb) -> Result<Answer, BackendError> {
+    let backend = &engine.backend;
+    Ok(match verb.clone() {
+        Verb::Acquire(mut claim) => {
+            claim.mode = Mode::Exclusive;
+            Answer::Acquired(backend.acquire(&claim).await?)
+        }
+        Verb::Release(mut release) => {
+            release.mode = Mode::Exclusive;
+            release.shard = 0;
+            Answer::Released(backend.release(&release).await?)
+        }
+        Verb::Abandon(mut claim) => {
+            claim.mode = Mode::Exclusive;
+            backend.abandon(&claim).await?;
+            Answer::Abandoned
+        }
+    })
+}
+
+/// The renewal as the store knows the lease.
+fn known(engine: &Engine, renewal: &Renewal) -> Renewal {
+    let mut renewal = renewal.clone();
+    if !engine.rules.modes {
+        renewal.mode = Mode::Exclusive;
+        renewal.shard = 0;
+    }
+    renewal
+}
+
 /// Renews what is due, in batches of leases that have about the same patience: one short lease does
 /// not shorten the deadline of 512 long ones.
 pub(super) fn renew(engine: &Arc<Engine>, renewals: Vec<Renewing>) {
@@ -331,7 +367,9 @@ async fn renew_batch(engine: &Arc<Engine>, batch: Vec<Renewing>) {
     };
     let answers = match &flight.asked {
         Asked::Renewals(batch) => {
-            let renewals = batch.iter().map(|renewing| (*renewing.renewal).clone());
+            let renewals = batch
+                .iter()
+                .map(|renewing| known(engine, &renewing.renewal));
             let renewals: Vec<Renewal> = renewals.collect();
             let patience = batch.iter().map(|renewing| renewing.patience).min();
             let limit = timer(flight.sent_at + patience.unwrap_or_default());
@@ -369,7 +407,7 @@ pub(super) async fn renew_now(
 ) -> Result<(), BackendError> {
     let sent_at = clock::now();
     let limit = timer(sent_at + renewing.patience);
-    let renewals = [(*renewing.renewal).clone()];
+    let renewals = [known(engine, &renewing.renewal)];
     let answers = renewals_by(engine, limit, &renewals).await;
     let answer = answers.into_iter().next();
     let answer = answer.unwrap_or_else(|| Err(no_answer(engine)))?;

@@ -42,10 +42,9 @@ impl Entry {
         self.machine.key() == key
     }
 
-    /// The lock, if it is held.
-    pub(super) fn local(&self, now: Instant) -> Option<LocalLock> {
-        let held = self.machine.held(now)?;
-        Some(LocalLock {
+    /// The lock, for each who holds it: one, but where leases go together.
+    pub(super) fn local(&self, now: Instant) -> impl Iterator<Item = LocalLock> {
+        self.machine.held(now).map(move |held| LocalLock {
             name: self.held_name(),
             key: self.machine.key().clone(),
             fencing_token: held.token,
@@ -55,11 +54,14 @@ impl Entry {
         })
     }
 
-    /// What the lock is called, and for how long it has been held.
+    /// What the lock is called, and for how long it has been held, by each who holds it.
     #[cfg(feature = "metrics")]
-    pub(super) fn age(&self, now: Instant) -> Option<(&'static str, std::time::Duration)> {
-        let held = self.machine.held(now)?;
-        Some((self.held_name(), now.since(held.since)))
+    pub(super) fn ages(
+        &self,
+        now: Instant,
+    ) -> impl Iterator<Item = (&'static str, std::time::Duration)> {
+        let held = self.machine.held(now);
+        held.map(move |held| (self.held_name(), now.since(held.since)))
     }
 
     /// Whether the holder may rely on the lease.
@@ -175,7 +177,8 @@ pub(super) fn watch_action(
         && let Some(hold) = machine.holding(*lease, now)
     {
         let seats = seats.get_or_insert_with(|| spare(empty));
-        seats.watch.recall(&hold, name);
+        // It is the end for all who share it.
+        seats.watch.recall(&hold, hold.sharing, name);
     }
     let mut telling = Telling::new(now, machine, effects);
     let watch = &mut seats.as_mut()?.watch;

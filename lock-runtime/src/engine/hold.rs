@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lock_protocol::machine::{End, Event, Granted, ReleaseOutcome};
-use lock_protocol::{FencingToken, Instant, LockKey, LostReason, OwnerToken};
+use lock_protocol::{FencingToken, Instant, LockKey, LostReason, Mode, OwnerToken};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -25,6 +25,7 @@ pub(crate) struct View {
     /// What the lock is called.
     name: &'static str,
     granted: Granted,
+    mode: Mode,
     /// That of a nested body, which is rare; the hold's own limit is the lease's.
     limit: Option<Box<Limit>>,
 }
@@ -50,12 +51,14 @@ impl Hold {
         key: &LockKey,
         name: &'static str,
         granted: Granted,
+        mode: Mode,
     ) -> Hold {
         let view = View {
             engine: engine.clone(),
             key: key.clone(),
             name,
             granted,
+            mode,
             limit: None,
         };
         Hold {
@@ -138,6 +141,25 @@ impl View {
             limit: Some(Box::new(outer.unwrap_or(Limit { ends, max_hold }))),
             ..self.clone()
         }
+    }
+
+    /// The view of a body that wants the key in this `mode`, nested in that of this one: the part
+    /// of the key that is its, if it has parts.
+    pub(crate) fn as_part(&self, mode: Mode, shard: u8) -> View {
+        let mut view = self.clone();
+        view.mode = mode;
+        view.granted.shard = shard;
+        view
+    }
+
+    /// What was wanted of the key.
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Which part of the key it is; 0 where a key has no parts.
+    pub(crate) fn shard(&self) -> u8 {
+        self.granted.shard
     }
 
     pub(crate) fn key(&self) -> &LockKey {

@@ -24,6 +24,7 @@ mod card;
 mod effects;
 mod entry;
 mod hold;
+mod last_shards;
 mod seats;
 mod table;
 mod ticker;
@@ -91,7 +92,7 @@ pub(crate) struct Engine {
     /// Told when a shutdown begins.
     closing: Notify,
     /// Told during a shutdown when something was done about a key that is not held.
-    quieter: Notify,
+    key_freed: Notify,
 }
 
 /// A lock that is wanted.
@@ -129,7 +130,7 @@ impl Engine {
             trouble: Mutex::default(),
             is_shut_down: AtomicBool::new(false),
             closing: Notify::new(),
-            quieter: Notify::new(),
+            key_freed: Notify::new(),
         });
         engine.tickers.start(&engine);
         engine.backend.attach(engine.this.clone());
@@ -243,7 +244,7 @@ impl Engine {
     /// Makes a shutdown look, if something was done about a key that is not held.
     fn tell_shutdown(&self, effects: &Effects) {
         if !effects.is_held && self.is_shut_down.load(Ordering::Acquire) {
-            self.quieter.notify_waiters();
+            self.key_freed.notify_waiters();
         }
     }
 
@@ -289,7 +290,7 @@ impl Engine {
     fn tell_oldest(&self) {
         let mut oldest = HashMap::new();
         self.table.each(|entry, now| {
-            if let Some((name, age)) = entry.age(now) {
+            for (name, age) in entry.ages(now) {
                 let of_name = oldest.entry(name).or_insert(age);
                 *of_name = age.max(*of_name);
             }
@@ -314,7 +315,7 @@ impl Engine {
     /// Resolves during a shutdown when this is so of the keys.
     async fn until(&self, is_reached: impl Fn(&Table) -> bool) {
         loop {
-            let mut told = std::pin::pin!(self.quieter.notified());
+            let mut told = std::pin::pin!(self.key_freed.notified());
             told.as_mut().enable();
             if is_reached(&self.table) {
                 return;

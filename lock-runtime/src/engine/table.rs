@@ -9,11 +9,12 @@ use std::time::Duration;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Place;
 use lock_protocol::machine::{self, Action, Actions, Ask, Event, LeaseId, Waiter, WaiterId};
-use lock_protocol::{BackendError, Instant, LockKey, Rules};
+use lock_protocol::{BackendError, Instant, Kind, LockKey, Rules};
 use tokio::sync::Notify;
 
 use super::effects::{Effects, Renewing};
 use super::entry::{Entry, SpareSeats, spare, watch_action};
+use super::last_shards::LastShards;
 use super::seats::{Ending, Seat, Seated, Seats, Told};
 use super::watch::{Asker, Happened, Telling};
 use crate::clock;
@@ -49,6 +50,8 @@ struct Shard {
     due: BTreeSet<(Instant, u32)>,
     /// The largest number that a machine gave which is not here any more.
     last_number: u64,
+    /// Of keys with parts that have no machine any more.
+    last_shards: LastShards,
     /// What a machine wants done, empty between events: a buffer that is used again.
     actions: Actions,
     empty: SpareSeats,
@@ -67,6 +70,7 @@ pub(super) struct Turn<'a> {
     release_told: Option<Ending>,
     /// Why the renewal failed that the event is about.
     pub(super) renewal_error: Option<Arc<BackendError>>,
+    last_shards: &'a LastShards,
     actions: &'a mut Actions,
     empty: &'a mut SpareSeats,
     effects: &'a mut Effects,
@@ -175,11 +179,9 @@ impl Table {
     pub(super) fn held_keys(&self, most: usize) -> (usize, Vec<LockKey>) {
         let (mut count, mut keys) = (0, Vec::new());
         self.each(|entry, _| {
-            if entry.machine.is_held() {
-                count += 1;
-                if keys.len() < most {
-                    keys.push(entry.machine.key().clone());
-                }
+            count += entry.machine.holders();
+            if entry.machine.is_held() && keys.len() < most {
+                keys.push(entry.machine.key().clone());
             }
         });
         (count, keys)
@@ -205,6 +207,7 @@ impl Default for Shard {
             entries: HashTable::default(),
             due: BTreeSet::from([NEVER]),
             last_number: 0,
+            last_shards: LastShards::default(),
             actions: Actions::default(),
             empty: Vec::new(),
         }
@@ -239,6 +242,7 @@ impl Shard {
             comes: false,
             release_told: None,
             renewal_error: None,
+            last_shards: &self.last_shards,
             actions: &mut self.actions,
             empty: &mut self.empty,
             effects,
@@ -284,6 +288,9 @@ impl Shard {
         }
         if is_over {
             self.last_number = self.last_number.max(entry.machine.last_number());
+            if let Some(shard) = entry.machine.last_shard() {
+                self.last_shards.remember(key, shard);
+            }
             place.remove();
         }
         output
@@ -372,10 +379,16 @@ impl Turn<'_> {
     /// performed when no mutex is held.
     pub(super) fn feed(&mut self, entry: &mut Entry, event: Event<'_>) {
         self.comes |= matches!(event, Event::Joined(_) | Event::Took(_));
-        let joins = matches!(event, Event::Joined(Waiter { owner: None, .. }));
-        if entry.machine.wants_owner(joins) {
+        if let Event::Joined(Waiter { terms, .. }) = &event
+            && terms.mode.kind() == Kind::Shard
+            && entry.machine.last_shard().is_none()
+        {
+            let shard = self.last_shards.preferred(entry.machine.key());
+            entry.machine.prefer_shard(shard);
+        }
+        while let Some(kind) = entry.machine.wants_owner(&event) {
             // The default generator: no function of a user is called under a mutex.
-            entry.machine.provide_owner(unique_owner());
+            entry.machine.provide_owner(kind, unique_owner());
         }
         let happened = Happened::of(&event, &entry.machine, self.now);
         self.recall(entry, &happened);
@@ -388,8 +401,13 @@ impl Turn<'_> {
             let cause = watch_action(entry, &happened, &action, self.now, self.empty, effects);
             let (told, waker) = match action {
                 Action::Ask(mut ask) => {
-                    ask.verb
-                        .set_number(NEXT_ASK.fetch_add(1, Ordering::Relaxed));
+                    let number = match ask.verb.kind() {
+                        Kind::Exclusive => NEXT_ASK.fetch_add(1, Ordering::Relaxed),
+                        // Several leases of the key are asked about at the same time, each of
+                        // which is told from the others by its owner: none is overtaken.
+                        _ => 0,
+                    };
+                    ask.verb.set_number(number);
                     effects.questions.push(ask);
                     continue;
                 }
@@ -448,7 +466,7 @@ impl Turn<'_> {
         if let Some(held) = held.filter(|held| entry.is_held_by(held, self.now)) {
             let name = entry.name;
             let seats = entry.seats.get_or_insert_with(|| self.seats());
-            seats.watch.recall(&held, name);
+            seats.watch.recall(&held, 1, name);
         }
     }
 
@@ -456,7 +474,7 @@ impl Turn<'_> {
     fn watch(&mut self, entry: &mut Entry, happened: &Happened) {
         let looker = self.looker;
         let (first, left) = match happened {
-            Happened::Queued(_) => (entry.first_asker(), None),
+            Happened::Queued(..) => (entry.first_asker(), None),
             Happened::Joined(id) | Happened::Left(id) => (None, entry.asker(*id)),
             _ => (None, None),
         };

@@ -131,7 +131,9 @@ pub(super) async fn acquire(
             }
         };
         match outcome.outcome {
-            Outcome::Granted(granted) => holds.push(Hold::new(engine, key, name, granted)),
+            Outcome::Granted(granted) => {
+                holds.push(Hold::new(engine, key, name, granted, terms.mode));
+            }
             _ => is_complete = false,
         }
     }

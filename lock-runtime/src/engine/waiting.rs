@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use lock_protocol::machine::{Ask, Event, LeaseId, Outcome, Waiter, WaiterId};
-use lock_protocol::{FencingToken, Instant, LockKey};
+use lock_protocol::{FencingToken, Instant, LockKey, Mode};
 use tokio::time::timeout_at;
 
 use super::entry::Entry;
@@ -54,6 +54,12 @@ pub(super) async fn acquire(
 ) -> Result<Hold, LockError> {
     within_tokio()?;
     let Wish { key, name, terms } = wish;
+    if !engine.rules.modes && terms.mode != Mode::Exclusive {
+        engine
+            .settings
+            .observers
+            .granted_alone(name, terms.mode.kind());
+    }
     let once = wait.is_zero();
     // Who does not wait for the lock still waits for the answer.
     let patience = if once {
@@ -92,7 +98,7 @@ pub(super) async fn acquire(
         None => waiting.outcome(id, question, joined_at, deadline).await,
     };
     match outcome {
-        Outcome::Granted(granted) => Ok(Hold::new(engine, key, name, granted)),
+        Outcome::Granted(granted) => Ok(Hold::new(engine, key, name, granted, terms.mode)),
         Outcome::Taken(remaining) => Err(LockError::Taken {
             key: key.clone(),
             remaining,

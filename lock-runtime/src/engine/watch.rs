@@ -11,19 +11,24 @@ use lock_protocol::machine::{
     self, Action, Answer, End, Event, Holding, LeaseId, Outcome, ReleaseOutcome, WaiterId,
 };
 use lock_protocol::{
-    Acquired, BackendError, FencingToken, Holder, Instant, LostReason, Process, Released, Renewed,
+    Acquired, BackendError, FencingToken, Holder, Instant, Kind, LostReason, Process, Released,
+    Renewed,
 };
 use smallvec::SmallVec;
 
 use super::effects::Effects;
 use crate::observe::{LockEvent, LockRef, NAMELESS, Refusal, RenewalFailures, Via};
 
+/// How many kinds of leases there are.
+const KINDS: usize = 4;
+
 /// Who comes to hold a key here or gives it up, and how far its claim is in the store.
 #[derive(Default)]
 pub(super) struct Watch {
     /// Without one that has been taken and is just held.
     holds: SmallVec<[Held; 1]>,
-    queue: Queue,
+    /// Of the claims of each kind.
+    queues: [Queue; KINDS],
     /// Which process has the lock, if the store last told that another does.
     pub(super) holder: Option<Process>,
 }
@@ -78,11 +83,11 @@ pub(super) enum Happened {
     Took(WaiterId),
     Began(LeaseId, FencingToken),
     Ended(LeaseId, FencingToken),
-    Granted,
-    GrantedWithRelease,
-    Queued(Holder),
+    Granted(Kind),
+    GrantedWithRelease(Kind),
+    Queued(Kind, Holder),
     Taken(Option<Process>),
-    HandedOver,
+    HandedOver(Kind),
     /// With what was left of the lease.
     Renewed(LeaseId, Duration),
     NotRenewed(LeaseId),
@@ -136,6 +141,16 @@ impl<'a> Telling<'a> {
 }
 
 impl Happened {
+    /// Of which kind the claim is that was granted.
+    fn kind(&self) -> Option<Kind> {
+        match self {
+            Happened::Granted(kind)
+            | Happened::GrantedWithRelease(kind)
+            | Happened::HandedOver(kind) => Some(*kind),
+            _ => None,
+        }
+    }
+
     pub(super) fn of(event: &Event<'_>, machine: &machine::Key, now: Instant) -> Happened {
         match event {
             Event::Joined(waiter) => Happened::Joined(waiter.id),
@@ -143,7 +158,9 @@ impl Happened {
             Event::Took(id) => Happened::Took(*id),
             Event::Began(lease, token) => Happened::Began(*lease, *token),
             Event::Ended(lease, token) => Happened::Ended(*lease, *token),
-            Event::HandedOver { .. } => Happened::HandedOver,
+            Event::HandedOver { owner, .. } => machine
+                .pursues(owner)
+                .map_or(Happened::Other, Happened::HandedOver),
             Event::Renewed { lease, answer, .. } => match answer {
                 Some(Renewed::Held(_)) => {
                     let held = machine.holding(*lease, now);
@@ -153,14 +170,14 @@ impl Happened {
                 Some(_) => Happened::Other,
                 None => Happened::NotRenewed(*lease),
             },
-            Event::Answered { answer, .. } => match answer {
-                Answer::Acquired(Acquired::Granted(_)) => Happened::Granted,
+            Event::Answered { ask, answer, .. } => match answer {
+                Answer::Acquired(Acquired::Granted(_)) => Happened::Granted(ask.verb.kind()),
                 Answer::Released(Released::Released(Some(Acquired::Granted(_)))) => {
-                    Happened::GrantedWithRelease
+                    Happened::GrantedWithRelease(ask.verb.kind())
                 }
                 Answer::Acquired(Acquired::Queued(holder))
                 | Answer::Released(Released::Released(Some(Acquired::Queued(holder)))) => {
-                    Happened::Queued(holder.clone())
+                    Happened::Queued(ask.verb.kind(), holder.clone())
                 }
                 Answer::Acquired(Acquired::Taken(holder))
                 | Answer::Released(Released::Released(Some(Acquired::Taken(holder)))) => {
@@ -176,12 +193,18 @@ impl Happened {
 impl Watch {
     /// Whether there is nothing to remember.
     pub(super) fn is_empty(&self) -> bool {
-        self.holds.is_empty() && self.queue == Queue::Out && self.holder.is_none()
+        self.holds.is_empty() && self.queues == [Queue::Out; KINDS] && self.holder.is_none()
     }
 
-    /// Remembers a hold that is just held, of a lock that is called `name`, if it is not known.
-    pub(super) fn recall(&mut self, hold: &Holding, name: &'static str) {
-        if self.held(hold.lease, hold.token).is_none() {
+    /// Remembers holds that are just held, of a lock that is called `name`, so that at least so
+    /// `many` are known of those that share the lease.
+    pub(super) fn recall(&mut self, hold: &Holding, many: u32, name: &'static str) {
+        let held = self.holds.iter().filter(|held| held.is_of(hold));
+        let known = match many {
+            1 => held.filter(|held| held.untaken.is_none()).count(),
+            _ => held.count(),
+        };
+        for _ in known..many as usize {
             self.holds.push(Held {
                 lease: hold.lease,
                 token: hold.token,
@@ -231,21 +254,24 @@ impl Watch {
                 }
             }
             Happened::Taken(process) => self.holder = *process,
-            Happened::Queued(holder) => {
+            Happened::Queued(kind, holder) => {
                 self.holder = holder.process;
-                if self.queue != Queue::Out {
+                let queue = &mut self.queues[*kind as usize];
+                if *queue != Queue::Out {
                     return;
                 }
-                self.queue = Queue::In;
+                *queue = Queue::In;
                 let remaining = holder.remaining;
                 // One claim is queued for all who wait.
                 let name = first.map_or(NAMELESS, |first| first.name);
                 telling.tell(|lock| LockEvent::Queued { lock, remaining }, name);
             }
             Happened::Renewed(lease, margin) => {
-                let mut holds = self.holds.iter_mut();
-                if let Some(held) = holds.find(|held| held.is(*lease)) {
+                let mut holds = self.holds.iter_mut().filter(|held| held.is(*lease));
+                // It is told once, whoever share the lease.
+                if let Some(held) = holds.next() {
                     let (margin, after) = (*margin, held.failures.take());
+                    holds.for_each(|other| other.failures = None);
                     let renewed = |lock| LockEvent::Renewed {
                         lock,
                         margin,
@@ -255,13 +281,14 @@ impl Watch {
                 }
             }
             Happened::NotRenewed(lease) => {
-                let mut holds = self.holds.iter_mut();
-                if let Some(held) = holds.find(|held| held.is(*lease))
+                let mut holds = self.holds.iter_mut().filter(|held| held.is(*lease));
+                if let Some(held) = holds.next()
                     && let Some(last) = error
                 {
                     let times = held.failures.as_ref().map_or(0, |failures| failures.times) + 1;
                     let cause = Arc::new(RenewalFailures { times, last });
                     held.failures = Some(cause.clone());
+                    holds.for_each(|other| other.failures = Some(cause.clone()));
                     let left = telling.machine.remaining(*lease, held.token, telling.now);
                     let failed = |lock| LockEvent::RenewalFailed { lock, left, cause };
                     telling.tell(failed, held.asker.name);
@@ -293,7 +320,9 @@ impl Watch {
                     failures: None,
                     stage: Stage::Held,
                 });
-                self.queue = Queue::Out;
+                if let Some(kind) = happened.kind() {
+                    self.queues[kind as usize] = Queue::Out;
+                }
                 self.holder = None;
             }
             Action::Tell(_, outcome) => {
@@ -307,13 +336,13 @@ impl Watch {
                 }
             }
             Action::Changed(lease) => {
-                let mut holds = self.holds.iter_mut();
                 // Who has not taken it yet is told before of how it ended, if it does.
-                if let Some(held) = holds.find(|held| held.is(*lease) && held.untaken.is_none())
-                    && let Some((end, time)) =
-                        telling.machine.fault(*lease, held.token, telling.now)
-                {
-                    held.ended(end, time, telling);
+                let holds = self.holds.iter_mut();
+                for held in holds.filter(|held| held.is(*lease) && held.untaken.is_none()) {
+                    let fault = telling.machine.fault(*lease, held.token, telling.now);
+                    if let Some((end, time)) = fault {
+                        held.ended(end, time, telling);
+                    }
                 }
             }
             Action::Released(lease, outcome) => return self.released(*lease, outcome, telling),
@@ -329,16 +358,21 @@ impl Watch {
         happened: &Happened,
         machine: &machine::Key,
     ) -> Option<&'static str> {
-        if self.queue != Queue::Out {
-            match machine.pursued() {
-                None => self.queue = Queue::Out,
-                Some(_) if matches!(happened, Happened::HandedOver) => self.queue = Queue::Handed,
-                Some(_) => {}
+        if self.queues != [Queue::Out; KINDS] {
+            for kind in [Kind::Exclusive, Kind::Shared, Kind::Permits, Kind::Shard] {
+                let queue = &mut self.queues[kind as usize];
+                if !machine.is_pursued(kind) {
+                    *queue = Queue::Out;
+                } else if matches!(happened, Happened::HandedOver(of) if *of == kind) {
+                    *queue = Queue::Handed;
+                }
             }
         }
-        let mut holds = self.holds.iter();
-        let index = holds.position(Held::is_at_rest)?;
-        Some(self.holds.remove(index).asker.name)
+        let mut name = None;
+        while let Some(index) = self.holds.iter().position(Held::is_at_rest) {
+            name = Some(self.holds.remove(index).asker.name);
+        }
+        name
     }
 
     fn took(&mut self, id: WaiterId, telling: &mut Telling<'_>) {
@@ -373,8 +407,13 @@ impl Watch {
         outcome: &ReleaseOutcome,
         telling: &mut Telling<'_>,
     ) -> Option<Arc<RenewalFailures>> {
+        let mut holds = self.holds.iter();
+        // Of those who share a lease, it is one that gave it up.
+        let left = |held: &Held| held.lease == lease && matches!(held.stage, Stage::Left(..));
         // The one that ended comes before whoever it was passed on to.
-        let index = self.holds.iter().position(|held| held.lease == lease)?;
+        let index = holds
+            .position(left)
+            .or_else(|| self.holds.iter().position(|held| held.lease == lease))?;
         let Stage::Left(at, dropped) = self.holds[index].stage else {
             if matches!(outcome, ReleaseOutcome::Ended(..)) {
                 return self.holds.remove(index).failures;
@@ -403,10 +442,13 @@ impl Watch {
     }
 
     fn via(&self, happened: &Happened) -> Via {
-        match (happened, self.queue) {
-            (Happened::HandedOver, _) | (Happened::Granted, Queue::Handed) => Via::HandedOver,
-            (Happened::Granted, Queue::In) => Via::AfterExpiry,
-            (Happened::Granted, _) => Via::Free,
+        match happened {
+            Happened::HandedOver(_) => Via::HandedOver,
+            Happened::Granted(kind) => match self.queues[*kind as usize] {
+                Queue::Handed => Via::HandedOver,
+                Queue::In => Via::AfterExpiry,
+                Queue::Out => Via::Free,
+            },
             _ => Via::Local,
         }
     }
@@ -430,8 +472,14 @@ impl Watch {
     }
 
     fn held(&mut self, lease: LeaseId, token: FencingToken) -> Option<&mut Held> {
-        let mut holds = self.holds.iter_mut();
-        holds.find(|held| held.lease == lease && held.token == token)
+        // Those who share a lease are alike; one that gave it up does not do so again, and one that
+        // has not taken it yet does so last.
+        let left = |held: &Held| matches!(held.stage, Stage::Left(..));
+        let is_it = |held: &Held| held.lease == lease && held.token == token && !left(held);
+        let taken = |held: &Held| is_it(held) && held.untaken.is_none();
+        let index = self.holds.iter().position(taken);
+        let index = index.or_else(|| self.holds.iter().position(is_it))?;
+        self.holds.get_mut(index)
     }
 
     fn take_untaken(&mut self, id: WaiterId) -> Option<Held> {
@@ -448,6 +496,12 @@ impl Held {
     }
 
     /// Whether it has been taken and is just held.
+    /// Whether it is a hold of this lease that has not been given up.
+    fn is_of(&self, hold: &Holding) -> bool {
+        let left = matches!(self.stage, Stage::Left(..));
+        self.lease == hold.lease && self.token == hold.token && !left
+    }
+
     fn is_at_rest(&self) -> bool {
         self.stage == Stage::Held && self.untaken.is_none() && self.failures.is_none()
     }

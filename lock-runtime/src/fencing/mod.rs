@@ -29,7 +29,7 @@
 
 use std::fmt;
 
-use lock_protocol::FencingToken;
+use lock_protocol::{FencingToken, Mode};
 
 use crate::api::guard::{LockGuard, LockHandle};
 
@@ -84,13 +84,18 @@ impl Writer {
 
 impl From<&LockGuard> for Writer {
     fn from(guard: &LockGuard) -> Writer {
-        Writer::new(guard.fencing_token(), guard.owner_token().as_str())
+        Writer::from(&guard.handle())
     }
 }
 
 impl From<&LockHandle> for Writer {
     fn from(handle: &LockHandle) -> Writer {
-        Writer::new(handle.fencing_token(), handle.owner_token().as_str())
+        let owner = match handle.mode() {
+            // All who share have one token, and are one to the resource.
+            Mode::Shared => "shared",
+            _ => handle.owner_token().as_str(),
+        };
+        Writer::new(handle.fencing_token(), owner)
     }
 }
 

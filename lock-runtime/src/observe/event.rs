@@ -155,6 +155,14 @@ pub enum LockEvent {
         /// How long the store keeps it.
         kept_for: Duration,
     },
+    /// The store knows no shares, permits or shards, and grants a lock of this name alone where one
+    /// of these is asked for. Told once for each name.
+    GrantedAlone {
+        /// What the lock is called.
+        name: &'static str,
+        /// What is asked for: `shared`, `permits` or `shards`.
+        mode: &'static str,
+    },
     /// Two locks were taken in both orders, each while the other was held: two callers may each
     /// wait for the other. Told once for two names; `keys` in the attribute takes them together.
     BothOrders {

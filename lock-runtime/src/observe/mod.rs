@@ -25,6 +25,7 @@
 //! | INFO | connected, connection closed | address, way |
 //! | WARN | connection lost, cannot connect | address, way, error |
 //! | INFO | ttl raised by the store | ttl_secs, kept_for_secs |
+//! | WARN | granted alone by the store, once for each lock | lock, mode |
 //! | DEBUG | lock acquired, lock not acquired, lock released, queued | lock, key, … |
 //! | TRACE | each question to the store | verb, took_secs, outcome |
 //!
@@ -75,7 +76,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lock_protocol::{FencingToken, LockKey};
+use lock_protocol::{FencingToken, Kind, LockKey};
 
 use crate::sync::lock;
 
@@ -130,6 +131,9 @@ pub(crate) const NAMELESS: &str = "-";
 /// Of more ttls it is not told that the store raises them.
 const MOST_RAISED: usize = 64;
 
+/// Of more names it is not told that the store grants such locks alone.
+const MOST_ALONE: usize = 256;
+
 /// A function of the user that may panic.
 #[derive(Clone, Copy)]
 pub(crate) enum Function {
@@ -161,6 +165,8 @@ pub(crate) struct Observers {
     panicked: Arc<AtomicU8>,
     /// The ttls of which it was told that the store raises them.
     raised: Arc<Mutex<Vec<Duration>>>,
+    /// The names of which it was told that such locks are granted alone.
+    alone: Arc<Mutex<Vec<&'static str>>>,
     orders: Arc<Orders>,
     #[cfg(feature = "metrics")]
     metrics: Arc<metrics::Metrics>,
@@ -177,6 +183,7 @@ impl Default for Observers {
             own: Vec::new(),
             panicked: Arc::default(),
             raised: Arc::default(),
+            alone: Arc::default(),
             orders: Arc::default(),
             #[cfg(feature = "metrics")]
             metrics: Arc::default(),
@@ -257,6 +264,24 @@ impl Observers {
             raised.push(ttl);
         }
         self.tell(&LockEvent::TtlRaised { ttl, kept_for });
+    }
+
+    /// The store grants alone what is called `name` and asked for in this mode.
+    pub(crate) fn granted_alone(&self, name: &'static str, kind: Kind) {
+        let mode = match kind {
+            Kind::Shared => "shared",
+            Kind::Permits => "permits",
+            Kind::Shard => "shards",
+            _ => return,
+        };
+        {
+            let mut alone = lock(&self.alone);
+            if alone.len() >= MOST_ALONE || alone.contains(&name) {
+                return;
+            }
+            alone.push(name);
+        }
+        self.tell(&LockEvent::GrantedAlone { name, mode });
     }
 
     /// The key as logs show it.

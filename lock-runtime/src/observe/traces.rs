@@ -315,6 +315,12 @@ pub(super) fn tell(observers: &Observers, event: &LockEvent) {
             kept_for_secs = kept_for.as_secs_f64(),
             "the store keeps leases for longer than they were asked for"
         ),
+        LockEvent::GrantedAlone { name, mode } => warn!(
+            target: LOCKS,
+            lock = name,
+            mode,
+            "the store grants each of these alone, as if it were the plain lock"
+        ),
         LockEvent::BothOrders {
             first,
             second,

@@ -3,11 +3,12 @@
 //! A further shape is a variant of [`Shape`] and an arm of [`Turn::shaped`]. What it acquires is
 //! noted as a plain turn notes it, and counted by its name.
 
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Mutex;
 
 use super::*;
-use crate::plan::Store;
+use crate::plan::{PERMITS, SHARDS};
 
 /// A shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,21 +23,34 @@ pub(crate) enum Shape {
     Lead,
     /// Takes several keys.
     Keys,
+    /// Shares the key, as a reader.
+    Shared,
+    /// Takes a permit or two of the key.
+    Permits,
+    /// Takes a part of the key, or one after the other.
+    Shards,
 }
 
 impl Shape {
-    pub(crate) const ALL: [Shape; 5] = [
+    pub(crate) const ALL: [Shape; 8] = [
         Shape::Skip,
         Shape::MinHold,
         Shape::OncePer,
         Shape::Lead,
         Shape::Keys,
+        Shape::Shared,
+        Shape::Permits,
+        Shape::Shards,
     ];
 
-    /// Those that `store` knows.
-    fn on(store: Store) -> Vec<Shape> {
+    /// Those that `worker` may take on its store.
+    fn on(worker: &Worker) -> Vec<Shape> {
         let mut shapes = Shape::ALL.to_vec();
-        shapes.retain(|shape| store.keeps() || !matches!(shape, Shape::MinHold | Shape::OncePer));
+        shapes.retain(|shape| match shape {
+            Shape::MinHold | Shape::OncePer => worker.store.keeps(),
+            Shape::Shared | Shape::Permits | Shape::Shards => !worker.alone,
+            _ => true,
+        });
         shapes
     }
 
@@ -48,6 +62,9 @@ impl Shape {
             Shape::OncePer => "once_per",
             Shape::Lead => "lead",
             Shape::Keys => "keys",
+            Shape::Shared => "shared",
+            Shape::Permits => "permits",
+            Shape::Shards => "shards",
         }
     }
 
@@ -64,7 +81,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 impl Turn {
     /// A turn of a shape of chance.
     pub(super) async fn shaped(mut self) {
-        let shapes = Shape::on(self.worker.store);
+        let shapes = Shape::on(&self.worker);
         let shape = shapes[self.rng.usize(..shapes.len())];
         self.claim = named(&self.claim, shape);
         // Each is large, and seldom.
@@ -74,6 +91,9 @@ impl Turn {
             Shape::OncePer => Box::pin(self.once_per()),
             Shape::Lead => Box::pin(self.lead()),
             Shape::Keys => Box::pin(self.keys()),
+            Shape::Shared => Box::pin(self.shared()),
+            Shape::Permits => Box::pin(self.permits()),
+            Shape::Shards => Box::pin(self.shards()),
         };
         turn.await;
     }
@@ -218,6 +238,104 @@ impl Turn {
             (_, Some(_)) => {}
             (Ok(Err(error)), None) => self.refused(asked, outcome_of(&error)),
             (_, None) => self.refused(asked, Outcome::Unknown),
+        }
+    }
+
+    async fn shared(mut self) {
+        self.company = Some(Company::Shared);
+        let asked = self.ask(self.wait);
+        if self.rng.bool() {
+            let mut ended = None;
+            let outcome = self.reading(asked, &mut ended).await;
+            return self.ran(asked, ended, outcome.err().as_ref());
+        }
+        let lock = self.lock().shared();
+        self.hold_together(lock, asked).await;
+    }
+
+    #[distributed_lock(
+        key = self.key.as_str(),
+        ttl = self.ttl,
+        wait = self.wait,
+        mode = shared,
+        runtime = self.worker.locks[self.place],
+        guard = view,
+    )]
+    async fn reading(&self, asked: Nanos, ended: &mut Option<Nanos>) -> Result<(), LockError> {
+        self.body(asked, &view, ended).await;
+        Ok(())
+    }
+
+    async fn permits(mut self) {
+        let take = self.rng.u32(1..=2);
+        self.company = Some(Company::Permits { take, of: PERMITS });
+        let asked = self.ask(self.wait);
+        let lock = self.lock().permits(PERMITS).weight(take);
+        self.hold_together(lock, asked).await;
+    }
+
+    async fn shards(mut self) {
+        self.company = Some(Company::Shard(0));
+        if self.rng.bool() {
+            return self.visit().await;
+        }
+        let asked = self.ask(self.wait);
+        let lock = self.lock().shards(SHARDS.into());
+        self.hold_together(lock, asked).await;
+    }
+
+    /// Goes through the parts of the key until one is the right one.
+    async fn visit(mut self) {
+        let right = self.rng.usize(1..=SHARDS.into());
+        let asked = self.ask(self.wait * u32::from(SHARDS));
+        let last = Arc::new(Mutex::new(None));
+        let mut visited = 0;
+        let mut turn = self.clone();
+        let outcome = self
+            .lock()
+            .shards(SHARDS.into())
+            .visit(|view| {
+                // Each part is taken by a claim of its own.
+                if visited > 0 {
+                    turn.claim = named(&turn.worker.name_claim(), Shape::Shards);
+                    turn.began = Arc::default();
+                }
+                visited += 1;
+                let (turn, last, is_right) = (turn.clone(), last.clone(), visited == right);
+                async move {
+                    let mut ended = None;
+                    turn.body(asked, &view, &mut ended).await;
+                    *last.lock().expect("nobody panics with it") = Some((turn, ended));
+                    if is_right {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                }
+            })
+            .await;
+        let last = last.lock().expect("nobody panics with it").take();
+        match (outcome, last) {
+            (Ok(_), Some((last, ended))) => last.ran(asked, ended, None),
+            (Err(error), None) => self.ran(asked, None, Some(&error)),
+            // That a part was lost or another never came is no answer to that claim.
+            _ => {}
+        }
+    }
+
+    /// Has a lease that goes together with others, and gives up early now and then.
+    async fn hold_together(mut self, lock: Lock, asked: Nanos) {
+        let patience = match self.rng.u8(..8) {
+            0 => Duration::from_micros(self.rng.u64(..20_000)),
+            _ => Duration::MAX,
+        };
+        match timeout(patience, lock.acquire()).await {
+            Ok(Ok(guard)) => self.use_guard(guard, asked).await,
+            Ok(Err(error)) => self.refused(asked, outcome_of(&error)),
+            Err(_) => {
+                self.worker.effects.note(Kind::AcquireCancelled, &self.key);
+                self.refused(asked, Outcome::Unknown);
+            }
         }
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use lock_conformance::{Remaining, Store};
 use lock_protocol::{
-    Acquired, Backend, BackendError, Claim, GraceBy, Grant, Holder, Instant, Limits, LockKey, News,
-    OwnerToken, Release, Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, GraceBy, Grant, Holder, Instant, Limits, LockKey, Mode,
+    News, OwnerToken, Release, Released, Renewal, Renewed,
 };
 
 use lock_runtime::memory::MemoryBackend;
@@ -124,6 +124,7 @@ impl Client {
         let millis = claim.ttl.max(2 * SECOND).as_millis().div_ceil(step) * step;
         let ttl = Duration::from_millis(u64::try_from(millis).unwrap()) + LATE;
         let mut claim = claim.clone();
+        claim.mode = Mode::Exclusive;
         claim.ttl = *lock(&self.ttls).entry(claim.owner.clone()).or_insert(ttl);
         claim.grace = claim.ttl;
         claim

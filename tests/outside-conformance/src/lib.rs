@@ -122,6 +122,7 @@ impl Backend for Client {
     fn limits(&self) -> Limits {
         let mut limits = Limits::default();
         limits.keep = true;
+        limits.modes = true;
         limits
     }
 

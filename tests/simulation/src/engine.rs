@@ -47,17 +47,19 @@ impl World {
                 },
             );
         }
-        let joins = matches!(event, Event::Joined(_));
-        let machine = it.machines.get(&key);
-        let owner = machine
-            .is_some_and(|machine| machine.key.wants_owner(joins))
-            .then(|| self.new_owner(process));
+        loop {
+            let machine = self.processes[process].machines.get(&key);
+            let Some(kind) = machine.and_then(|machine| machine.key.wants_owner(&event)) else {
+                break;
+            };
+            let owner = self.new_owner(process);
+            if let Some(machine) = self.processes[process].machines.get_mut(&key) {
+                machine.key.provide_owner(kind, owner);
+            }
+        }
         let Some(machine) = self.processes[process].machines.get_mut(&key) else {
             return;
         };
-        if let Some(owner) = owner {
-            machine.key.provide_owner(owner);
-        }
         let step = Step::before(&machine.key, &event, &self.rules, local);
         let actions = machine.key.on(&self.rules, local, event.clone());
         let after = machine.key.look();

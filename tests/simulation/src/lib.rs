@@ -7,6 +7,7 @@
 //!
 //! - `world`: what happens next; `chance`: what decides where it is open.
 //! - [`explore`]: every order of events; `sum`: when two states are one.
+//! - [`company`]: a smaller world of leases that go together.
 //! - [`transcript`]: what happened to the store.
 //! - `process`, `engine`, `caller`: a process, what its engine does around a machine, and what its
 //!   callers do.
@@ -18,6 +19,7 @@
 mod caller;
 mod chance;
 mod clock;
+pub mod company;
 mod engine;
 pub mod explore;
 mod fault;

@@ -394,7 +394,10 @@ impl World {
             }
             Event::AskAt(owner, at) => {
                 if let Some(machine) = self.processes[process].machines.get_mut(&key)
-                    && machine.key.pursued() == Some(owner)
+                    && machine
+                        .key
+                        .pursued()
+                        .any(|it| it.as_str() == owner.as_str())
                     && before.pursuit != Some(Pursued::Pausing)
                 {
                     let (_, by) = machine
@@ -447,8 +450,8 @@ impl World {
                 }
             }
         }
-        if after.waiting == 0 && after.pursuit.is_some_and(|it| it != Pursued::Aboard)
-            || after.pursuit == Some(Pursued::Aboard) && after.releasing == 0
+        if after.waiting == 0 && after.pursuit.is_some_and(|it| it != Pursued::WithRelease)
+            || after.pursuit == Some(Pursued::WithRelease) && after.releasing == 0
         {
             self.broken(Promise::WithdrawnAtOnce, || format!("{after:?}"));
         }
@@ -480,7 +483,7 @@ impl World {
         let mut broken = None;
         // A claim that is queued looks when it was told to.
         if let Some((owner, at)) = &machine.look_by {
-            if machine.key.pursued() != Some(owner) {
+            if !machine.key.pursued().any(|it| *it == *owner) {
                 machine.look_by = None;
             } else if after.pursuit == Some(Pursued::Queued) && wants.is_none_or(|it| it > *at) {
                 broken = Some((

@@ -87,6 +87,7 @@ pub(crate) struct Flight {
 }
 
 #[derive(Clone, Hash)]
+#[expect(clippy::large_enum_variant, reason = "most are questions")]
 pub(crate) enum What {
     Ask(Ask),
     Renew(LeaseId),

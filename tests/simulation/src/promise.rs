@@ -59,6 +59,7 @@ promises! {
     NoOldNews: "nobody is told what was known before it came, if nobody kept it up to date",
     UntakenIsTakenBack: "a lock that nobody takes by the deadline is taken back",
     PassesAreBounded: "a process passes a lease on within its budget",
+    JoinsAreBounded: "a reader joins a lease of its process for a second at the most",
     PassedOnWhole: "who is passed a lease gets what it asked for",
     KeptForItsMinimum: "a key stays taken for its minimum hold, whatever becomes of its holder",
     FewQuestions: "questions have pauses between them",

@@ -23,7 +23,7 @@ pub(crate) struct Step {
 impl Step {
     pub(crate) fn before(key: &Key, event: &Event<'_>, rules: &Rules, now: Instant) -> Step {
         let _ = rules;
-        let is_pursued = |owner: &str| key.pursued().is_some_and(|it| it.as_str() == owner);
+        let is_pursued = |owner: &str| key.pursued().any(|it| it.as_str() == owner);
         let may_give_up = matches!(
             event,
             Event::Time
@@ -51,7 +51,7 @@ impl Step {
             is_pursued: match event {
                 Event::HandedOver { owner, .. } => is_pursued(owner),
                 Event::AskAt(owner, _) => is_pursued(owner.as_str()),
-                Event::AskAll => key.pursued().is_some(),
+                Event::AskAll => key.pursued().next().is_some(),
                 Event::Answered { ask, .. } => {
                     claim_of(ask).is_some_and(|it| is_pursued(it.as_str()))
                 }
@@ -394,7 +394,7 @@ const ROWS: &[(&str, &str, IsRow)] = &[
             && s.told_released(|it| matches!(it, ReleaseOutcome::Released))
     }),
     ("releasing", "the next claim is handed the lock", |s| {
-        s.was(Pursued::Aboard) && s.is_hand_over() && s.a.releasing < s.b.releasing
+        s.was(Pursued::WithRelease) && s.is_hand_over() && s.a.releasing < s.b.releasing
     }),
     ("releasing", "not known", |s| {
         s.fails(release, not_known) && s.b.releasing > 0 && s.a.releasing == s.b.releasing
@@ -414,7 +414,7 @@ const ROWS: &[(&str, &str, IsRow)] = &[
         s.a.releasing < s.b.releasing && (s.fails(release, refused) || s.fails(release, not_known))
     }),
     ("releasing", "the next claim has no waiter left", |s| {
-        s.was(Pursued::Aboard) && s.a.pursuit.is_none() && s.a.waiting == 0 && s.abandons()
+        s.was(Pursued::WithRelease) && s.a.pursuit.is_none() && s.a.waiting == 0 && s.abandons()
     }),
     ("releasing", "half a grace passes, others wait", |s| {
         s.is_time() && s.b.releasing > 0 && s.a.releasing == s.b.releasing && s.releases()

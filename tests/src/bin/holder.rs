@@ -49,8 +49,12 @@ async fn main() {
 
 async fn obey(locks: &LockRuntime, guard: &mut Option<LockGuard>, words: &[&str]) {
     match *words {
-        ["acquire", key, ttl, wait] => {
-            let lock = locks.lock(key).ttl(millis(ttl)).wait(millis(wait));
+        [how @ ("acquire" | "permit"), key, ttl, wait] => {
+            let mut lock = locks.lock(key).ttl(millis(ttl)).wait(millis(wait));
+            if how == "permit" {
+                // The only one.
+                lock = lock.permits(1);
+            }
             match lock.acquire().await {
                 Ok(acquired) => {
                     say(&format!("held {}", acquired.fencing_token()));

@@ -69,6 +69,13 @@ pub enum What {
         /// Until when the lease may be relied on, if granted.
         deadline: Option<Nanos>,
     },
+    /// What the claim acquired goes together with others of its kind.
+    Together {
+        /// Who acquired it.
+        claim: String,
+        /// What it is.
+        company: Company,
+    },
     /// A holder acquired again what it holds.
     Reenter {
         /// The claim that holds the lock.
@@ -132,6 +139,23 @@ pub enum What {
         /// Which.
         fault: Fault,
     },
+}
+
+/// What a lease is that goes together with others; else it is all of the key, alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Company {
+    /// A share.
+    Shared,
+    /// So many permits.
+    Permits {
+        /// How many.
+        take: u32,
+        /// Of how many.
+        of: u32,
+    },
+    /// The part with this number.
+    Shard(u8),
 }
 
 /// What came of a request.

@@ -1,8 +1,8 @@
 //! C1, C2, C3, C5, C7 and C11: what was granted, in which order and for how long.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Check, Event, Faults, Nanos, Outcome, Report, Violation, What};
+use super::{Check, Company, Event, Faults, Nanos, Outcome, Report, Violation, What};
 
 pub(super) fn check(events: &[&Event], faults: &Faults<'_>, report: &mut Report) {
     let leases = Leases::of(events);
@@ -20,8 +20,41 @@ pub(super) fn check(events: &[&Event], faults: &Faults<'_>, report: &mut Report)
 struct Lease<'a> {
     event: &'a Event,
     token: u64,
+    /// `None` if it is all of the key.
+    company: Option<Company>,
     /// The instant until which its holder could rely on it and had not begun to give it back.
     end: Nanos,
+}
+
+/// Which leases can go together.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Alone,
+    Shared,
+    Permits,
+    Shard(u8),
+}
+
+impl Kind {
+    /// Whether two leases of these kinds can never be valid at once.
+    fn excludes(self, other: Kind) -> bool {
+        match (self, other) {
+            (Kind::Shared, Kind::Shared) | (Kind::Permits, Kind::Permits) => false,
+            (Kind::Shard(one), Kind::Shard(another)) => one == another,
+            _ => true,
+        }
+    }
+}
+
+impl Lease<'_> {
+    fn kind(&self) -> Kind {
+        match self.company {
+            None => Kind::Alone,
+            Some(Company::Shared) => Kind::Shared,
+            Some(Company::Permits { .. }) => Kind::Permits,
+            Some(Company::Shard(shard)) => Kind::Shard(shard),
+        }
+    }
 }
 
 struct Leases<'a> {
@@ -35,6 +68,7 @@ impl<'a> Leases<'a> {
     fn of(events: &[&'a Event]) -> Leases<'a> {
         let mut deadlines: HashMap<&str, Vec<(Nanos, Nanos)>> = HashMap::new();
         let mut released: HashMap<&str, Nanos> = HashMap::new();
+        let mut companies: HashMap<&str, Company> = HashMap::new();
         for event in events {
             match &event.what {
                 What::Acquire {
@@ -50,6 +84,9 @@ impl<'a> Leases<'a> {
                     .entry(claim)
                     .or_default()
                     .push((event.returned, *deadline)),
+                What::Together { claim, company } => {
+                    companies.insert(claim, *company);
+                }
                 // Whatever came of it: from the moment it was sent the holder relies on nothing.
                 What::Release { claim, .. } => {
                     let first = released.entry(claim).or_insert(event.invoke);
@@ -77,6 +114,7 @@ impl<'a> Leases<'a> {
                 leases.all.push(Lease {
                     event,
                     token: *token,
+                    company: companies.get(claim.as_str()).copied(),
                     end: deadline.min(release.unwrap_or(Nanos::MAX)),
                 });
             }
@@ -100,7 +138,8 @@ fn check_unique(leases: &[Lease<'_>], report: &mut Report) {
     let mut sorted = leases.to_vec();
     sorted.sort_by_key(|lease| lease.token);
     for pair in sorted.windows(2) {
-        if pair[0].token == pair[1].token {
+        let shared = pair.iter().all(|lease| lease.kind() == Kind::Shared);
+        if pair[0].token == pair[1].token && !shared {
             let what = format!("the token {} was given to two claims", pair[0].token);
             report.add(
                 Violation::new(Check::UniqueTokens, what, &[pair[0].event, pair[1].event]),
@@ -111,20 +150,25 @@ fn check_unique(leases: &[Lease<'_>], report: &mut Report) {
 }
 
 /// C2: sweeps the claims in the order in which they were made, beside the highest token that had
-/// been granted by then.
+/// been granted by then, of each kind.
 fn check_order(leases: &[Lease<'_>], report: &mut Report) {
     let (mut made, mut granted) = (leases.to_vec(), leases.to_vec());
     made.sort_by_key(|lease| lease.event.invoke);
     granted.sort_by_key(|lease| lease.event.returned);
     let mut granted = granted.into_iter().peekable();
-    let mut highest: Option<Lease<'_>> = None;
+    let mut highest: BTreeMap<Kind, Lease<'_>> = BTreeMap::new();
     for lease in made {
         while let Some(earlier) = granted.next_if(|l| l.event.returned < lease.event.invoke) {
-            if highest.is_none_or(|high| earlier.token > high.token) {
-                highest = Some(earlier);
+            let high = highest.entry(earlier.kind()).or_insert(earlier);
+            if earlier.token > high.token {
+                *high = earlier;
             }
         }
-        if let Some(high) = highest.filter(|high| high.token > lease.token) {
+        let excluded = highest
+            .iter()
+            .filter(|(kind, _)| kind.excludes(lease.kind()));
+        let high = excluded.map(|(_, high)| high).max_by_key(|high| high.token);
+        if let Some(high) = high.filter(|high| high.token > lease.token) {
             report.add(
                 Violation::new(
                     Check::RealTimeOrder,
@@ -137,7 +181,8 @@ fn check_order(leases: &[Lease<'_>], report: &mut Report) {
     }
 }
 
-/// C5: when a grant is answered, every lease with a smaller token has ended.
+/// C5: when a grant is answered, every lease with a smaller token has ended that it does not go
+/// together with, and of permits no more are taken than there are.
 ///
 /// That covers leases which are known to be valid at once, and one case more: the answer to the
 /// *earlier* grant was still on its way when the later claim was granted, and its lease still valid
@@ -160,15 +205,31 @@ fn check_disjoint(leases: &[Lease<'_>], faults: &Faults<'_>, report: &mut Report
     }
     steps.sort_unstable();
 
-    let mut open: BTreeSet<(u64, usize)> = BTreeSet::new();
+    let mut open: BTreeMap<Kind, BTreeSet<(u64, usize)>> = BTreeMap::new();
+    // The permits that are certainly taken.
+    let mut taken: BTreeSet<usize> = BTreeSet::new();
     for (at, step, i) in steps {
         let lease = leases[i];
         match step {
-            Step::Sent => drop(open.insert((lease.token, i))),
-            Step::Ended => drop(open.remove(&(lease.token, i))),
+            Step::Sent => drop(
+                open.entry(lease.kind())
+                    .or_default()
+                    .insert((lease.token, i)),
+            ),
+            Step::Ended => {
+                taken.remove(&i);
+                if let Some(open) = open.get_mut(&lease.kind()) {
+                    open.remove(&(lease.token, i));
+                }
+            }
             Step::Answered => {
-                let Some((_, earlier)) = open.first().filter(|(token, _)| *token < lease.token)
-                else {
+                if lease.kind() == Kind::Permits && lease.end > at {
+                    taken.insert(i);
+                    check_limit(leases, &taken, &lease, faults, report);
+                }
+                let excluded = open.iter().filter(|(kind, _)| kind.excludes(lease.kind()));
+                let first = excluded.filter_map(|(_, open)| open.first()).min();
+                let Some((_, earlier)) = first.filter(|(token, _)| *token < lease.token) else {
                     continue;
                 };
                 let earlier = leases[*earlier].event;
@@ -183,6 +244,37 @@ fn check_disjoint(leases: &[Lease<'_>], faults: &Faults<'_>, report: &mut Report
             }
         }
     }
+}
+
+/// Of the permits that are `taken`, the last of them by `lease`, there are no more than the largest
+/// of their limits.
+fn check_limit(
+    leases: &[Lease<'_>],
+    taken: &BTreeSet<usize>,
+    lease: &Lease<'_>,
+    faults: &Faults<'_>,
+    report: &mut Report,
+) {
+    let permits = taken.iter().filter_map(|i| match leases[*i].company {
+        Some(Company::Permits { take, of }) => Some((take, of)),
+        _ => None,
+    });
+    let (sum, limit) = permits.fold((0, 0), |(sum, limit), (take, of)| {
+        (sum + take, of.max(limit))
+    });
+    if sum <= limit {
+        return;
+    }
+    let events: Vec<&Event> = taken.iter().map(|i| leases[*i].event).collect();
+    let since = events.iter().map(|event| event.invoke).min().unwrap_or(0);
+    report.add(
+        Violation::new(
+            Check::DisjointLeases,
+            format!("{sum} of {limit} permits were taken at once"),
+            &events,
+        ),
+        faults.of_store(&lease.event.key, since, lease.event.returned),
+    );
 }
 
 /// C3.

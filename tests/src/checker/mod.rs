@@ -36,7 +36,7 @@ use std::fmt;
 
 use faults::Faults;
 
-pub use event::{Event, Fault, Leftovers, Nanos, Outcome, Place, What};
+pub use event::{Company, Event, Fault, Leftovers, Nanos, Outcome, Place, What};
 pub use recorder::{Recorder, now, read_log, read_logs};
 
 /// The bounds that the promises leave open.
@@ -60,15 +60,16 @@ impl Default for Limits {
 /// A promise, as something that a log can break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Check {
-    /// C1: no two grants of a key have the same fencing token.
+    /// C1: no two grants of a key have the same fencing token, but for those who share it.
     UniqueTokens,
-    /// C2: a claim made after another was granted gets the larger token.
+    /// C2: a claim made after another was granted gets the larger token, unless they go together.
     RealTimeOrder,
     /// C3: whoever re-enters a lock keeps its token.
     ReentryKeepsToken,
     /// C4: the tokens that a resource accepts never fall, and equal tokens belong to one claim.
     FencedResource,
-    /// C5: no lease is granted before every earlier one has ended.
+    /// C5: no lease is granted before every earlier one has ended that it does not go together
+    /// with, and no more permits than there are.
     DisjointLeases,
     /// C6: the counter is the sum of the increments that were accepted.
     CounterSum,

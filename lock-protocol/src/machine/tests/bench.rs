@@ -12,6 +12,7 @@ use super::super::{
 use crate::backend_error::BackendError;
 use crate::claim::AskNumber;
 use crate::claim::{Acquired, Claim, Extension, Grant, Holder, Released, Renewed};
+use crate::mode::Kind;
 use crate::name::LockKey;
 use crate::terms::{Rules, Terms};
 use crate::time::Instant;
@@ -65,7 +66,7 @@ impl Bench {
         bench
     }
 
-    /// A machine that releases its lease, with a second waiter's claim aboard.
+    /// A machine that releases its lease, with the claim of a second waiter.
     pub(super) fn releasing() -> Bench {
         let mut bench = Bench::held();
         bench.rules.local_passes = 0;
@@ -108,6 +109,20 @@ impl Bench {
     pub(super) fn in_time(&mut self) -> Vec<String> {
         let pause = self.wants_time_in().expect("nothing is to be done");
         self.after(pause)
+    }
+
+    /// Whether an owner token is wanted for an exclusive claim, should one join that brings none.
+    pub(super) fn wants_owner(&self, joins: bool) -> bool {
+        let joined = Event::Joined(Waiter {
+            id: WaiterId(0),
+            terms: Terms::new(TTL),
+            once: false,
+            begins: true,
+            deadline: self.now,
+            owner: None,
+        });
+        let event = if joins { joined } else { Event::Time };
+        self.key.wants_owner(&event) == Some(Kind::Exclusive)
     }
 
     pub(super) fn waiter(&mut self) -> Waiter {
@@ -188,7 +203,7 @@ impl Bench {
     pub(super) fn claim(&self, number: AskNumber) -> Claim {
         match self.question(number).0.verb {
             Verb::Acquire(claim) | Verb::Abandon(claim) => claim,
-            Verb::Release(release) => release.next.expect("nothing was aboard"),
+            Verb::Release(release) => release.next.expect("no claim was with it"),
         }
     }
 

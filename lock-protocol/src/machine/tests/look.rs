@@ -24,18 +24,18 @@ fn a_look_shows_who_waits_and_how_far_the_claim_is() {
 #[test]
 fn a_hold_is_told_until_its_holder_gives_it_up() {
     let mut b = Bench::held();
-    let (hold, granted) = (b.key.held(b.now).expect("a hold"), b.last_grant());
+    let (hold, granted) = (b.key.held(b.now).next().expect("a hold"), b.last_grant());
     let told = (granted.lease, granted.token, granted.since);
     assert_eq!((hold.lease, hold.token, hold.since), told);
     assert_eq!(b.key.holding(hold.lease, b.now), Some(hold));
     b.in_time();
     b.renewed(ms(1), Some(Renewed::lost()));
-    assert_eq!(b.key.held(b.now), None);
+    assert_eq!(b.key.held(b.now).next(), None);
     assert_eq!(b.key.holding(hold.lease, b.now), Some(hold));
     let b = Bench::releasing();
     let given_up = b.last_grant().lease;
     assert_eq!(
-        (b.key.held(b.now), b.key.holding(given_up, b.now)),
+        (b.key.held(b.now).next(), b.key.holding(given_up, b.now)),
         (None, None)
     );
 }
@@ -57,7 +57,7 @@ fn a_look_shows_leases_and_withdrawals() {
     assert_eq!(b.key.look(), ended);
     let releasing = Look {
         waiting: 1,
-        pursuit: Some(Pursued::Aboard),
+        pursuit: Some(Pursued::WithRelease),
         releasing: 1,
         ..Look::default()
     };
@@ -76,13 +76,13 @@ fn the_owners_are_those_of_claims_and_leases_and_of_what_is_withdrawn() {
     let mut b = Bench::held();
     b.in_time();
     b.renewed(ms(1), Some(Renewed::lost()));
-    assert_eq!(b.key.pursued(), None);
+    assert_eq!(b.key.pursued().next(), None);
     b.joins();
     b.leaves(2);
     b.not_known(4);
     b.joins();
     let owners: Vec<_> = b.key.owners().map(|owner| owner.as_str()).collect();
     assert_eq!(owners, ["w3", "w1", "w2"]);
-    let pursued = b.key.pursued().expect("one waits");
+    let pursued = b.key.pursued().next().expect("one waits");
     assert_eq!(pursued.as_str(), "w3");
 }

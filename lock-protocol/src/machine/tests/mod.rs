@@ -3,6 +3,7 @@
 //! Actions are compared in words (`words`), since a line of a test is then a line of the table.
 
 mod bench;
+mod company;
 mod holding;
 mod keeping;
 mod lease;

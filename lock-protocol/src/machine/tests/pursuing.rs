@@ -4,6 +4,7 @@ use super::super::{Answer, Pursued, Waiter};
 use super::bench::{Bench, TTL, block, grant, ms};
 use crate::claim::{Acquired, Grant, Holder};
 use crate::machine::Event;
+use crate::mode::Kind;
 use crate::terms::{Terms, valid_until};
 use crate::token::OwnerToken;
 
@@ -21,21 +22,23 @@ fn a_waiter_that_joins_is_asked_for() {
 #[test]
 fn an_owner_token_is_wanted_if_the_next_event_may_make_a_claim() {
     let mut b = Bench::new();
-    assert!(b.key.wants_owner(true) && !b.key.wants_owner(false));
-    b.key.provide_owner(OwnerToken::new("spare"));
-    assert!(!b.key.wants_owner(true) && !b.key.wants_owner(false));
+    assert!(b.wants_owner(true) && !b.wants_owner(false));
+    b.key
+        .provide_owner(Kind::Exclusive, OwnerToken::new("spare"));
+    assert!(!b.wants_owner(true) && !b.wants_owner(false));
     let waiter = nameless(&mut b);
     let asked = b.on(Event::Joined(waiter));
     assert_eq!(asked, ["#1 acquire spare (waits)"]);
     // One claim is made for all.
-    assert!(!b.key.wants_owner(true) && !b.key.wants_owner(false));
+    assert!(!b.wants_owner(true) && !b.wants_owner(false));
     b.granted(1, 100);
-    assert!(!b.key.wants_owner(false));
+    assert!(!b.wants_owner(false));
     let waiter = nameless(&mut b);
     b.on(Event::Joined(waiter));
     // The holder may end its lease.
-    assert!(b.key.wants_owner(true) && b.key.wants_owner(false));
-    b.key.provide_owner(OwnerToken::new("another"));
+    assert!(b.wants_owner(true) && b.wants_owner(false));
+    b.key
+        .provide_owner(Kind::Exclusive, OwnerToken::new("another"));
     b.rules.local_passes = 0;
     let told = b.ends();
     assert_eq!(told, ["#3 release spare then another (waits)", "changed"]);

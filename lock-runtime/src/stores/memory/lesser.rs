@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lock_protocol::{
-    Acquired, Claim, GraceBy, Grant, Holder, Limits, LockKey, Order, OwnerToken, Sinks,
+    Acquired, Claim, GraceBy, Grant, Holder, Limits, LockKey, Mode, Order, OwnerToken, Sinks,
 };
 
 use crate::clock;
@@ -58,6 +58,7 @@ impl Lesser {
     pub(super) fn stored(&self, claim: &Claim) -> Claim {
         let mut stored = claim.clone();
         stored.ttl = self.kept(claim.ttl);
+        stored.mode = Mode::Exclusive;
         if self.limits.grace == GraceBy::Process {
             stored.grace = stored.ttl;
         }

@@ -374,6 +374,7 @@ impl Backend for MemoryBackend {
         }
         let mut limits = Limits::default();
         limits.keep = true;
+        limits.modes = true;
         limits
     }
 

@@ -8,6 +8,8 @@ use lock_protocol::LockKey;
 const QUEUE: &str = LockKey::COMPANIONS[0];
 /// What ends the name of the largest fencing token of a lock.
 const FENCE: &str = LockKey::COMPANIONS[4];
+/// What ends the name of the leases of a lock that go together.
+const HOLDERS: &str = LockKey::COMPANIONS[2];
 /// What ends the names of the cards of processes, which tell what these hold.
 const CARD: &str = LockKey::COMPANIONS[2];
 /// What ends the name of a counter.
@@ -27,6 +29,12 @@ impl<'a> Companion<'a> {
     /// The queue of `key`, in the same Redis Cluster slot as the lock itself.
     pub(super) fn queue(key: &'a LockKey) -> Companion<'a> {
         Companion::in_slot(key, QUEUE)
+    }
+
+    /// The leases of `key` that go together, likewise. The scripts make the name by themselves, of
+    /// that of the queue.
+    pub(super) fn holders(key: &'a LockKey) -> Companion<'a> {
+        Companion::in_slot(key, HOLDERS)
     }
 
     /// The counter from which `key` has its fencing tokens and tickets: the only place that knows
@@ -134,8 +142,9 @@ mod tests {
 
     #[test]
     fn the_endings_are_those_that_keys_must_not_have() {
-        assert_eq!([QUEUE, COUNTER, FENCE], [":waiters", ":counter", ":fence"]);
-        assert_eq!(CARD, ":holders");
+        let ours = [QUEUE, COUNTER, FENCE, HOLDERS, CARD];
+        let known = [":waiters", ":counter", ":fence", ":holders", ":holders"];
+        assert_eq!(ours, known);
     }
 
     #[test]

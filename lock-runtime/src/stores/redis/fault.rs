@@ -82,6 +82,10 @@ impl Fault {
             Some(detail) if detail.starts_with("counter") => Fault::BadCounter {
                 counter: Companion::counter(key).to_string(),
             },
+            Some(detail) if detail.starts_with("holders") => Fault::BadKey {
+                key: Companion::holders(key).to_string(),
+                meaning: "the holders of a lock",
+            },
             Some(detail) if detail.starts_with("queue") => Fault::BadKey {
                 key: Companion::queue(key).to_string(),
                 meaning: "the queue of a lock",

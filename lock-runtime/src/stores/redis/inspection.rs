@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use super::call::Call;
 use super::fault::Fault;
 use super::link::Link;
-use super::scripts::inspecting;
+use super::scripts::{self, company, inspecting};
 use super::wakeups::Wakeups;
 use super::{RedisBackend, decode};
 use crate::backend::Backend;
@@ -101,8 +101,13 @@ impl RedisBackend {
         key: &LockKey,
         owner: &OwnerToken,
     ) -> Result<Released, BackendError> {
-        self.release(&Release::new(key.clone(), owner.clone()))
-            .await
+        let alone = Release::new(key.clone(), owner.clone());
+        if let Released::Released(next) = self.release(&alone).await? {
+            return Ok(Released::Released(next));
+        }
+        let call = company::evict(key, owner);
+        let ended = |reply: &_| scripts::released(reply, None);
+        self.looked(call, key, ended).await
     }
 
     /// Whether a lock could be granted.

@@ -155,7 +155,7 @@ impl Keeper {
                     self.link.give_up_oldest();
                 }
                 // There is something that waits.
-                () = self.link.bell.notified() => {}
+                () = self.link.work.notified() => {}
                 _ = self.closing.wait_for(|closing| *closing) => return None,
             }
         }
@@ -183,7 +183,7 @@ impl Keeper {
                     closing = true;
                     self.link.close();
                 }
-                () = self.link.bell.notified() => {}
+                () = self.link.work.notified() => {}
             }
         };
         if ended == Ended::Closed {

@@ -79,7 +79,7 @@ pub(super) struct Link {
     slow_until: AtomicU64,
     state: Mutex<State>,
     /// Rung when the keeper has to look at the state.
-    pub(super) bell: Notify,
+    pub(super) work: Notify,
     /// Closed when the keeper has ended.
     kept: mpsc::Sender<()>,
 }
@@ -142,7 +142,7 @@ pub(super) struct Patience {
 pub(super) enum Next {
     /// Send this.
     Send(Batch),
-    /// Wait for the bell.
+    /// Wait for work.
     Wait,
     /// Open another connection: this one is given up.
     Reopen,
@@ -176,7 +176,7 @@ impl Link {
             works: AtomicBool::new(false),
             slow_until: AtomicU64::new(0),
             state: Mutex::default(),
-            bell: Notify::new(),
+            work: Notify::new(),
             kept,
         };
         (Arc::new(link), keeps)
@@ -273,7 +273,7 @@ impl Link {
     }
 
     /// Looks whether the connection is alive, if there is one.
-    pub(super) fn suspect(&self) {
+    pub(super) fn check_soon(&self) {
         if self.works() {
             let _ = self.send(vec![Call::ping()], Unheard::Run);
         }
@@ -321,7 +321,7 @@ impl Link {
         let was_sending = replace(&mut state.is_sending, true);
         drop(state);
         if !was_sending {
-            self.bell.notify_one();
+            self.work.notify_one();
         }
     }
 
@@ -356,7 +356,7 @@ impl Link {
         // Else nobody would ring for the first that waits, and its time be up unnoticed.
         state.is_sending = !state.waiting.is_empty();
         drop(state);
-        self.bell.notify_one();
+        self.work.notify_one();
         // Senders are told, and the connection ends, where no mutex is held.
         drop((left, connection));
     }

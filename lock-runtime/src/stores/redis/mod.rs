@@ -42,13 +42,13 @@ use deadpool_redis::redis::Value;
 use deadpool_redis::{Config, Pool};
 use lock_protocol::{
     Acquired, Backend, BackendError, Card, Claim, Condition, Executor, Grant, Inspected, Limits,
-    LockKey, News, Note, OwnerToken, Release, Released, Renewal, Renewed,
+    LockKey, Mode, News, Note, OwnerToken, Release, Released, Renewal, Renewed,
 };
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use self::batch::Sharing;
-use self::call::Reply;
+use self::call::{Call, Reply};
 pub use self::config::{ForeignGap, RedisSettings, SecretPem};
 use self::connection::{Role, Target};
 use self::fault::Fault;
@@ -57,6 +57,7 @@ use self::keeper::Keeper;
 use self::message::{Replies, Unheard};
 use self::node::{Node, ShortWays};
 use self::pushes::Pushes;
+use self::scripts::company;
 use self::thread::{Running, Thread};
 use self::wakeups::{Known, Listener, Place, Wakeups};
 use crate::error::LockError;
@@ -240,6 +241,7 @@ impl Backend for RedisBackend {
     fn limits(&self) -> Limits {
         let mut limits = Limits::default();
         limits.keep = true;
+        limits.modes = true;
         limits
     }
 
@@ -252,10 +254,15 @@ impl Backend for RedisBackend {
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
         let (known, place) = self.asks(claim, || self.node.listener(&claim.key));
-        let call = scripts::acquire(claim, place.named());
+        let want = company::want(&claim.mode);
+        let call = match &want {
+            Some(want) => company::enter(claim, want, place.named()),
+            None => scripts::acquire(claim, place.named()),
+        };
         let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Skip);
-        let answer = decode(asked.await, &claim.key, |reply| {
-            scripts::acquired(reply, claim)
+        let answer = decode(asked.await, &claim.key, |reply| match &want {
+            Some(_) => company::entered(reply, claim),
+            None => scripts::acquired(reply, claim),
         });
         match answer {
             Ok(answer) => {
@@ -297,7 +304,7 @@ impl Backend for RedisBackend {
                 lane.send(
                     batch
                         .iter()
-                        .map(|index| scripts::renew(&leases[*index]))
+                        .map(|index| renewing(&leases[*index]))
                         .collect(),
                     Unheard::Skip,
                 )
@@ -310,7 +317,10 @@ impl Backend for RedisBackend {
             let replies = every(replies, batch.len());
             answers.extend(batch.iter().zip(replies).map(|(index, reply)| {
                 let lease = &leases[*index];
-                let answer = decode(reply, &lease.key, |reply| scripts::renewed(reply, lease));
+                let answer = decode(reply, &lease.key, |reply| match lease.mode {
+                    Mode::Exclusive => scripts::renewed(reply, lease),
+                    _ => company::extended(reply, lease),
+                });
                 (*index, answer.map_err(|fault| self.error(fault)))
             }));
         }
@@ -324,15 +334,20 @@ impl Backend for RedisBackend {
         } = release;
         self.wakeups.left(owner.as_str());
         // Nobody is handed a lock that is kept, nor asks for it in the same message.
-        let next = next.as_ref().filter(|_| release.keep.is_none());
+        let want = company::want(&release.mode);
+        // Nor does the front send a next claim with a lease that goes together with others.
+        let next = next
+            .as_ref()
+            .filter(|_| release.keep.is_none() && want.is_none());
         // Those for whom the next claim is may be on any tokio runtime.
         let next_asks = |next| self.asks(next, || self.node.lane_listener(key));
         let (known, place) = next.map(next_asks).unzip();
-        let told = next.zip(place.as_ref().map(Place::named));
+        let named = next.zip(place.as_ref().map(Place::named));
         let call = match (release.keep, self.foreign_gap) {
+            _ if want.is_some() => company::leave(release, want.as_deref().unwrap_or_default()),
             (Some(rest), _) => scripts::keep(key, owner, rest),
-            (None, None) => scripts::release(key, owner, told),
-            (None, Some(gap)) => scripts::release_with_gap(key, owner, told, gap),
+            (None, None) => scripts::release(key, owner, named),
+            (None, Some(gap)) => scripts::release_with_gap(key, owner, named, gap),
         };
         let asked = self.node.ask(key, release.number, call, Unheard::Run);
         let answer = decode(asked.await, key, |reply| scripts::released(reply, next));
@@ -400,6 +415,14 @@ impl Backend for RedisBackend {
     async fn close(&self) {
         self.take_cards_away().await;
         self.node.close().await;
+    }
+}
+
+/// Extends a lease.
+fn renewing(lease: &Renewal) -> Call {
+    match company::want(&lease.mode) {
+        Some(want) => company::extend(lease, &want),
+        None => scripts::renew(lease),
     }
 }
 

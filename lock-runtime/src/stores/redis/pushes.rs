@@ -45,9 +45,9 @@ impl Pushes {
         match push.kind {
             // It does not say which connection it was.
             PushKind::Disconnection => {
-                self.lanes().iter().for_each(|lane| lane.suspect());
+                self.lanes().iter().for_each(|lane| lane.check_soon());
                 for (_, link) in &*lock(&self.short_ways) {
-                    link.suspect();
+                    link.check_soon();
                 }
             }
             PushKind::Message => self.message(&push.data),
@@ -98,10 +98,15 @@ impl Pushes {
 
     /// Takes in what was published after `since`; gives it back by `link` if nobody wants it.
     fn hand_over(&self, link: &Link, since: Instant, hand_over: &HandOver) {
-        let HandOver { owner, key, grant } = hand_over;
+        let HandOver {
+            owner,
+            key,
+            grant,
+            want,
+        } = hand_over;
         // If it is in vain, nobody will use it, or release it.
         if self.wakeups.is_in_vain(key, owner, *grant, since) {
-            let call = scripts::give_back(key, owner);
+            let call = scripts::give_back(key, owner, want.as_deref());
             // If the link has ended, the grace ends the lease.
             let _ = link.send(vec![call], Unheard::Run);
         }

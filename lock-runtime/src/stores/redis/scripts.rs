@@ -1,6 +1,7 @@
 //! The scripts as typed questions and typed answers: the only place that knows the order of their
 //! arguments and replies.
 
+pub(super) mod company;
 pub(super) mod inspecting;
 pub(in crate::stores) mod voting;
 
@@ -27,8 +28,9 @@ const GONE: Duration = Duration::from_secs(30);
 /// How long a hand-over may leave it to an earlier one to keep the queue alive.
 const A_SECOND: Duration = Duration::from_secs(1);
 /// What the scripts share, by the line in whose place it is put; what contains others comes first.
-const FRAGMENTS: [(&str, &str); 7] = [
+const FRAGMENTS: [(&str, &str); 8] = [
     ("-- prelude\n", include_str!("scripts/prelude.lua")),
+    ("-- company\n", include_str!("scripts/company.lua")),
     ("-- offer\n", include_str!("scripts/offer.lua")),
     ("-- place\n", include_str!("scripts/place.lua")),
     ("-- take\n", include_str!("scripts/take.lua")),
@@ -135,6 +137,9 @@ static KEEP: Lazy<Script> = script!("keep", 3);
 /// Few need it, so no server is told of it ahead.
 static GAP: Lazy<Script> = script!("gap", 3);
 static ABANDON: Lazy<Script> = script!("abandon", 3);
+static ENTER: Lazy<Script> = script!("enter", 3);
+static EXTEND: Lazy<Script> = script!("extend", 3);
+static LEAVE: Lazy<Script> = script!("leave", 3);
 static PROBE: Lazy<Script> = script!("probe", 3);
 
 fn all() -> impl Iterator<Item = &'static Script> {
@@ -147,6 +152,9 @@ fn all() -> impl Iterator<Item = &'static Script> {
         &HAND_OVER,
         &KEEP,
         &ABANDON,
+        &ENTER,
+        &EXTEND,
+        &LEAVE,
     ];
     let with_many = |script: &'static Lazy<Script>| [Some(&**script), script.many.as_deref()];
     scripts.into_iter().flat_map(with_many).flatten()
@@ -311,14 +319,23 @@ pub(super) fn abandon(claim: &Claim, told: Named<'_>) -> Call {
     call.arg(claim.owner.as_str());
     place(&mut call, claim, told.channel);
     call.arg(millis(GONE)).arg(u8::from(claim.in_doubt));
-    earlier(&mut call, claim, told);
+    match company::want(&claim.mode) {
+        Some(want) => {
+            call.arg(want);
+            earlier(&mut call, claim, told);
+        }
+        None => earlier(&mut call, claim, told),
+    }
     call
 }
 
 /// Gives back what was handed over to a claim that nobody here knows any more.
-pub(super) fn give_back(key: &LockKey, owner: &str) -> Call {
+pub(super) fn give_back(key: &LockKey, owner: &str, want: Option<&str>) -> Call {
     let mut call = ABANDON.call(key);
     call.arg(owner).arg("").arg(0).arg(0);
+    if let Some(want) = want {
+        call.arg(want);
+    }
     call
 }
 
@@ -339,8 +356,14 @@ fn place(call: &mut Call, claim: &Claim, channel: &str) {
     let (prefix, name, width) = (key.prefix().len(), key.stored().len(), channel.len());
     let grace = millis(claim.grace);
     let digits = grace.ilog10() + 1;
+    let want = company::want(&claim.mode);
+    let (slash, mode) = match &want {
+        Some(_) => ("/", 'c'),
+        None => ("", 'x'),
+    };
+    let want = want.as_deref().unwrap_or_default();
     call.arg(Text(format_args!(
-        "/{tokens:010}/{prefix:04}/{name:04}/{channel}/{grace}/{width:04}/{digits:02}/x"
+        "{slash}{want}/{tokens:010}/{prefix:04}/{name:04}/{channel}/{grace}/{width:04}/{digits:02}/{mode}"
     )));
 }
 
@@ -461,15 +484,27 @@ pub(super) struct HandOver {
     pub(super) key: LockKey,
     /// The lease.
     pub(super) grant: Grant,
+    /// What the claim wants, if it goes together with others.
+    pub(super) want: Option<String>,
 }
 
 /// Reads the message of `offer.lua`, which anybody can publish.
 pub(super) fn hand_over(message: &[u8]) -> Option<HandOver> {
     let text = std::str::from_utf8(message).ok()?;
-    // What is granted is exclusive.
-    let mut parts = text.strip_prefix("x/")?.splitn(3, '/');
+    // Of what goes together with others it is told which shard it is.
+    let (is_alone, rest) = match text.split_once('/')? {
+        ("x", rest) => (true, rest),
+        ("c", rest) => (false, rest),
+        _ => return None,
+    };
+    let mut parts = rest.splitn(if is_alone { 3 } else { 4 }, '/');
     let old = parts.next()?.parse().ok()?;
     let last = parts.next()?.parse().ok()?;
+    let shard = if is_alone {
+        0
+    } else {
+        parts.next()?.parse().ok()?
+    };
     // From the end, since what comes first may contain slashes: mode, digits and width, which are
     // for the script, the grace, the channel, and what the claim was.
     let mut fields = parts.next()?.rsplitn(9, '/').skip(3);
@@ -479,11 +514,20 @@ pub(super) fn hand_over(message: &[u8]) -> Option<HandOver> {
     let wanted = fields.next()?.parse().ok()?;
     let (name, owner) = fields.next()?.split_at_checked(name_len)?;
     let (prefix, key) = name.split_at_checked(prefix_len)?;
+    let (owner, want) = match is_alone {
+        true => (owner, None),
+        false => owner
+            .rsplit_once('/')
+            .map(|(owner, want)| (owner, Some(want.to_owned())))?,
+    };
+    let mut grant = Grant::new(drawn(old, last, wanted)?, Duration::from_millis(grace_ms));
+    grant.shard = shard;
     Some(HandOver {
         owner: owner.to_owned(),
         // What no lock can be named by is no lock of ours.
         key: LockKey::new(prefix, key).ok()?,
-        grant: Grant::new(drawn(old, last, wanted)?, Duration::from_millis(grace_ms)),
+        grant,
+        want,
     })
 }
 

@@ -6,7 +6,7 @@ use super::super::scripts::{give_back, tests::replies};
 use super::*;
 
 fn script() -> Call {
-    give_back(&LockKey::new("lock:", "k").unwrap(), "owner")
+    give_back(&LockKey::new("lock:", "k").unwrap(), "owner", None)
 }
 
 fn commands() -> Call {

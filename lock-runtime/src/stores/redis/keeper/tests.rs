@@ -149,7 +149,7 @@ fn serve(mut keeper: Keeper) -> JoinHandle<()> {
 }
 
 fn script() -> Call {
-    scripts::give_back(&LockKey::new("lock:", "k").unwrap(), "owner")
+    scripts::give_back(&LockKey::new("lock:", "k").unwrap(), "owner", None)
 }
 
 fn plain() -> Call {

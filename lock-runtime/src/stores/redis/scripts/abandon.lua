@@ -3,8 +3,9 @@
 -- ARGV: [1] call, [2] owner, [3] place in the queue, '' if it does not wait,
 --       [4] gone_ms: how long to remember the withdrawal; 0: not at all,
 --       [5] doubt: 1 if a question of the claim may still be on its way. Where the claim is
---           unknown, it is in doubt, too.
---       [6] place where it may have been queued before, if there is one
+--           unknown, it is in doubt, too,
+--       of a claim that goes together with others, want, as company.lua tells it; then, of any,
+--       the place where it may have been queued before, if there is one
 -- Returns: withdrawn | again | error BADKEY
 local redis, lock, queue, counter = redis, KEYS[1], KEYS[2], KEYS[3]
 local call, owner = ARGV[1], ARGV[2]
@@ -14,15 +15,43 @@ local call, owner = ARGV[1], ARGV[2]
 local member = member_of(owner, ARGV[3])
 local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
-local earlier = ARGV[6] and owner .. ARGV[6] or member
+local want, earlier = ARGV[6], ARGV[7]
+-- Places begin like this.
+if want and string.sub(want, 1, 1) == '/' then want, earlier = nil, want end
+earlier = earlier and owner .. earlier or member
 local waited = member ~= '' and read('queue', 'ZREM', queue, member, earlier) ~= 0
 if refusal then return refusal end
 local gone_ms, known = ARGV[4], waited or holder == owner
-if gone_ms ~= '0' and (ARGV[5] == '1' or not known) then
-  -- After a write the SET passes even when the memory is full.
-  redis.call('DEL', gone_of(owner))
-  redis.call('SET', gone_of(owner), '', 'PX', gone_ms)
+local function remember(known)
+  if gone_ms ~= '0' and (ARGV[5] == '1' or not known) then
+    -- After a write the SET passes even when the memory is full.
+    redis.call('DEL', gone_of(owner))
+    redis.call('SET', gone_of(owner), '', 'PX', gone_ms)
+  end
 end
+
+if holder and string.sub(holder, -24) == '/lr-0000000000000000-0-0' then
+  -- company
+  look()
+  if refusal then return refusal end
+  local left = 0
+  if want and kind == string.sub(want, 1, 1) then
+    local own = kind ~= 'h' and members(owner, want) or {}
+    for shard, other in pairs(kind == 'h' and taken() or {}) do
+      if other == owner then own[1] = shard .. '/' .. owner end
+    end
+    for _, entry in ipairs(own) do left = left + redis.call('ZREM', holders, entry) end
+    known = known or left > 0
+  end
+  remember(known)
+  if waited or left > 0 then
+    local served = serve_after()
+    if refusal then return refusal end
+    if waited and served == 0 then announce_rest() end
+  end
+  return answer('withdrawn')
+end
+remember(known)
 if holder ~= owner then
   -- The claim does not look after the owner any more.
   local remaining_ms = holder and redis.call('PTTL', lock) or 0

@@ -38,8 +38,9 @@ end
 
 if holder and holder ~= owner then
   local process, id = string.match(holder, '/lr%-((%x+)%-%x+)%-%x+$')
-  if not id or #id ~= 16 then process = nil end
-  local remaining_ms, foreign = redis.call('PTTL', lock), process and 0 or 1
+  local remaining_ms, foreign = redis.call('PTTL', lock), id and #id == 16 and 0 or 1
+  -- The marker of leases that go together is that of no process.
+  if foreign == 1 or string.sub(process, -2) == '-0' then process = nil end
   return answer(stand_back(member, queue_ms, remaining_ms, foreign, process))
 end
 

@@ -21,7 +21,11 @@ if here[1] == owner and not here[2] and place ~= '' then
     redis.call('SET', lock, next_owner, 'PX', ttl_ms)
     return call .. ' released granted ' .. last .. ' ' .. old
   end
-  if member then
+  if member and string.sub(member, -1) == 'c' then
+    -- It goes together with others, and is served below.
+    redis.call('ZADD', queue, popped[2], member)
+    redis.call('ZREM', queue, next_member)
+  elseif member then
     -- offer
     if heard ~= 0 and type(heard) == 'number' then
       redis.call('SET', lock, heir, 'PX', grace_ms)

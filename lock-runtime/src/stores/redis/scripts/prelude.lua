@@ -83,6 +83,23 @@ local function put_back(popped)
   if redis.call('PTTL', queue) < 0 then redis.pcall('PEXPIRE', queue, QUEUE_MS) end
 end
 
+-- Serves the queue of a lock that nobody has, where a claim stands first that goes together with
+-- others.
+-- Returns: as `hand_over`
+local function serve_company(own)
+  -- company
+  local outcome, grace_ms, served = serve(own)
+  if refusal then return end
+  if outcome == 'mine' and not kind then
+    if own then redis.call('ZREM', queue, own) end
+    return 'free'
+  end
+  if outcome == 'handed' then return 'handed', grace_ms end
+  if outcome == 'again' and not kind then return 'again' end
+  -- Where too many wait for one call, the first is told to look at once.
+  return 'handed', outcome == 'again' and 0 or redis.call('PTTL', lock)
+end
+
 -- Makes the first of the queue the owner for its grace; if its process is gone, which the count of
 -- receivers tells, the second one, and so on as far as `own`, the place of the asker.
 -- Returns: 'handed', grace_ms | 'free': nobody else waits | 'again': there were too many dead for
@@ -96,6 +113,10 @@ local function hand_over(own)
     if refusal then return end
     local member = popped[1]
     if not member or member == own then return 'free' end
+    if string.sub(member, -1) == 'c' then
+      put_back(popped)
+      return serve_company(own)
+    end
     if not last then
       last, old = draw()
       if refusal then return put_back(popped) end
@@ -121,7 +142,10 @@ local function announce(remaining_ms)
   local members = read('queue', 'ZRANGE', queue, '0', '0')
   local member = members and members[1] or ''
   -- place
-  if channel then redis.call('PUBLISH', channel, table.concat({'next', integer(remaining_ms), heir}, '/')) end
+  if not channel then return end
+  -- What goes together with others has what it wants behind its owner token.
+  local owner = string.sub(member, -1) == 'c' and string.match(heir, '^(.*)/') or heir
+  redis.call('PUBLISH', channel, table.concat({'next', integer(remaining_ms), owner}, '/'))
 end
 
 -- Answers a claim that cannot have the lock: queues it with a ticket, if it waits (`member` is not

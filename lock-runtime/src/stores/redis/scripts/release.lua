@@ -16,13 +16,16 @@ if redis.pcall('GET', lock) == owner then
     return call .. ' released'
   end
   if member then
-    -- draw
-    if drawn then
-      -- offer
-      if heard ~= 0 and type(heard) == 'number' then
-        redis.call('SET', lock, heir, 'PX', grace_ms)
-        if redis.call('EXISTS', queue) == 0 then return call .. ' released' end
-        given_ms = grace_ms
+    -- What goes together with others is served below.
+    if string.sub(member, -1) ~= 'c' then
+      -- draw
+      if drawn then
+        -- offer
+        if heard ~= 0 and type(heard) == 'number' then
+          redis.call('SET', lock, heir, 'PX', grace_ms)
+          if redis.call('EXISTS', queue) == 0 then return call .. ' released' end
+          given_ms = grace_ms
+        end
       end
     end
     -- Dead, or not to be told: it is begun anew, and told below what is wrong.

@@ -189,11 +189,11 @@ impl World {
     fn feed(&mut self, life: Life, event: Event<'_>, is_faulty: bool) -> Result<(), String> {
         let now = self.now;
         let front = &mut self.processes[life.0].front;
-        if front.key.wants_owner(matches!(event, Event::Joined(_))) {
+        while let Some(kind) = front.key.wants_owner(&event) {
             front.owners += 1;
             // Whose token is smaller is chance.
             let name = format!("{:016x}.{}.{}", self.rng.u64(..), life.0, life.1);
-            front.key.provide_owner(OwnerToken::new(name));
+            front.key.provide_owner(kind, OwnerToken::new(name));
         }
         let actions = front.key.on(&rules(), at(now), event);
         for action in actions {

@@ -1,0 +1,8 @@
+use lock_runtime::{LockError, distributed_lock};
+
+#[distributed_lock(key = "catalog", mode = write)]
+async fn work() -> Result<(), LockError> {
+    Ok(())
+}
+
+fn main() {}

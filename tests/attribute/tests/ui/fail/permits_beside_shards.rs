@@ -1,0 +1,9 @@
+use lock_runtime::{LockError, distributed_lock};
+
+#[distributed_lock(key = "render", permits = 5, shards = 4, guard = lock)]
+async fn work() -> Result<(), LockError> {
+    drop(lock);
+    Ok(())
+}
+
+fn main() {}

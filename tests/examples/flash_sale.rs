@@ -1,0 +1,33 @@
+//! A sale whose stock is in parts, as a user runs it.
+
+use crate::example;
+use lock_tests::server::Server;
+
+/// How many coupons were given and how many claims were refused, for 1, 4, 16 and 64 shards.
+fn sales(more: &[&str]) -> Vec<(u64, u64)> {
+    let server = Server::start();
+    let mut sale = example::command("flash_sale", Some(&server));
+    sale.args(["--coupons", "100", "--tasks", "8"]).args(more);
+    let text = example::output(sale);
+    server.finish();
+    let lines = text.lines().skip(1).map(|line| {
+        let words = line.split(|c: char| !c.is_ascii_digit());
+        let numbers: Vec<u64> = words.filter_map(|word| word.parse().ok()).collect();
+        let [_, _, given, refused] = numbers[..] else {
+            panic!("{line}");
+        };
+        (given, refused)
+    });
+    lines.collect()
+}
+
+#[test]
+fn a_sale_gives_as_many_coupons_as_there_are_however_many_shards_it_has() {
+    assert_eq!(sales(&[]), [(100, 20); 4]);
+}
+
+#[test]
+fn without_the_lock_more_are_given_than_there_are() {
+    let sales = sales(&["--without-lock"]);
+    assert!(sales.iter().any(|(given, _)| *given > 100), "{sales:?}");
+}
