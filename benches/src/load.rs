@@ -33,6 +33,16 @@ const METHODS: [(&str, &str); 5] = [
     ("watches", "Watch"),
 ];
 
+/// The same of Consul: questions by their methods and paths.
+const QUESTIONS: [(&str, &str); 6] = [
+    ("txns", "PUT v1_txn"),
+    ("sessions", "PUT v1_session_create"),
+    ("renewals", "PUT v1_session_renew_"),
+    ("ends", "PUT v1_session_destroy_"),
+    ("reads", "GET v1_kv_"),
+    ("writes", "PUT v1_kv_"),
+];
+
 /// What is counted beside commands, and costs time where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Counted {
@@ -82,6 +92,14 @@ impl Load {
             ),
             Side::EtcdRaw => format!(
                 "the transactions of ours by Go's client; does not wait, GOMAXPROCS {}",
+                self.threads
+            ),
+            Side::ApiLock => format!(
+                "api.Lock as its documents show it, a session a claim, GOMAXPROCS {}",
+                self.threads
+            ),
+            Side::Bare => format!(
+                "the transactions of ours by Go's client, a session a lock; does not wait, GOMAXPROCS {}",
                 self.threads
             ),
             Side::Ring => "one socket (RESP3) and one thread a process, which blocks".to_owned(),
@@ -251,6 +269,11 @@ impl Load {
             Kind::Etcd => {
                 for (name, method) in METHODS {
                     per_op(name, counts.calls(method) as f64);
+                }
+            }
+            Kind::Consul => {
+                for (name, question) in QUESTIONS {
+                    per_op(name, counts.calls(question) as f64);
                 }
             }
         }

@@ -40,7 +40,7 @@ use crate::turns::{Row, interleaved};
 static HEAP: Counting = Counting::new();
 
 #[derive(Parser)]
-#[command(about = "Measures distributed locks on Redis or etcd, side by side in one run.")]
+#[command(about = "Measures distributed locks on Redis, etcd or Consul, side by side in one run.")]
 struct Command {
     #[command(subcommand)]
     workload: Workload,
@@ -119,7 +119,7 @@ struct Options {
     /// where neither is measured.
     #[arg(long, global = true, value_delimiter = ',')]
     to: Option<Vec<Side>>,
-    /// Where the locks are: etcd for `uncontended`, `many-keys` and `hot-key` alone.
+    /// Where the locks are: etcd and Consul for `uncontended`, `many-keys` and `hot-key` alone.
     #[arg(long, global = true, value_enum, default_value_t = Kind::Redis, conflicts_with_all = ["url", "delay"])]
     store: Kind,
     /// What holds the locks: five servers for `uncontended`, `hot-key` and `down` alone.
@@ -165,16 +165,17 @@ fn main() -> Result<(), Failure> {
     if options.topology == Topology::Redlock || matches!(workload, Workload::Down) {
         return options.on_five(&workload);
     }
-    let is_on_etcd = matches!(
+    let is_elsewhere = matches!(
         workload,
         Workload::Uncontended | Workload::ManyKeys | Workload::HotKey { .. }
     );
-    if options.store == Kind::Etcd && !is_on_etcd {
+    if options.store != Kind::Redis && !is_elsewhere {
         return Err("this workload is measured on Redis alone".into());
     }
     let mut target = match options.store {
         Kind::Redis => Target::open(options.url.as_deref(), options.delay)?,
         Kind::Etcd => Target::etcd(),
+        Kind::Consul => Target::consul(),
     };
     let (free, pair) = (Section::Free, Timed::Pair);
     match workload {
@@ -182,8 +183,10 @@ fn main() -> Result<(), Failure> {
         Workload::Uncontended => {
             let load = options.load("uncontended", (1, 1), false, free, pair)?;
             let mut sides = options.with(&[Side::Backend]);
-            if options.store == Kind::Etcd {
-                sides.push(Side::EtcdRaw);
+            match options.store {
+                Kind::Redis => {}
+                Kind::Etcd => sides.push(Side::EtcdRaw),
+                Kind::Consul => sides.push(Side::Bare),
             }
             options.compare(load, &sides, &mut target)
         }
@@ -289,12 +292,14 @@ const ALL: [Side; 7] = [
 ];
 
 /// What ratios are to, where it is measured.
-const BASES: [Side; 7] = [
+const BASES: [Side; 9] = [
     Side::Raw,
     Side::Pipeline,
     Side::Rueidislock,
     Side::Mutex,
     Side::EtcdRaw,
+    Side::ApiLock,
+    Side::Bare,
     Side::RedlockRaw,
     Side::Redsync,
 ];
@@ -302,12 +307,16 @@ const BASES: [Side; 7] = [
 /// The sides of a comparison on etcd.
 const ON_ETCD: [Side; 4] = [Side::Ours, Side::OursRemote, Side::Mutex, Side::None];
 
+/// The sides of a comparison on Consul.
+const ON_CONSUL: [Side; 4] = [Side::Ours, Side::OursRemote, Side::ApiLock, Side::None];
+
 impl Options {
     /// The sides that fit every workload, and these, which are of Redis alone.
     fn with(&self, more: &[Side]) -> Vec<Side> {
         match self.store {
             Kind::Redis => [&ALL[..], more].concat(),
             Kind::Etcd => ON_ETCD.to_vec(),
+            Kind::Consul => ON_CONSUL.to_vec(),
         }
     }
 
@@ -392,8 +401,8 @@ impl Options {
     fn compare(&self, mut load: Load, sides: &[Side], target: &mut Target) -> Result<(), Failure> {
         let asked = self.sides.as_deref();
         let mut sides = asked.unwrap_or(sides).to_vec();
-        for side in [Side::Rueidislock, Side::Mutex, Side::EtcdRaw, Side::Redsync] {
-            let Some(peer) = peer::of(side).filter(|_| sides.contains(&side)) else {
+        for side in sides.clone() {
+            let Some(peer) = peer::of(side) else {
                 continue;
             };
             match peer::program(peer) {

@@ -22,11 +22,13 @@ pub struct Peer {
 pub fn of(side: Side) -> Option<Peer> {
     static RUEIDISLOCK: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     static MUTEX: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    static API_LOCK: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     static REDSYNC: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let (folder, program) = match side {
         Side::Redsync => ("redsync", &REDSYNC),
         Side::Rueidislock => ("rueidislock", &RUEIDISLOCK),
         Side::Mutex | Side::EtcdRaw => ("etcd-mutex", &MUTEX),
+        Side::ApiLock | Side::Bare => ("consul-lock", &API_LOCK),
         _ => return None,
     };
     Some(Peer { folder, program })

@@ -89,7 +89,7 @@ enum Ratio {
 }
 
 /// The figures in the order of the table: title, name, digits.
-const COLUMNS: [(&str, &str, usize, Ratio); 23] = [
+const COLUMNS: [(&str, &str, usize, Ratio); 28] = [
     ("per s", "per_s", 0, Ratio::Everywhere),
     ("hand-offs/s", "handoffs_per_s", 0, Ratio::Everywhere),
     ("p50 µs", "p50_us", 1, Ratio::Everywhere),
@@ -105,6 +105,11 @@ const COLUMNS: [(&str, &str, usize, Ratio); 23] = [
     ("grants/op", "grants_per_op", 2, Ratio::Nowhere),
     ("keep-alives/op", "keep_alives_per_op", 2, Ratio::Nowhere),
     ("watches/op", "watches_per_op", 2, Ratio::Nowhere),
+    ("sessions/op", "sessions_per_op", 2, Ratio::Nowhere),
+    ("renewals/op", "renewals_per_op", 2, Ratio::Nowhere),
+    ("ends/op", "ends_per_op", 2, Ratio::Nowhere),
+    ("reads/op", "reads_per_op", 2, Ratio::Nowhere),
+    ("writes/op", "writes_per_op", 2, Ratio::Nowhere),
     ("commands/s a process", "commands_per_s", 2, Ratio::Nowhere),
     ("server µs/op", "server_us_per_op", 1, Ratio::Nowhere),
     (

@@ -1,12 +1,14 @@
-//! The server under load, and what it counts: a Redis or an etcd.
+//! The server under load, and what it counts: a Redis, an etcd or a Consul.
 
 use std::collections::BTreeMap;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use lock_tests::consul::{self, Options};
 use lock_tests::etcd::Cluster;
 use lock_tests::server::Server;
 use redis::{Connection, ConnectionAddr, IntoConnectionInfo, Value, cmd};
+use serde_json::json;
 
 use crate::nodes::Nodes;
 use crate::proxy::Proxy;
@@ -28,6 +30,7 @@ pub struct Target {
 enum Store {
     Redis(Redis),
     Etcd(Cluster),
+    Consul(consul::Cluster),
 }
 
 /// Which store the locks are in.
@@ -37,6 +40,8 @@ pub enum Kind {
     Redis,
     /// One member of our own.
     Etcd,
+    /// One server of our own, which lets all clients together have 2,000 connections.
+    Consul,
 }
 
 struct Redis {
@@ -118,6 +123,21 @@ impl Target {
         }
     }
 
+    /// A Consul of our own.
+    pub fn consul() -> Target {
+        let cluster = Options::default()
+            .with("limits", json!({"http_max_conns_per_client": 2_000}))
+            .with(
+                "telemetry",
+                json!({"prometheus_retention_time": "24h", "disable_hostname": true}),
+            )
+            .start(1);
+        Target {
+            url: cluster.url(),
+            store: Store::Consul(cluster),
+        }
+    }
+
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -136,13 +156,14 @@ impl Target {
         match self.store {
             Store::Redis(_) => Kind::Redis,
             Store::Etcd(_) => Kind::Etcd,
+            Store::Consul(_) => Kind::Consul,
         }
     }
 
     fn redis(&mut self) -> Result<&mut Redis, Failure> {
         match &mut self.store {
             Store::Redis(redis) => Ok(redis),
-            Store::Etcd(_) => Err("this is measured on Redis alone".into()),
+            Store::Etcd(_) | Store::Consul(_) => Err("this is measured on Redis alone".into()),
         }
     }
 
@@ -167,6 +188,13 @@ impl Target {
         if let Store::Etcd(cluster) = &self.store {
             return Ok(format!("etcd {}", cluster.version()));
         }
+        if let Store::Consul(cluster) = &self.store {
+            let (_, about) = cluster.ask_of(0, "GET", "/v1/agent/self", "")?;
+            let about: serde_json::Value = serde_json::from_str(&about)?;
+            let version = &about["Config"]["Version"];
+            let version = version.as_str().ok_or("Consul tells no version")?;
+            return Ok(format!("Consul {version}"));
+        }
         let info: String = cmd("INFO").arg("server").query(self.connection()?)?;
         let field = |name| info.lines().find_map(|line| line.strip_prefix(name));
         let redis = || Some(format!("Redis {}", field("redis_version:")?));
@@ -180,6 +208,7 @@ impl Target {
         let connection = match &mut self.store {
             Store::Redis(redis) => &mut redis.connection,
             Store::Etcd(cluster) => return counts_of_etcd(&cluster.metrics(0)),
+            Store::Consul(cluster) => return counts_of_consul(cluster),
         };
         let mut info = String::new();
         for section in ["stats", "commandstats", "cpu"] {
@@ -211,9 +240,9 @@ impl Target {
         Ok(counts)
     }
 
-    /// Watches every command from now on. On etcd clients alone send commands.
+    /// Watches every command from now on. On etcd and Consul clients alone send commands.
     pub fn watch(&mut self) -> Result<Watch, Failure> {
-        if self.kind() == Kind::Etcd {
+        if self.kind() != Kind::Redis {
             return Ok(Watch(thread::spawn(|| Ok(Senders::default()))));
         }
         let direct = self.redis()?.direct.as_str();
@@ -259,6 +288,35 @@ fn counts_of_etcd(metrics: &str) -> Result<Counts, Failure> {
             let method = method.ok_or("a metric of etcd names no method")?;
             let (calls, _) = counts.commands.entry(method.to_owned()).or_default();
             *calls += value.parse::<f64>()? as u64;
+        }
+    }
+    Ok(counts)
+}
+
+/// What the metrics of Consul have counted: questions by their method and path.
+fn counts_of_consul(cluster: &consul::Cluster) -> Result<Counts, Failure> {
+    let metrics = "/v1/agent/metrics?format=prometheus";
+    let (status, metrics) = cluster.ask_of(0, "GET", metrics, "")?;
+    if status != 200 {
+        return Err("Consul tells no metrics".into());
+    }
+    let mut counts = Counts::default();
+    for line in metrics.lines() {
+        let Some((name, value)) = line.rsplit_once(' ') else {
+            continue;
+        };
+        if name == "process_cpu_seconds_total" {
+            counts.cpu_s = value.parse()?;
+            continue;
+        }
+        let Some(labels) = name.strip_prefix("consul_api_http_count{method=\"") else {
+            continue;
+        };
+        let question = labels.trim_end_matches("\"}").replace("\",path=\"", " ");
+        // What the benchmark asks itself.
+        if !question.contains("agent_metrics") {
+            let calls = value.parse::<f64>()? as u64;
+            counts.commands.insert(question, (calls, 0));
         }
     }
     Ok(counts)
@@ -383,6 +441,24 @@ mod tests {
         }
         let counts = target.counts().unwrap().since(&before);
         assert_eq!((counts.calls("Put"), counts.calls("Txn")), (3, 0));
+        assert_eq!(counts.sent(&Senders::default()).0, 3.0);
+    }
+
+    #[test]
+    fn what_consul_counts_are_the_questions_by_their_paths() {
+        let mut target = Target::consul();
+        let before = target.counts().unwrap();
+        let Store::Consul(cluster) = &target.store else {
+            panic!("it is a Consul");
+        };
+        for _ in 0..3 {
+            cluster.ask("PUT", "/v1/kv/key", "value");
+        }
+        let counts = target.counts().unwrap().since(&before);
+        assert_eq!(
+            (counts.calls("PUT v1_kv_"), counts.calls("PUT v1_txn")),
+            (3, 0)
+        );
         assert_eq!(counts.sent(&Senders::default()).0, 3.0);
     }
 

@@ -64,6 +64,11 @@ pub enum Side {
     /// The transactions of ours on etcd by Go's client, in the same program, for locks that are
     /// free.
     EtcdRaw,
+    /// Go's api.Lock on Consul, in a program of its own.
+    ApiLock,
+    /// The transactions of ours on Consul by Go's client, in the same program, for locks that are
+    /// free.
+    Bare,
     /// No lock at all.
     None,
     /// No lock either: the bare wake-up of a task by PUBLISH and a push.
@@ -110,6 +115,8 @@ impl Side {
             Side::Rueidislock => "rueidislock",
             Side::Mutex => "mutex",
             Side::EtcdRaw => "etcd-raw",
+            Side::ApiLock => "api-lock",
+            Side::Bare => "bare",
             Side::Ring => "ring",
             Side::HandOver => "hand-over",
             Side::Backend => "backend",
@@ -184,6 +191,8 @@ impl Side {
             | Side::Redsync
             | Side::Mutex
             | Side::EtcdRaw
+            | Side::ApiLock
+            | Side::Bare
             | Side::Publish
             | Side::Ring
             | Side::HandOver
@@ -203,9 +212,10 @@ async fn peer(peer: Peer, url: &str) -> Result<Client, Failure> {
 
 /// Our runtime as it comes.
 fn builder(url: &str) -> LockRuntimeBuilder {
-    match url.strip_prefix("etcd://") {
-        Some(members) => LockRuntime::etcd(members.split(',')),
-        None => LockRuntime::redis(url),
+    match url.split_once("://") {
+        Some(("etcd", members)) => LockRuntime::etcd(members.split(',')),
+        Some(("consul", agents)) => LockRuntime::consul(agents.split(',')),
+        _ => LockRuntime::redis(url),
     }
 }
 
