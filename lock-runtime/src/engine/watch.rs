@@ -509,13 +509,13 @@ impl Held {
         self.lease == lease && self.stage == Stage::Held
     }
 
-    /// Whether it has been taken and is just held.
     /// Whether it is a hold of this lease that has not been given up.
     fn is_of(&self, hold: &Holding) -> bool {
         let left = matches!(self.stage, Stage::Left(..));
         self.lease == hold.lease && self.token == hold.token && !left
     }
 
+    /// Whether it has been taken and is just held.
     fn is_at_rest(&self) -> bool {
         self.stage == Stage::Held && self.untaken.is_none() && self.failures.is_none()
     }
