@@ -936,14 +936,16 @@ async fn a_store_that_does_not_answer_is_told_by_its_kind() {
             _ => None,
         }
     };
+    // Long enough that a question fails before the wait is over: else nobody knows a cause.
+    let wait = ms(2000);
     server.pause();
-    let refused = locks.lock("k").wait(ms(500)).acquire().await.unwrap_err();
+    let refused = locks.lock("k").wait(wait).acquire().await.unwrap_err();
     assert!(refused.is_unavailable(), "{refused:?}");
     told.wait(failed(Verb::Acquire, Failure::Timeout)).await;
     server.resume();
     proxy.refuse();
     proxy.cut();
-    let refused = locks.lock("k").wait(ms(500)).acquire().await.unwrap_err();
+    let refused = locks.lock("k").wait(wait).acquire().await.unwrap_err();
     assert!(refused.is_unavailable(), "{refused:?}");
     told.wait(failed(Verb::Acquire, Failure::Connection)).await;
     let refusals = told.all(|event| match event {

@@ -315,9 +315,9 @@ async fn a_queue_keeps_the_order_and_outlives_the_lease() {
         it.queued(waiter).await;
     }
     let members: Vec<String> = it.waiters();
-    let channel = it.channel().await;
-    let expected = [&one, &two].map(|waiter| member(waiter.owner.as_str(), &channel, 5000));
-    assert_eq!(members, expected);
+    let is_of = |(member, waiter): (&String, &Claim)| member.starts_with(waiter.owner.as_str());
+    assert_eq!(members.len(), 2, "{members:?}");
+    assert!(members.iter().zip([&one, &two]).all(is_of), "{members:?}");
     let tickets: Vec<(String, u64)> = it.server.run(&["ZRANGE", QUEUE, "0", "-1", "WITHSCORES"]);
     assert!(tickets[0].1 < tickets[1].1 && tickets[1].1 <= it.counter());
 
