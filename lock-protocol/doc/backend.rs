@@ -56,7 +56,9 @@ impl Backend for Memory {
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        self.ask(&claim.key, claim.number, |s, way, at| s.acquire(claim, way, at))
+        self.ask(&claim.key, claim.number, |s, way, at| {
+            s.acquire(claim, way, at)
+        })
     }
 
     async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
@@ -65,7 +67,9 @@ impl Backend for Memory {
     }
 
     async fn release(&self, lease: &Release) -> Result<Released, BackendError> {
-        self.ask(&lease.key, lease.number, |s, way, at| s.release(lease, way, at))
+        self.ask(&lease.key, lease.number, |s, way, at| {
+            s.release(lease, way, at)
+        })
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
