@@ -31,7 +31,7 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 /// on. It has let go of a connection before it opens the next. One of a lane has ended then; one of
 /// a short way goes on as long as a caller's future is parked that waits for an answer by it, which
 /// is why what comes by it must be told from what comes by the next
-/// ([`Listening::Anew`](super::listening::Listening::Anew)).
+/// ([`Listening::Anew`]).
 pub(super) struct Keeper {
     link: Arc<Link>,
     /// What the link leads to.
