@@ -347,7 +347,8 @@ impl<'a> Held<'a> {
         // the claim was made. That may have been before the claim itself, where the lease was
         // passed on within the process.
         let (confirmed, until) = match deadline(view) {
-            Some(until) => (until.saturating_sub(ttl), until),
+            // A lease that outlives a minimum hold ends later than a ttl after it.
+            Some(until) => (until.saturating_sub(ttl).min(now()), until),
             None => (asked.saturating_sub(ttl), asked.saturating_sub(ttl)),
         };
         let what = What::Acquire {
