@@ -2,20 +2,18 @@
 
 use std::io;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lock_tests::checker::{Event, Fault, Recorder, What, now};
+use lock_tests::checker::{Fault, Recorder, What, now};
 use lock_tests::consul::{Cluster, Options};
-use lock_tests::faults::pipe::Pipe;
 
 use crate::consul_admin::{Claimed, ConsulAdmin};
-use crate::effects::Effects;
+use crate::effects::{Effects, note_lost_places};
+use crate::members::{Ways, comes_true, leftovers};
 use crate::plan::{Kind, Place, Step};
 use crate::station::{Left, rotated};
 
 const SERVERS: usize = 3;
-/// How long to look for the effect of a fault.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How long after a fault waiters may stand elsewhere that it left without their sessions: a server
 /// that was dead for a moment may be taken out of the cluster by then.
 const AFTERMATH: Duration = Duration::from_secs(20);
@@ -24,7 +22,7 @@ const AFTERMATH: Duration = Duration::from_secs(20);
 pub(crate) struct Consul {
     cluster: Cluster,
     /// What leads clients to each of them.
-    pipes: Vec<Pipe>,
+    ways: Ways,
     admin: ConsulAdmin,
     log: Recorder,
     effects: Effects,
@@ -35,7 +33,7 @@ impl Consul {
         let cluster = Options::default().start(SERVERS);
         let ports: Vec<u16> = (0..SERVERS).map(|server| cluster.port(server)).collect();
         Consul {
-            pipes: ports.iter().map(|port| Pipe::to(*port)).collect(),
+            ways: Ways::to(&ports),
             admin: ConsulAdmin::new(ports, Duration::from_millis(500)),
             cluster,
             log,
@@ -45,8 +43,7 @@ impl Consul {
 
     /// How clients connect.
     pub(crate) fn url(&self) -> String {
-        let agents: Vec<String> = self.pipes.iter().map(Pipe::endpoint).collect();
-        format!("consul://{}", agents.join(","))
+        format!("consul://{}", self.ways.endpoints())
     }
 
     /// The servers themselves.
@@ -62,22 +59,11 @@ impl Consul {
             Ok(false) => {}
             Err(error) => eprintln!("{} could not be seen: {error}", step.kind),
         }
-        self.pipes.iter().for_each(Pipe::open);
+        self.ways.open();
         // One fault at a time: with two servers gone there is no majority.
         self.comes_true(|this| Ok((0..SERVERS).all(|server| this.admin.is_well(server))))?;
         if step.kind.costs_places() {
-            let until = now() + u64::try_from(AFTERMATH.as_nanos()).unwrap_or_default();
-            for key in Place::Agents.keys() {
-                self.log.append(&Event {
-                    process: 0,
-                    key,
-                    invoke: since,
-                    returned: until,
-                    what: What::Fault {
-                        fault: Fault::PlaceLost,
-                    },
-                })?;
-            }
+            note_lost_places(&self.log, Place::Agents.keys(), since, AFTERMATH)?;
         }
         Ok(())
     }
@@ -96,19 +82,8 @@ impl Consul {
                 self.stop(leader, step)
             }
             Kind::MemberStopped => self.stop(any, step),
-            Kind::ClientsCut => {
-                let before = self.connections();
-                self.pipes.iter().for_each(Pipe::cut);
-                sleep(step.length);
-                self.pipes.iter().for_each(Pipe::open);
-                self.comes_true(|this| Ok(this.connections() > before))
-            }
-            Kind::ClientsHeld => {
-                let before: u64 = self.pipes.iter().map(Pipe::held).sum();
-                self.pipes.iter().for_each(Pipe::hold);
-                sleep(step.length);
-                Ok(self.pipes.iter().map(Pipe::held).sum::<u64>() > before)
-            }
+            Kind::ClientsCut => self.ways.cut(step),
+            Kind::ClientsHeld => Ok(self.ways.hold(step)),
             // Others may have the lock before its holder hears of it.
             Kind::HeldKeyDeleted => self.intervene(step, &[Fault::DataLoss, Fault::PlaceLost], {
                 |admin, lock, _| admin.delete(lock)
@@ -166,37 +141,16 @@ impl Consul {
         })
     }
 
-    fn connections(&self) -> u64 {
-        self.pipes.iter().map(Pipe::connections).sum()
-    }
-
-    /// Waits for `condition`, as long as it may take.
-    fn comes_true(
-        &mut self,
-        mut condition: impl FnMut(&mut Consul) -> io::Result<bool>,
-    ) -> io::Result<bool> {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            // An election may be under way.
-            if condition(self).unwrap_or(false) {
-                return Ok(true);
-            }
-            sleep(Duration::from_millis(10));
-        }
-        Ok(false)
+    /// Waits for `condition`, as long as it may take. An election may be under way, so that a
+    /// question which fails is asked again.
+    fn comes_true(&self, condition: impl Fn(&Consul) -> io::Result<bool>) -> io::Result<bool> {
+        comes_true(|| Ok(condition(self).unwrap_or(false)))
     }
 
     /// Claims and sessions that are left, after waiting for them to go. The key of a lock whose
     /// holder died stays, without a session: nobody has it.
-    pub(crate) fn leftovers(&mut self) -> io::Result<Left> {
-        let deadline = Instant::now() + Duration::from_secs(90);
-        loop {
-            match self.look() {
-                Ok(left) if left.is_nothing() || Instant::now() > deadline => return Ok(left),
-                Err(error) if Instant::now() > deadline => return Err(error),
-                _ => sleep(Duration::from_millis(50)),
-            }
-        }
+    pub(crate) fn leftovers(&self) -> io::Result<Left> {
+        leftovers(|| self.look())
     }
 
     fn look(&self) -> io::Result<Left> {

@@ -2,20 +2,18 @@
 
 use std::io;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lock_tests::checker::{Event, Fault, Nanos, Recorder, What, now};
+use lock_tests::checker::{Fault, Nanos, Recorder, What, now};
 use lock_tests::etcd::{Cluster, Options};
-use lock_tests::faults::pipe::Pipe;
 
-use crate::effects::Effects;
+use crate::effects::{Effects, note_lost_places};
 use crate::etcd_admin::{EtcdAdmin, Found};
+use crate::members::{Ways, comes_true, leftovers};
 use crate::plan::{Kind, Place, Step};
 use crate::station::{Left, rotated};
 
 const MEMBERS: usize = 3;
-/// How long to look for the effect of a fault.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How long after a fault waiters may stand elsewhere that it left without their leases.
 const AFTERMATH: Duration = Duration::from_secs(6);
 
@@ -23,7 +21,7 @@ const AFTERMATH: Duration = Duration::from_secs(6);
 pub(crate) struct Etcd {
     cluster: Cluster,
     /// What leads clients to each of them.
-    pipes: Vec<Pipe>,
+    ways: Ways,
     admin: EtcdAdmin,
     log: Recorder,
     effects: Effects,
@@ -34,7 +32,7 @@ impl Etcd {
         let cluster = Options::default().cuttable().start(MEMBERS);
         let ports: Vec<u16> = (0..MEMBERS).map(|member| cluster.port(member)).collect();
         Etcd {
-            pipes: ports.iter().map(|port| Pipe::to(*port)).collect(),
+            ways: Ways::to(&ports),
             admin: EtcdAdmin::new(ports, Duration::from_millis(500)),
             cluster,
             log,
@@ -44,8 +42,7 @@ impl Etcd {
 
     /// How clients connect.
     pub(crate) fn url(&self) -> String {
-        let members: Vec<String> = self.pipes.iter().map(Pipe::endpoint).collect();
-        format!("etcd://{}", members.join(","))
+        format!("etcd://{}", self.ways.endpoints())
     }
 
     /// The members themselves.
@@ -61,25 +58,12 @@ impl Etcd {
             Ok(false) => {}
             Err(error) => eprintln!("{} could not be seen: {error}", step.kind),
         }
-        for pipe in &self.pipes {
-            pipe.open();
-        }
+        self.ways.open();
         self.cluster.cut_off(None);
         // One fault at a time: with two members gone there is no majority.
-        self.comes_true(|this| Ok((0..MEMBERS).all(|member| this.admin.is_well(member))))?;
+        comes_true(|| Ok((0..MEMBERS).all(|member| self.admin.is_well(member))))?;
         if step.kind.costs_places() {
-            let until = now() + u64::try_from(AFTERMATH.as_nanos()).unwrap_or_default();
-            for key in Place::Cluster.keys() {
-                self.log.append(&Event {
-                    process: 0,
-                    key,
-                    invoke: since,
-                    returned: until,
-                    what: What::Fault {
-                        fault: Fault::PlaceLost,
-                    },
-                })?;
-            }
+            note_lost_places(&self.log, Place::Cluster.keys(), since, AFTERMATH)?;
         }
         Ok(())
     }
@@ -102,29 +86,18 @@ impl Etcd {
                 let leader = self.leader()?;
                 self.cluster.cut_off(Some(leader));
                 // It gives up, or another leads.
-                let gone = self.comes_true(|this| Ok(!this.admin.leads(leader)));
+                let gone = comes_true(|| Ok(!self.admin.leads(leader)));
                 sleep(step.length);
                 gone
             }
             Kind::MemberCutOff => {
                 self.cluster.cut_off(Some(any));
-                let gone = self.comes_true(|this| Ok(!this.admin.is_well(any)));
+                let gone = comes_true(|| Ok(!self.admin.is_well(any)));
                 sleep(step.length);
                 gone
             }
-            Kind::ClientsCut => {
-                let before = self.connections();
-                self.pipes.iter().for_each(Pipe::cut);
-                sleep(step.length);
-                self.pipes.iter().for_each(Pipe::open);
-                self.comes_true(|this| Ok(this.connections() > before))
-            }
-            Kind::ClientsHeld => {
-                let before: u64 = self.pipes.iter().map(Pipe::held).sum();
-                self.pipes.iter().for_each(Pipe::hold);
-                sleep(step.length);
-                Ok(self.pipes.iter().map(Pipe::held).sum::<u64>() > before)
-            }
+            Kind::ClientsCut => self.ways.cut(step),
+            Kind::ClientsHeld => Ok(self.ways.hold(step)),
             Kind::HeldKeyDeleted => self.intervene(step, |admin, found| admin.delete(&found.key)),
             Kind::LeaseRevoked => self.intervene(step, |admin, found| {
                 admin.revoke(found.lease).map(|()| true)
@@ -137,8 +110,8 @@ impl Etcd {
     /// Who leads, if somebody does soon.
     fn leader(&mut self) -> io::Result<usize> {
         let mut leader = None;
-        self.comes_true(|this| {
-            leader = (0..MEMBERS).find(|member| this.admin.leads(*member));
+        comes_true(|| {
+            leader = (0..MEMBERS).find(|member| self.admin.leads(*member));
             Ok(leader.is_some())
         })?;
         leader.ok_or_else(|| io::Error::other("nobody leads"))
@@ -169,14 +142,14 @@ impl Etcd {
         take: impl Fn(&EtcdAdmin, &Found) -> io::Result<bool>,
     ) -> io::Result<bool> {
         let keys = rotated(Place::Cluster.keys(), step.choice);
-        self.comes_true(|this| {
+        comes_true(|| {
             for key in &keys {
                 let since = now();
-                let Some(holder) = this.admin.claims(key)?.into_iter().next() else {
+                let Some(holder) = self.admin.claims(key)?.into_iter().next() else {
                     continue;
                 };
-                let taken = take(&this.admin, &holder);
-                this.excuse(key, since)?;
+                let taken = take(&self.admin, &holder);
+                self.excuse(key, since)?;
                 // It may have been released meanwhile.
                 if taken.is_ok_and(|taken| taken) {
                     return Ok(true);
@@ -193,38 +166,10 @@ impl Etcd {
         Ok(())
     }
 
-    fn connections(&self) -> u64 {
-        self.pipes.iter().map(Pipe::connections).sum()
-    }
-
-    /// Waits for `condition`, as long as it may take.
-    fn comes_true(
-        &mut self,
-        mut condition: impl FnMut(&mut Etcd) -> io::Result<bool>,
-    ) -> io::Result<bool> {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if condition(self)? {
-                return Ok(true);
-            }
-            sleep(Duration::from_millis(5));
-        }
-        Ok(false)
-    }
-
     /// Claims, leases and watchers that are left, after waiting for them to go. What remembers
     /// claims that were withdrawn lives for a minute.
-    pub(crate) fn leftovers(&mut self) -> io::Result<Left> {
-        let deadline = Instant::now() + Duration::from_secs(90);
-        loop {
-            match self.look() {
-                Ok(left) if left.is_nothing() => return Ok(left),
-                // A member that has much to do may answer the next time.
-                outcome if Instant::now() > deadline => return outcome,
-                _ => {}
-            }
-            sleep(Duration::from_millis(50));
-        }
+    pub(crate) fn leftovers(&self) -> io::Result<Left> {
+        leftovers(|| self.look())
     }
 
     fn look(&self) -> io::Result<Left> {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
-use lock_tests::checker::now;
+use lock_tests::checker::{Event, Fault, Nanos, Recorder, What, now};
 
 use crate::plan::Kind;
 
@@ -49,4 +50,27 @@ impl Effects {
         }
         Ok(tally)
     }
+}
+
+/// Notes that a fault since then cost the waiters for these keys their places, which they may find
+/// out until `aftermath` has passed.
+pub(crate) fn note_lost_places(
+    log: &Recorder,
+    keys: impl IntoIterator<Item = String>,
+    since: Nanos,
+    aftermath: Duration,
+) -> io::Result<()> {
+    let until = now() + u64::try_from(aftermath.as_nanos()).unwrap_or_default();
+    for key in keys {
+        log.append(&Event {
+            process: 0,
+            key,
+            invoke: since,
+            returned: until,
+            what: What::Fault {
+                fault: Fault::PlaceLost,
+            },
+        })?;
+    }
+    Ok(())
 }

@@ -21,6 +21,7 @@ mod effects;
 mod etcd_admin;
 mod fleet;
 mod hunter;
+mod members;
 #[cfg(feature = "peers")]
 mod peers;
 mod plan;

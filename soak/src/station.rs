@@ -11,7 +11,7 @@ use lock_tests::server::{Options, Server};
 use redis::{RedisError, RedisResult};
 
 use crate::admin::{Admin, COUNTERS, lock, queue};
-use crate::effects::Effects;
+use crate::effects::{Effects, note_lost_places};
 use crate::plan::{Kind, LONGEST_SHIFT, Place, Step};
 
 /// How long to look for the effect of a fault.
@@ -85,18 +85,7 @@ impl Station {
             proxy.heal();
         }
         if step.kind.costs_places() {
-            let until = now() + u64::try_from(AFTERMATH.as_nanos()).unwrap_or_default();
-            for key in self.place.keys() {
-                self.log.append(&Event {
-                    process: 0,
-                    key,
-                    invoke: since,
-                    returned: until,
-                    what: What::Fault {
-                        fault: Fault::PlaceLost,
-                    },
-                })?;
-            }
+            note_lost_places(&self.log, self.place.keys(), since, AFTERMATH)?;
         }
         Ok(())
     }
