@@ -4,6 +4,7 @@ pub mod clock;
 pub mod contention;
 pub mod grpc;
 pub mod http;
+pub mod line;
 pub mod pipe;
 pub mod process;
 pub mod proxy;
