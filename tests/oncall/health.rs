@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use lock_runtime::LockRuntime;
 use lock_runtime::memory::{Fault, MemoryBackend};
+use lock_runtime::{LockRuntime, LockRuntimeBuilder};
 use lock_tests::consul;
 use lock_tests::etcd;
 use lock_tests::faults::comes_true;
@@ -112,15 +112,14 @@ async fn of_several_servers_each_that_is_away_is_named_and_a_majority_is_enough(
     assert!(trouble.contains("votes for nobody"), "{trouble}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_etcd_each_member_that_is_away_is_named_and_without_a_majority_there_is_no_lock() {
-    let mut cluster = etcd::Options::default().start(3);
-    let locks = LockRuntime::etcd(cluster.endpoints()).command_timeout(ms(2_000));
-    let locks = locks.build().await.unwrap();
+/// The members of a store of three are killed one after the other, the first of which is at
+/// `first`.
+async fn members_die(builder: LockRuntimeBuilder, first: u16, mut kill: impl FnMut(usize)) {
+    let locks = builder.command_timeout(ms(2_000)).build().await.unwrap();
     let is_well = async || locks.health().await.unwrap().away().count() == 0;
     comes_true("all are there", is_well).await;
-    cluster.kill(0);
-    let address = format!("127.0.0.1:{}", cluster.port(0));
+    kill(0);
+    let address = format!("127.0.0.1:{first}");
     // The others may have to choose a leader first.
     let is_named = async || {
         let health = locks.health().await.unwrap();
@@ -128,30 +127,23 @@ async fn on_etcd_each_member_that_is_away_is_named_and_without_a_majority_there_
         health.can_grant && away == [&*address]
     };
     comes_true("the others go on", is_named).await;
-    cluster.kill(1);
+    kill(1);
     let is_over = async || !locks.health().await.unwrap().can_grant;
     comes_true("no majority", is_over).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_etcd_each_member_that_is_away_is_named_and_without_a_majority_there_is_no_lock() {
+    let mut cluster = etcd::Options::default().start(3);
+    let (locks, first) = (LockRuntime::etcd(cluster.endpoints()), cluster.port(0));
+    members_die(locks, first, |member| cluster.kill(member)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_consul_each_agent_that_is_away_is_named_and_without_a_leader_there_is_no_lock() {
     let mut cluster = consul::Options::default().start(3);
-    let locks = LockRuntime::consul(cluster.endpoints()).command_timeout(ms(2_000));
-    let locks = locks.build().await.unwrap();
-    let is_well = async || locks.health().await.unwrap().away().count() == 0;
-    comes_true("all are there", is_well).await;
-    cluster.kill(0);
-    let address = format!("127.0.0.1:{}", cluster.port(0));
-    // The others may have to choose a leader first.
-    let is_named = async || {
-        let health = locks.health().await.unwrap();
-        let away: Vec<_> = health.away().map(|member| &*member.address).collect();
-        health.can_grant && away == [&*address]
-    };
-    comes_true("the others go on", is_named).await;
-    cluster.kill(1);
-    let is_over = async || !locks.health().await.unwrap().can_grant;
-    comes_true("no leader", is_over).await;
+    let (locks, first) = (LockRuntime::consul(cluster.endpoints()), cluster.port(0));
+    members_die(locks, first, |agent| cluster.kill(agent)).await;
 }
 
 #[tokio::test]

@@ -1,15 +1,11 @@
 //! What observers and logs are told, and that nothing is swallowed.
 
-use std::future::Future;
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Limits, LockKey, News, OwnerToken, Release, Released,
-    Renewal, Renewed,
-};
+use lock_runtime::backend::{Acquired, Backend, Claim, LockKey, OwnerToken, Release};
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::observe::{Failure, Refusal, Verb, Via};
 use lock_runtime::{LockError, LockEvent, LockRuntime, LostReason, Process, distributed_lock};
@@ -716,52 +712,19 @@ async fn a_body_that_blocks_its_thread_is_told_and_one_that_awaits_is_not() {
     );
 }
 
-/// A store that keeps leases for two seconds at least.
-struct Coarse(MemoryBackend);
-
-impl Backend for Coarse {
-    fn limits(&self) -> Limits {
-        let mut limits = self.0.limits();
-        limits.min_ttl = secs(2);
-        limits.ttl_step = secs(1);
-        limits.modes = false;
-        limits
-    }
-
-    fn attach(&self, news: Weak<dyn News>) {
-        self.0.attach(news);
-    }
-
-    fn acquire(
-        &self,
-        claim: &Claim,
-    ) -> impl Future<Output = Result<Acquired, BackendError>> + Send {
-        self.0.acquire(claim)
-    }
-
-    fn renew(
-        &self,
-        leases: &[Renewal],
-    ) -> impl Future<Output = Vec<Result<Renewed, BackendError>>> + Send {
-        self.0.renew(leases)
-    }
-
-    fn release(
-        &self,
-        release: &Release,
-    ) -> impl Future<Output = Result<Released, BackendError>> + Send {
-        self.0.release(release)
-    }
-
-    fn abandon(&self, claim: &Claim) -> impl Future<Output = Result<(), BackendError>> + Send {
-        self.0.abandon(claim)
-    }
+/// A store that keeps leases for two seconds at least, and grants each alone.
+fn coarse() -> MemoryBackend {
+    let mut limits = MemoryBackend::new().limits();
+    limits.min_ttl = secs(2);
+    limits.ttl_step = secs(1);
+    limits.modes = false;
+    MemoryBackend::with_limits(limits)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_ttl_that_the_store_raises_is_told_once() {
     let told = Told::default();
-    let locks = LockRuntime::backend(Coarse(MemoryBackend::new())).observer(told.observer());
+    let locks = LockRuntime::backend(coarse()).observer(told.observer());
     let locks = locks.default_ttl(secs(5)).build().await.unwrap();
     for ttl in [ms(2_500), ms(500), ms(2_500), secs(3)] {
         let guard = locks.lock("k").ttl(ttl).acquire().await.unwrap();
@@ -777,7 +740,7 @@ async fn a_ttl_that_the_store_raises_is_told_once() {
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_the_store_grants_alone_is_told_once_for_each_name() {
     let told = Told::default();
-    let locks = LockRuntime::backend(Coarse(MemoryBackend::new())).observer(told.observer());
+    let locks = LockRuntime::backend(coarse()).observer(told.observer());
     let locks = locks.build().await.unwrap();
     for key in ["catalog:1", "catalog:2"] {
         let lock = locks.lock(key).name("catalog:<id>");
