@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -14,7 +13,7 @@ use lock_runtime::redis::RedisBackend;
 use tokio::task::JoinSet;
 
 use crate::board::{Phase, Shared};
-use crate::job::{Job, Tally, histogram, reached, spending};
+use crate::job::{Job, Tally, histogram, reached, tallied};
 use crate::side::{self, Failure, Side};
 
 /// Whatever waits is nobody's: what is measured is what the server does.
@@ -45,15 +44,7 @@ pub async fn run(job: Job) -> Result<Tally, Failure> {
     let mut tasks = JoinSet::new();
     let of_task = board.clone();
     tasks.spawn(async move { crowd.turns(&of_task).await });
-    board.ready.fetch_add(1, Ordering::SeqCst);
-    let mut tally = Tally {
-        spent: spending(&board).await?,
-        ..Tally::default()
-    };
-    while let Some(task) = tasks.join_next().await {
-        let (served, times) = task??;
-        tally.add(served, &times);
-    }
+    let tally = tallied(&board, tasks).await?;
     backend.close().await;
     Ok(tally)
 }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 
 use crate::HEAP;
 use crate::board::{Phase, Shared};
@@ -150,6 +152,23 @@ pub async fn reached(board: &Shared, phase: Phase) {
     while (board.phase() as u32) < phase as u32 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// Says that this process is ready, and what it spends and its tasks do from then on.
+pub async fn tallied(
+    board: &Shared,
+    mut tasks: JoinSet<Result<(u64, Histogram<u64>), Failure>>,
+) -> Result<Tally, Failure> {
+    board.ready.fetch_add(1, Ordering::SeqCst);
+    let mut tally = Tally {
+        spent: spending(board).await?,
+        ..Tally::default()
+    };
+    while let Some(task) = tasks.join_next().await {
+        let (served, times) = task??;
+        tally.add(served, &times);
+    }
+    Ok(tally)
 }
 
 /// Tells what this process spends from `Measure` to `Stop`.

@@ -2,7 +2,6 @@
 //! server, and how long it takes.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::board::{Phase, Shared};
-use crate::job::{Job, Tally, histogram, reached, spending};
+use crate::job::{Job, Tally, histogram, reached, tallied};
 use crate::side::{self, Failure};
 
 /// The claims that wait, each with who is to be told. Others are not expected.
@@ -61,15 +60,7 @@ pub async fn run(job: Job) -> Result<Tally, Failure> {
         let board = board.clone();
         tasks.spawn(async move { queue.go_round(&board).await });
     }
-    board.ready.fetch_add(1, Ordering::SeqCst);
-    let mut tally = Tally {
-        spent: spending(&board).await?,
-        ..Tally::default()
-    };
-    while let Some(task) = tasks.join_next().await {
-        let (served, times) = task??;
-        tally.add(served, &times);
-    }
+    let tally = tallied(&board, tasks).await?;
     backend.close().await;
     Ok(tally)
 }
