@@ -28,11 +28,13 @@ const GONE: Duration = Duration::from_secs(30);
 /// How long a hand-over may leave it to an earlier one to keep the queue alive.
 const A_SECOND: Duration = Duration::from_secs(1);
 /// What the scripts share, by the line in whose place it is put; what contains others comes first.
-const FRAGMENTS: [(&str, &str); 8] = [
+const FRAGMENTS: [(&str, &str); 10] = [
     ("-- prelude\n", include_str!("scripts/prelude.lua")),
     ("-- company\n", include_str!("scripts/company.lua")),
     ("-- offer\n", include_str!("scripts/offer.lua")),
     ("-- place\n", include_str!("scripts/place.lua")),
+    ("-- move\n", include_str!("scripts/move.lua")),
+    ("-- gap\n", include_str!("scripts/in_gap.lua")),
     ("-- take\n", include_str!("scripts/take.lua")),
     ("-- draw\n", include_str!("scripts/draw.lua")),
     ("-- outlive\n", include_str!("scripts/outlive.lua")),

@@ -26,15 +26,7 @@ if redis.call('EXISTS', gone_of(owner)) == 1 then return answer('taken', '0', '0
 local member, queue_ms = member_of(owner, ARGV[4]), ARGV[5]
 local holder = read('lock', 'GET', lock)
 local earlier = ARGV[6] and owner .. ARGV[6]
-local ticket = earlier and read('queue', 'ZSCORE', queue, earlier)
-if refusal then return refusal end
-
-if ticket then
-  -- This first, since after it the ZADD passes even when the memory is full. If nobody else is
-  -- queued, the time to live of the queue is gone; whatever follows gives it one or pops the claim.
-  redis.call('ZREM', queue, earlier)
-  redis.call('ZADD', queue, 'LT', ticket, member)
-end
+-- move
 
 if holder and holder ~= owner then
   local process, id = string.match(holder, '/lr%-((%x+)%-%x+)%-%x+$')
@@ -47,11 +39,7 @@ end
 -- The last lease ended without a release: those that wait come first. Where nobody waits, a full
 -- memory refuses the lock.
 if not holder and redis.call('EXISTS', queue) == 1 then
-  -- What gap.lua leaves free is nobody's of ours until the gap is over.
-  local gap = queue .. ':gap:counter'
-  local over_at = redis.call('GET', gap)
-  local left_ms = over_at and redis.call('PTTL', gap) - over_at or 0
-  if left_ms > 0 then return answer(stand_back(member, queue_ms, integer(left_ms), 0)) end
+  -- gap
   local outcome, grace_ms = hand_over(member)
   if refusal then return refusal end
   if outcome == 'again' then return answer('again') end

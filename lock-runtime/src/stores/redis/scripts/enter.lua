@@ -18,14 +18,7 @@ local member, queue_ms, want = member_of(owner, ARGV[4]), ARGV[5], ARGV[6]
 local which = string.sub(want, 1, 1)
 local holder = look()
 local earlier = ARGV[7] and owner .. ARGV[7]
-local ticket = earlier and read('queue', 'ZSCORE', queue, earlier)
-if refusal then return refusal end
-
-if ticket then
-  -- As in acquire.lua.
-  redis.call('ZREM', queue, earlier)
-  redis.call('ZADD', queue, 'LT', ticket, member)
-end
+-- move
 
 local function granted(last, old, at)
   if member ~= '' then redis.call('ZREM', queue, member) end
@@ -55,12 +48,8 @@ if kind == which then
   end
 end
 
--- What gap.lua leaves free is nobody's of ours until the gap is over.
 if not holder and redis.call('EXISTS', queue) == 1 then
-  local gap = queue .. ':gap:counter'
-  local over_at = redis.call('GET', gap)
-  local left_ms = over_at and redis.call('PTTL', gap) - over_at or 0
-  if left_ms > 0 then return answer(stand_back(member, queue_ms, integer(left_ms), 0)) end
+  -- gap
 end
 
 local served = 0
