@@ -56,9 +56,7 @@ impl Backend for Memory {
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        self.ask(&claim.key, claim.number, |s, way, at| {
-            s.acquire(claim, way, at)
-        })
+        self.ask(&claim.key, claim.number, |s, w, at| s.acquire(claim, w, at))
     }
 
     async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
@@ -67,9 +65,7 @@ impl Backend for Memory {
     }
 
     async fn release(&self, lease: &Release) -> Result<Released, BackendError> {
-        self.ask(&lease.key, lease.number, |s, way, at| {
-            s.release(lease, way, at)
-        })
+        self.ask(&lease.key, lease.number, |s, w, at| s.release(lease, w, at))
     }
 
     async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {

@@ -8,8 +8,8 @@ use lock_runtime::etcd::EtcdTls;
 use lock_runtime::{LockError, LockRuntime};
 use lock_tests::causes;
 use lock_tests::etcd::{Cluster, Options};
-use lock_tests::faults::eventually;
 use lock_tests::faults::process::{Process, token};
+use lock_tests::faults::{can_be_had, eventually};
 
 /// By when everything here has happened, on a machine that is busy with other things.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -36,14 +36,7 @@ async fn a_shutdown_leaves_no_key_and_no_lease_in_etcd() {
     let cluster = Cluster::start();
     let locks = runtime(&cluster).await;
     for key in ["a", "b", "a"] {
-        locks
-            .lock(key)
-            .acquire()
-            .await
-            .unwrap()
-            .release()
-            .await
-            .unwrap();
+        can_be_had(&locks, key).await;
     }
     assert!(
         !cluster.leases().is_empty(),

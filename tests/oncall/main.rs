@@ -5,6 +5,7 @@
 
 mod health;
 mod inspection;
+mod log;
 mod losses;
 mod metrics;
 mod observing;

@@ -1,6 +1,5 @@
 //! What observers and logs are told, and that nothing is swallowed.
 
-use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -9,14 +8,15 @@ use lock_runtime::backend::{Acquired, Backend, Claim, LockKey, OwnerToken, Relea
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::observe::{Failure, Refusal, Verb, Via};
 use lock_runtime::{LockError, LockEvent, LockRuntime, LostReason, Process, distributed_lock};
+use lock_tests::faults::can_be_had;
 use lock_tests::faults::proxy::Proxy;
 use lock_tests::server::{Options, Server};
 use tokio::time::sleep;
 use tracing::Instrument;
 use tracing::level_filters::LevelFilter;
-use tracing::subscriber::DefaultGuard;
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
+
+use super::log::Log;
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -77,53 +77,6 @@ async fn observed() -> (MemoryBackend, Told, LockRuntime, LockRuntime) {
     let other = LockRuntime::backend(store.clone());
     let (locks, other) = (locks.build().await.unwrap(), other.build().await.unwrap());
     (store, told, locks, other)
-}
-
-/// What is logged on this thread while the guard lives.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn of(level: LevelFilter) -> (Log, DefaultGuard) {
-        let log = Log::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(level)
-            .with_ansi(false)
-            .without_time()
-            .with_writer(log.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-
-    /// The lines with `words`.
-    fn lines(&self, words: &str) -> Vec<String> {
-        let text = self.text();
-        let lines = text.lines().filter(|line| line.contains(words));
-        lines.map(str::to_owned).collect()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Log;
-
-    fn make_writer(&'a self) -> Log {
-        self.clone()
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -378,14 +331,7 @@ async fn functions_of_the_user_that_panic_are_told_of_once_and_harm_nothing() {
         .unwrap();
     store.fail_next(2, Fault::Unavailable);
     for _ in 0..2 {
-        locks
-            .lock("k")
-            .acquire()
-            .await
-            .unwrap()
-            .release()
-            .await
-            .unwrap();
+        can_be_had(&locks, "k").await;
     }
     let mut panicked = told.all(|event| match event {
         LockEvent::Panicked { function } => Some(*function),

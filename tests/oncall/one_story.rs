@@ -1,7 +1,6 @@
 //! A loss as each of those sees it who are told of it: they tell the same.
 
 use std::error::Error;
-use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,43 +9,10 @@ use lock_runtime::{LockError, LockEvent, LockRuntime, LostReason, distributed_lo
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::time::sleep;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::fmt::MakeWriter;
+
+use super::log::Log;
 
 const TTL: Duration = Duration::from_secs(2);
-
-/// What was logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Log;
-
-    fn make_writer(&self) -> Log {
-        self.clone()
-    }
-}
-
-impl Log {
-    /// The one line that says so.
-    fn line(&self, words: &str) -> String {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let mut lines = text.lines().filter(|line| line.contains(words));
-        let line = lines.next().unwrap_or_else(|| panic!("{words}: {text}"));
-        assert!(lines.next().is_none(), "twice: {text}");
-        line.to_owned()
-    }
-}
 
 /// What somebody did to a lock that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,17 +73,11 @@ fn event_log_metric_error_and_inspection_of_a_loss_say_the_same() {
         (Way::KeyTaken, LostReason::TakenOver, "taken_over"),
     ];
     for (way, expected, word) in ways {
-        let log = Log::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(LevelFilter::INFO)
-            .with_ansi(false)
-            .with_writer(log.clone())
-            .finish();
+        let (log, _subscribed) = Log::of(LevelFilter::INFO);
         let recorder = DebuggingRecorder::new();
         let snapshotter = recorder.snapshotter();
         let mut built = tokio::runtime::Builder::new_current_thread();
         let runtime = built.enable_all().start_paused(true).build().unwrap();
-        let _subscribed = tracing::subscriber::set_default(subscriber);
         metrics::with_local_recorder(&recorder, || {
             runtime.block_on(async {
                 let told = Arc::new(Mutex::new(Vec::new()));
