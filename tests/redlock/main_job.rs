@@ -159,9 +159,15 @@ async fn a_lock_that_another_library_has_on_a_majority_is_waited_for() {
     assert!(hold(&locks, ms(1)).await.unwrap_err().is_taken());
     let held_at = when_held(&locks).await.unwrap();
     assert!(held_at - set_at >= ms(1500), "it did not wait");
+    // The keys of the other library end one after the other.
+    eventually("all servers are free", || {
+        let is_held = |server: &Server| server.run(&["EXISTS", "lock:k"]);
+        !servers.iter().any(is_held)
+    })
+    .await;
     let body = tokio::spawn({
         let locks = locks.clone();
-        async move { hold(&locks, ms(600)).await }
+        async move { hold(&locks, ms(2000)).await }
     });
     held_by_all(&servers).await;
     let set = |server: &Server| -> Option<String> {
