@@ -12,9 +12,12 @@
 //! N shards: how many a second, how many given, how many told that it is sold out, and a bar
 //! ```
 //!
-//! With `--without-lock` more are given than there are.
+//! With `--without-lock` more are given than there are. `--plot FILE.svg` draws how many a second
+//! against the shards.
 
+use std::error::Error;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +25,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use lock_runtime::memory::MemoryBackend;
 use lock_runtime::{LockError, LockRuntime};
+use plotters::prelude::*;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -112,16 +116,20 @@ struct Args {
     /// Show what happens without a lock.
     #[arg(long)]
     without_lock: bool,
+    /// Draw it into this file.
+    #[arg(long)]
+    plot: Option<PathBuf>,
 }
 
 #[tokio::main]
-async fn main() -> Result<(), LockError> {
+async fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     let claims = args.coupons / 10 * args.claims;
     println!(
         "{} coupons, {claims} claims on {} servers",
         args.coupons, args.servers
     );
+    let mut rates = Vec::new();
     for shards in [1, 4, 16, 64] {
         let (given, refused, took) = sale(&args, claims, shards).await?;
         let rate = f64::from(given) / took.as_secs_f64();
@@ -129,7 +137,34 @@ async fn main() -> Result<(), LockError> {
             "{shards:2} shards: {rate:5.0} a second, {given} given, {refused} told that it is sold out  {}",
             "#".repeat((rate / 330.0).ceil() as usize),
         );
+        rates.push((f64::from(shards), rate));
     }
+    if let Some(file) = &args.plot {
+        draw(file, &rates)?;
+    }
+    Ok(())
+}
+
+/// Draws coupons a second against the number of shards, both on a scale of powers.
+fn draw(file: &Path, rates: &[(f64, f64)]) -> Result<(), Box<dyn Error>> {
+    let area = SVGBackend::new(file, (500, 360)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let most = rates.iter().fold(100.0, |most, (_, rate)| rate.max(most));
+    let mut chart = ChartBuilder::on(&area)
+        .caption("coupons a second", ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(36)
+        .y_label_area_size(64)
+        .build_cartesian_2d((0.8..80.0).log_scale(), (50.0..1.5 * most).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc("shards of the stock")
+        .light_line_style(WHITE)
+        .draw()?;
+    let points = || rates.iter().copied();
+    chart.draw_series(LineSeries::new(points(), BLUE.stroke_width(2)))?;
+    chart.draw_series(points().map(|point| Circle::new(point, 3, BLUE.filled())))?;
+    area.present()?;
     Ok(())
 }
 

@@ -23,7 +23,10 @@ fn sales(more: &[&str]) -> Vec<(u64, u64)> {
 
 #[test]
 fn a_sale_gives_as_many_coupons_as_there_are_however_many_shards_it_has() {
-    assert_eq!(sales(&[]), [(100, 20); 4]);
+    let file = concat!(env!("CARGO_TARGET_TMPDIR"), "/flash-sale.svg");
+    assert_eq!(sales(&["--plot", file]), [(100, 20); 4]);
+    let plot = std::fs::read_to_string(file).unwrap();
+    assert_eq!(plot.matches("<circle").count(), 4, "{plot}");
 }
 
 #[test]
