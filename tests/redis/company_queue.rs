@@ -3,7 +3,6 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use lock_conformance::inbox::{Inbox, Told};
@@ -130,7 +129,7 @@ impl Process {
             queued(&self.backend, claim).await;
         }
         for claim in claims {
-            while let Poll::Ready(_) = poll_once(pin!(self.inbox.changed(claim))) {}
+            while poll_once(pin!(self.inbox.changed(claim))).is_ready() {}
         }
     }
 }
@@ -294,7 +293,7 @@ async fn who_comes_first_because_another_asked_is_told_when_to_look() {
     granted(here, &brief(claim("asked", pair))).await;
     let (first, second) = (brief(claim("asked", pair)), claim("asked", pair));
     queued(here, &first).await;
-    there.queue(&[second.clone()]).await;
+    there.queue(std::slice::from_ref(&second)).await;
     let asked = async {
         while let Acquired::Queued(_) = here.acquire(&first).await.unwrap() {
             tokio::time::sleep(ms(20)).await;
@@ -312,7 +311,7 @@ async fn who_comes_first_because_another_asked_is_told_when_to_look() {
     let holder = claim("passed", Mode::Exclusive);
     granted(here, &holder).await;
     queued(here, &first).await;
-    there.queue(&[second.clone()]).await;
+    there.queue(std::slice::from_ref(&second)).await;
     server.run::<()>(&["DEL", holder.key.stored()]);
     let mut reader = claim("passed", Mode::Shared);
     reader.queue = false;

@@ -204,7 +204,8 @@ async fn a_waiter_of_each_mode_is_told_when_the_gap_is_over() {
     };
     let (one, two) = (builder().build().await, builder().build().await);
     let (one, two) = (one.unwrap(), two.unwrap());
-    let modes: [(&str, fn(Lock) -> Lock); 4] = [
+    type Shape = fn(Lock) -> Lock;
+    let modes: [(&str, Shape); 4] = [
         ("alone", |lock| lock),
         ("shared", Lock::shared),
         ("permits", |lock| lock.permits(2)),
