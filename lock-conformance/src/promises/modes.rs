@@ -12,31 +12,31 @@ use tokio::time::sleep;
 use crate::process::*;
 use crate::store::Store;
 
-fn of_mode(mut claim: Claim, mode: Mode) -> Claim {
+pub(super) fn of_mode(mut claim: Claim, mode: Mode) -> Claim {
     claim.mode = mode;
     claim
 }
 
-fn shared(key: &LockKey) -> Claim {
+pub(super) fn shared(key: &LockKey) -> Claim {
     of_mode(waiter(key), Mode::Shared)
 }
 
-fn permits(key: &LockKey, take: u8, of: u32) -> Claim {
+pub(super) fn permits(key: &LockKey, take: u8, of: u32) -> Claim {
     of_mode(waiter(key), Mode::Permits { take, of })
 }
 
-fn shard(key: &LockKey, of: u8, prefer: u8, except: u64) -> Claim {
+pub(super) fn shard(key: &LockKey, of: u8, prefer: u8, except: u64) -> Claim {
     of_mode(waiter(key), Mode::Shard { of, prefer, except })
 }
 
 /// The same claim, which does not wait.
-fn trying(mut claim: Claim) -> Claim {
+pub(super) fn trying(mut claim: Claim) -> Claim {
     claim.queue = false;
     claim
 }
 
 /// Whether the store knows other modes; if not, that of two claims of this mode one is granted.
-async fn knows<S: Store>(store: &S, mode: Mode) -> bool {
+pub(super) async fn knows<S: Store>(store: &S, mode: Mode) -> bool {
     let (here, key) = (connect(store).await, key());
     if here.limits.modes {
         return true;
@@ -63,7 +63,7 @@ async fn comes_in<B: Backend>(process: &Process<B>, claim: &Claim) -> Grant {
 }
 
 /// The release of a lease of a shard.
-async fn released_shard(process: &Process<impl Backend>, claim: &Claim, grant: &Grant) {
+pub(super) async fn released_shard(process: &Process<impl Backend>, claim: &Claim, grant: &Grant) {
     let mut release = ending(claim);
     release.shard = grant.shard;
     let answer = process.answer(process.release(&release)).await;

@@ -52,7 +52,11 @@ impl News for Censor {
             .insert(key.clone(), OwnerToken::new(owner));
         let sink = self.sink.upgrade();
         let expected = sink.is_some_and(|sink| sink.granted(key, owner, grant, since));
-        expected || self.sabotage == Sabotage::GivesNothingBack
+        let keeps = matches!(
+            self.sabotage,
+            Sabotage::GivesNothingBack | Sabotage::GivesNoShareBack
+        );
+        expected || keeps
     }
 
     fn ask_at(&self, key: &LockKey, owner: &OwnerToken, at: Instant) {
@@ -224,7 +228,7 @@ impl<S: Store> Saboteur<S> {
                 Acquired::Granted(grant)
             }
             _ if self.does(Sabotage::GrantsTwice)
-                || self.does(Sabotage::SharesPassWaiters) && claim.mode == Mode::Shared =>
+                || self.does(Sabotage::SharesPassWaiters) && claim.mode != Mode::Exclusive =>
             {
                 Acquired::Granted(fake_grant(claim))
             }
@@ -335,6 +339,9 @@ impl<S: Store> Backend for Saboteur<S> {
                     lease.owner = self.owner(&lease.key).unwrap_or(lease.owner.clone());
                 }
                 Sabotage::RenewalIsShort => lease.ttl = self.inner.limits().min_ttl,
+                Sabotage::PermitRenewalIsShort if matches!(lease.mode, Mode::Permits { .. }) => {
+                    lease.ttl = self.inner.limits().min_ttl;
+                }
                 Sabotage::RenewedBlockNotReserved => lease.tokens = lease.tokens.min(1),
                 Sabotage::RenewalCreates => {
                     let claim = Claim::new(lease.key.clone(), lease.owner.clone(), lease.ttl);

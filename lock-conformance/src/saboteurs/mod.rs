@@ -132,7 +132,7 @@ sabotages! {
     FreesOthersPermits,
     /// Gives a shard to a claim that does not want that one.
     IgnoresExcept,
-    /// Lets those who share pass whoever waits.
+    /// Lets those who go together pass whoever waits.
     SharesPassWaiters,
     /// Ends all leases when the first of those who share goes.
     FirstShareEndsAll,
@@ -142,6 +142,10 @@ sabotages! {
     OnePermitMore,
     /// Tells everybody that it has the first shard.
     SameShardAlways,
+    /// Renews permits for a moment.
+    PermitRenewalIsShort,
+    /// Keeps what it handed to nobody, where leases go together.
+    GivesNoShareBack,
     /// Does not ask for the claim that comes with a release.
     NextIsForgotten,
     /// Answers that the claim that comes with a release waits, and does not queue it.
@@ -216,7 +220,9 @@ impl Sabotage {
             | Sabotage::FirstShareEndsAll
             | Sabotage::EachShareHasItsFence
             | Sabotage::OnePermitMore
-            | Sabotage::SameShardAlways => limits.modes,
+            | Sabotage::SameShardAlways
+            | Sabotage::PermitRenewalIsShort
+            | Sabotage::GivesNoShareBack => limits.modes,
             Sabotage::HidesForeigners => limits.foreign_holders,
             _ => true,
         }
@@ -419,6 +425,30 @@ const BREACHES: &[(&str, &[Sabotage])] = {
         (
             "an_abandoned_lease_of_several_is_free",
             &[AbandonDoesNothing, GrantsTwice],
+        ),
+        (
+            "nobody_passes_one_who_waits_for_all",
+            &[SharesPassWaiters, GrantsTwice],
+        ),
+        (
+            "one_who_waits_for_all_comes_after_a_kept_lease",
+            &[KeepHandsOver, GrantsTwice],
+        ),
+        (
+            "a_key_is_free_when_its_last_lease_has_ended",
+            &[FirstShareEndsAll, GrantsTwice],
+        ),
+        (
+            "a_lease_of_several_that_nobody_expects_is_given_back",
+            &[GivesNoShareBack, GrantsTwice],
+        ),
+        (
+            "a_renewal_extends_all_permits_of_a_claim",
+            &[PermitRenewalIsShort, OnePermitMore, GrantsTwice],
+        ),
+        (
+            "a_late_renewal_brings_no_lease_back",
+            &[RenewalIsAlwaysHeld, GrantsTwice],
         ),
         ("a_late_acquire_shortens_no_lease", &[LateAcquireShortens]),
         (
