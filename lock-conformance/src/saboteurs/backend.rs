@@ -44,6 +44,7 @@ impl News for Censor {
         let before = self.grants.fetch_add(1, Ordering::Relaxed);
         let since = match self.sabotage {
             Sabotage::TellsOnce if before > 0 => return true,
+            Sabotage::TellsSixteen if before >= modes::TOLD => return true,
             Sabotage::NewsPromiseTooMuch => since + Duration::from_secs(1),
             _ => since,
         };
@@ -60,6 +61,10 @@ impl News for Censor {
     }
 
     fn ask_at(&self, key: &LockKey, owner: &OwnerToken, at: Instant) {
+        let told = self.grants.load(Ordering::Relaxed);
+        if self.sabotage == Sabotage::TellsSixteen && told >= modes::TOLD {
+            return;
+        }
         if let Some(sink) = self.sink.upgrade() {
             sink.ask_at(key, owner, at);
         }

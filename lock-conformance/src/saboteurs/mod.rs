@@ -124,6 +124,8 @@ sabotages! {
     IgnoresModes,
     /// Takes claims for permits and shards for claims to share.
     MixesKinds,
+    /// Tells of the first sixteen hand-overs only.
+    TellsSixteen,
     /// Lets a claim for fewer permits pass one for more.
     LightPassesHeavy,
     /// Renews all leases of a key when one is renewed.
@@ -212,6 +214,7 @@ impl Sabotage {
             Sabotage::KeepHandsOver | Sabotage::KeepLeavesOwner => limits.keep,
             Sabotage::IgnoresModes
             | Sabotage::MixesKinds
+            | Sabotage::TellsSixteen
             | Sabotage::LightPassesHeavy
             | Sabotage::RenewsOthers
             | Sabotage::FreesOthersPermits
@@ -384,6 +387,10 @@ const BREACHES: &[(&str, &[Sabotage])] = {
         (
             "all_who_share_are_served_together",
             &[IgnoresModes, SharesPassWaiters, GrantsTwice],
+        ),
+        (
+            "all_who_share_come_in_though_each_asks_only_when_told",
+            &[TellsSixteen, NoNews],
         ),
         (
             "the_last_who_shares_hands_over",

@@ -19,6 +19,9 @@ pub(super) fn misread(sabotage: Sabotage, mode: Mode) -> Mode {
     }
 }
 
+/// How many hand-overs are told of by who tells of some.
+pub(super) const TOLD: u64 = 16;
+
 /// Whether a claim of this mode wants more permits than another, which may wait in front of it.
 pub(super) fn is_heavier(mode: Mode, than: Mode) -> bool {
     match (mode, than) {
