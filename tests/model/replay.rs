@@ -72,6 +72,43 @@ async fn the_redis_backend_answers_as_the_simulated_store_does() {
     );
 }
 
+#[tokio::test]
+async fn the_redis_backend_grants_together_what_the_simulated_store_does() {
+    let mut replayed = BTreeMap::new();
+    for seed in 1..=8 {
+        if let Err(parted) = replay(&Plan::company(seed), &mut replayed).await {
+            panic!("seed {seed}: {parted}");
+        }
+    }
+    assert_replayed(
+        &replayed,
+        &[
+            "Exclusive granted",
+            "Shared granted",
+            "Permits granted",
+            "Shard granted",
+            "Exclusive queued",
+            "Shared queued",
+            "Permits queued",
+            "Shard queued",
+            "Shared handed over",
+            "Permits handed over",
+            "Shard handed over",
+            "several served at once",
+            "release released",
+            "release not held",
+            "kept",
+            "abandon",
+            "give back",
+            "renew held",
+            "renew lost",
+            "run out",
+            "evicted",
+            "data lost",
+        ],
+    );
+}
+
 fn assert_replayed(replayed: &BTreeMap<String, u32>, kinds: &[&str]) {
     println!("{replayed:?}");
     for kind in kinds {
@@ -121,6 +158,17 @@ the_replay_notices! {
     an_acquire_that_does_not_know_its_own_claim_is_noticed: OwnerNotRecognised, "answer is Granted";
     an_abandon_that_only_leaves_the_queue_is_noticed: AbandonOnlyLeavesQueue, "owner";
     an_abandon_that_forgets_the_queue_is_noticed: AbandonForgetsQueue, "owner";
+}
+
+the_replay_notices! {
+    Plan::company;
+    a_ttl_for_all_holders_is_noticed: WholeSetTtl, "ends";
+    a_renewal_of_others_is_noticed: RenewsOthers, "ends";
+    a_batch_of_one_is_noticed: BatchOfOne, "holders";
+    a_tail_of_a_batch_that_is_forgotten_is_noticed: BatchTailForgotten, "holders";
+    a_reader_that_passes_a_writer_is_noticed: ReaderPassesWriter, "answer is Queued";
+    holders_that_outlive_their_marker_are_noticed: MarkerLostHoldersKept, "holders";
+    a_shard_that_two_have_is_noticed: ShardTwice, "shard";
 }
 
 /// Replays a history, and counts what was in it.
@@ -286,7 +334,11 @@ impl Replay<'_> {
         }
         match what {
             Event::Asked(asked) => {
+                // Nothing is done for a claim that was withdrawn before.
+                let is_withdrawn = matches!(&asked.answer,
+                    Reply::Acquired(Acquired::Taken(holder)) if holder.remaining == Some(Duration::ZERO));
                 let looks = matches!(asked.question, Body::Acquire(_) | Body::Skip(_));
+                let looks = looks && !is_withdrawn;
                 if let Some(mode) = before.unserved.filter(|_| !looks) {
                     // In the pure store every question notices that a lease has run out.
                     self.look(&name, mode).await;
