@@ -167,7 +167,7 @@ the_replay_notices! {
     a_batch_of_one_is_noticed: BatchOfOne, "holders";
     a_tail_of_a_batch_that_is_forgotten_is_noticed: BatchTailForgotten, "holders";
     a_reader_that_passes_a_writer_is_noticed: ReaderPassesWriter, "answer is Queued";
-    holders_that_outlive_their_marker_are_noticed: MarkerLostHoldersKept, "holders";
+    holders_that_outlive_their_marker_are_noticed: MarkerLostHoldersKept, "not a marker";
     a_shard_that_two_have_is_noticed: ShardTwice, "shard";
 }
 
@@ -386,6 +386,9 @@ impl Replay<'_> {
             return Ok(());
         }
         let touched = std::mem::take(&mut self.touched);
+        if let Event::Asked(_) = what {
+            compare_untouched(before, after, &touched)?;
+        }
         self.compare(*key, &name, after, &touched)
     }
 
@@ -818,6 +821,25 @@ impl Replay<'_> {
     fn count(&mut self, what: &str) {
         *self.counts.entry(what.to_owned()).or_default() += 1;
     }
+}
+
+/// In the pure store, a question leaves the ends of leases alone that it is not about.
+fn compare_untouched(
+    before: &Kept,
+    after: &Kept,
+    touched: &[(OwnerToken, Touch)],
+) -> Result<(), String> {
+    for lease in &after.leases {
+        let mut leases = before.leases.iter();
+        let was = leases.find(|it| it.owner == lease.owner);
+        let is_touched = touched.iter().any(|(owner, _)| *owner == lease.owner);
+        if let Some(was) = was.filter(|was| !is_touched && was.left != lease.left) {
+            return Err(format!(
+                "a lease ends at another time: {lease:?}, not {was:?}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn word(acquired: &Acquired) -> &'static str {
