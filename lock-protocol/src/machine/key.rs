@@ -252,6 +252,11 @@ impl Key {
         looks.fold(Look::default(), Look::and)
     }
 
+    /// What it is at for those who want leases of this kind; nothing, if nobody has wanted one.
+    pub fn look_at(&self, kind: Kind) -> Look {
+        self.group(kind).map(Group::look).unwrap_or_default()
+    }
+
     /// The owner tokens by which the store may know this machine: of the claim that is pursued, of
     /// leases, and of claims that are being withdrawn.
     pub fn owners(&self) -> impl Iterator<Item = &OwnerToken> {
