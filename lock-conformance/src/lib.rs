@@ -68,6 +68,7 @@ macro_rules! for_each_promise {
             kinds_of_claims_exclude_each_other
             those_who_share_do_not_pass_one_who_waits
             all_who_share_are_served_together
+            all_who_share_come_in_though_each_asks_only_when_told
             the_last_who_shares_hands_over
             each_of_several_leases_ends_by_itself
             those_who_share_have_one_fence

@@ -107,7 +107,7 @@ impl EtcdBackend {
             book,
             sinks,
             home: home.clone(),
-            #[cfg(feature = "mistakes")]
+            #[cfg(lock_mistakes)]
             mistake: settings.mistake,
         });
         let lanes = Arc::<Lanes>::default();

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use lock_protocol::{Acquired, Backend, Claim, Grant, LockKey, Mode, Released};
 use tokio::time::sleep;
 
+use crate::inbox::Told;
 use crate::process::*;
 use crate::store::Store;
 
@@ -169,6 +170,44 @@ pub async fn all_who_share_are_served_together<S: Store>(store: &S) {
     }
     served(&here, &last).await;
     queued(&here, &behind).await;
+}
+
+/// Whoever is told to ask asks then, and not before: that is enough for all who can share a key,
+/// however many they are.
+pub async fn all_who_share_come_in_though_each_asks_only_when_told<S: Store>(store: &S) {
+    if !knows(store, Mode::Shared).await {
+        return;
+    }
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
+    let writer = claim(&key);
+    granted(&here, &writer).await;
+    let readers: Vec<Claim> = (0..40).map(|_| shared(&key)).collect();
+    for reader in &readers {
+        queued(&there, reader).await;
+    }
+    released(&here, &writer).await;
+    for reader in &readers {
+        comes_in_when_told(&there, reader).await;
+    }
+    for reader in &readers {
+        assert!(is_held(renewed(&there, reader).await));
+    }
+}
+
+/// That the claim, which waits, gets its lease by news, or by asking when they say so.
+async fn comes_in_when_told<B: Backend>(process: &Process<B>, claim: &Claim) {
+    let wait = async {
+        loop {
+            match process.inbox.changed(claim).await {
+                Told::Granted { .. } => return,
+                Told::Ask if matches!(acquire(process, claim).await, Acquired::Granted(_)) => {
+                    return;
+                }
+                Told::Ask => {}
+            }
+        }
+    };
+    process.answer(wait).await;
 }
 
 /// Of those who share, only the end of the last is the end for all.
