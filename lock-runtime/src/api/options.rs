@@ -12,7 +12,7 @@ use crate::settings::{self, Settings};
 /// How often the watchdog renews a lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Renew {
-    /// As the runtime is configured: every tenth of the ttl, unless `renew_every` says otherwise.
+    /// As the runtime is configured: every tenth of the ttl, unless `renew_every` is set.
     #[default]
     Auto,
     /// With this period, at most half of the ttl.
