@@ -37,7 +37,7 @@ pub enum LockError {
         key: LockKey,
         /// How long the caller waited.
         waited: Duration,
-        /// The locks that the bodies around the call held meanwhile: whoever holds this one may
+        /// The locks that the bodies around the call held meanwhile: the holder of this one may
         /// wait for one of them.
         holding: Holding,
         /// The process that held it when the store last answered, if the store told.
@@ -263,7 +263,7 @@ impl Holding {
     }
 }
 
-/// An error that several callers are told of.
+/// An error that several callers get.
 impl From<Arc<BackendError>> for LockError {
     fn from(error: Arc<BackendError>) -> LockError {
         if error.is_denied() {

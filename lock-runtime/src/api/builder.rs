@@ -1,4 +1,4 @@
-//! Configuring a runtime.
+//! The configuration of a runtime.
 
 use std::fmt;
 use std::sync::Arc;

@@ -173,7 +173,7 @@ fn is_off(feature: &str) -> String {
 }
 
 /// The builder that a URL of several servers describes: each setting that has a variable has a
-/// parameter, too. Of a fault nothing is told that may hold a password.
+/// parameter, too. An error shows nothing that may be a password.
 #[cfg(feature = "redis")]
 fn redlock(url: &str) -> Result<LockRuntimeBuilder, String> {
     let (urls, parameters) = servers(url)?;

@@ -1,4 +1,4 @@
-//! Who holds a lock, in whichever process, and how the store is.
+//! Inspection of the locks of all processes, and the health of the store.
 
 use lock_protocol::{BackendError, LockKey, OwnerToken, Released};
 use tokio::time::timeout;

@@ -1,4 +1,4 @@
-//! What may stand between `<` and `>` in a key template, and how it is written into the key.
+//! The values of a key template, and how they are written into the key.
 //!
 //! Two different lists of values never make the same key of one template. In a value, `%`, `:`, `{`
 //! and `}` are percent-encoded, and the attribute demands one of `:`, `{`, `}` in the template

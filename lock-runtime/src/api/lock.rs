@@ -1,4 +1,4 @@
-//! Locks asked for by code that is not an annotated function.
+//! Locks for code that is not an annotated function.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

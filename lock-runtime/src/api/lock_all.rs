@@ -1,4 +1,4 @@
-//! Several locks, taken together or not at all.
+//! Several locks, acquired together or not at all.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a caller asks of a lock.
+//! The options of a lock.
 
 use std::time::Duration;
 

@@ -156,7 +156,7 @@ impl Function {
     }
 }
 
-/// All who are told.
+/// All observers.
 #[derive(Clone)]
 #[cfg_attr(not(feature = "tracing"), derive(Default))]
 pub(crate) struct Observers {
