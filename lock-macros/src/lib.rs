@@ -40,12 +40,12 @@ use crate::key::CheckedKeys;
 
 /// Makes an async function mutually exclusive across processes.
 ///
-/// A call acquires the lock, runs the body, and releases the lock: at its end, an early `return`, a
-/// `?`, a panic, or when the caller drops the future. Locals and arguments end before the lock
-/// does. The signature stays as it is.
+/// A call acquires the lock, runs the body, and releases the lock: at the end of the body, an early
+/// `return`, a `?` or a panic, or when the caller drops the future. Locals and arguments are
+/// dropped before the lock is released. The signature does not change.
 ///
-/// Everything runs on the [`LockRuntime`] that was [installed] at startup; the examples here bring
-/// one of their own into [scope].
+/// The lock belongs to the [`LockRuntime`] that was [installed] at startup. The examples here use a
+/// [scope] with their own runtime instead.
 ///
 /// ```
 /// use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -66,39 +66,39 @@ use crate::key::CheckedKeys;
 /// # }
 /// ```
 ///
-/// It goes on an `async fn`, a method of any receiver, and on functions that return
+/// Put it on an `async fn`, a method with any receiver, or a function that returns
 /// `Pin<Box<dyn Future>>` or `impl Future`; below `#[async_trait]`, above `#[tokio::main]` and
 /// `#[tokio::test]`. Of two `#[distributed_lock]` on one function the lower is taken first.
 ///
-/// In a function that returns a future, the key and all of the body wait until the future is
-/// polled, what stands before the future too: under the lock. So an argument that they use has to
-/// live as long as the future; where its type says otherwise (`'static`, `use<'a>`), put the
-/// attribute on an `async fn` that takes values, and call it there. A borrowed argument that
-/// nothing uses is not held.
+/// In a function that returns a future, the key and the whole body, including the code before the
+/// future, run when the future is polled, under the lock. So an argument that they use must live as
+/// long as the future. If its type says otherwise (`'static`, `use<'a>`), put the attribute on an
+/// `async fn` that takes values, and call that function. A borrowed argument that nothing uses is
+/// not held.
 ///
-/// Coverage and lints see the body as it is written: an argument that neither the body nor the
-/// attribute uses is reported, as it may be missing in the key.
+/// Coverage and lints see the body as it is written. An argument that neither the body nor the
+/// attribute uses is reported, because it may be missing in the key.
 ///
 /// # `key`
 ///
 /// Required. A text is a template: `<argument>`, `<argument.field>` or a constant (`<NAME>`,
 /// `<Self::NAME>`, a const parameter `<N>`) stands for a value, escaped so that two different lists
-/// of values never take the same lock. Two placeholders need a `:`, `{` or `}` between them; behind
-/// an integer any text will do that begins with no digit, as in `"<year>-<month>"`. `<<` and `>>`
-/// are `<` and `>` themselves, and braces are Redis Cluster's hash tags.
+/// of values never take the same lock. Two placeholders need a `:`, `{` or `}` between them. After
+/// an integer, any text that does not begin with a digit is enough, as in `"<year>-<month>"`. `<<`
+/// and `>>` stand for `<` and `>`, and braces are Redis Cluster's hash tags.
 ///
-/// What may stand in a key implements [`KeyPart`]: numbers, texts, addresses, dates, what is made
-/// of these, and by `#[derive(KeyPart)]` types of your own. Nothing is called in a template: a call
-/// may give one text for different values, and a program in another language that makes the same
-/// key could not know what it does. Placeholders of other languages (`{0}`, `{id}`, `#id`, `$id`,
-/// `/:id`) would be one lock for all calls, and are errors while the template leaves that argument
-/// out; a text that only looks like one can be a constant, which is the whole key by `key =
-/// ALL_USERS`.
+/// Values in a key implement [`KeyPart`]: numbers, texts, addresses, dates, combinations of these,
+/// and by `#[derive(KeyPart)]` types of your own. A template cannot contain calls: a call may
+/// return one text for different values, and a program in another language that makes the same key
+/// could not know what it does. Placeholders of other languages (`{0}`, `{id}`, `#id`, `$id`,
+/// `/:id`) would mean one lock for all calls. They are errors if the template does not use that
+/// argument. If a text only looks like a placeholder, make it a constant, which is the whole key by
+/// `key = ALL_USERS`.
 ///
 /// In a value `%`, `:`, `{` and `}` are written `%25`, `%3A`, `%7B` and `%7D`, so where `name` has
 /// one of them, `format!("file:{name}")` is another lock than `"file:<name>"`.
-/// [`key!`](../lock_runtime/macro.key.html) makes the same key by hand; its page has the whole rule,
-/// and what to do in other languages.
+/// [`key!`](../lock_runtime/macro.key.html) makes the same key by hand; its page has the whole
+/// rule, and what to do in other languages.
 ///
 /// ```
 /// # use lock_runtime::{LockError, distributed_lock};
@@ -110,9 +110,9 @@ use crate::key::CheckedKeys;
 /// }
 /// ```
 ///
-/// Any other expression is the whole key, as it is written: nothing is escaped, and nothing
-/// replaced. So `format!` of several arguments is refused where a template can say the same: of
-/// `"{a}:{b}"`, the values `"x:y"`, `"z"` and `"x"`, `"y:z"` would make one key.
+/// Any other expression is the whole key: nothing is escaped, and nothing replaced. So `format!` of
+/// several arguments is refused if a template can express the same: with `"{a}:{b}"`, the values
+/// `"x:y"`, `"z"` and `"x"`, `"y:z"` would make the same key.
 ///
 /// ```
 /// # use lock_runtime::{LockError, distributed_lock};
@@ -131,15 +131,15 @@ use crate::key::CheckedKeys;
 ///
 /// # `keys`
 ///
-/// In the place of `key`, for a body that needs several locks: all of them, or none. A list of
+/// Instead of `key`, for a body that needs several locks: all of them, or none. It is a list of
 /// templates (and of other expressions of text), or any expression that can be iterated over and
-/// gives text, for as many as there are when the call is made. They are taken in one order,
-/// whatever the order in which they are written, so that two calls never wait for each other; a key
-/// that is there twice, as in a transfer to oneself, is one lock. The `wait` is one for all, and
+/// yields text, for a number of locks that is known only at the call. They are taken in one order,
+/// whatever the order in which they are written, so two calls never wait for each other. A key that
+/// appears twice, as in a transfer to oneself, is one lock. The `wait` is for all together, and
 /// `max_hold` counts from when all are held. If one is lost, the body ends.
 ///
-/// `guard` has a name for each, `guard = [from, to]`, as each has its own fencing token, for the
-/// writes that it protects; of an expression, `guard = locks` is a `Vec` of all.
+/// `guard` has a name for each, `guard = [from, to]`, because each has its own fencing token, for
+/// the writes that it protects. For an expression, `guard = locks` is a `Vec` of all.
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock, key};
@@ -168,9 +168,9 @@ use crate::key::CheckedKeys;
 ///
 /// # `ttl`
 ///
-/// How long the lock outlives a process that dies; a living one renews it. Default: that of the
-/// runtime, 30 s. From 10 ms to 24 h, as text (`"500ms"`, `"5s"`, `"1m 30s"`, `"2h"`) or as an
-/// expression of type `Duration`, like every duration here.
+/// How long the lock outlives a process that dies. A living process renews it. From 10 ms to 24 h,
+/// as text (`"500ms"`, `"5s"`, `"1m 30s"`, `"2h"`) or as an expression of type `Duration`, like
+/// every duration here. Default: that of the runtime, 30 s.
 ///
 /// ```
 /// # use lock_runtime::{LockError, distributed_lock};
@@ -206,7 +206,7 @@ use crate::key::CheckedKeys;
 /// # `renew`
 ///
 /// How often the lease is renewed while the body runs; at most half of `ttl`. `false` turns it off:
-/// the body then has to be shorter than the ttl. Default: that of the runtime, a tenth of the ttl.
+/// the body must then be shorter than the ttl. Default: that of the runtime, a tenth of the ttl.
 ///
 /// ```
 /// # use lock_runtime::{LockError, distributed_lock};
@@ -218,9 +218,8 @@ use crate::key::CheckedKeys;
 ///
 /// # `max_hold`
 ///
-/// The longest time a body may hold the lock, renewals included; then it is dropped, the lock
-/// released, and the call returns
-/// [`LockError::MaxHold`]. Default: none.
+/// The longest time that a body may hold the lock, renewals included. Then the body is dropped, the
+/// lock is released, and the call returns [`LockError::MaxHold`]. Default: none.
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -239,12 +238,12 @@ use crate::key::CheckedKeys;
 ///
 /// # `min_hold`
 ///
-/// How long the key stays taken at least, counted from the beginning of the body on the clock of
-/// this process: whether the body ends before, fails, or the process dies. What is left of it
-/// nobody holds, and nobody is handed; whoever waits, waits for its end. With `on_taken = skip` it
-/// is how a job that many servers begin at about the same time runs on one of them, whatever their
-/// clocks say. A job is *started* at most once; that it has ended well it does not say. At most 24
-/// h, and not longer than `max_hold`. Default: none.
+/// The shortest time that the key stays taken, counted from the start of the body on the monotonic
+/// clock of this process, even if the body ends earlier, fails, or the process dies. During the
+/// rest, nobody holds the key and nobody is handed it; waiters wait for its end. With
+/// `on_taken = skip`, a job that many servers start at about the same time runs on one of them, as
+/// long as their clocks differ by less than this. The job is *started* at most once in that time;
+/// whether it succeeded is not known. At most 24 h, and not longer than `max_hold`. Default: none.
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -268,9 +267,9 @@ use crate::key::CheckedKeys;
 #[doc = include_str!("../doc/modes.md")]
 /// # `on_lost`
 ///
-/// What happens when the lease can no longer be proven, because the store was away for too long or
-/// somebody took the lock. `cancel`, the default, drops the body at its `.await` and returns
-/// [`LockError::Lost`]; with `continue` it goes on, and asks its guard if it has to know.
+/// What happens when the lease can no longer be proven, because the store did not answer for too
+/// long or somebody took the lock. `cancel`, the default, drops the body at its `.await` and
+/// returns [`LockError::Lost`]. With `continue` the body goes on, and can ask its guard.
 ///
 /// ```
 /// # use lock_runtime::{LockError, distributed_lock};
@@ -282,13 +281,15 @@ use crate::key::CheckedKeys;
 ///
 /// # `on_taken`
 ///
-/// What a call returns whose lock another holds when its `wait` is over. `error`, the default: the
-/// `LockError`, as for any other reason. `skip`: that nothing was done, which is a success; the
-/// trait [`LockSkip`] knows the return types that can say so, `()`, `Option<T>`, `Result<(), E>`
-/// and `Result<Option<T>, E>`. Whoever skips does not wait: `wait` is then zero if it is not given.
-/// Or a function, by its path or as a closure, that makes a return value of the error.
+/// What a call returns if another still holds the lock at the end of its `wait`:
 ///
-/// A store that does not answer is never a reason to skip: nobody knows who holds the lock.
+/// - `error`, the default: the `LockError`, as for any other reason.
+/// - `skip`: that nothing was done, which is a success. The trait [`LockSkip`] covers the return
+///   types that can say so: `()`, `Option<T>`, `Result<(), E>` and `Result<Option<T>, E>`. The
+///   default of `wait` is then zero.
+/// - A function, by its path or as a closure, that turns the error into a return value.
+///
+/// A call is never skipped because the store does not answer: nobody knows then who holds the lock.
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -310,10 +311,10 @@ use crate::key::CheckedKeys;
 ///
 /// # `on_error`
 ///
-/// A function that makes the return value of a `LockError`, by its path or as a closure that
-/// captures nothing, for functions that do not return `Result<T, E>` with `E: From<LockError>`: a
-/// number, an `Option`, a `Result` whose error is `String`, `StatusCode` or another type of
-/// somebody else's. Default: the trait [`LockReturn`].
+/// A function that turns a `LockError` into the return value, by its path or as a closure that
+/// captures nothing. It is for functions that do not return `Result<T, E>` with
+/// `E: From<LockError>`: a number, an `Option`, or a `Result` whose error is `String`, `StatusCode`
+/// or another foreign type. Default: the trait [`LockReturn`].
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -335,28 +336,29 @@ use crate::key::CheckedKeys;
 ///
 /// # `guard`
 ///
-/// A name for the lock within the body, a [`LockHandle`]: it tells the fencing token and how much
-/// of the lease is left. It cannot release the lock, nor keep it. Default: none.
+/// A name for the lock within the body, a [`LockHandle`]: it has the fencing token and the rest of
+/// the lease. It can neither release the lock nor keep it. Default: none.
 ///
 /// ```
 /// # use lock_runtime::{LockError, distributed_lock};
 /// #[distributed_lock(key = "account:<id>", guard = lock)]
 /// async fn withdraw(id: u64) -> Result<u64, LockError> {
-///     // To be sent along with the write, so that the store can refuse a holder that is too late.
+///     // Send it with the write, so that the store can refuse a holder that is too late.
 ///     Ok(lock.fencing_token().as_u64())
 /// }
 /// ```
 ///
 /// # `name`
 ///
-/// What logs and metrics call the lock, as in `name = "invoice"`. Default: the template of the key.
+/// The name of the lock in logs and metrics, as in `name = "invoice"`. Default: the template of the
+/// key.
 ///
 /// # `runtime`
 ///
-/// Another runtime than the one in scope, or installed: anything that is `AsRef<LockRuntime>`, by
-/// reference, or a `LazyLock` of it. Of an `Arc<App>`, write `*app` or `app.locks`. It may use the
-/// arguments. The body runs in the scope of that runtime: annotated functions that it calls use the
-/// same.
+/// A runtime other than the one in scope or the installed one: any `AsRef<LockRuntime>`, by
+/// reference, or a `LazyLock` of one. With an `Arc<App>`, write `*app` or `app.locks`. It may use
+/// the arguments. The body runs in the scope of that runtime: annotated functions that it calls use
+/// the same one.
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -377,8 +379,8 @@ use crate::key::CheckedKeys;
 ///
 /// # `crate`
 ///
-/// Where the crate `lock_runtime` is found, for crates that re-export it, and where the dependency
-/// has another name: a path, or one as text. Default: `::lock_runtime`.
+/// The path of the crate `lock_runtime`, if it is re-exported or the dependency has another name: a
+/// path, or a path as text. Default: `::lock_runtime`.
 ///
 /// ```
 /// mod facade {
@@ -396,11 +398,10 @@ use crate::key::CheckedKeys;
 ///
 /// # Nested calls
 ///
-/// An annotated function that is called, on the same task, by the body of one that holds the same
-/// key of the same runtime runs under the lock that is held; of several such calls one at a time.
-/// Of its own arguments `wait` counts, for its turn, and `max_hold`, `on_lost`, `on_error` and
-/// `guard`, for its body. The lease stays as it is: `ttl` and `renew` are checked, and have no
-/// effect.
+/// If a body holds a key and, on the same task, calls an annotated function with the same key of
+/// the same runtime, that function runs under the held lock. Several such calls run one at a time.
+/// Of the arguments of the nested function, `wait` bounds its turn, and `max_hold`, `on_lost`,
+/// `on_error` and `guard` apply to its body. `ttl` and `renew` are checked but have no effect.
 ///
 /// ```
 /// # use lock_runtime::{LockError, LockRuntime, distributed_lock};
@@ -425,9 +426,9 @@ use crate::key::CheckedKeys;
 ///
 /// # What it does not do
 ///
-/// * What a pattern does not name (the rest of `Point { x, .. }`, a `ref` argument) stays in the
-///   function and is dropped after the release. A `_` is dropped before it.
-/// * A key expression is not searched for placeholders, beyond the obvious mistakes.
+/// * The parts of a pattern without a name (the rest of `Point { x, .. }`, a `ref` argument) stay
+///   in the function and are dropped after the release. A `_` is dropped before it.
+/// * A key expression is checked for placeholders only as far as obvious mistakes go.
 ///
 /// [`KeyPart`]: ../lock_runtime/trait.KeyPart.html
 /// [`LockError::Lost`]: ../lock_runtime/enum.LockError.html#variant.Lost
@@ -445,12 +446,12 @@ pub fn distributed_lock(args: TokenStream, item: TokenStream) -> TokenStream {
     lock(args.into(), item.into()).into()
 }
 
-/// Makes a key of a template, as the attribute does: for locks that are taken by hand, and for
+/// Makes a key from a template, as the attribute does, for locks that are taken by hand and for
 /// tests.
 ///
-/// The template is that of [`distributed_lock`](macro@distributed_lock)'s `key`. What stands
-/// between `<` and `>` are variables in scope, or their fields. The result is a `String`, without
-/// the prefix of a runtime.
+/// The template is that of [`distributed_lock`](macro@distributed_lock)'s `key`. Between `<` and
+/// `>` are variables in scope, or their fields. The result is a `String`, without the prefix of a
+/// runtime.
 ///
 /// ```
 /// use lock_runtime::{LockError, LockRuntime, distributed_lock, key};
@@ -472,12 +473,12 @@ pub fn distributed_lock(args: TokenStream, item: TokenStream) -> TokenStream {
 /// # }
 /// ```
 ///
-/// Where the crate is renamed or re-exported: `key!("file:<name>", crate = facade::lock_runtime)`.
+/// If the crate is renamed or re-exported: `key!("file:<name>", crate = facade::lock_runtime)`.
 ///
 /// # How a key is written
 ///
-/// For programs in other languages that take the same locks. In Redis, a lock is the string at the
-/// runtime's prefix (`lock:`) followed by the key.
+/// This section is for programs in other languages that take the same locks. In Redis, a lock is
+/// the string at the runtime's prefix (`lock:`) followed by the key.
 ///
 /// * The template's own text stays as it is.
 /// * Integers are decimal, `bool` is `true` or `false`, `char` and text are UTF-8, a `Uuid` is in
@@ -512,8 +513,8 @@ pub fn key(input: TokenStream) -> TokenStream {
 
 /// Makes a newtype, or an enum without fields, a part of lock keys.
 ///
-/// A newtype stands in a key as what it wraps; fields of type `PhantomData` do not count. A variant
-/// stands there by its name: whoever renames it renames the lock.
+/// A newtype is written in a key like the value that it wraps; fields of type `PhantomData` are
+/// ignored. A variant is written by its name, so renaming the variant renames the lock.
 ///
 /// ```
 /// use lock_runtime::{KeyPart, LockError, distributed_lock};
@@ -530,7 +531,7 @@ pub fn key(input: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
-/// `#[key_part(crate = path)]` says where the crate `lock_runtime` is found, as `crate` does for
+/// `#[key_part(crate = path)]` sets the path of the crate `lock_runtime`, as `crate` does for
 /// [`macro@distributed_lock`].
 #[proc_macro_derive(KeyPart, attributes(key_part))]
 pub fn derive_key_part(item: TokenStream) -> TokenStream {

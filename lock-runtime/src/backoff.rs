@@ -1,13 +1,13 @@
-//! How long to pause before asking a store again.
+//! Pauses before a store is asked again.
 
 use std::time::Duration;
 
 use crate::clock::chance;
 
-/// Decides how long to pause before asking a store again that did not answer, or a holder that may
-/// free its lock without a word.
+/// A policy for the pauses before a store that did not answer is asked again. It also applies while
+/// a foreign holder may free its lock without a message.
 ///
-/// Any `Fn(u32) -> Option<Duration>` is one.
+/// Any `Fn(u32) -> Option<Duration>` is a policy.
 ///
 /// # Examples
 ///
@@ -26,8 +26,8 @@ use crate::clock::chance;
 /// # }
 /// ```
 pub trait Retry: Send + Sync + 'static {
-    /// The pause after `failures` failures in a row (the first is 1); `None` to give up and tell
-    /// those who wait.
+    /// The pause after `failures` failures in a row (the first is 1); `None` gives up, and the
+    /// waiters get the error.
     fn pause(&self, failures: u32) -> Option<Duration>;
 }
 
@@ -37,8 +37,8 @@ impl<F: Fn(u32) -> Option<Duration> + Send + Sync + 'static> Retry for F {
     }
 }
 
-/// Pauses that double from `first` up to `longest`, each shortened at random by up to a half, so
-/// that processes that failed together do not come back together (Brooker, *Exponential Backoff and
+/// Pauses that double from `first` up to `longest`. Each is shortened at random by up to a half, so
+/// processes that failed together do not come back together (Brooker, *Exponential Backoff and
 /// Jitter*, 2015).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
@@ -49,7 +49,7 @@ pub struct Backoff {
 }
 
 impl Retry for Backoff {
-    /// Never gives up: those who wait have their own deadlines.
+    /// Never gives up: waiters have their own deadlines.
     fn pause(&self, failures: u32) -> Option<Duration> {
         let doublings = failures.saturating_sub(1).min(31);
         let pause = self.first.saturating_mul(1 << doublings).min(self.longest);

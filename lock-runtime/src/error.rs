@@ -1,4 +1,4 @@
-//! What can go wrong, in terms a caller can act on.
+//! Errors, in terms a caller can act on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use crate::backend::BackendError;
 use crate::observe::RenewalFailures;
 use lock_protocol::{BoxError, InvalidKey, LockKey, LostReason, Process};
 
-/// Why a lock was not taken, or not kept.
+/// Why a lock was not acquired, or not kept.
 ///
-/// Ask by the predicates what to do about it; "held by another" and "the store is down" are never
-/// the same error.
+/// The predicates say what to do about it. "Held by another" and "the store is down" are never the
+/// same error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
@@ -19,13 +19,13 @@ pub enum LockError {
     Taken {
         /// Which lock.
         key: LockKey,
-        /// What was left of the holder's lease, if known.
+        /// The rest of the holder's lease, if known.
         remaining: Option<Duration>,
-        /// The process that holds it, if the store told; none if that is another library's.
+        /// The process that holds it, if the store told; `None` if another library holds it.
         holder: Option<Process>,
     },
 
-    /// The wait was used up, and the store last answered that another holds the lock.
+    /// The wait is over, and the store last answered that another holds the lock.
     #[error(
         "the lock `{key}` was still held by another{} after {}{}",
         by(*.holder),
@@ -37,10 +37,10 @@ pub enum LockError {
         key: LockKey,
         /// How long the caller waited.
         waited: Duration,
-        /// The locks that the bodies around the call held meanwhile: whoever holds this one may
+        /// The locks that the bodies around the call held meanwhile: the holder of this one may
         /// wait for one of them.
         holding: Holding,
-        /// The process that held it when the store last told, if it did.
+        /// The process that held it when the store last answered, if the store told.
         holder: Option<Process>,
     },
 
@@ -58,9 +58,8 @@ pub enum LockError {
         cause: Option<Arc<RenewalFailures>>,
     },
 
-    /// A body around the call holds less of the key than the call wants, and would keep it away for
-    /// ever: it holds a share, some permits or one shard, and the call wants all of the key, or
-    /// another kind.
+    /// A body around the call holds a share, some permits or one shard of the key, and the call
+    /// wants the whole key or another kind. The call would wait for its own caller for ever.
     #[error(
         "a body around this call holds a part of the lock `{key}` only, and the call wants more: \
          it would wait for itself; take all of the lock before, or end that body first and look again"
@@ -70,7 +69,7 @@ pub enum LockError {
         key: LockKey,
     },
 
-    /// The body ran longer than `max_hold` allows and was ended; the lock is being released.
+    /// The body ran longer than `max_hold` and was ended. The lock is being released.
     #[error("the lock `{key}` was held longer than {}", humantime::format_duration(*.limit))]
     MaxHold {
         /// Which lock.
@@ -79,12 +78,12 @@ pub enum LockError {
         limit: Duration,
     },
 
-    /// The store did not answer in time, or could not: whether the lock is held is not known.
+    /// The store did not answer in time, or could not. It is not known whether the lock is held.
     #[error("the lock store is unavailable")]
     Unavailable(#[source] BoxError),
 
-    /// The store refuses, and will go on refusing: a wrong password, a missing permission, a key
-    /// that holds something else.
+    /// The store refuses, and will go on refusing: a wrong password, a missing permission, a key of
+    /// another type.
     #[error("the lock store refuses")]
     Denied(#[source] BoxError),
 
@@ -96,20 +95,20 @@ pub enum LockError {
     #[error("{0}")]
     Config(String),
 
-    /// The store has no way to do what it was asked, such as to tell who holds a lock.
+    /// The store cannot do what it was asked, such as tell who holds a lock.
     #[error("this store has no way to {what}")]
     Unsupported {
-        /// What it has no way to do.
+        /// What it cannot do.
         what: &'static str,
     },
 
-    /// No runtime is installed, nor in scope.
+    /// No runtime is installed or in scope.
     #[error(
         "no lock runtime is installed: call `LockRuntime::…().build().await?.install()?` once at startup"
     )]
     NotInstalled,
 
-    /// A runtime is installed already.
+    /// A runtime is already installed.
     #[error("a lock runtime is installed already")]
     AlreadyInstalled,
 
@@ -120,7 +119,7 @@ pub enum LockError {
     /// The runtime was shut down while locks were still held; they end with their ttl.
     #[error("the lock runtime was shut down while {} still held{}", were(*locks), named(keys, *locks))]
     StillHeld {
-        /// How many guards there were.
+        /// Number of guards that were left.
         locks: usize,
         /// Up to ten of their keys.
         keys: Vec<LockKey>,
@@ -133,7 +132,7 @@ impl LockError {
         matches!(self, LockError::Taken { .. })
     }
 
-    /// The wait was used up, and the store last answered that another holds the lock.
+    /// The wait is over, and the store last answered that another holds the lock.
     pub fn is_timeout(&self) -> bool {
         matches!(self, LockError::Timeout { .. })
     }
@@ -148,7 +147,7 @@ impl LockError {
         matches!(self, LockError::MaxHold { .. })
     }
 
-    /// A body around the call holds less of the key than the call wants.
+    /// A body around the call holds only a part of the key, and the call wants more.
     pub fn is_upgrade(&self) -> bool {
         matches!(self, LockError::Upgrade { .. })
     }
@@ -168,7 +167,7 @@ impl LockError {
         matches!(self, LockError::NotInstalled)
     }
 
-    /// The store has no way to do what it was asked.
+    /// The store cannot do what it was asked.
     pub fn is_unsupported(&self) -> bool {
         matches!(self, LockError::Unsupported { .. })
     }
@@ -178,16 +177,16 @@ impl LockError {
         matches!(self, LockError::ShutDown)
     }
 
-    /// The same call may succeed later, without anybody changing the program or its configuration.
+    /// The same call may succeed later, without a change of the program or its configuration.
     pub fn is_retryable(&self) -> bool {
         self.is_taken() || self.is_timeout() || self.is_unavailable() || self.is_lost()
     }
 
-    /// The status code of HTTP for a request that ended so.
+    /// HTTP status code for a request that ended with this error.
     ///
-    /// `409 Conflict` where another holds the lock, `503 Service Unavailable` where the same
-    /// request may succeed later or at another server, and `500 Internal Server Error` where
-    /// somebody has to mend the program or its configuration first.
+    /// `409 Conflict` if another holds the lock, `503 Service Unavailable` if the same request may
+    /// succeed later or at another server, and `500 Internal Server Error` if the program or its
+    /// configuration must be fixed first.
     pub fn http_status(&self) -> u16 {
         if self.is_taken() || self.is_timeout() {
             409
@@ -211,10 +210,9 @@ impl LockError {
         }
     }
 
-    /// After which time another try makes sense at the latest, if that is known: what was left of
-    /// the lease of whoever holds the lock.
+    /// Upper bound of the time until a retry makes sense, if known: the rest of the holder's lease.
     ///
-    /// A holder that lives renews its lease, and one that is done releases the lock before its end.
+    /// A living holder renews its lease, and releases the lock before its end when it is done.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             LockError::Taken { remaining, .. } => *remaining,
@@ -225,8 +223,8 @@ impl LockError {
 
 #[cfg(feature = "axum")]
 impl axum_core::response::IntoResponse for LockError {
-    /// The [status](LockError::http_status) with a few words of it, which name no key, and the
-    /// header `retry-after` in whole seconds where [`retry_after`](LockError::retry_after) is known.
+    /// The [status](LockError::http_status), a short text without the key, and the header
+    /// `retry-after` in whole seconds if [`retry_after`](LockError::retry_after) is known.
     fn into_response(self) -> axum_core::response::Response {
         let status = self.http_status();
         let words = match status {
@@ -265,7 +263,7 @@ impl Holding {
     }
 }
 
-/// An error that several callers are told of.
+/// An error that several callers get.
 impl From<Arc<BackendError>> for LockError {
     fn from(error: Arc<BackendError>) -> LockError {
         if error.is_denied() {

@@ -5,13 +5,13 @@
 //!
 //! #[distributed_lock(key = "coupon:<id>", ttl = "5s", wait = "2s")]
 //! async fn claim(id: u64, user: &str) -> Result<String, LockError> {
-//!     // Of all tasks of all processes, one at a time is here for each `id`.
+//!     // For each `id`, one task of all processes is here at a time.
 //!     Ok(format!("coupon {id} goes to {user}"))
 //! }
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), LockError> {
-//!     // Once, at startup; `LockRuntime::redis("redis://127.0.0.1/")` for real.
+//!     // Once, at startup. In production: `LockRuntime::redis("redis://127.0.0.1/")`.
 //!     LockRuntime::in_memory().build().await?.install()?;
 //!     println!("{}", claim(42, "alice").await?);
 //!     LockRuntime::global()?.shutdown().await
@@ -27,40 +27,41 @@
 //! The README shows a whole service: errors, HTTP, a worker, SIGTERM, tests.
 //!
 //! - [`distributed_lock`] is the attribute, with its arguments.
-//! - [`LockRuntime`] is what it acquires its locks from, configured once by a
-//!   [`LockRuntimeBuilder`].
+//! - [`LockRuntime`] provides the locks. A [`LockRuntimeBuilder`] configures it once.
 //! - [`Lock`] and [`LockGuard`] are the same without the attribute, for code that is not a
-//!   function; [`key!`] makes the same keys.
-//! - [`LockError`] says why a lock was not taken, or not kept.
-//! - [`FencingToken`] makes what the lock protects safe from holders that lost it without noticing;
+//!   function. [`key!`] makes the same keys.
+//! - [`LockError`] says why a lock was not acquired, or not kept.
+//! - [`FencingToken`] protects a resource from holders that lost the lock without noticing.
 //!   [`fencing`] has helpers for SQL, Redis and HTTP.
-//! - [`observe`] tells what happens: log lines, spans, and an [`Observer`] of your own.
-//! - [`memory`] has a store for unit tests, [`backend`] the trait for one of your own, and what
-//!   such a store deals with.
+//! - [`observe`] reports what happens: log lines, spans, and an [`Observer`] of your own.
+//! - [`memory`] has a store for unit tests. [`backend`] has the trait for a store of your own, and
+//!   its types.
 //!
 //! # What this promises
 //!
 //! - At any time at most one holder of a key has a valid lease, as long as the store keeps its data
 //!   and its clock does not jump.
-//! - Whatever the store grants has a larger [`FencingToken`] than all that it granted of that key
-//!   before, even after it lost its data.
+//! - Each grant of a key has a larger [`FencingToken`] than every grant before it, even after Redis
+//!   lost its data. There are exceptions: Redis loses its data while its clock is behind; several
+//!   Redis servers lose data or their clocks jump during a grant; etcd or Consul is set up anew or
+//!   restored from an older snapshot. [`fence_floor`](LockRuntimeBuilder::fence_floor) raises the
+//!   tokens then.
 //! - A function that lost its lock does not return `Ok`: its body is dropped at its current
 //!   `.await`, and the caller gets [`LockError::Lost`] (`on_lost = continue` leaves this to you).
 //! - Every wait ends by its deadline, and "held by another" is never the same error as "the store
 //!   is down".
-//! - A future that is dropped leaves no lock and no place in a queue behind.
+//! - A dropped future leaves no lock and no place in a queue behind.
 //!
 //! # What this does not promise
 //!
-//! - That two bodies *never* run at once. No lock with leases can: a process may be stopped for
-//!   longer than its lease, and a write that is on its way cannot be called back. Where that
-//!   matters, let the resource compare fencing tokens.
-//! - That something is done once: of several who want to, one does it after the other. What has to
-//!   happen once a day needs a note that it has been done, read first thing under the lock and
-//!   written last.
-//! - Order among waiters across the loss of the store's data, or of a process.
-//! - That time passes while the whole machine is suspended: local clocks stand still, and the loss
-//!   is noticed at the next renewal.
+//! - That two bodies *never* run at once. No lock with leases can promise that: a process may be
+//!   stopped for longer than its lease, and a write that was already sent cannot be stopped. If
+//!   that matters, let the resource compare fencing tokens.
+//! - That something is done once. Several callers do it one after another. What must happen once a
+//!   day needs a note that it is done, read first under the lock and written last.
+//! - Order among waiters if the store loses its data, or if a process dies.
+//! - That time passes while the whole machine is suspended: local clocks stop, and the loss is
+//!   noticed at the next renewal.
 //! - Anything about code that blocks its thread after the lock was lost: it ends as lost when it
 //!   next awaits or returns.
 //!

@@ -183,7 +183,7 @@ pub(crate) fn compare() -> Fallible<()> {
     runtime.block_on(async {
         println!("| fault | lock-runtime | rslock | rlock |\n|---|---|---|---|");
         row!(
-            "H1: holder killed; the next has the lock after the end of the ttl by",
+            "H1: holder killed; the next one has the lock this long after the end of the ttl",
             holder_killed
         );
         row!(
@@ -191,11 +191,11 @@ pub(crate) fn compare() -> Fallible<()> {
             holder_stopped
         );
         row!(
-            "W1: connection cut in the place of the answer; acquire, and a key left behind",
+            "W1: connection cut instead of an answer; acquire, and a key left behind",
             answer_cut
         );
         row!(
-            "W1: answer lost in silence; acquire, and a key left behind",
+            "W1: answer lost silently; acquire, and a key left behind",
             answer_lost
         );
         row!(

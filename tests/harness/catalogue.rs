@@ -1,5 +1,5 @@
-//! RELIABILITY.md and the tests agree: each row of the fault catalogue is a module with a title,
-//! and no test is named that is not there.
+//! RELIABILITY.md and the tests agree: each row of the fault catalogue is a module with a title, no
+//! test is named that is not there, and rows are in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -42,7 +42,7 @@ fn row_of(module: &str) -> Option<String> {
 }
 
 /// The names of the tests of a source, also of those that a macro makes of a list of cases.
-fn tests_of(text: &str) -> BTreeSet<String> {
+pub(crate) fn tests_of(text: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut is_test = false;
     let mut is_list = false;
@@ -83,9 +83,55 @@ fn rows(catalogue: &str) -> BTreeMap<String, BTreeSet<String>> {
     rows
 }
 
+/// The tables that say for each failure which tests there are, without rows that have a name.
+const TABLES_OF_TESTS: &[&str] = &[
+    "### Jobs, leaders and several keys",
+    "### Readers, permits and shards",
+];
+
+/// Whether the name in the catalogue is that of a test, with its modules or without.
+fn is_test_name(name: &str) -> bool {
+    let test = name.rsplit("::").next().unwrap();
+    test.matches('_').count() > 2 && !name.contains(['.', '/', ' ', '='])
+}
+
+/// The tests in [`TABLES_OF_TESTS`] that are named without the module that they are in.
+fn without_module(catalogue: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for heading in TABLES_OF_TESTS {
+        let (_, table) = catalogue.split_once(heading).unwrap();
+        let table = table.split("\n### ").next().unwrap();
+        let names = table.split('`').skip(1).step_by(2);
+        let bare = names.filter(|name| is_test_name(name) && !name.contains("::"));
+        found.extend(bare.map(|name| format!("{heading}: {name} has no module")));
+    }
+    found
+}
+
+/// The rows that stand behind one with a larger number, or with the same.
+fn out_of_order(catalogue: &str) -> Vec<String> {
+    let mut last = BTreeMap::<&str, u32>::new();
+    let mut found = Vec::new();
+    for line in catalogue.lines().filter_map(|line| line.strip_prefix("| ")) {
+        let row = line.split(" |").next().unwrap();
+        let Some((letter, number)) = row.split_at_checked(1) else {
+            continue;
+        };
+        let Ok(number) = number.parse() else {
+            continue;
+        };
+        let before = last.insert(letter, number);
+        if before.is_some_and(|before| before >= number) {
+            found.push(format!("row {row} is out of order"));
+        }
+    }
+    found
+}
+
 /// What the catalogue says and the tree has not, and the other way round.
 ///
-/// `modules` are those of rows, with their tests; `tests` are the names of all.
+/// `modules` are those of rows, with their tests; `tests` are the names of all, alone, with their
+/// file, and with their file and its folder.
 fn differences(
     reliability: &str,
     modules: &BTreeMap<String, BTreeSet<String>>,
@@ -94,7 +140,7 @@ fn differences(
     let (_, catalogue) = reliability.split_once("## Fault catalogue").unwrap();
     let (catalogue, _) = catalogue.split_once("\n## ").unwrap();
     let rows = rows(catalogue);
-    let mut found = Vec::new();
+    let mut found = [without_module(catalogue), out_of_order(catalogue)].concat();
     for (module, tests) in modules {
         // A module of several rows stands in the first.
         let row = row_of(module).unwrap();
@@ -115,10 +161,7 @@ fn differences(
                 .get(module)
                 .is_some_and(|tests| tests.contains(test)),
             None if row_of(name).is_some() => modules.contains_key(name),
-            None if name.matches('_').count() > 2 && !name.contains(['.', '/', ' ', '=']) => {
-                tests.contains(name)
-            }
-            _ => true,
+            _ => !is_test_name(name) || tests.contains(name),
         };
         if !is_there {
             found.push(format!("RELIABILITY.md names {name}, which is not there"));
@@ -143,6 +186,12 @@ fn tree() -> (BTreeMap<String, BTreeSet<String>>, BTreeSet<String>) {
         for (path, text) in sources(folder) {
             let mut tests = tests_of(&text);
             let file = path.file_stem().unwrap().to_str().unwrap();
+            let folder = path.parent().unwrap().file_name().unwrap();
+            let folder = folder.to_str().unwrap();
+            for test in &tests {
+                all.insert(format!("{file}::{test}"));
+                all.insert(format!("{folder}::{file}::{test}"));
+            }
             if path.starts_with(root().join("tests/faults")) || row_of(file).is_some() {
                 // A file is a row, or has modules that are rows.
                 if row_of(file).is_some() {
@@ -204,4 +253,23 @@ fn a_row_and_a_test_that_are_missing_are_seen() {
     assert!(!differences(&text, &fewer, &tests).is_empty());
     let none = BTreeSet::new();
     assert!(!differences(&text, &modules, &none).is_empty());
+
+    // So are a test of a table that is in another file, or in no file, and a row out of order.
+    let path = "`shapes::shards::the_fencing_tokens_of_a_shard_grow`";
+    assert!(text.contains(path));
+    for wrong in [
+        "`shapes::nested::the_fencing_tokens_of_a_shard_grow`",
+        "`the_fencing_tokens_of_a_shard_grow`",
+    ] {
+        let elsewhere = text.replace(path, wrong);
+        assert_eq!(
+            differences(&elsewhere, &modules, &tests).len(),
+            1,
+            "{wrong}"
+        );
+    }
+    let (_, behind) = text.split_once("\n| E15 |").unwrap();
+    let row = format!("\n| E15 |{}", behind.split('\n').next().unwrap());
+    let twice = text.replace(&row, &row.repeat(2));
+    assert_eq!(differences(&twice, &modules, &tests).len(), 1);
 }

@@ -1,17 +1,31 @@
 //! Every link of the documents leads somewhere: to a file, a heading, or a test.
 
 use std::collections::HashSet;
+use std::fs;
 use std::path::Path;
 
-use super::catalogue::{read, root};
+use super::catalogue::{read, root, tests_of};
 
-const DOCUMENTS: &[&str] = &[
-    "README.md",
-    "DESIGN.md",
-    "RELIABILITY.md",
-    "CONTRIBUTING.md",
-    "tests/README.md",
-];
+/// The documents of the repository, as paths within it. What is built or fetched is none.
+fn documents() -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![root()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() {
+                if !["target", "node_modules", ".git"].contains(&name) {
+                    folders.push(path);
+                }
+            } else if name.ends_with(".md") {
+                let path = path.strip_prefix(root()).unwrap();
+                found.push(path.to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found
+}
 
 /// The text without its blocks of code.
 fn prose(text: &str) -> String {
@@ -63,12 +77,17 @@ fn wrong(path: &str, text: &str, target: &str) -> Option<String> {
         _ => read(place.to_str().unwrap()),
     };
     let is_there = if file.ends_with(".rs") {
-        // A test is linked to by its name.
-        there.contains(&format!("fn {anchor}(")) || there.contains(&format!("fn {anchor}<"))
+        // A test is linked to by its name. A function that is none shows nothing.
+        tests_of(&there).contains(anchor)
     } else {
         anchors(&there).contains(anchor)
     };
-    (!is_there).then(|| format!("{path}: {target}: there is no {anchor}"))
+    let what = if file.ends_with(".rs") {
+        "test"
+    } else {
+        "heading"
+    };
+    (!is_there).then(|| format!("{path}: {target}: there is no {what} {anchor}"))
 }
 
 fn broken(path: &str, text: &str) -> Vec<String> {
@@ -81,22 +100,29 @@ fn broken(path: &str, text: &str) -> Vec<String> {
 
 #[test]
 fn every_link_of_the_documents_leads_somewhere() {
-    for path in DOCUMENTS {
-        let text = read(path);
-        assert_eq!(broken(path, &text), Vec::<String>::new());
-    }
-    // The control: these do not.
-    for target in [
-        "nowhere.md",
-        "#nowhere",
-        "DESIGN.md#nowhere",
-        "tests/lock/main.rs#nowhere",
+    let documents = documents();
+    // Those of the packages and of the forge are among them.
+    for path in [
+        "README.md",
+        "lock-etcd/README.md",
+        ".github/pull_request_template.md",
     ] {
-        assert_eq!(
-            broken("README.md", &format!("[a]({target})")).len(),
-            1,
-            "{target}"
-        );
+        assert!(documents.iter().any(|found| found == path), "{documents:?}");
+    }
+    let broken_links = documents.iter().flat_map(|path| broken(path, &read(path)));
+    assert_eq!(broken_links.collect::<Vec<_>>(), Vec::<String>::new());
+    // The control: these do not. `process` is a function, and no test.
+    for (path, target) in [
+        ("README.md", "nowhere.md"),
+        ("README.md", "#nowhere"),
+        ("README.md", "DESIGN.md#nowhere"),
+        ("README.md", "tests/lock/main.rs#nowhere"),
+        ("README.md", "tests/redis/queueing.rs#process"),
+        ("tests/README.md", "RELIABILITY.md"),
+        ("lock-etcd/README.md", "../lock-etcd/nowhere.md"),
+    ] {
+        let link = format!("[a]({target})");
+        assert_eq!(broken(path, &link).len(), 1, "{path}: {target}");
     }
 }
 
@@ -109,10 +135,11 @@ fn promised(readme: &str) -> Vec<String> {
     items.map(words).collect()
 }
 
-/// Whether the sentence has a link to a test.
-fn is_linked(sentence: &str) -> bool {
-    let mut targets = targets(sentence).into_iter();
-    targets.any(|target| target.contains(".rs#"))
+/// Whether the promise has a link to a test that is there.
+fn is_linked(promise: &str) -> bool {
+    let targets = targets(promise).into_iter();
+    let mut tests = targets.filter(|target| target.contains(".rs#"));
+    tests.any(|target| wrong("README.md", promise, &target).is_none())
 }
 
 #[test]
@@ -123,12 +150,14 @@ fn every_sentence_that_the_readme_promises_links_to_its_test() {
     for sentence in sentences {
         assert!(is_linked(&sentence), "{sentence}");
     }
-    // The control.
-    let unlinked = readme.replacen(
-        "\n- While the store",
-        "\n- It is quick.\n- While the store",
-        1,
-    );
-    let mut sentences = promised(&unlinked).into_iter();
-    assert!(!sentences.all(|sentence| is_linked(&sentence)));
+    // The control: a promise without a link, and one that is linked to a function that is no test.
+    for promise in [
+        "It is quick.",
+        "It is quick ([test](tests/redis/queueing.rs#process)).",
+    ] {
+        let first = "\n- While the store";
+        let unlinked = readme.replacen(first, &format!("\n- {promise}{first}"), 1);
+        let mut sentences = promised(&unlinked).into_iter();
+        assert!(!sentences.all(|sentence| is_linked(&sentence)), "{promise}");
+    }
 }

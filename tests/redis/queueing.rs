@@ -7,6 +7,7 @@ use std::time::Duration;
 use lock_runtime::{LockError, LockGuard, LockRuntime, LockRuntimeBuilder};
 use lock_tests::faults::eventually;
 use lock_tests::server::Server;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -70,6 +71,29 @@ async fn processes_are_served_in_the_order_in_which_they_came() {
             .release()
             .await
             .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn tasks_of_a_process_are_served_in_the_order_in_which_they_came() {
+    let server = Server::start();
+    let locks = process(&server).await;
+    let first = acquire(&locks).await;
+    let (tell, mut served) = mpsc::unbounded_channel();
+    for index in 0..8 {
+        let (locks, tell) = (locks.clone(), tell.clone());
+        tokio::spawn(async move {
+            let guard = acquire(&locks).await;
+            tell.send(index).unwrap();
+            guard.release().await.unwrap();
+        });
+        // It joins the line when it is polled first, which is now.
+        tokio::task::yield_now().await;
+    }
+    assert!(served.is_empty(), "somebody has what is held");
+    first.release().await.unwrap();
+    for index in 0..8 {
+        assert_eq!(timeout(SOON, served.recv()).await.unwrap(), Some(index));
     }
 }
 

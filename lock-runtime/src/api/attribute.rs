@@ -1,6 +1,6 @@
-//! What the attribute asks of the types that it is given, where its messages name it.
+//! Traits that the attribute requires of types, for its error messages.
 //!
-//! Nothing here needs to be named, or implemented, by a user; [`KeyPart`](crate::KeyPart) and
+//! Users need not name or implement any of them. [`KeyPart`](crate::KeyPart) and
 //! [`LockReturn`](crate::LockReturn) are for that.
 
 use std::num::{
@@ -13,9 +13,9 @@ use once_cell::sync::Lazy;
 
 use crate::api::runtime::LockRuntime;
 
-/// What `runtime = expression` may be: whatever is `AsRef<LockRuntime>`, and a `LazyLock` of it.
+/// Types for `runtime = expression`: any `AsRef<LockRuntime>`, and a `LazyLock` of one.
 ///
-/// `By` tells the implementations apart, and is inferred.
+/// `By` distinguishes the implementations, and is inferred.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no `LockRuntime`, and has none",
     label = "given as the runtime",
@@ -26,11 +26,11 @@ pub trait HasRuntime<By> {
     fn runtime(&self) -> &LockRuntime;
 }
 
-/// It is there, or a field of something that is.
+/// The runtime exists, or is a field of a value.
 #[derive(Debug)]
 pub enum ByReference {}
 
-/// It is made when it is first used.
+/// The runtime is made when it is first used.
 #[derive(Debug)]
 pub enum ByFirstUse {}
 
@@ -62,7 +62,7 @@ impl<T: HasRuntime<ByFirstUse> + ?Sized> HasRuntime<ByFirstUse> for &T {
     }
 }
 
-/// What `keys = expression` may be: whatever gives texts, one after the other.
+/// Types for `keys = expression`: anything that yields texts, one after another.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not give texts, as keys are",
     label = "given as the keys",
@@ -81,9 +81,9 @@ impl<K: AsRef<str>, T: IntoIterator<Item = K>> Texts for T {
     }
 }
 
-/// An integer, or a reference to one: in a template, its digits end where any other text begins.
+/// An integer, or a reference to one. In a template, its digits end where any other text begins.
 ///
-/// Of another value they could go on there: only `:`, `{` and `}` never stand in one.
+/// Other values could go on there: only `:`, `{` and `}` never occur in them.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an integer, so the text behind it does not separate it from the next value of the key",
     label = "not separated in the key",

@@ -1,4 +1,4 @@
-//! Configuring a runtime.
+//! The configuration of a runtime.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +27,8 @@ use lock_protocol::LockKey;
 
 /// The configuration of a runtime, made by one of the constructors of [`LockRuntime`].
 ///
-/// Every setting has a default that suits most services. Settings are checked by [`build`](LockRuntimeBuilder::build).
+/// Every setting has a default that suits most services. [`build`](LockRuntimeBuilder::build)
+/// checks the settings.
 #[must_use = "a builder does nothing until it is built"]
 pub struct LockRuntimeBuilder {
     source: Source,
@@ -97,41 +98,41 @@ impl LockRuntimeBuilder {
         LockRuntimeBuilder::new(Source::Redlock(servers))
     }
 
-    /// A builder of which nothing becomes but this error.
+    /// A builder whose `build` returns this error.
     pub(crate) fn fault(error: LockError) -> LockRuntimeBuilder {
         LockRuntimeBuilder::new(Source::Fault(error))
     }
 
-    /// What the names of all locks start with in the store; `lock:` if not set. Services that share
-    /// a store and a prefix share their locks.
+    /// Prefix of the names of all locks in the store. Default: `lock:`. Services that share a store
+    /// and a prefix share their locks.
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> LockRuntimeBuilder {
         self.settings.key_prefix = prefix.into();
         self
     }
 
-    /// The ttl of locks that do not ask for one, from 10 ms to 24 h; 30 s if not set. Shorter frees
-    /// the locks of a crashed process sooner, longer survives longer outages of the store.
+    /// The ttl of locks that do not set one, from 10 ms to 24 h. Default: 30 s. A shorter ttl frees
+    /// a crashed process's locks sooner. A longer one survives longer outages.
     pub fn default_ttl(mut self, ttl: Duration) -> LockRuntimeBuilder {
         self.settings.default_ttl = ttl;
         self
     }
 
-    /// The wait of locks that do not set one; 10 s if not set. Zero tries once.
+    /// The wait of locks that do not set one. Default: 10 s. Zero tries once.
     pub fn default_wait(mut self, wait: Duration) -> LockRuntimeBuilder {
         self.settings.default_wait = wait;
         self
     }
 
-    /// The period of the watchdog, from 1 ms to half of the default ttl; a tenth of each lock's ttl
-    /// if not set, and for locks whose ttl is shorter than twice this.
+    /// Period of renewals, from 1 ms to half of the default ttl. Default: a tenth of each lock's
+    /// ttl, also where the ttl is shorter than twice this.
     pub fn renew_every(mut self, period: Duration) -> LockRuntimeBuilder {
         self.settings.renew_every = Some(period);
         self
     }
 
-    /// What owner tokens start with, a UUID v4 if not set: for instance the name of the host, for
-    /// whoever looks into the store. The runtime appends a suffix that is unique to the claim. The
-    /// function runs where the claims are made: it must not block.
+    /// Prefix of owner tokens. Default: a UUID v4. A host name helps whoever reads the store. The
+    /// runtime appends a suffix that is unique to the claim. The function runs where claims are
+    /// made, so it must not block.
     pub fn owner_tokens(
         mut self,
         tokens: impl Fn(&LockKey) -> String + Send + Sync + 'static,
@@ -140,145 +141,144 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// How to go on when the store does not answer; if not set, after pauses of 50 ms to 1 s for as
-    /// long as somebody waits. The policy runs where the claims are made: it must not block.
+    /// Policy for retries after the store did not answer. Default: pauses of 50 ms to 1 s while
+    /// somebody waits. The policy runs where claims are made, so it must not block.
     pub fn retry(mut self, retry: impl Retry) -> LockRuntimeBuilder {
         self.settings.retry = Arc::new(retry);
         self
     }
 
-    /// How long the answer to one question may take; 1 s if not set. Renewals take at most a
-    /// quarter of the ttl.
+    /// Longest time that the answer to one question may take, from 10 ms to 24 h. Default: 1 s.
+    /// Renewals take at most a quarter of the ttl.
     pub fn command_timeout(mut self, timeout: Duration) -> LockRuntimeBuilder {
         self.settings.command_timeout = timeout;
         self
     }
 
-    /// How long [`shutdown`](LockRuntime::shutdown) waits for guards; 30 s if not set.
+    /// Longest time that [`shutdown`](LockRuntime::shutdown) waits for guards. Default: 30 s. Set
+    /// it below the time that your supervisor allows: Kubernetes allows 30 s for the whole
+    /// shutdown.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> LockRuntimeBuilder {
         self.settings.shutdown_timeout = timeout;
         self
     }
 
-    /// How long a lock that was handed to a waiting process is that process's until it shows a sign
-    /// of life by a first renewal; 1 s if not set, and never longer than the ttl. It bounds what a
-    /// process costs that dies in this instant. Raise it where processes pause for longer.
+    /// Lease of a lock that was just handed over, until its new owner renews it; from 10 ms to
+    /// 24 h, at most the ttl. Default: 1 s. A process that dies at that moment costs this much.
+    /// Raise it if processes pause for longer.
     pub fn grace(mut self, grace: Duration) -> LockRuntimeBuilder {
         self.settings.grace = grace;
         self
     }
 
-    /// How often a waiter asks although nothing was heard; 10 s if not set. It bounds what a lost
-    /// wake-up costs, beside the ttl of the holder. Lower it where connections break often, raise
-    /// it where tens of thousands of processes wait.
+    /// Interval at which a waiter asks again without news, from 10 ms to 24 h. Default: 10 s. It
+    /// limits the cost of a lost wake-up, beside the ttl of the holder. Lower it if connections
+    /// break often. Raise it if tens of thousands of processes wait.
     pub fn heartbeat(mut self, heartbeat: Duration) -> LockRuntimeBuilder {
         self.settings.heartbeat = heartbeat;
         self
     }
 
-    /// How often at the most a lock is passed on within this process, without asking the store;
-    /// 1,000 if not set.
+    /// Largest number of times that a lock is passed on within this process without asking the
+    /// store, at most 10,000. Default: 1,000.
     ///
-    /// Where other processes may wait it is passed on twice for each task of this process that
-    /// waited when its first holder ended, so that all tasks have the same share, whatever their
-    /// process. Lower it for the latency of other processes; 0 passes every lock through the store.
+    /// If other processes may wait, it is passed on twice for each task of this process that waited
+    /// when its first holder ended. So all tasks get the same share, in whichever process they are.
+    /// Lower it for the latency of other processes. With 0, every lock passes through the store.
     pub fn local_passes(mut self, passes: u32) -> LockRuntimeBuilder {
         self.settings.local_passes = passes;
         self
     }
 
-    /// For which share of its ttl a lock is passed on within this process, from 0 to 1; 0.1 if not
-    /// set. The second bound beside
-    /// [`local_passes`](LockRuntimeBuilder::local_passes), for bodies that take long: lower it where other processes wait too long, 0 passes
-    /// every lock through the store.
+    /// Share of the ttl, from 0 to 1, during which a lock may be passed on within this process.
+    /// Default: 0.1. It is a second limit beside
+    /// [`local_passes`](LockRuntimeBuilder::local_passes), for bodies that take long. Lower it if
+    /// other processes wait too long. With 0, every lock passes through the store.
     pub fn local_share(mut self, share: f64) -> LockRuntimeBuilder {
         self.settings.local_share = share;
         self
     }
 
-    /// What is added to every fencing token; 0 if not set. For who changes the store, or restores
-    /// an old one: what compares tokens refuses those that are smaller than the largest that it has
-    /// seen, so set it to that. It must not be lowered again. At most 2^52.
+    /// Offset added to every fencing token, at most 2^52. Default: 0. Set it to the largest token
+    /// given before the store changed or was restored. Never lower it.
     pub fn fence_floor(mut self, floor: u64) -> LockRuntimeBuilder {
         self.settings.fence_floor = floor;
         self
     }
 
-    /// Makes a ttl that the store does not keep as it is an error with [`LockError::Config`]; if
-    /// not set, the store keeps it for longer, where it has to, which delays only the takeover
-    /// after a crash: see [`takeover_after`](LockRuntime::takeover_after).
+    /// Whether [`build`](LockRuntimeBuilder::build) and `acquire` refuse a ttl that the store would
+    /// round up, with [`LockError::Config`]. Default: the store keeps the longer ttl. That delays
+    /// only the takeover after a crash: see [`takeover_after`](LockRuntime::takeover_after).
     pub fn exact_ttl(mut self, exact: bool) -> LockRuntimeBuilder {
         self.settings.exact_ttl = exact;
         self
     }
 
-    /// What this service is called on the card of its process; the name of the program if not set.
+    /// Name of this service on the card of its process. Default: the name of the program.
     pub fn service(mut self, name: impl Into<String>) -> LockRuntimeBuilder {
         self.settings.service = Some(name.into());
         self
     }
 
-    /// Whether the process says in the store, every 10 s, which service it is, on which host, and
-    /// which locks it has held for longer than a second, as it does if this is not set: it is what
-    /// [`processes`](LockRuntime::processes) and [`inspect`](LockRuntime::inspect) tell. It ends with
-    /// the process, at most 30 s later.
+    /// Whether this process publishes a card every 10 s: service, host, and locks held for longer
+    /// than 1 s. Default: true. [`processes`](LockRuntime::processes) and
+    /// [`inspect`](LockRuntime::inspect) read it. It expires within 30 s of the process's end.
     pub fn process_card(mut self, leaves: bool) -> LockRuntimeBuilder {
         self.settings.process_card = leaves;
         self
     }
 
-    /// Tells `observer` of everything that happens to the locks of this runtime and to its store:
-    /// see
-    /// [`observe`](crate::observe). Several are told one after the other.
+    /// Adds an `observer` of everything that happens to the locks of this runtime and to its store:
+    /// see [`observe`](crate::observe). Several observers are called one after another.
     pub fn observer(mut self, observer: impl Observer) -> LockRuntimeBuilder {
         self.settings.observers.add(Arc::new(observer));
         self
     }
 
-    /// How long a caller waits for its lock until that is worth a line in the log; 2 s if not set.
+    /// Wait for a lock after which the log gets a line. Default: 2 s.
     #[cfg(feature = "tracing")]
     pub fn slow_wait(mut self, wait: Duration) -> LockRuntimeBuilder {
         self.settings.observers.slow_wait = wait;
         self
     }
 
-    /// Whether spans and log lines name keys, as they do if it is not set. Else each has a hash in
-    /// its place, the same in all processes that were built with the same version of Rust. It is no
-    /// protection of keys that can be guessed.
+    /// Whether spans and log lines contain keys. Default: true. With `false` they contain a hash of
+    /// each key, which is the same in all processes that were built with the same version of Rust.
+    /// The hash does not protect keys that can be guessed.
     #[cfg(feature = "tracing")]
     pub fn log_keys(mut self, keys: bool) -> LockRuntimeBuilder {
         self.settings.observers.log_keys = keys;
         self
     }
 
-    /// How many connections the commands are spread over; 1 if not set, which is the fastest until
-    /// it fills a core: raise it where the thread `lock-runtime` does. Each tokio runtime gets one
-    /// more, if the pool has room. No effect on other stores than Redis.
+    /// Number of connections for commands. Default: 1. Raise it only if the thread `lock-runtime`
+    /// fills a core. Each tokio runtime gets one more connection, if the pool has room. It has no
+    /// effect on stores other than Redis.
     #[cfg(feature = "redis")]
     pub fn lanes(mut self, lanes: usize) -> LockRuntimeBuilder {
         self.redis.lanes = lanes;
         self
     }
 
-    /// Leaves a lock for which others wait free for `gap` before it is handed over, at most once in
-    /// `every`, so that other libraries can take it, which ask again and again and stand in no
-    /// queue: redis-py sleeps 100 ms in between, so 150 ms will do. Off if not set: then they have
-    /// the lock when nobody of ours wants it. It costs those who wait here `gap / every` of their
-    /// time. Set it in all processes that use the lock. From 1 ms on, and shorter than `every`,
-    /// which is 24 h at most.
+    /// Leaves the lock free for `gap`, at most once per `every`, before a hand-over. Libraries that
+    /// poll get a turn then. Default: off.
     ///
-    /// Only whoever had the lock alone leaves a gap: the end of a share, of a permit or of a shard
-    /// leaves none.
+    /// While it is off, such libraries get the lock only when nobody waits for it here. The gap
+    /// must be as long as their pause: redis-py sleeps 100 ms, so 150 ms is enough. It costs the
+    /// waiters here `gap / every` of their time. Set it in all processes that use the lock. The gap
+    /// is at least 1 ms and shorter than `every`, which is at most 24 h.
     ///
-    /// It is for locks on one Redis server: elsewhere [`build`](LockRuntimeBuilder::build) says
-    /// [`LockError::Config`].
+    /// Only the plain lock leaves a gap: the end of a share, of a permit or of a shard leaves none.
+    ///
+    /// It needs locks on one Redis server. On other stores [`build`](LockRuntimeBuilder::build)
+    /// returns [`LockError::Config`].
     #[cfg(feature = "redis")]
     pub fn foreign_gap(mut self, every: Duration, gap: Duration) -> LockRuntimeBuilder {
         self.redis.foreign_gap = Some(ForeignGap { every, gap });
         self
     }
 
-    /// For tests: how often the process leaves its card.
+    /// For tests: the period at which the process writes its card.
     #[cfg(feature = "redis")]
     #[doc(hidden)]
     pub fn card_every(mut self, period: Duration) -> LockRuntimeBuilder {
@@ -286,33 +286,33 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// How many connections there may be in all, from [`lanes`](LockRuntimeBuilder::lanes) to
-    /// 65,536. If not set, it is what the configuration says of its pool; if that says nothing,
-    /// there is room for 32 tokio runtimes beside the lanes, on every machine. No effect on other
-    /// stores than Redis.
+    /// Largest number of connections in all, from [`lanes`](LockRuntimeBuilder::lanes) to 65,536.
+    /// Default: the size of the pool in the deadpool configuration, else room for 32 tokio runtimes
+    /// beside the lanes, on every machine. It has no effect on stores other than Redis.
     #[cfg(feature = "redis")]
     pub fn pool_size(mut self, connections: usize) -> LockRuntimeBuilder {
         self.redis.pool_size = Some(connections);
         self
     }
 
-    /// How long it may take to open a connection, from 1 ms to 1 h; 1 s if not set. No effect on
-    /// other stores than Redis.
+    /// Longest time to open a connection, from 1 ms to 1 h. Default: 1 s. It has no effect on
+    /// stores other than Redis.
     #[cfg(feature = "redis")]
     pub fn connect_timeout(mut self, timeout: Duration) -> LockRuntimeBuilder {
         self.redis.connect_timeout = timeout;
         self
     }
 
-    /// PEM certificates of the authorities to trust for `rediss://`, instead of those of the system. No effect on other stores than Redis.
+    /// Certificates of the authorities to trust, in PEM, for `rediss://`. Default: those of the
+    /// system. It has no effect on stores other than Redis.
     #[cfg(feature = "tls")]
     pub fn tls_root_certificates(mut self, pem: impl Into<Vec<u8>>) -> LockRuntimeBuilder {
         self.redis.tls_root_certificates = Some(pem.into());
         self
     }
 
-    /// The certificate in PEM format by which a server of `rediss://` knows its clients, with those that
-    /// vouch for it, and its private key. No effect on other stores than Redis.
+    /// Client certificate chain and private key, in PEM, for `rediss://`. It has no effect on
+    /// stores other than Redis.
     #[cfg(feature = "tls")]
     pub fn tls_client_certificate(
         self,
@@ -335,7 +335,7 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// The user of etcd, where it wants one. No effect on other stores than etcd.
+    /// User name and password for etcd. It has no effect on stores other than etcd.
     #[cfg(feature = "etcd")]
     pub fn etcd_user(
         mut self,
@@ -348,8 +348,8 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// How to speak TLS to etcd; without it endpoints that say `https` are spoken to with the
-    /// authorities of the system. No effect on other stores than etcd.
+    /// TLS settings for etcd. Default: `https` endpoints use the authorities of the system. It has
+    /// no effect on stores other than etcd.
     #[cfg(feature = "etcd")]
     pub fn etcd_tls(mut self, tls: EtcdTls) -> LockRuntimeBuilder {
         if let Source::Etcd(etcd) = &mut self.source {
@@ -358,8 +358,7 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// The secret of an ACL token of Consul, where it wants one. No effect on other stores than
-    /// Consul.
+    /// Secret of an ACL token of Consul. It has no effect on stores other than Consul.
     #[cfg(feature = "consul")]
     pub fn consul_token(mut self, secret: impl Into<String>) -> LockRuntimeBuilder {
         if let Source::Consul(consul) = &mut self.source {
@@ -368,8 +367,8 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// How to speak TLS to Consul; without it agents that say `https` are spoken to with the
-    /// authorities of the system. No effect on other stores than Consul.
+    /// TLS settings for Consul. Default: `https` agents use the authorities of the system. It has
+    /// no effect on stores other than Consul.
     #[cfg(feature = "consul")]
     pub fn consul_tls(mut self, tls: ConsulTls) -> LockRuntimeBuilder {
         if let Source::Consul(consul) = &mut self.source {
@@ -378,18 +377,18 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// Lets [`build`](LockRuntimeBuilder::build) succeed without a server: for services that start before their store. No effect in memory, and on stores of your own.
+    /// Lets [`build`](LockRuntimeBuilder::build) succeed without a server, for services that start
+    /// before their store. It has no effect in memory and on stores of your own.
     #[cfg(any(feature = "redis", feature = "etcd", feature = "consul"))]
     pub fn connect_lazily(mut self) -> LockRuntimeBuilder {
         self.lazily = true;
         self
     }
 
-    /// For how long a server that may have lost its data votes for nobody, and the longest ttl that
-    /// a lock may have; 30 s if not set. See
-    /// [`RedlockSettings::restart_delay`](crate::redlock::RedlockSettings::restart_delay) for what it
-    /// costs to turn it off by zero. No effect on other locks than those of
-    /// [`redlock`](LockRuntime::redlock).
+    /// Time during which a server that may have lost its data votes for nobody, and the longest ttl
+    /// that a lock may have. Default: 30 s. Zero turns the rule off: see
+    /// [`RedlockSettings::restart_delay`](crate::redlock::RedlockSettings::restart_delay) for the
+    /// cost. It has no effect on locks other than those of [`redlock`](LockRuntime::redlock).
     #[cfg(feature = "redis")]
     pub fn restart_delay(mut self, delay: Duration) -> LockRuntimeBuilder {
         self.restart_delay = Some(delay);
@@ -400,8 +399,10 @@ impl LockRuntimeBuilder {
     ///
     /// # Errors
     ///
-    /// [`LockError::Config`] if a setting cannot be used; [`is_unavailable`](LockError::is_unavailable), within 5 s, if there is no server;
-    /// [`is_denied`](LockError::is_denied) if it refuses, or is none of Redis 6.2 or newer and Valkey.
+    /// [`LockError::Config`] if a setting cannot be used;
+    /// [`is_unavailable`](LockError::is_unavailable), within 5 s, if there is no server;
+    /// [`is_denied`](LockError::is_denied) if the server refuses, or is not Valkey or Redis 6.2 or
+    /// newer.
     pub async fn build(self) -> Result<LockRuntime, LockError> {
         let settings = self.settings.checked()?;
         let built_on = Handle::try_current().map_err(|_| {
@@ -481,19 +482,19 @@ impl LockRuntimeBuilder {
 
 /// Where the locks are.
 impl LockRuntime {
-    /// Locks on one Redis server: `redis://[user:password@]host[:port][/db]`, `rediss://…` (with the feature `tls`) or `unix://path`.
+    /// Locks on one Redis server: `redis://[user:password@]host[:port][/db]`, `rediss://…` (with
+    /// the feature `tls`) or `unix://path`.
     #[cfg(feature = "redis")]
     pub fn redis(url: impl Into<String>) -> LockRuntimeBuilder {
         LockRuntimeBuilder::redis(url.into())
     }
 
-    /// Locks held by a majority of several Redis servers that know nothing of each other: an odd
-    /// number of URLs as [`redis`](LockRuntime::redis) takes them, 3 at least. The locks live on as
-    /// long as a majority of the servers does, whichever it is.
+    /// Locks held by a majority of several Redis servers that know nothing of each other. It takes
+    /// an odd number of URLs, at least 3, in the form of [`redis`](LockRuntime::redis). The locks
+    /// survive as long as any majority of the servers does.
     ///
-    /// Servers that have never been seen before vote after
-    /// [`restart_delay`](LockRuntimeBuilder::restart_delay): [`build`](LockRuntimeBuilder::build) does
-    /// not wait for that, and claims do.
+    /// New servers vote only after [`restart_delay`](LockRuntimeBuilder::restart_delay).
+    /// [`build`](LockRuntimeBuilder::build) does not wait for that, but claims do.
     ///
     /// ```no_run
     /// use lock_runtime::LockRuntime;
@@ -510,14 +511,14 @@ impl LockRuntime {
         LockRuntimeBuilder::redlock(servers.collect())
     }
 
-    /// Locks on the Redis server of a deadpool configuration, whose pool settings are kept.
+    /// Locks on the Redis server of a deadpool configuration. Its pool settings are kept.
     #[cfg(feature = "redis")]
     pub fn from_config(config: deadpool_redis::Config) -> LockRuntimeBuilder {
         LockRuntimeBuilder::config(config)
     }
 
     /// Locks on etcd, 3.4 or newer: the members of a cluster, as `host:port`, `http://…` or
-    /// `https://…`, of which one is asked at a time.
+    /// `https://…`. One member is asked at a time.
     ///
     /// # Examples
     ///
@@ -534,9 +535,8 @@ impl LockRuntime {
         LockRuntimeBuilder::etcd(EtcdSettings::new(endpoints))
     }
 
-    /// Locks on Consul, 1.12 or newer: the agents, as `host:port`, `http://…` or `https://…`, of
-    /// which one is asked at a time; the agent of the own machine is the best. A ttl is 60 s at the
-    /// most.
+    /// Locks on Consul, 1.12 or newer: the agents, as `host:port`, `http://…` or `https://…`. One
+    /// agent is asked at a time; the agent of this machine is the best. A ttl is at most 60 s.
     ///
     /// # Examples
     ///
@@ -557,7 +557,8 @@ impl LockRuntime {
         LockRuntimeBuilder::backend(crate::stores::memory::MemoryBackend::new())
     }
 
-    /// Locks on any store: your own, or a [`MemoryBackend`](crate::stores::memory::MemoryBackend) of which a test keeps a clone.
+    /// Locks on any store: your own, or a [`MemoryBackend`](crate::stores::memory::MemoryBackend)
+    /// of which a test keeps a clone.
     pub fn backend(backend: impl Backend) -> LockRuntimeBuilder {
         LockRuntimeBuilder::backend(backend)
     }

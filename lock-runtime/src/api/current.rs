@@ -37,7 +37,7 @@ impl LockRuntime {
     ///
     /// # Errors
     ///
-    /// [`LockError::AlreadyInstalled`] if there is one: two would not exclude each other.
+    /// [`LockError::AlreadyInstalled`] if there is one already: two would not exclude each other.
     pub fn install(self) -> Result<(), LockError> {
         GLOBAL.set(self).map_err(|_| LockError::AlreadyInstalled)
     }
@@ -53,9 +53,9 @@ impl LockRuntime {
 
     /// The runtime that annotated functions called here would use, unless they name one.
     ///
-    /// In the body of an annotated function, and of [`Lock::run`](crate::Lock::run), that is the runtime of its own
-    /// lock; in a [scope](LockRuntime::scope), that of the scope. Whichever is the innermost
-    /// counts. Elsewhere it is the installed one.
+    /// It is that of the innermost body or scope: in the body of an annotated function and of
+    /// [`Lock::run`](crate::Lock::run), the runtime of its own lock; in a
+    /// [scope](LockRuntime::scope), that of the scope. Elsewhere it is the installed one.
     ///
     /// # Errors
     ///
@@ -73,12 +73,12 @@ impl LockRuntime {
         }
     }
 
-    /// Runs `future` with `runtime` in the place of the installed one, so that tests run side by
+    /// Runs `future` with `runtime` instead of the installed one, so that tests can run side by
     /// side.
     ///
-    /// The scope is that of the task. [`LockRuntime::spawn`] carries it to another; `tokio::spawn`
-    /// does not, so neither do the handlers of a running web server, which take a runtime by the
-    /// attribute's `runtime = expression`. A test that calls a router by itself, as
+    /// The scope belongs to the task. [`LockRuntime::spawn`] inherits it. `tokio::spawn` does not
+    /// inherit it, so handlers of a running web server do not either. They take a runtime by the
+    /// attribute's `runtime = expression`. A test that calls a router directly, as
     /// `Router::oneshot` does, runs the handler in the scope.
     ///
     /// # Examples
@@ -103,12 +103,11 @@ impl LockRuntime {
         SCOPED.scope(Scope { runtime, within }, future).await
     }
 
-    /// Spawns `future` on the tokio runtime of the caller, in the [scope](LockRuntime::scope) that
-    /// the caller is in: annotated functions that it calls use the same runtime.
+    /// Spawns `future` on the tokio runtime of the caller, in the [scope](LockRuntime::scope) of
+    /// the caller: annotated functions that it calls use the same runtime.
     ///
-    /// The locks of the caller are not carried: the task holds none of them, and takes its own as
-    /// any other task does. A body that waits for the task while that wants the body's lock waits
-    /// for itself.
+    /// The task does not inherit the locks of the caller. It acquires its own like any other task.
+    /// If a body waits for a task that wants the body's lock, neither makes progress.
     ///
     /// # Panics
     ///

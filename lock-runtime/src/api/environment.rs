@@ -173,7 +173,7 @@ fn is_off(feature: &str) -> String {
 }
 
 /// The builder that a URL of several servers describes: each setting that has a variable has a
-/// parameter, too. Of a fault nothing is told that may hold a password.
+/// parameter, too. An error shows nothing that may be a password.
 #[cfg(feature = "redis")]
 fn redlock(url: &str) -> Result<LockRuntimeBuilder, String> {
     let (urls, parameters) = servers(url)?;
@@ -196,8 +196,8 @@ fn redlock(url: &str) -> Result<LockRuntimeBuilder, String> {
 #[cfg(feature = "redis")]
 type Parameters<'a> = Vec<(&'a str, String)>;
 
-/// The servers of `scheme://[user:password@]host:port,host:port,…[/db][?restart_delay=30s&…]`, as one
-/// URL each, and the parameters.
+/// The servers of `scheme://[user:password@]host:port,host:port,…[/db][?restart_delay=30s&…]`, as
+/// one URL each, and the parameters.
 #[cfg(feature = "redis")]
 fn servers(url: &str) -> Result<(Vec<String>, Parameters<'_>), String> {
     let form = || "must be `redis+redlock://host:port,host:port,host:port`".to_owned();
@@ -272,7 +272,7 @@ fn parsed<T: FromStr>(text: &str, form: &str) -> Result<T, String> {
 }
 
 impl LockRuntime {
-    /// A runtime as the environment describes it.
+    /// A runtime configured by environment variables.
     ///
     /// | variable | what it sets |
     /// |---|---|
@@ -297,24 +297,24 @@ impl LockRuntime {
     /// | `LOCK_TLS_ROOT_CERTIFICATES` | `tls_root_certificates`: the path of the file, with the feature `tls` |
     /// | `LOCK_TLS_CLIENT_CERTIFICATE`, `LOCK_TLS_CLIENT_KEY` | `tls_client_certificate`: the paths of both files, with the feature `tls` |
     ///
-    /// With the feature `etcd`, its user may stand in the URL, as `etcd://user:password@host:port`
-    /// with `%40` for an `@`, or in `ETCDCTL_USER` and `ETCDCTL_PASSWORD`; the paths of
-    /// certificates in `ETCDCTL_CACERT`, `ETCDCTL_CERT` and `ETCDCTL_KEY`, for `etcds://`, which
-    /// may also be written `etcd+https://`.
+    /// With the feature `etcd`, the user may be in the URL, as `etcd://user:password@host:port`
+    /// with `%40` for an `@`, or in `ETCDCTL_USER` and `ETCDCTL_PASSWORD`. `ETCDCTL_CACERT`,
+    /// `ETCDCTL_CERT` and `ETCDCTL_KEY` are the paths of the certificates for `etcds://`, which may
+    /// also be written `etcd+https://`.
     ///
-    /// With the feature `consul`, its token is in the file that `CONSUL_HTTP_TOKEN_FILE` names, or,
-    /// without that, in `CONSUL_HTTP_TOKEN`; the paths of certificates in `CONSUL_CACERT`,
-    /// `CONSUL_CLIENT_CERT` and `CONSUL_CLIENT_KEY`, for `consul+https://`, and the name in them, if it
-    /// is not that of the URL, in `CONSUL_TLS_SERVER_NAME`. `consul://` without a host leads where
-    /// `CONSUL_HTTP_ADDR` does.
+    /// With the feature `consul`, the token is in the file that `CONSUL_HTTP_TOKEN_FILE` names,
+    /// else in `CONSUL_HTTP_TOKEN`. `CONSUL_CACERT`, `CONSUL_CLIENT_CERT` and `CONSUL_CLIENT_KEY`
+    /// are the paths of the certificates for `consul+https://`. `CONSUL_TLS_SERVER_NAME` is the
+    /// name in them, if it differs from that of the URL. `consul://` without a host uses the
+    /// address in `CONSUL_HTTP_ADDR`.
     ///
-    /// A URL of several servers takes the same as parameters, without the `LOCK_` and in small
-    /// letters: `redis+redlock://one:6379,two:6379,three:6379?ttl=5s&restart_delay=10s&lanes=2`.
-    /// What has no place in a URL is written by `%`, as in `prefix=shop%3Alock%3A`. A variable
-    /// counts more.
+    /// A URL of several servers takes the same settings as parameters, without the `LOCK_` and in
+    /// lower case: `redis+redlock://one:6379,two:6379,three:6379?ttl=5s&restart_delay=10s&lanes=2`.
+    /// Characters that a URL cannot contain are percent-encoded, as in `prefix=shop%3Alock%3A`. A
+    /// variable takes precedence over a parameter.
     ///
-    /// A duration is text, as in `500ms`, `5s` or `1m 30s`. What is set on the builder afterwards
-    /// counts more than the environment. A value that cannot be used is an error of
+    /// A duration is text, such as `500ms`, `5s` or `1m 30s`. Settings of the builder take
+    /// precedence over the environment. A value that cannot be used is an error of
     /// [`build`](LockRuntimeBuilder::build), and so is a missing `LOCK_URL`.
     pub fn from_env() -> LockRuntimeBuilder {
         read(|name| std::env::var_os(name))

@@ -1,4 +1,4 @@
-//! The bodies around a call: which locks it has already.
+//! The bodies around a call, and the locks that they hold.
 
 use std::sync::{Arc, OnceLock};
 

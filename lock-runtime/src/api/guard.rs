@@ -1,4 +1,4 @@
-//! What a holder has in hand.
+//! The guard of a held lock, and its handle.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use lock_protocol::OwnerToken;
 
 /// A held lock.
 ///
-/// [`release`](LockGuard::release) it to learn whether it was held to the end; dropping it releases it in the background. While the guard
-/// lives, the watchdog renews the lease. A lease that is lost all the same (the store was away for
-/// too long, forgot the lock, or gave it to another after a pause of this process) is told by
-/// [`is_held`](LockGuard::is_held) and [`lost`](LockGuard::lost): what the lock protects must not
-/// be touched from then on.
+/// [`release`](LockGuard::release) it to learn whether it was held to the end. Dropping it releases
+/// it in the background. While the guard lives, the watchdog renews the lease. The lease may still
+/// be lost: the store did not answer for too long, forgot the lock, or gave it to another after a
+/// pause of this process. [`is_held`](LockGuard::is_held) and [`lost`](LockGuard::lost) report
+/// that. From then on, do not touch what the lock protects.
 ///
 /// # Examples
 ///
@@ -46,7 +46,7 @@ impl LockGuard {
         LockGuard { hold }
     }
 
-    /// The key as it was asked for.
+    /// The key that was asked for.
     pub fn key(&self) -> &LockKey {
         self.hold.view().key()
     }
@@ -56,31 +56,32 @@ impl LockGuard {
         self.hold.view().owner()
     }
 
-    /// A number larger than that of every earlier holder: give it to what the lock protects.
+    /// A number larger than that of every earlier holder. Send it to the resource that the lock
+    /// protects.
     pub fn fencing_token(&self) -> FencingToken {
         self.hold.view().token()
     }
 
-    /// What was asked of the key: [`shared`](crate::Lock::shared), [`permits`](crate::Lock::permits),
-    /// [`shards`](crate::Lock::shards), or all of it.
+    /// The mode of the claim: [`shared`](crate::Lock::shared), [`permits`](crate::Lock::permits),
+    /// [`shards`](crate::Lock::shards), or the whole key.
     pub fn mode(&self) -> Mode {
         self.hold.view().mode()
     }
 
-    /// Which part of the key it is, from 0 to one less than the number of its
-    /// [`shards`](crate::Lock::shards); 0 where it has none.
+    /// The part of the key, from 0 to one less than the number of its
+    /// [`shards`](crate::Lock::shards); 0 if it has none.
     pub fn shard(&self) -> u32 {
         self.hold.view().shard().into()
     }
 
-    /// How long the lock is held at least, unless it is renewed; zero once it is lost.
+    /// Time for which the lock is still held at least, unless it is renewed; zero once it is lost.
     pub fn remaining(&self) -> Duration {
         self.hold.view().remaining()
     }
 
-    /// Whether the lock is still held for certain.
+    /// Whether the lock is certainly still held.
     ///
-    /// Told by the local clock and the answers to renewals; no question is sent.
+    /// The local clock and the answers to renewals decide. No question is sent.
     pub fn is_held(&self) -> bool {
         self.hold.view().check().is_ok()
     }
@@ -89,7 +90,7 @@ impl LockGuard {
     ///
     /// # Panics
     ///
-    /// Outside of tokio, as its timers do.
+    /// Outside of a tokio runtime with timers.
     ///
     /// # Cancel safety
     ///
@@ -102,8 +103,9 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// [`is_lost`](LockError::is_lost) if the lock is not held any more, [`is_unavailable`](LockError::is_unavailable) if the store did
-    /// not answer: the lock is then held for what [`remaining`](LockGuard::remaining) says.
+    /// [`is_lost`](LockError::is_lost) if the lock is no longer held;
+    /// [`is_unavailable`](LockError::is_unavailable) if the store did not answer: the lock is then
+    /// held for [`remaining`](LockGuard::remaining).
     ///
     /// # Cancel safety
     ///
@@ -116,10 +118,10 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// [`is_lost`](LockError::is_lost) if the lock was not held to the end, so that another may have held it meanwhile;
-    /// [`is_unavailable`](LockError::is_unavailable) if the store did not answer: the lock is then
-    /// free after its ttl; [`LockError::Config`] outside of tokio: the lock is then released in the
-    /// background.
+    /// [`is_lost`](LockError::is_lost) if the lock was not held to the end, so that another may
+    /// have held it meanwhile; [`is_unavailable`](LockError::is_unavailable) if the store did not
+    /// answer: the lock is then free after its ttl; [`LockError::Config`] outside of tokio: the
+    /// lock is then released in the background.
     ///
     /// # Cancel safety
     ///
@@ -128,16 +130,16 @@ impl LockGuard {
         self.hold.release().await
     }
 
-    /// A view of the lock for those who may look at it but not release it.
+    /// A view of the lock, for code that may inspect it but not release it.
     pub fn handle(&self) -> LockHandle {
         LockHandle::new(self.hold.view())
     }
 }
 
-/// A view of a held lock: it owns nothing, cannot release, and may outlive the guard, after which
-/// the lock counts as lost.
+/// A view of a held lock. It owns nothing and cannot release. It may outlive the guard, and the
+/// lock then counts as lost.
 ///
-/// The attribute binds one with `guard = name`; [`LockGuard::handle`] gives others. Cloning is
+/// The attribute binds one with `guard = name`; [`LockGuard::handle`] returns others. Cloning is
 /// cheap.
 #[derive(Clone)]
 pub struct LockHandle(
@@ -158,7 +160,7 @@ impl LockHandle {
         }
     }
 
-    /// The key as it was asked for.
+    /// The key that was asked for.
     pub fn key(&self) -> &LockKey {
         self.0.key()
     }
@@ -168,17 +170,18 @@ impl LockHandle {
         self.0.owner()
     }
 
-    /// A number larger than that of every earlier holder: give it to what the lock protects.
+    /// A number larger than that of every earlier holder. Send it to the resource that the lock
+    /// protects.
     pub fn fencing_token(&self) -> FencingToken {
         self.0.token()
     }
 
-    /// What was asked of the key; see [`LockGuard::mode`].
+    /// The mode of the claim; see [`LockGuard::mode`].
     pub fn mode(&self) -> Mode {
         self.0.mode()
     }
 
-    /// Which part of the key it is; see [`LockGuard::shard`].
+    /// The part of the key; see [`LockGuard::shard`].
     pub fn shard(&self) -> u32 {
         self.0.shard().into()
     }
@@ -188,12 +191,13 @@ impl LockHandle {
         LockHandle(Arc::new(self.0.as_part(mode, shard)))
     }
 
-    /// How long the lock is held at least, unless it is renewed; zero once it is lost or released.
+    /// Time for which the lock is still held at least, unless it is renewed; zero once it is lost
+    /// or released.
     pub fn remaining(&self) -> Duration {
         self.0.remaining()
     }
 
-    /// Whether the lock is still held for certain; see [`LockGuard::is_held`].
+    /// Whether the lock is certainly still held; see [`LockGuard::is_held`].
     pub fn is_held(&self) -> bool {
         self.check().is_ok()
     }
@@ -202,7 +206,7 @@ impl LockHandle {
     ///
     /// # Panics
     ///
-    /// Outside of tokio, as its timers do.
+    /// Outside of a tokio runtime with timers.
     ///
     /// # Cancel safety
     ///
@@ -248,11 +252,12 @@ impl LockHandle {
         }
     }
 
-    /// Whether this is a lock of that runtime.
+    /// The engine that holds the lock.
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         self.0.engine()
     }
 
+    /// Whether this is a lock of that runtime.
     pub(crate) fn is_of(&self, engine: &Arc<Engine>) -> bool {
         self.0.is_of(engine)
     }

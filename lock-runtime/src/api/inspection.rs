@@ -1,4 +1,4 @@
-//! Who holds a lock, in whichever process, and how the store is.
+//! Inspection of the locks of all processes, and the health of the store.
 
 use lock_protocol::{BackendError, LockKey, OwnerToken, Released};
 use tokio::time::timeout;
@@ -9,19 +9,20 @@ use crate::engine::within_tokio;
 use crate::error::LockError;
 use crate::observe::{Broken, Health, LockInfo, MemberHealth, ProcessInfo};
 
-/// For those who look after locks: each asks the store once. The answer of a server may take the
-/// [`command_timeout`](crate::LockRuntimeBuilder::command_timeout), and all twice as long.
+/// Inspection of locks. Each method asks the store once. The answer of a server may take the
+/// [`command_timeout`](crate::LockRuntimeBuilder::command_timeout), and all of them together twice
+/// as long.
 impl LockRuntime {
-    /// Who holds the lock, and who waits for it; `None` if nobody holds it. Nothing is changed by
-    /// it.
+    /// Who holds the lock, and who waits for it; `None` if nobody holds it. It changes nothing.
     ///
-    /// On Redis it takes the permissions of an operator, which the error of a missing one names.
+    /// On Redis it needs the permissions of an operator. The error of a missing permission names
+    /// them.
     ///
     /// # Errors
     ///
-    /// [`is_unsupported`](LockError::is_unsupported) on stores that cannot tell;
-    /// [`is_unavailable`](LockError::is_unavailable) and [`is_denied`](LockError::is_denied) as of a
-    /// lock; [`LockError::InvalidKey`].
+    /// [`is_unsupported`](LockError::is_unsupported) on stores without inspection;
+    /// [`is_unavailable`](LockError::is_unavailable) and [`is_denied`](LockError::is_denied) as for
+    /// a lock; [`LockError::InvalidKey`].
     ///
     /// # Examples
     ///
@@ -45,14 +46,15 @@ impl LockRuntime {
         Ok(inspected.map(|inspected| LockInfo::of(&key, inspected)))
     }
 
-    /// The processes that use locks with the prefix of this runtime, those that have been there
-    /// longest first: by the cards that they leave in the store every 10 s, so that nothing is
-    /// searched. One that has just begun is there after 10 s, and one that died is so for up to 30
-    /// s.
+    /// The processes that use locks with the prefix of this runtime, the longest-running first.
+    ///
+    /// The store has a card of each, so nothing is searched. A process writes its card every 10 s,
+    /// so a new process appears after 10 s, and a dead one disappears within 30 s.
+    /// etcd and Consul keep no cards.
     ///
     /// # Errors
     ///
-    /// As of [`inspect`](LockRuntime::inspect).
+    /// As [`inspect`](LockRuntime::inspect).
     ///
     /// # Examples
     ///
@@ -73,21 +75,22 @@ impl LockRuntime {
         Ok(processes)
     }
 
-    /// Ends the lease of `owner`, which [`inspect`](LockRuntime::inspect) told, and hands the lock to
-    /// whoever waits. It never ends the lease of the next holder: that has another owner.
+    /// Ends the lease of `owner`, which [`inspect`](LockRuntime::inspect) returned, and hands the
+    /// lock to the next waiter. It never ends the lease of the next holder, which has another owner
+    /// token.
     ///
-    /// The holder learns of it by its next renewal, after a tenth of its ttl if nothing else was
-    /// set, and works on until then: only what compares its
-    /// [fencing token](crate::FencingToken) keeps it out meanwhile.
+    /// The holder learns of it at its next renewal, by default after a tenth of its ttl. Until then
+    /// it works on, and only a resource that compares its [fencing token](crate::FencingToken)
+    /// keeps it out.
     ///
     /// # Errors
     ///
-    /// As of [`inspect`](LockRuntime::inspect).
+    /// As [`inspect`](LockRuntime::inspect).
     ///
     /// # Cancel safety
     ///
-    /// Whether the lease has ended is not known if the future is dropped, nor after an error that
-    /// [`is_unavailable`](LockError::is_unavailable).
+    /// If the future is dropped, or the error is [`is_unavailable`](LockError::is_unavailable), it
+    /// is not known whether the lease has ended.
     ///
     /// # Examples
     ///
@@ -120,14 +123,14 @@ impl LockRuntime {
         })
     }
 
-    /// Whether a lock could be had now, and which servers are away. It takes no lock, so it is for
-    /// the readiness of a service: one that asks every few seconds disturbs nobody.
+    /// Whether a lock could be acquired now, and which servers are down. It takes no lock, so it
+    /// suits the readiness probe of a service: a question every few seconds disturbs nobody.
     ///
     /// # Errors
     ///
-    /// [`is_unavailable`](LockError::is_unavailable) where the store as a whole gives no answer in
-    /// time, [`is_unsupported`](LockError::is_unsupported) on a store of your own that cannot tell. A
-    /// server that is away is no error.
+    /// [`is_unavailable`](LockError::is_unavailable) if the store as a whole does not answer in
+    /// time; [`is_unsupported`](LockError::is_unsupported) on a store of your own without this. A
+    /// server that is down is no error.
     ///
     /// # Examples
     ///

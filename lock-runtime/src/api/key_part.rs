@@ -1,4 +1,4 @@
-//! What may stand between `<` and `>` in a key template, and how it is written into the key.
+//! The values of a key template, and how they are written into the key.
 //!
 //! Two different lists of values never make the same key of one template. In a value, `%`, `:`, `{`
 //! and `}` are percent-encoded, and the attribute demands one of `:`, `{`, `}` in the template
@@ -16,18 +16,19 @@ use lock_protocol::LockKey;
 
 /// A value that can stand in a key template: `<id>` in `key = "coupon:<id>"`.
 ///
-/// Parts of a key are integers, `bool`, `char`, strings, IP and socket addresses; with a feature
-/// for each crate, `uuid::Uuid` and the dates and times of `time`, `chrono` and `jiff`, an instant
-/// in UTC; and tuples, arrays, lists and `Option`s of parts, and references and smart pointers to
-/// them. `None` has a key that no `Some` makes: all calls without a value take one lock.
+/// Parts of a key are integers, `bool`, `char`, strings, and IP and socket addresses. With a
+/// feature for each crate, `uuid::Uuid` and the dates and times of `time`, `chrono` and `jiff` are
+/// parts; instants are written in UTC. Tuples, arrays, lists and `Option`s of parts are parts, and
+/// so are references and smart pointers to them. `None` has a key that no `Some` makes: all calls
+/// without a value take one lock.
 ///
-/// Equal values make one key, and different values different keys. So there is no implementation
-/// for everything that has a `Display`, as two values that look alike would share a lock, and none
-/// for floating-point numbers: `0.0 == -0.0`, and `NaN` is not even equal to itself.
+/// Equal values make the same key, and different values make different keys. So not every type with
+/// a `Display` is a part: two values that look alike would share a lock. Floating-point numbers are
+/// not parts either: `0.0 == -0.0`, and `NaN` is not even equal to itself.
 ///
 /// # Examples
 ///
-/// A newtype, and an enum without fields, is a part by `#[derive(KeyPart)]`:
+/// `#[derive(KeyPart)]` makes a part of a newtype, or of an enum without fields:
 ///
 /// ```
 /// # #[cfg(feature = "macros")] {
@@ -41,7 +42,7 @@ use lock_protocol::LockKey;
 /// # }
 /// ```
 ///
-/// Any other type of your own says which of its fields make it up:
+/// Any other type of your own adds the fields that identify it:
 ///
 /// ```
 /// use lock_runtime::{KeyBuilder, KeyPart};
@@ -66,7 +67,7 @@ pub trait KeyPart {
 
 /// A place in a lock key, to be filled by a [`KeyPart`].
 ///
-/// It takes parts and no raw text, so that no implementation can make two different values look the
+/// It takes parts and no raw text, so no implementation can make two different values look the
 /// same.
 #[derive(Debug)]
 pub struct KeyBuilder {

@@ -4,8 +4,8 @@ use crate::api::runtime::LockRuntime;
 use crate::observe::LocalLock;
 
 impl LockRuntime {
-    /// The locks that this process holds by this runtime, the oldest first. Nothing is asked: for
-    /// `/debug`, health checks and tests.
+    /// The locks that this process holds by this runtime, the oldest first. It sends no question to
+    /// the store, so it suits `/debug`, health checks and tests.
     ///
     /// # Examples
     ///

@@ -1,4 +1,4 @@
-//! Locks asked for by code that is not an annotated function.
+//! Locks for code that is not an annotated function.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::engine::{Engine, Wish};
 use crate::error::LockError;
 use lock_protocol::LockKey;
 
-/// How long a leader pauses before it stands again, where the runtime's own pauses have an end.
+/// Pause of a candidate before it tries again, if the runtime's own pauses have an end.
 const STANDS_AGAIN: Duration = Duration::from_secs(1);
 
 /// A lock to be acquired, made by [`LockRuntime::lock`](crate::LockRuntime::lock).
 ///
-/// It is acquired and released within a tokio runtime that has its timers enabled, whichever of
-/// them: elsewhere the answer is [`LockError::Config`]. A guard may be dropped anywhere.
+/// Acquire and release within any tokio runtime with timers; elsewhere the error is
+/// [`LockError::Config`]. A guard may be dropped anywhere.
 ///
 /// # Examples
 ///
@@ -55,8 +55,8 @@ pub struct Lock {
 impl LockRuntime {
     /// A lock on `key`, to be acquired.
     ///
-    /// The key is taken as it is. To share a lock with an annotated function whose key is a
-    /// template, make the key by `key!("file:<name>")`: values are escaped in a template.
+    /// The key is used as it is. In a template values are escaped. So to share a lock with an
+    /// annotated function whose key is a template, make the key by `key!("file:<name>")`.
     pub fn lock(&self, key: impl Into<String>) -> Lock {
         Lock::new(self.engine.clone(), key.into())
     }
@@ -71,54 +71,56 @@ impl Lock {
         }
     }
 
-    /// How long the lease lives unless it is renewed: what a crash of this process costs those who
-    /// wait. From 10 ms to 24 h; the runtime's `default_ttl` if not set.
+    /// Lifetime of the lease unless it is renewed: what a crash of this process costs the waiters.
+    /// From 10 ms to 24 h. Default: the runtime's `default_ttl`.
     pub fn ttl(mut self, ttl: Duration) -> Lock {
         self.options.ttl = Some(ttl);
         self
     }
 
-    /// How long [`acquire`](Lock::acquire) waits for the lock; zero tries once. The runtime's `default_wait` if not set.
+    /// Longest time that [`acquire`](Lock::acquire) waits for the lock. Zero tries once. Default:
+    /// the runtime's `default_wait`.
     pub fn wait(mut self, wait: Duration) -> Lock {
         self.options.wait = Some(wait);
         self
     }
 
-    /// How often the watchdog renews the lease: a period from 1 ms to half of the ttl, or `false`
-    /// for never. The runtime's `renew_every` if not set.
+    /// Period at which the watchdog renews the lease, from 1 ms to half of the ttl, or `false` for
+    /// never. Default: the runtime's `renew_every`.
     ///
-    /// A lease that is never renewed lives for the ttl, or up to a sixteenth less where a store
-    /// uses leases again, as etcd does. Only one that is much shorter, as after a hand-over, is
-    /// extended to it once.
+    /// A lease that is never renewed lives for the ttl, or for up to a sixteenth less on a store
+    /// that reuses leases, such as etcd. A lease that is much shorter, as after a hand-over, is
+    /// extended to its ttl once.
     pub fn renew(mut self, renew: impl Into<Renew>) -> Lock {
         self.options.renew = renew.into();
         self
     }
 
-    /// How long the lock may be held, renewals included. After that it is no longer
-    /// renewed, and every answer about it is the error with [`is_max_hold`](LockError::is_max_hold).
+    /// Longest time that the lock may be held, renewals included. After that it is not renewed, and
+    /// every answer about it is the error with [`is_max_hold`](LockError::is_max_hold).
     pub fn max_hold(mut self, limit: Duration) -> Lock {
         self.options.max_hold = Some(limit);
         self
     }
 
-    /// How long the key stays taken at least, counted from when the lock is acquired: whenever the
-    /// guard or the body ends, and also if this process dies. What is left of it nobody holds, and
-    /// nobody is handed. At most 24 h, and not longer than [`max_hold`](Lock::max_hold).
+    /// Shortest time that the key stays taken, counted from the acquisition, even if the guard or
+    /// the body ends or this process dies. During the rest, nobody holds the key and nobody is
+    /// handed it. At most 24 h, and not longer than [`max_hold`](Lock::max_hold).
     pub fn min_hold(mut self, least: Duration) -> Lock {
         self.options.min_hold = Some(least);
         self
     }
 
-    /// Shares the key with all others who ask for it like this: readers, whom the plain lock of the
-    /// key, as a writer, keeps out, and who keep it out. They are served in the order in which they
-    /// came, so that neither waits for ever.
+    /// Shares the key with other readers. The plain lock of the key is the writer: it excludes
+    /// readers, and they exclude it. They are served in order of arrival, so neither waits for
+    /// ever.
     ///
-    /// The readers of a process share one lease, which costs two commands a second and process
-    /// however many there are. All readers between two writers have the same
+    /// The readers of a process share one lease. While they overlap it costs two commands a second,
+    /// however many readers there are. Readers do not join while a task of the process waits for
+    /// the whole key. All readers between two writers have the same
     /// [fencing token](LockGuard::fencing_token).
     ///
-    /// Whoever holds a share cannot have all of the key within it: see
+    /// A holder of a share cannot acquire the whole key within it: see
     /// [`is_upgrade`](LockError::is_upgrade).
     ///
     /// # Deadlocks
@@ -132,37 +134,37 @@ impl Lock {
         self
     }
 
-    /// Takes one of `permits` permits of the key: so many hold it at once at the most, wherever
-    /// they are. From 1 to 1,000,000.
+    /// Takes one of `permits` permits of the key. At most `permits` are held at once, in all
+    /// processes. From 1 to 1,000,000.
     ///
-    /// The number is not stored: each is served when there is room by its own number, so that one
-    /// deployment may change it. The plain lock of the key waits until all permits are back, and
-    /// keeps all others out meanwhile. Whoever comes first is served first. With
-    /// [`min_hold`](Lock::min_hold) a permit stays taken for that long, so that no more than
-    /// `permits` begin within any such time.
+    /// The number is not stored. Each claim is granted if there is room by its own number, so a
+    /// deployment can change it. The plain lock of the key waits until all permits are back, and
+    /// excludes all others meanwhile. Claims are served in order of arrival. With
+    /// [`min_hold`](Lock::min_hold) a permit stays taken for that long, so at most `permits` start
+    /// within any such time.
     pub fn permits(mut self, permits: u32) -> Lock {
         self.options.permits = Some(permits);
         self
     }
 
-    /// Takes so many of the [`permits`](Lock::permits) at once, or none; from 1 to 64.
+    /// Takes this many permits at once, or none; from 1 to 64.
     pub fn weight(mut self, permits: u32) -> Lock {
         self.options.weight = Some(permits);
         self
     }
 
-    /// Takes one of `shards` parts of the key, from 1 to 64: [`shard`](LockGuard::shard) says which.
-    /// It is any that is free, the one that this process had last if possible.
+    /// Takes one of `shards` parts of the key, from 1 to 64. [`shard`](LockGuard::shard) returns
+    /// which. It is any free part, preferably the last one of this process.
     ///
-    /// For data that can be parted, as a stock of which each shard has its share. The plain lock of
-    /// the key takes all shards together.
+    /// It is for data that can be divided, such as a stock of which each shard has a share. The
+    /// plain lock of the key takes all shards together.
     pub fn shards(mut self, shards: u32) -> Lock {
         self.options.shards = Some(shards);
         self
     }
 
-    /// What locks of this kind are called in logs and metrics, in the place of `-`: one of few
-    /// names, such as `report:<month>`, never a key. The attribute takes the template of the key.
+    /// Name of locks of this kind in logs and metrics, instead of `-`. Use few names, such as
+    /// `report:<month>`, never a key. The attribute uses the template of the key.
     pub fn name(mut self, name: &'static str) -> Lock {
         self.options.names = Names::One(name);
         self
@@ -172,9 +174,11 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`is_timeout`](LockError::is_timeout) if it was still held by another when the wait was used up (with a wait of zero:
-    /// [`is_taken`](LockError::is_taken)); [`is_unavailable`](LockError::is_unavailable) if the store did not answer;
-    /// [`is_denied`](LockError::is_denied) if it refuses; an error about the key or the settings if they cannot be used.
+    /// [`is_timeout`](LockError::is_timeout) if another still held the lock at the end of the wait
+    /// (with a wait of zero: [`is_taken`](LockError::is_taken));
+    /// [`is_unavailable`](LockError::is_unavailable) if the store did not answer;
+    /// [`is_denied`](LockError::is_denied) if it refuses; an error about the key or the settings if
+    /// they cannot be used.
     ///
     /// # Cancel safety
     ///
@@ -212,18 +216,18 @@ impl Lock {
         }
     }
 
-    /// Runs `body` while holding the lock, as the attribute does: it is dropped at its current
-    /// `.await` if the lock is lost.
+    /// Runs `body` while holding the lock, as the attribute does. If the lock is lost, `body` is
+    /// dropped at its current `.await`.
     ///
     /// Annotated functions of the same key that `body` calls run under the same lease; so does
-    /// `run` within such a function. Of the nested one's settings `wait` counts, for its turn among
-    /// others that are nested, and `max_hold`, for its body; the lease stays as it is, so `ttl` and
-    /// `renew` are checked, and have no effect.
+    /// `run` within such a function. In a nested call, `wait` bounds its turn and `max_hold` its
+    /// body. `ttl` and `renew` are checked but have no effect.
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Lock::acquire), and [`is_lost`](LockError::is_lost) if the lock was lost before `body` ended. A release that the
-    /// store did not confirm is no error: the result of `body` stands.
+    /// As [`acquire`](Lock::acquire), and [`is_lost`](LockError::is_lost) if the lock was lost
+    /// before `body` ended. A release that the store did not confirm is no error: the result of
+    /// `body` is returned.
     ///
     /// # Cancel safety
     ///
@@ -247,8 +251,9 @@ impl Lock {
         Run::new(Call::Running(Some(entered)), body, Err).await
     }
 
-    /// Runs `body` on one of the [`shards`](Lock::shards) after the other, whichever is free, on each
-    /// once at the most, until it says [`Break`](ControlFlow::Break). `None`: it has been on all.
+    /// Runs `body` on one of the [`shards`](Lock::shards) after another, on each at most once,
+    /// until it returns [`Break`](ControlFlow::Break). The next shard is any free one. `None`: it
+    /// has been on all shards.
     ///
     /// The [`wait`](Lock::wait) is for each shard.
     ///
@@ -305,26 +310,27 @@ impl Lock {
         }
     }
 
-    /// Leads: of all who call this for the key, one runs its `body` at a time, for as long as it
-    /// holds the lock. It is how a service elects a leader.
+    /// Elects a leader: of all callers for the key, one runs its `body` at a time, for as long as
+    /// it holds the lock.
     ///
-    /// Whoever does not lead stands until it does, whatever the [`wait`](Lock::wait). A leader that
-    /// loses the lock is dropped at its current `.await`, and stands again, after a pause that
-    /// grows while the store is away. The [fencing token](LockHandle::fencing_token) is the number
-    /// of the term: it grows from leader to leader, and what a leader writes to can refuse those
-    /// that were.
+    /// The others wait until they lead, whatever the [`wait`](Lock::wait). If a leader loses the
+    /// lock, its body is dropped at its current `.await`. It then becomes a candidate again, after
+    /// a pause that grows while the store does not answer. The
+    /// [fencing token](LockHandle::fencing_token) is the number of the term. It grows from leader
+    /// to leader, so a resource can refuse former leaders.
     ///
     /// It returns when a body ends. A [shutdown](crate::LockRuntime::shutdown) drops the body, and
-    /// hands the lock to the next at once.
+    /// hands the lock to the next candidate at once.
     ///
     /// # Errors
     ///
-    /// What standing again cannot change: [`is_shut_down`](LockError::is_shut_down),
+    /// Errors that another try cannot change: [`is_shut_down`](LockError::is_shut_down),
     /// [`is_denied`](LockError::is_denied), or an error about the key or the settings.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future drops `body`, then hands the lock to the next, in the background.
+    /// Dropping the future drops `body`, then hands the lock to the next candidate, in the
+    /// background.
     ///
     /// # Examples
     ///
@@ -369,7 +375,7 @@ impl Lock {
                 return Err(error);
             }
             failures += 1;
-            // Who has no patience left for a single wait stands on all the same.
+            // The policy may end a single wait, but not a candidacy.
             let pause = engine.settings.pause(failures).unwrap_or(STANDS_AGAIN);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -378,13 +384,13 @@ impl Lock {
         }
     }
 
-    /// Runs `body` while holding the lock, as [`run`](Lock::run) does, if nobody holds it; `None` if
-    /// another does. It is what `on_taken = skip` is in the attribute.
+    /// Runs `body` while holding the lock, as [`run`](Lock::run) does, if nobody holds it; `None`
+    /// if another does. It corresponds to `on_taken = skip` of the attribute.
     ///
     /// # Errors
     ///
-    /// As [`run`](Lock::run), but a lock held by another is no error. One that could not be asked
-    /// for is.
+    /// As [`run`](Lock::run), but a lock held by another is no error. A store that cannot be asked
+    /// is an error.
     ///
     /// # Cancel safety
     ///
@@ -415,22 +421,22 @@ impl Lock {
         Run::new(Call::Running(Some(entered)), body, Err).await
     }
 
-    /// Runs `body` as [`try_run`](Lock::try_run) does; once it ended well, nobody runs one for the
-    /// same key until `period` is over, counted from its beginning. It is what `once_per` is in the
-    /// attribute.
+    /// Runs `body` as [`try_run`](Lock::try_run) does. After it succeeded, nobody runs a body for
+    /// the same key until `period` is over, counted from its start. It corresponds to `once_per` of
+    /// the attribute.
     ///
-    /// It ended well if what it returned says so: see [`LockDone`]. If not, or if it panics or the
-    /// lock is lost, the key is free at once.
+    /// The return value says whether it succeeded: see [`LockDone`]. If it did not, or if it panics
+    /// or the lock is lost, the key is free at once.
     ///
     /// # Errors
     ///
-    /// As [`try_run`](Lock::try_run), and [`LockError::Config`] for a store that cannot keep a lock
-    /// that nobody holds, before `body` begins. After it, any error says that the store may not
-    /// know that it was done, so that it may be run again.
+    /// As [`try_run`](Lock::try_run), and [`LockError::Config`], before `body` starts, for a store
+    /// that cannot keep a lock that nobody holds. After `body`, any error means that the store may
+    /// not know of its success, so it may be run again.
     ///
     /// # Cancel safety
     ///
-    /// As [`run`](Lock::run): the key is free then.
+    /// As [`run`](Lock::run). The key is then free.
     ///
     /// # Examples
     ///

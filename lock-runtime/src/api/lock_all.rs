@@ -1,4 +1,4 @@
-//! Several locks, taken together or not at all.
+//! Several locks, acquired together or not at all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::error::LockError;
 /// Several locks to be acquired together, made by
 /// [`LockRuntime::lock_all`](crate::LockRuntime::lock_all).
 ///
-/// All of them or none: whoever gets one and has to wait for another too long gives the first one
-/// back. They are taken in one order, that of their names in the store, whatever the order in which
-/// they are given; so two who want the same two never wait for each other. A key that is given
-/// twice is one lock.
+/// All of them are acquired, or none: a caller that gets one and waits too long for another gives
+/// the first one back. They are acquired in the order of their names in the store, whatever the
+/// order of the arguments. So two callers that want the same two never wait for each other. A key
+/// that is given twice is one lock.
 ///
 /// # Examples
 ///
@@ -45,7 +45,7 @@ pub struct LockAll {
 impl LockRuntime {
     /// Locks on all of `keys`, to be acquired together: see [`LockAll`].
     ///
-    /// The keys are taken as they are, as by [`lock`](LockRuntime::lock).
+    /// The keys are used as they are, as by [`lock`](LockRuntime::lock).
     pub fn lock_all<K: Into<String>>(&self, keys: impl IntoIterator<Item = K>) -> LockAll {
         LockAll {
             engine: self.engine.clone(),
@@ -56,41 +56,41 @@ impl LockRuntime {
 }
 
 impl LockAll {
-    /// How long the leases live unless they are renewed: see [`Lock::ttl`](crate::Lock::ttl).
+    /// Lifetime of the leases unless they are renewed: see [`Lock::ttl`](crate::Lock::ttl).
     pub fn ttl(mut self, ttl: Duration) -> LockAll {
         self.options.ttl = Some(ttl);
         self
     }
 
-    /// How long [`acquire`](LockAll::acquire) waits, for all locks together; zero tries once. The
-    /// runtime's `default_wait` if not set.
+    /// Longest time that [`acquire`](LockAll::acquire) waits, for all locks together. Zero tries
+    /// once. Default: the runtime's `default_wait`.
     pub fn wait(mut self, wait: Duration) -> LockAll {
         self.options.wait = Some(wait);
         self
     }
 
-    /// How often the watchdog renews the leases: see [`Lock::renew`](crate::Lock::renew).
+    /// Period at which the watchdog renews the leases: see [`Lock::renew`](crate::Lock::renew).
     pub fn renew(mut self, renew: impl Into<Renew>) -> LockAll {
         self.options.renew = renew.into();
         self
     }
 
-    /// How long the locks may be held, counted from when all of them are: see
+    /// Longest time that the locks may be held, counted from when all of them are: see
     /// [`Lock::max_hold`](crate::Lock::max_hold).
     pub fn max_hold(mut self, limit: Duration) -> LockAll {
         self.options.max_hold = Some(limit);
         self
     }
 
-    /// How long the keys stay taken at least, counted from when all locks are held: see
+    /// Shortest time that the keys stay taken, counted from when all locks are held: see
     /// [`Lock::min_hold`](crate::Lock::min_hold).
     pub fn min_hold(mut self, least: Duration) -> LockAll {
         self.options.min_hold = Some(least);
         self
     }
 
-    /// What these locks are called in logs and metrics, in the place of `-`: one of few names, such
-    /// as `report:<month>`, never a key. The attribute takes the template of the key.
+    /// Name of these locks in logs and metrics, instead of `-`. Use few names, such as
+    /// `report:<month>`, never a key. The attribute uses the template of the key.
     pub fn name(mut self, name: &'static str) -> LockAll {
         self.options.names = Names::One(name);
         self
@@ -100,13 +100,13 @@ impl LockAll {
     ///
     /// # Errors
     ///
-    /// As [`Lock::acquire`](crate::Lock::acquire), about the key for which it was not possible;
-    /// [`LockError::Config`] if there is no key. None of the locks is held then.
+    /// As [`Lock::acquire`](crate::Lock::acquire), about the key that could not be acquired;
+    /// [`LockError::Config`] if there is no key. None of the locks is then held.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future gives up the place in the queue, and releases in the background what was
-    /// acquired before.
+    /// Dropping the future gives up the place in the queue, and releases in the background the
+    /// locks that were already acquired.
     pub async fn acquire(self) -> Result<LockAllGuard, LockError> {
         let keys = entered::checked(&self.engine, &self.keys)?;
         let holds = entered::acquire_all(&self.engine, &keys, &self.options).await?;
@@ -135,15 +135,15 @@ impl LockAll {
         }
     }
 
-    /// Runs `body` while holding all locks, as [`Lock::run`](crate::Lock::run) does with one. It gets
-    /// their handles, in the order in which the keys were given.
+    /// Runs `body` while holding all locks, as [`Lock::run`](crate::Lock::run) does with one. It
+    /// gets their handles, in the order of the keys.
     ///
-    /// What a body around this call holds already is not acquired again.
+    /// A lock that a body around this call already holds is not acquired again.
     ///
     /// # Errors
     ///
-    /// As [`acquire`](LockAll::acquire), and [`is_lost`](LockError::is_lost) if one of the locks was
-    /// lost before `body` ended.
+    /// As [`acquire`](LockAll::acquire), and [`is_lost`](LockError::is_lost) if one of the locks
+    /// was lost before `body` ended.
     ///
     /// # Cancel safety
     ///
@@ -175,9 +175,9 @@ impl LockAll {
 
 /// Several held locks.
 ///
-/// [`release`](LockAllGuard::release) them to learn whether all were held to the end; dropping it
-/// releases them in the background. If one is lost, what they protect together must not be touched
-/// any more, though the others are still held.
+/// [`release`](LockAllGuard::release) them to learn whether all were held to the end. Dropping the
+/// guard releases them in the background. If one is lost, do not touch what they protect together
+/// any more, although the others are still held.
 #[derive(Debug)]
 #[must_use = "the locks are released as soon as the guard is dropped"]
 pub struct LockAllGuard {
@@ -188,19 +188,20 @@ pub struct LockAllGuard {
 }
 
 impl LockAllGuard {
-    /// A view of each lock, in the order in which the keys were given: for its fencing token, which
-    /// belongs to the writes that this lock protects.
+    /// A view of each lock, in the order of the keys. Each has its own fencing token, for the
+    /// writes that this lock protects.
     pub fn handles(&self) -> &[LockHandle] {
         &self.handles
     }
 
-    /// How long all locks are held at least, unless they are renewed; zero once one is lost.
+    /// Time for which all locks are still held at least, unless they are renewed; zero once one is
+    /// lost.
     pub fn remaining(&self) -> Duration {
         let remaining = self.handles.iter().map(LockHandle::remaining);
         remaining.min().unwrap_or_default()
     }
 
-    /// Whether all locks are still held for certain.
+    /// Whether all locks are certainly still held.
     pub fn is_held(&self) -> bool {
         self.handles.iter().all(LockHandle::is_held)
     }
@@ -209,7 +210,7 @@ impl LockAllGuard {
     ///
     /// # Panics
     ///
-    /// Outside of tokio, as its timers do.
+    /// Outside of a tokio runtime with timers.
     ///
     /// # Cancel safety
     ///
@@ -222,8 +223,8 @@ impl LockAllGuard {
     ///
     /// # Errors
     ///
-    /// As [`LockGuard::release`](crate::LockGuard::release), if it is so of one of them: that it was
-    /// lost is told before that the store did not answer.
+    /// As [`LockGuard::release`](crate::LockGuard::release), for any of the locks. A loss is
+    /// reported before a missing answer.
     ///
     /// # Cancel safety
     ///

@@ -1,11 +1,11 @@
-//! Whether a function did what it is for.
+//! Whether a function succeeded, for `once_per`.
 
-/// A return type that can say whether a call did what it is for, for `once_per`: `()` always did,
-/// `Option<T>` if it is `Some`, and `Result<T, E>` if it is `Ok`.
+/// A return type that says whether a call succeeded, for `once_per`: `()` always did, `Option<T>`
+/// if it is `Some`, and `Result<T, E>` if it is `Ok`.
 ///
 /// # Examples
 ///
-/// A type of your own can say it as well:
+/// A type of your own can implement it as well:
 ///
 /// ```
 /// use lock_runtime::LockDone;
@@ -24,7 +24,7 @@
     note = "with `once_per` return `()`, `Option<T>` or `Result<T, E>`, or implement `LockDone`"
 )]
 pub trait LockDone {
-    /// Whether it did. If not, the next call may try again at once.
+    /// Whether it succeeded. If not, the next call may try again at once.
     fn is_done(&self) -> bool;
 }
 

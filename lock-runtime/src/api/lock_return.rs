@@ -1,11 +1,11 @@
-//! What an annotated function must be able to return.
+//! Return types of annotated functions.
 
 use crate::error::LockError;
 
 /// A return type that can carry a [`LockError`]: `Result<T, E>` with `E: From<LockError>`, under
 /// any alias.
 ///
-/// A function that returns something else says by `on_error = path` what to return when there is no
+/// A function with another return type sets `on_error = path` for the value to return without a
 /// lock.
 ///
 /// # Examples

@@ -1,14 +1,14 @@
-//! What a function returns that did nothing, since another holds its lock.
+//! The return value of a skipped function, whose lock another holds.
 
 /// A return type that can say that nothing was done, for `on_taken = skip`: `()`, `Option<T>`,
 /// `Result<(), E>` and `Result<Option<T>, E>`.
 ///
-/// There is none for whatever has a default: nobody could tell an `Ok(0)` that was skipped from one
-/// that is a result.
+/// Not every type with a default implements it: nobody could distinguish a skipped `Ok(0)` from a
+/// result.
 ///
 /// # Examples
 ///
-/// A type of your own can say it as well:
+/// A type of your own can implement it as well:
 ///
 /// ```
 /// use lock_runtime::{LockError, LockReturn, LockSkip};

@@ -1,4 +1,4 @@
-//! What a user calls: the runtime and its builder, locks and guards, and what a key is made of.
+//! The public interface: the runtime and its builder, locks and guards, and the parts of keys.
 
 pub mod attribute;
 pub(crate) mod body;

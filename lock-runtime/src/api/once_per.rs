@@ -1,4 +1,4 @@
-//! A key that stays taken after a body that ended well.
+//! A key that stays taken after a body that succeeded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

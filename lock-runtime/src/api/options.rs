@@ -1,4 +1,4 @@
-//! What a caller asks of a lock.
+//! The options of a lock.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::settings::{self, Settings};
 /// How often the watchdog renews a lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Renew {
-    /// As the runtime is configured: every tenth of the ttl, unless `renew_every` says otherwise.
+    /// As the runtime is configured: every tenth of the ttl, unless `renew_every` is set.
     #[default]
     Auto,
     /// With this period, at most half of the ttl.

@@ -10,8 +10,8 @@ use crate::settings::kept_for;
 /// What annotated functions acquire their locks from: a backend, its connections, a watchdog and
 /// the defaults.
 ///
-/// Built once at startup and [installed](LockRuntime::install) for the whole process, or passed around. Cloning is cheap, and all clones are
-/// the same runtime.
+/// Build it once at startup, and [install](LockRuntime::install) it for the whole process or pass
+/// it around. Cloning is cheap, and all clones are the same runtime.
 ///
 /// # Examples
 ///
@@ -32,9 +32,11 @@ pub struct LockRuntime {
 }
 
 impl LockRuntime {
-    /// How long others wait for a lock of this `ttl` at most after its process died: the ttl as the
-    /// store keeps it, what it takes to notice, and for how long the store keeps others out after
-    /// that. Where the leader of etcd or Consul changes meanwhile it may be twice that.
+    /// Longest time that others wait for a lock with this `ttl` after its process died.
+    ///
+    /// It is the ttl as the store keeps it, the time to notice its end, and the time for which the
+    /// store keeps others out after that. If the leader of etcd or Consul changes meanwhile, it may
+    /// be twice as long.
     ///
     /// # Examples
     ///
@@ -57,13 +59,14 @@ impl LockRuntime {
         kept_for(&limits, ttl).saturating_add(limits.lateness.saturating_add(delay))
     }
 
-    /// Ends the runtime: refuses new claims, withdraws those that wait, keeps renewing what is held
-    /// until the guards end, and closes the connections.
+    /// Ends the runtime: refuses new claims, withdraws waiting ones, renews held locks until their
+    /// guards end, and closes the connections.
     ///
-    /// Guards have the [`shutdown_timeout`](crate::LockRuntimeBuilder::shutdown_timeout). What is
-    /// to be withdrawn or released then, and the connections, have a
-    /// [`command_timeout`](crate::LockRuntimeBuilder::command_timeout) each: where the store is
-    /// away, locks end with their ttl.
+    /// It waits for guards for the
+    /// [`shutdown_timeout`](crate::LockRuntimeBuilder::shutdown_timeout). Then withdrawals and
+    /// releases, and the closing of the connections, have one
+    /// [`command_timeout`](crate::LockRuntimeBuilder::command_timeout) each. If the store does not
+    /// answer, locks end with their ttl.
     ///
     /// # Errors
     ///
@@ -72,7 +75,7 @@ impl LockRuntime {
     ///
     /// # Cancel safety
     ///
-    /// New claims stay refused if the future is dropped. It may be called again.
+    /// If the future is dropped, new claims stay refused. It may be called again.
     pub async fn shutdown(&self) -> Result<(), LockError> {
         self.engine.shut_down().await
     }

@@ -1,11 +1,11 @@
-//! A pair of headers that carries the fence to the service which has the data.
+//! A pair of headers that carries the token to the service that has the data.
 //!
 //! `Fencing-Token` is the token in decimal, `Fencing-Owner` the owner token. The client adds them
-//! to every request it makes under a lock, reads included; the service passes the [`Writer`] to the
-//! fence of its own store. A writer who is stale gets `412 Precondition Failed`, with the token of
+//! to every request that it makes under a lock, reads included. The service passes the [`Writer`]
+//! to the fence of its own store. A stale writer gets `412 Precondition Failed`, with the token of
 //! the fence in `Fencing-Token`.
 //!
-//! Accept them from your own services only: whoever sends the largest of all tokens locks the
+//! Accept them only from your own services: whoever sends the largest of all tokens locks the
 //! others out.
 //!
 //! # Examples
@@ -60,7 +60,7 @@ mod axum {
     use super::{OWNER, TOKEN};
     use lock_protocol::FencingToken;
 
-    /// `400 Bad Request` without the headers, or with such as no client sends.
+    /// `400 Bad Request` without the headers, or with invalid ones.
     impl<S: Sync> FromRequestParts<S> for Writer {
         type Rejection = (StatusCode, &'static str);
 

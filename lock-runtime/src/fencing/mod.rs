@@ -1,31 +1,30 @@
 //! Resources that refuse writers who lost their lock without noticing.
 //!
-//! A process can be stopped for longer than its lease lives, and go on afterwards as if it still
-//! held the lock; or its last write is on its way while the lock passes to another. No lock can
-//! prevent that. The resource can: every grant has a larger [`FencingToken`] than the one before,
-//! so a resource that remembers the largest token it has seen, its *fence*, knows who comes too
-//! late.
+//! A process can be stopped for longer than its lease, and go on afterwards as if it still held the
+//! lock. Or its last write is still on its way when another gets the lock. No lock can prevent
+//! that, but the resource can: every grant has a larger [`FencingToken`] than the one before. So a
+//! resource that remembers the largest token it has seen, its *fence*, recognizes a writer that
+//! comes too late.
 //!
-//! A [`Writer`] is what it compares: the token and the owner. The rules, which all of these helpers
-//! keep:
+//! It compares a [`Writer`]: the token and the owner. All of these helpers follow these rules:
 //!
 //! - A larger token passes, and raises the fence. An equal one passes if the owner is the same,
 //!   since a holder writes more than once. All others are [`Stale`].
 //! - Comparing and writing are one step for the resource: one statement, one transaction, one
 //!   script. A check before the write proves nothing about the time of the write.
-//! - **Raise the fence before the first read**, if what is written depends on what was read. Else a
-//!   stale holder whose write lands after the new holder's read, but before its write, is accepted,
-//!   and then overwritten unseen.
+//! - **Raise the fence before the first read**, if the data to be written depend on data that were
+//!   read. Otherwise a stale write is accepted if it arrives after the new holder's read and before
+//!   its write, and is then overwritten unnoticed.
 //! - A resource has one fence, whatever the lock is called. Two locks for one resource protect
 //!   nothing.
 //! - The fence lives as long as the resource. It must not expire, and nobody sets it back.
 //!
-//! Take the helper for where your data is:
+//! Use the helper for the place of your data:
 //!
 //! - [`sql`]: statements for SQLite and PostgreSQL, and the pattern for others.
-//! - [`redis`]: a script that runs another only for writers who are not stale.
-//! - [`http`]: a pair of headers, to let the service decide that has the data; with the feature
-//!   `axum` also its extractor.
+//! - [`redis`]: a script that runs another one only for writers that are not stale.
+//! - [`http`]: a pair of headers, so that the service that has the data decides; with the feature
+//!   `axum` also an extractor.
 
 use std::fmt;
 
@@ -75,8 +74,8 @@ impl Writer {
         self.token
     }
 
-    /// The owner token, by which two holders are told apart that have an equal fencing token: after
-    /// a failover of the store to a replica, an old and a new master can each grant the same one.
+    /// The owner token. It distinguishes two holders with the same fencing token: after a failover
+    /// of the store to a replica, the old and the new master can each grant the same one.
     pub fn owner(&self) -> &str {
         &self.owner
     }
@@ -101,7 +100,7 @@ impl From<&LockHandle> for Writer {
 
 /// The writer comes too late: the resource has seen a later holder of the lock.
 ///
-/// What it wanted to do was not done. There is no use in trying again under the same lock.
+/// Its write was not done. Do not try again under the same lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stale {
     /// The fence of the resource, if it is known.

@@ -6,16 +6,16 @@ use lock_protocol::FencingToken;
 
 use super::{Stale, Writer};
 
-/// A Lua script that runs only for writers who are not stale.
+/// A Lua script that runs only for writers that are not stale.
 ///
 /// Comparing the fence, raising it, and running the body are one step of the server. The body sees
 /// its own `KEYS` and `ARGV`, without those of the fence. The fence is a hash with the fields
 /// `token` and `owner`; on Redis Cluster its key must share the hash tag of the data:
 /// `{account:7}:fence` for `account:7`. It has no ttl, and should live as long as the data.
 ///
-/// Where the body of a write depends on what the holder read, read by such a script as well: that
-/// raises the fence before the first read. Scripts do not roll back, so a body that fails halfway
-/// leaves the fence raised and what it has written.
+/// If the body of a write depends on data that the holder read, read by such a script as well. That
+/// raises the fence before the first read. Scripts do not roll back: if a body fails halfway, the
+/// fence stays raised, and its writes stay.
 ///
 /// # Examples
 ///
@@ -66,8 +66,8 @@ impl FencedScript {
     /// # Errors
     ///
     /// [`FencedError::Stale`] if the fence at `fence` has seen a later holder: the body did not
-    /// run. [`FencedError::Redis`] if the server did not answer, or the body failed, or there is
-    /// something else at `fence`.
+    /// run. [`FencedError::Redis`] if the server did not answer, the body failed, or the key
+    /// `fence` has another type.
     pub async fn run<T: FromRedisValue>(
         &self,
         connection: &mut impl ConnectionLike,

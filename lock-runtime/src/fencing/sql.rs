@@ -1,8 +1,8 @@
 //! Fences in a SQL database.
 //!
-//! [`RAISE`] works on a table of its own, [`CREATE_TABLE`], for any number of resources; it is all
-//! that rows which are only inserted can use. Run it in the transaction of the write, and before
-//! the first read of what the write depends on:
+//! [`RAISE`] works on a separate table, [`CREATE_TABLE`], for any number of resources. Rows that
+//! are only inserted can use nothing else. Run it in the transaction of the write, before the first
+//! read of data that the write depends on:
 //!
 //! ```sql
 //! BEGIN;
@@ -15,7 +15,7 @@
 //! The row of the fence stays locked until the transaction ends, so no later holder gets in
 //! between. If the read has to happen in an earlier transaction, raise the fence in both.
 //!
-//! Where a row is the resource, two more columns do the same in one statement, in any database:
+//! If a row is the resource, two more columns do the same in one statement, in any database:
 //!
 //! ```sql
 //! UPDATE accounts SET balance = $1, fence = $2, fence_owner = $3
@@ -24,13 +24,13 @@
 //!
 //! The columns are a `BIGINT NOT NULL DEFAULT 0` and a `VARCHAR NOT NULL DEFAULT ''`: tokens do not
 //! fit into 32 bits, and a `NULL` would let nobody pass. The same statement without the data raises
-//! the fence before the first read. A plain `fence < $2` would refuse the second write of one
-//! holder; a plain `fence <= $2` would let two holders pass whom a failover of the store gave the
-//! same token.
+//! the fence before the first read. A plain `fence < $2` would refuse the second write of a holder.
+//! A plain `fence <= $2` would accept two holders that got the same token through a failover of the
+//! store.
 //!
 //! # Examples
 //!
-//! Whatever the client, the statement tells by the number of rows it changed:
+//! With any client, the number of changed rows is the result:
 //!
 //! ```
 //! use lock_runtime::fencing::{Stale, Writer, sql};
@@ -69,11 +69,11 @@ WHERE fences.token < excluded.token
 /// resource.
 pub const SELECT: &str = "SELECT token FROM fences WHERE resource = $1";
 
-/// What the number of rows says that a guarded statement changed.
+/// The result of a guarded statement, by the number of rows that it changed.
 ///
 /// # Errors
 ///
-/// [`Stale`] if there were none; roll back.
+/// [`Stale`] if there were none: roll back.
 pub fn passed(rows_changed: u64) -> Result<(), Stale> {
     if rows_changed == 0 {
         Err(Stale { fence: None })

@@ -15,43 +15,43 @@ const WORTH_NAMING: Duration = Duration::from_secs(1);
 /// How many are named.
 const MOST_NAMED: usize = 64;
 
-/// A process that uses the store, as [`LockRuntime::processes`](crate::LockRuntime::processes) tells
-/// it. A process that has several runtimes is there once for each.
+/// A process that uses the store, as [`LockRuntime::processes`](crate::LockRuntime::processes)
+/// returns it. A process with several runtimes appears once for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProcessInfo {
-    /// What is in the owner tokens of its claims, and its number on its host.
+    /// The id that is part of the owner tokens of its claims, and its process id on its host.
     pub process: Process,
-    /// What [`service`](crate::LockRuntimeBuilder::service) says, or the name of the program.
+    /// Its [`service`](crate::LockRuntimeBuilder::service), by default the name of the program.
     pub service: String,
     /// The name of its host.
     pub host: String,
-    /// The version of this crate in it.
+    /// The version of this crate that it uses.
     pub version: String,
-    /// For how long it has had its runtime.
+    /// The age of its runtime.
     pub up: Duration,
-    /// How many of its tasks wait for a lock.
+    /// Number of its tasks that wait for a lock.
     pub waiting: usize,
-    /// How many locks it holds.
+    /// Number of locks that it holds.
     pub held: usize,
-    /// Those of them that it had held for longer than a second when it said so, the oldest first,
-    /// and 64 at the most.
+    /// Those of its locks that it had held for longer than a second when it wrote the card, the
+    /// oldest first, at most 64.
     pub locks: Vec<CardLock>,
-    /// How long ago it said so.
+    /// The age of the card.
     pub age: Duration,
 }
 
-/// A lock that a process holds, as its card says.
+/// A lock that a process holds, as its card lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CardLock {
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// Its key, without the prefix.
     pub key: String,
-    /// The number of its holder.
+    /// The fencing token of its holder.
     pub fencing_token: FencingToken,
-    /// For how long it has been held by now, if it still is.
+    /// Time for which it has been held by now, if it still is.
     pub held: Duration,
 }
 

@@ -9,7 +9,7 @@ use lock_protocol::{BackendError, FencingToken, LockKey, LostReason, Note, Proce
 
 /// Something that happened to a lock, or to its store.
 ///
-/// Cheap to clone, so that an observer can send it on instead of working on it where it is told.
+/// Cloning is cheap, so an observer can send it on and work on it elsewhere.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LockEvent {
@@ -24,7 +24,7 @@ pub enum LockEvent {
     Queued {
         /// Which lock.
         lock: LockRef,
-        /// What is left of the lease of whoever holds it, if known.
+        /// The rest of the holder's lease, if known.
         remaining: Option<Duration>,
     },
     /// A caller has the lock.
@@ -33,9 +33,9 @@ pub enum LockEvent {
         lock: LockRef,
         /// How long the caller waited.
         waited: Duration,
-        /// How the lock came.
+        /// How the lock was acquired.
         via: Via,
-        /// The number of this holder.
+        /// The fencing token of this holder.
         fencing_token: FencingToken,
         /// The process that had the lock while the caller waited: this one, if it was passed on
         /// within it, else the one that the store told last, if it told any.
@@ -52,11 +52,11 @@ pub enum LockEvent {
         /// Why not.
         refusal: Refusal,
     },
-    /// A holder gave the lock up, and it is clear what became of that.
+    /// A holder released the lock, and the outcome is known.
     Released {
         /// Which lock.
         lock: LockRef,
-        /// The number of the holder.
+        /// The fencing token of the holder.
         fencing_token: FencingToken,
         /// How long it had held the lock.
         held: Duration,
@@ -69,7 +69,7 @@ pub enum LockEvent {
     Lost {
         /// Which lock.
         lock: LockRef,
-        /// The number of the holder.
+        /// The fencing token of the holder.
         fencing_token: FencingToken,
         /// How long it had held the lock.
         held: Duration,
@@ -82,17 +82,17 @@ pub enum LockEvent {
     MaxHold {
         /// Which lock.
         lock: LockRef,
-        /// The number of the holder.
+        /// The fencing token of the holder.
         fencing_token: FencingToken,
         /// The limit.
         limit: Duration,
     },
-    /// A body did not come to an `.await` for half of its ttl or longer: whatever else is to run on
-    /// its thread has stood still, and a lost lock would not have ended it. Told when it is over.
+    /// A body reached no `.await` for half of its ttl or longer: nothing else ran on its thread,
+    /// and a lost lock would not have ended it. It is told when it is over.
     Blocked {
         /// Which lock.
         lock: LockRef,
-        /// The number of the holder.
+        /// The fencing token of the holder.
         fencing_token: FencingToken,
         /// For how long.
         blocked: Duration,
@@ -103,7 +103,7 @@ pub enum LockEvent {
     Renewed {
         /// Which lock.
         lock: LockRef,
-        /// What was left of the lease by the local clock: how near it was to being lost.
+        /// The rest of the lease by the local clock: how close it was to being lost.
         margin: Duration,
         /// The renewals in a row that had failed before, if any.
         after: Option<Arc<RenewalFailures>>,
@@ -112,7 +112,7 @@ pub enum LockEvent {
     RenewalFailed {
         /// Which lock.
         lock: LockRef,
-        /// What is left of the lease.
+        /// The rest of the lease.
         left: Duration,
         /// This failure and those before it in a row.
         cause: Arc<RenewalFailures>,
@@ -121,7 +121,7 @@ pub enum LockEvent {
     Store {
         /// What it was asked.
         verb: Verb,
-        /// How long it took to answer, or until nobody waited any more.
+        /// Time until the answer, or until nobody waited for it any more.
         took: Duration,
         /// Why there was no answer; `None` if there was one.
         failure: Option<Failure>,
@@ -144,24 +144,24 @@ pub enum LockEvent {
         /// Why; `None` if it was closed because the runtime ends.
         cause: Option<Arc<BackendError>>,
     },
-    /// A function of yours panicked, and what it should have made was replaced by the default; an
-    /// observer is left out for this event. Told once for each function.
+    /// A function of yours panicked. Its result was replaced by the default; a panicking observer
+    /// misses the event. Told once for each function.
     Panicked {
-        /// What it was given as: `retry`, `owner_tokens`, `observer`.
+        /// The setting: `retry`, `owner_tokens`, `observer`.
         function: &'static str,
     },
-    /// The store keeps leases for longer than they were asked for, which delays only the takeover
-    /// after a crash. Told once for each ttl.
+    /// The store keeps leases for longer than the ttl that was asked for. That delays only the
+    /// takeover after a crash. Told once for each ttl.
     TtlRaised {
         /// What was asked for.
         ttl: Duration,
         /// How long the store keeps it.
         kept_for: Duration,
     },
-    /// The store knows no shares, permits or shards, and grants a lock of this name alone where one
-    /// of these is asked for. Told once for each name.
+    /// The store knows no shares, permits or shards, so it locks the whole key for a lock of this
+    /// name. Told once for each name.
     GrantedAlone {
-        /// What the lock is called.
+        /// The name of the lock.
         name: &'static str,
         /// What is asked for: `shared`, `permits` or `shards`.
         mode: &'static str,
@@ -174,7 +174,7 @@ pub enum LockEvent {
         /// The name of the other.
         second: &'static str,
         /// The functions that took the inner lock: the second within the first, and the first
-        /// within the second; `-` where the lock was taken by hand.
+        /// within the second; `-` if the lock was taken by hand.
         functions: [&'static str; 2],
         /// The functions that held the outer lock then.
         outer_functions: [&'static str; 2],
@@ -227,18 +227,18 @@ impl LockEvent {
     }
 }
 
-/// A lock, by what it is called and by its key.
+/// A lock, by its name and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockRef {
-    /// What the locks of this kind are called: the template of the attribute, such as
-    /// `coupon:<id>`, or what `name` says; `-` for locks that were taken by hand without a name.
+    /// The name: the template of the attribute, such as `coupon:<id>`, or its `name`; `-` for locks
+    /// that were taken by hand without a name.
     pub name: &'static str,
-    /// The key. It may hold personal data.
+    /// The key. It may contain personal data.
     pub key: LockKey,
 }
 
-/// How a lock came to whoever got it.
+/// How a caller got its lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Via {
@@ -248,7 +248,7 @@ pub enum Via {
     Local,
     /// The release of another process made this one the owner.
     HandedOver,
-    /// It was asked for after the lease before had ended, or without being told that it was free.
+    /// It was asked for after the previous lease had ended, or without a message that it was free.
     AfterExpiry,
 }
 
@@ -270,7 +270,7 @@ impl Via {
 pub enum Refusal {
     /// Another holds it, and the caller did not want to wait.
     Taken,
-    /// Another still held it when the wait was used up.
+    /// Another still held it at the end of the wait.
     Timeout,
     /// The store did not answer, for this reason if it is known.
     Unavailable(Option<Arc<BackendError>>),

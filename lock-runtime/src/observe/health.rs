@@ -1,34 +1,34 @@
-//! How the store is.
+//! The health of the store.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use lock_protocol::BackendError;
 
-/// How the store is, as [`LockRuntime::health`](crate::LockRuntime::health) tells it.
+/// The health of the store, as [`LockRuntime::health`](crate::LockRuntime::health) returns it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Health {
-    /// Whether a lock could be had now: enough members are there, and they would store it.
+    /// Whether a lock could be acquired now: enough members are up, and they would store it.
     pub can_grant: bool,
-    /// Each server that the locks are on.
+    /// Each server that holds the locks.
     pub members: Vec<MemberHealth>,
-    /// How long it took to find out.
+    /// How long the check took.
     pub took: Duration,
 }
 
-/// How one of the servers is.
+/// The health of one of the servers.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct MemberHealth {
-    /// Where it is: a host and a port, or a path.
+    /// Its address: a host and a port, or a path.
     pub address: Arc<str>,
-    /// Why it is of no use, if it is not.
+    /// Why it cannot be used; `None` if it can.
     pub trouble: Option<Arc<BackendError>>,
 }
 
 impl Health {
-    /// The members that are away, or refuse.
+    /// The members that are down, or refuse.
     pub fn away(&self) -> impl Iterator<Item = &MemberHealth> {
         self.members
             .iter()

@@ -6,36 +6,37 @@ use lock_protocol::{FencingToken, Inspected, LockKey, OwnerToken, Process};
 
 use super::card::{CardLock, ProcessInfo};
 
-/// A lock that somebody holds, as [`LockRuntime::inspect`](crate::LockRuntime::inspect) tells it.
+/// A lock that somebody holds, as [`LockRuntime::inspect`](crate::LockRuntime::inspect) returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockInfo {
     /// Its key.
     pub key: LockKey,
-    /// By which its holder proves that it is his: what
-    /// [`break_lock`](crate::LockRuntime::break_lock) wants.
+    /// Token by which the holder proves ownership; pass it to
+    /// [`break_lock`](crate::LockRuntime::break_lock).
     pub owner: OwnerToken,
-    /// The process that holds it; none if that is another library's.
+    /// The process that holds it; `None` if another library holds it.
     pub process: Option<Process>,
-    /// What is left of the lease at the most, unless it is renewed; none if it never ends, or if it
-    /// is another library's and the store does not tell. Consul tells the whole ttl.
+    /// Upper bound of the rest of the lease, unless it is renewed. `None` if the lease never ends,
+    /// or if another library holds the lock and the store does not tell. Consul returns the whole
+    /// ttl.
     pub remaining: Option<Duration>,
-    /// Whether nobody holds it any more, and it is only kept: for the rest of a `min_hold` or a
+    /// Whether nobody holds it any more, and it is only kept for the rest of a `min_hold` or a
     /// `once_per`.
     pub is_kept: bool,
-    /// What it is called: the template of the attribute. Of this and what follows until `holder`
-    /// the store knows nothing: the card of the holder's process says it, if that holds the lock
-    /// for longer than a second when it leaves its card.
+    /// Its name: the template of the attribute. The store does not know this field and those up to
+    /// `holder`. They come from the card of the holder's process, which lists a lock that was held
+    /// for longer than a second when the card was written.
     pub name: Option<String>,
-    /// The number of the holder.
+    /// The fencing token of the holder.
     pub fencing_token: Option<FencingToken>,
-    /// Since when it has been held, by the clock of this machine.
+    /// The time since which it is held, by the clock of this machine.
     pub granted_at: Option<SystemTime>,
-    /// What the process that holds it says of itself.
+    /// The card of the process that holds it.
     pub holder: Option<ProcessInfo>,
-    /// How many claims wait for it in the store: one for each process.
+    /// Number of claims that wait for it in the store: one for each process.
     pub waiting: usize,
-    /// The first 64 of them, in their order.
+    /// The first 64 of them, in order.
     pub waiters: Vec<WaitingClaim>,
 }
 
@@ -47,17 +48,17 @@ pub struct WaitingClaim {
     pub owner: OwnerToken,
     /// The process that made it.
     pub process: Option<Process>,
-    /// Whether the process is there: it would hear that it was handed the lock. None if the store
-    /// does not know.
+    /// Whether the process would hear that it was handed the lock. `None` if the store does not
+    /// know.
     pub is_listening: Option<bool>,
 }
 
-/// What became of the attempt to end the lease of another.
+/// The result of the attempt to end the lease of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Broken {
-    /// It has ended, and the lock was handed to the first who waited.
+    /// The lease has ended, and the lock was handed to the first waiter.
     Broken,
-    /// It was not the holder: it has ended since it was looked at.
+    /// The owner was no longer the holder.
     NotHeld,
 }
 

@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use lock_protocol::{FencingToken, LockKey};
 
-/// A lock that this process holds, as [`LockRuntime::local`](crate::LockRuntime::local) tells it.
+/// A lock that this process holds, as [`LockRuntime::local`](crate::LockRuntime::local) returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LocalLock {
-    /// What it is called: the template of the attribute, or `-`.
+    /// Its name: the template of the attribute, or `-`.
     pub name: &'static str,
     /// Its key.
     pub key: LockKey,
-    /// The number of its holder.
+    /// The fencing token of its holder.
     pub fencing_token: FencingToken,
-    /// For how long it has been held.
+    /// Time for which it has been held.
     pub held: Duration,
-    /// How long it is held at least, unless it is renewed.
+    /// Time for which it is still held at least, unless it is renewed.
     pub remaining: Duration,
-    /// How many tasks of this process wait for it.
+    /// Number of tasks of this process that wait for it.
     pub waiting: usize,
 }

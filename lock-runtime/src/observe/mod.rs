@@ -1,24 +1,24 @@
-//! What happens to locks and to their store, for logs, metrics and whoever is on call.
+//! Events of locks and of their store, for logs, metrics and whoever is on call.
 //!
-//! The feature `tracing`, which is on by default, makes spans and log lines of it, and the feature
-//! `metrics` makes metrics. An [`Observer`] of your own is told of every [`LockEvent`]. Nothing of
+//! The feature `tracing`, which is on by default, turns them into spans and log lines. The feature
+//! `metrics` turns them into metrics. An [`Observer`] of your own gets every [`LockEvent`]. None of
 //! this changes how a lock behaves.
 //!
 //! # Spans and log lines
 //!
-//! Their targets are `lock_runtime`, and `lock_runtime::store` for what is about the store.
+//! Their target is `lock_runtime`, or `lock_runtime::store` if they are about the store.
 //!
 //! | level | span or message | fields |
 //! |---|---|---|
 //! | DEBUG | span `lock.acquire` | lock, key, ttl_ms, wait_ms; at its end: outcome, waited_secs, and via and fencing_token, or the process that is the holder |
 //! | INFO | span `lock.hold`, around the body of an annotated function and of [`Lock::run`](crate::Lock::run) | lock, key, fencing_token |
 //! | WARN | lock lost | lock, key, fencing_token, reason, held_secs, failed_renewals, error |
-//! | WARN | lock acquired slowly: after [`slow_wait`](crate::LockRuntimeBuilder::slow_wait) | lock, key, fencing_token, waited_secs, threshold_secs, waiting, and holder_process: which process had it meanwhile, if the store told |
-//! | WARN, then DEBUG | renewal failed, the first of a row and those after it | lock, key, left_secs, times, error |
+//! | WARN | lock acquired slowly: after [`slow_wait`](crate::LockRuntimeBuilder::slow_wait) | lock, key, fencing_token, waited_secs, threshold_secs, waiting, and holder_process: the process that had it meanwhile, if the store told |
+//! | WARN, then DEBUG | renewal failed: WARN for the first in a row, DEBUG for the next ones | lock, key, left_secs, times, error |
 //! | INFO | renewal recovered | lock, key, times |
 //! | WARN | release not confirmed | lock, key, fencing_token, held_secs, error |
 //! | WARN | lock held too long | lock, key, fencing_token, max_hold_secs |
-//! | WARN | body blocks its thread, for half of the ttl or longer; when that is over | lock, key, fencing_token, blocked_secs, ttl_secs |
+//! | WARN | body blocks its thread, for half of the ttl or longer; logged when it is over | lock, key, fencing_token, blocked_secs, ttl_secs |
 //! | WARN | function panicked | function |
 //! | WARN | shut down with locks held | locks, keys |
 //! | WARN | two locks are taken in both orders, once for each pair | first, second, functions |
@@ -29,35 +29,35 @@
 //! | DEBUG | lock acquired, lock not acquired, lock released, queued | lock, key, … |
 //! | TRACE | each question to the store | verb, took_secs, outcome |
 //!
-//! No URL, user or password is ever among them. Keys may hold personal data:
+//! They never contain a URL, a user or a password. Keys may contain personal data:
 //! [`log_keys(false)`](crate::LockRuntimeBuilder::log_keys) replaces each by a hash.
 //!
 //! # Metrics
 //!
-//! With the feature `metrics`, which is off by default, by the facade `metrics`: install a
-//! recorder, such as that of `metrics-exporter-prometheus`, before the runtime is built, and give
-//! it `BUCKETS`. The label `lock` is the template of the attribute, or what `name` says, so that
-//! there are as many as there are annotations; no key, owner or host is a label. All begin with
-//! `distributed_lock_`; `METRICS` has their names.
+//! The feature `metrics`, which is off by default, uses the facade `metrics`. Install a recorder,
+//! such as that of `metrics-exporter-prometheus`, before the runtime is built, and give it
+//! `BUCKETS`. The label `lock` is the template of the attribute, or its `name`, so there are as
+//! many values as annotations. No key, owner or host is a label. All names begin with
+//! `distributed_lock_`; `METRICS` lists them.
 //!
-//! | name | kind | labels | what it tells |
+//! | name | kind | labels | what it shows |
 //! |---|---|---|---|
 //! | `acquire_duration_seconds` | histogram | lock, outcome = acquired, taken, timeout, unavailable, denied, cancelled, shut_down | waits, contention, errors |
 //! | `hold_duration_seconds` | histogram | lock, outcome = released, lost, max_hold, dropped | bodies |
 //! | `oldest_hold_seconds` | gauge | lock | what is stuck now |
 //! | `held`, `waiting` | gauges | lock | tasks of this process |
-//! | `grants_total` | counter | lock, via = free, local, handed_over, after_expiry | how locks come |
-//! | `lost_total` | counter | lock, reason = expired, deleted, taken_over, not_held where a store does not say | losses |
-//! | `lease_margin_seconds` | histogram | – | what is left of leases when a renewal is confirmed |
-//! | `renewal_failures_total`, `release_failures_total` | counters | cause = timeout, connection, refused | what had no answer |
+//! | `grants_total` | counter | lock, via = free, local, handed_over, after_expiry | how locks are acquired |
+//! | `lost_total` | counter | lock, reason = expired, deleted, taken_over, not_held if a store does not say | losses |
+//! | `lease_margin_seconds` | histogram | – | the rest of a lease when a renewal is confirmed |
+//! | `renewal_failures_total`, `release_failures_total` | counters | cause = timeout, connection, refused | questions without an answer |
 //! | `store_request_duration_seconds` | histogram | verb = acquire, renew, release, abandon; outcome = ok, timeout, lost, refused | the store |
-//! | `store_connected`, `store_reconnects_total` | gauge, counter | way = lane, direct | connections, and those that were given up |
+//! | `store_connected`, `store_reconnects_total` | gauge, counter | way = lane, direct | open connections, and how many were given up |
 //! | `panics_total` | counter | function = retry, owner_tokens, observer | functions of yours that panicked |
 //!
 //! `ops/` of the repository has a dashboard for Grafana and alerts for Prometheus.
 //!
-//! A bare [`LockGuard`](crate::LockGuard) has no span: it is no scope. Enter one of your own, with
-//! its fencing token.
+//! A bare [`LockGuard`](crate::LockGuard) has no span, because it is no scope. Enter your own span,
+//! with its fencing token.
 
 pub(crate) mod card;
 mod event;
@@ -90,11 +90,11 @@ pub use self::metrics::{BUCKETS, METRICS};
 use self::orders::Orders;
 pub(crate) use self::orders::Taking;
 
-/// Who is told of what happens: see [`LockRuntimeBuilder::observer`](crate::LockRuntimeBuilder::observer).
+/// A receiver of events: see [`LockRuntimeBuilder::observer`](crate::LockRuntimeBuilder::observer).
 ///
-/// It is told on the thread on which the thing happened, when no mutex of the runtime is held, and
-/// must not block. One that panics is caught. It may use the runtime that it observes, as long as
-/// it does not wait for it.
+/// It is called on the thread of the event, while no mutex of the runtime is held, and must not
+/// block. A panic in it is caught. It may use the runtime that it observes, but must not wait for
+/// it.
 ///
 /// Functions are observers:
 ///
@@ -156,7 +156,7 @@ impl Function {
     }
 }
 
-/// All who are told.
+/// All observers.
 #[derive(Clone)]
 #[cfg_attr(not(feature = "tracing"), derive(Default))]
 pub(crate) struct Observers {

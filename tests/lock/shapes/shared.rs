@@ -304,10 +304,7 @@ async fn a_writer_of_the_same_process_waits_no_longer_either() {
         let at = Instant::now();
         can_be_had(&locks, "k").await;
         let waited = at.elapsed();
-        assert!(
-            waited <= Duration::from_secs(1) + section + Duration::from_millis(20),
-            "{waited:?}"
-        );
+        assert!(waited <= section + Duration::from_millis(20), "{waited:?}");
         stop.store(true, Ordering::Relaxed);
         readers.join_all().await;
     }

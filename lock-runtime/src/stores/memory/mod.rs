@@ -28,12 +28,12 @@ use lock_protocol::{Sinks, Told};
 
 /// Locks held in the memory of this process.
 ///
-/// Use it where one process is all there is, and in unit tests: a clone is a further handle to the
-/// same store, so a test keeps one and gives the other to the runtime, then plays the rest of the
-/// world by the methods below. Every verb is done at its first poll, and all time is tokio's, so
-/// that a test under a paused clock takes no time.
+/// Use it for a single process, and in unit tests. A clone is another handle to the same store: a
+/// test keeps one, gives the other to the runtime, and plays the rest of the world by the methods
+/// below. Every verb is done at its first poll, and all time is tokio's, so a test under a paused
+/// clock takes no time.
 ///
-/// Methods that take a key want it as the annotated function forms it, without the prefix of the
+/// Methods that take a key expect it as the annotated function forms it, without the prefix of the
 /// runtime; `key!` makes it.
 ///
 /// # Examples
@@ -85,15 +85,16 @@ impl MemoryBackend {
         MemoryBackend::default()
     }
 
-    /// An empty store that does no more than one with these limits, such as those of etcd: for
-    /// tests of what is built on locks that will be in another store.
+    /// An empty store with the limits of another store, such as etcd, for tests of code that will
+    /// use that store.
     ///
     /// A lease lives in the store for `ttl` as these limits keep it, and for `lateness` longer; its
-    /// holder counts what it asked for. One beyond `max_ttl` is refused. Without `hand_over`, or
-    /// with an order of none, waiters are told and whoever asks first has the lock. Where the grace
-    /// is up to the process, a process that ends as it is handed the lock, as a handle to this
-    /// store that is dropped, costs the others its ttl. Without `foreign_holders` who
-    /// [stole](Self::steal) a lock looks like one of ours. `modes` are not played.
+    /// holder counts the ttl that it asked for. A ttl beyond `max_ttl` is refused. Without
+    /// `hand_over`, or with an order of none, waiters are notified, and whoever asks first gets the
+    /// lock. If the process keeps the grace, a process that ends as it is handed the lock costs the
+    /// others its ttl; a dropped handle to this store is such a process. Without `foreign_holders`,
+    /// the owner that [stole](Self::steal) a lock looks like one of ours. `modes` are not
+    /// simulated.
     ///
     /// # Examples
     ///
@@ -139,14 +140,14 @@ impl MemoryBackend {
         self.owner(key).is_some()
     }
 
-    /// Who holds the lock.
+    /// The owner token of the holder.
     pub fn owner(&self, key: &str) -> Option<OwnerToken> {
         lock(&self.shared.store).owner(key, clock::now()).cloned()
     }
 
-    /// How many claims wait for the lock in the store.
+    /// Number of claims that wait for the lock in the store.
     ///
-    /// Where several tasks of one runtime wait, one claim waits here for all of them.
+    /// If several tasks of one runtime wait, one claim waits here for all of them.
     pub fn queue_len(&self, key: &str) -> usize {
         let told = self.lesser().map_or(0, |lesser| lesser.waiting(Some(key)));
         told + lock(&self.shared.store).queue(key, clock::now()).count()
@@ -154,7 +155,7 @@ impl MemoryBackend {
 
     /// Whether the store is empty: no lock is held, and no claim waits.
     ///
-    /// What a test asserts in the end: nothing was left behind.
+    /// A test asserts it at its end: nothing was left behind.
     pub fn is_idle(&self) -> bool {
         let none_is_told = self.lesser().is_none_or(|lesser| lesser.waiting(None) == 0);
         none_is_told && lock(&self.shared.store).is_idle(clock::now())
@@ -162,8 +163,8 @@ impl MemoryBackend {
 
     /// Ends the lease now, as if its ttl had run out.
     ///
-    /// The holder learns of it by its next renewal, or by the end of the lease on its own clock. Also ends what [`steal`](Self::steal)
-    /// began. Does nothing if nobody holds the lock.
+    /// The holder learns of it at its next renewal, or when the lease ends on its own clock. It
+    /// also ends the lease of [`steal`](Self::steal). It does nothing if nobody holds the lock.
     ///
     /// # Examples
     ///
@@ -187,9 +188,10 @@ impl MemoryBackend {
         lock(&self.shared.store).expire(key);
     }
 
-    /// Gives the lock to a foreign owner, whether it is free or held, until [`expire`](Self::expire).
+    /// Gives the lock to a foreign owner, whether it is free or held, until
+    /// [`expire`](Self::expire).
     ///
-    /// The owner is foreign as another language's library is: it shows no ttl and hands the lock to
+    /// The owner is like a library of another language: it shows no ttl and hands the lock to
     /// nobody.
     ///
     /// # Examples
@@ -216,8 +218,7 @@ impl MemoryBackend {
         lock(&self.shared.store).steal(key, thief);
     }
 
-    /// Lets the next `verbs` verbs of any handle end in `fault`, after those that earlier calls
-    /// doomed.
+    /// Lets the next `verbs` verbs of any handle fail with `fault`, after those of earlier calls.
     ///
     /// A batch of renewals is one verb. `usize::MAX` means: until [`heal`](Self::heal).
     ///
@@ -244,7 +245,7 @@ impl MemoryBackend {
         lock(&self.shared.faults).add(verbs, fault);
     }
 
-    /// Forgets the faults that are still to come.
+    /// Cancels the faults that are still to come.
     pub fn heal(&self) {
         lock(&self.shared.faults).clear();
     }

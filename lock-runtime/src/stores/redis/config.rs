@@ -27,7 +27,7 @@ const LARGEST_POOL: usize = 65_536;
 /// would depend on the machine.
 const SHORT_WAYS: usize = 32;
 
-/// How the lock uses Redis, besides what a [`deadpool_redis::Config`] says.
+/// How the lock uses Redis, in addition to a [`deadpool_redis::Config`].
 ///
 /// ```
 /// use lock_runtime::redis::RedisSettings;
@@ -38,37 +38,36 @@ const SHORT_WAYS: usize = 32;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RedisSettings {
-    /// How many connections carry the commands; at least 1, at most 256 and the size of the pool.
+    /// Number of connections for commands; at least 1, at most 256 and the size of the pool.
     ///
-    /// The default is 1: one connection pipelines the commands of all tasks, and more gain little.
-    /// As far as the pool has room for more, each tokio runtime that uses the backend gets a
-    /// further connection, which saves its tasks the way to the backend's thread; a pool of the
-    /// size `lanes` has none.
+    /// Default: 1. One connection pipelines the commands of all tasks, and more gain little. If the
+    /// pool has room, each tokio runtime that uses the backend gets a further connection, which
+    /// saves its tasks the way to the backend's thread. A pool of the size `lanes` has no room for
+    /// that.
     pub lanes: usize,
-    /// How many connections there may be in all, from `lanes` to 65,536.
+    /// Largest number of connections in all, from `lanes` to 65,536.
     ///
-    /// If not set, it is the `max_size` of the `pool` in the configuration; if there is none, there
-    /// is room for 32 tokio runtimes beside the lanes, on every machine.
+    /// Default: the `max_size` of the `pool` in the configuration, else room for 32 tokio runtimes
+    /// beside the lanes, on every machine.
     pub pool_size: Option<usize>,
-    /// How long the answer to a command may take, the wait for a connection included; from 1 ms to
+    /// Longest time for the answer to a command, including the wait for a connection; from 1 ms to
     /// 1 h.
     ///
-    /// The default is 1 s, so that a lease of a few seconds survives a command that gets lost.
+    /// Default: 1 s, so that a lease of a few seconds survives a lost command.
     pub command_timeout: Duration,
-    /// How long it may take to open a connection, from 1 ms to 1 h; the default is 1 s.
+    /// Longest time to open a connection, from 1 ms to 1 h. Default: 1 s.
     pub connect_timeout: Duration,
-    /// What the names of the pub/sub channels start with, so that one ACL rule can name them: the
-    /// prefix of the keys. A `/` becomes `|`.
+    /// Prefix of the keys, and of the names of the pub/sub channels, so that one ACL rule can name
+    /// them. In channel names a `/` becomes `|`.
     pub key_prefix: String,
-    /// Certificates in PEM format to trust for `rediss://` *instead of* those of the system.
+    /// Certificates to trust for `rediss://`, in PEM, *instead of* those of the system.
     pub tls_root_certificates: Option<Vec<u8>>,
-    /// Certificates in PEM format by which a server of `rediss://` knows its clients: that of this one
-    /// first, then those that vouch for it. Needs [`tls_client_key`](RedisSettings::tls_client_key).
+    /// Client certificate chain for `rediss://`, in PEM: the certificate of this client first. It
+    /// needs [`tls_client_key`](RedisSettings::tls_client_key).
     pub tls_client_certificate: Option<Vec<u8>>,
-    /// The private key of the first of these certificates, in PEM format.
+    /// The private key of the client certificate, in PEM.
     pub tls_client_key: Option<SecretPem>,
-    /// How a lock for which others wait is left free for those who stand in no queue; not at all if
-    /// `None`, which is the default.
+    /// How a lock with waiters is left free for libraries that poll. Default: not at all.
     pub foreign_gap: Option<ForeignGap>,
     /// For tests: calls go as those that share a command do, also without company.
     #[doc(hidden)]
@@ -78,12 +77,12 @@ pub struct RedisSettings {
     pub card_every: Duration,
 }
 
-/// For how long a lock is left free, and how often, for other libraries that ask again and again.
+/// How long and how often a lock is left free for libraries that poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForeignGap {
-    /// No sooner is it left free again.
+    /// Shortest time between two gaps.
     pub every: Duration,
-    /// For how long it is: as long as they sleep between two questions, or longer.
+    /// Length of a gap: at least the pause of those libraries.
     pub gap: Duration,
 }
 
@@ -105,7 +104,7 @@ impl ForeignGap {
     }
 }
 
-/// A private key in PEM format, which is not shown where settings are.
+/// A private key in PEM, which debug output does not show.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretPem(Vec<u8>);
 

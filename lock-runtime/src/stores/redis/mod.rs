@@ -70,8 +70,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Locks held by a Redis server (6.2 or newer) or Valkey.
 ///
-/// The connections, the commands and the repairs run on a thread of their own: the verbs may be
-/// awaited on any executor. Dropping the backend ends the thread, without waiting for it.
+/// Connections, commands and repairs run on a separate thread, so the verbs may be awaited on any
+/// executor. Dropping the backend ends the thread, without waiting for it.
 pub struct RedisBackend {
     node: Node,
     wakeups: Arc<Wakeups>,
@@ -91,8 +91,9 @@ impl RedisBackend {
     ///
     /// # Errors
     ///
-    /// Within 5 s: [`is_unavailable`](LockError::is_unavailable) if there is no server, [`is_denied`](LockError::is_denied) if it is none that
-    /// can hold locks or refuses, [`LockError::Config`] if the configuration is wrong.
+    /// Within 5 s: [`is_unavailable`](LockError::is_unavailable) if there is no server,
+    /// [`is_denied`](LockError::is_denied) if it cannot hold locks or refuses,
+    /// [`LockError::Config`] if the configuration is wrong.
     pub async fn connect(
         config: Config,
         settings: RedisSettings,
@@ -190,15 +191,15 @@ impl RedisBackend {
         Ok((backend, keepers))
     }
 
-    /// The pool the connections are checked out of: for its [status](Pool::status), and to resize it.
+    /// The pool of the connections: for its [status](Pool::status), and to resize it.
     ///
-    /// Its connections are meant for the lock. One that is checked out by somebody else is not used
+    /// Its connections are for the lock. A connection that somebody else checks out is not used
     /// again.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// The tokio runtime on the thread of the backend: for its metrics, and to run there what must
+    /// The tokio runtime on the thread of the backend: for its metrics, and to run tasks that must
     /// not stop when callers block their threads.
     pub fn handle(&self) -> &Handle {
         &self.executor.0

@@ -11,7 +11,7 @@ use crate::stores::redis::RedisSettings;
 /// How many servers there may be.
 const MOST: usize = 31;
 
-/// How locks are held by a majority of several servers, besides what each is configured by.
+/// Settings of locks that a majority of several servers holds, in addition to those of each server.
 ///
 /// ```
 /// use lock_runtime::redlock::RedlockSettings;
@@ -22,17 +22,17 @@ const MOST: usize = 31;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RedlockSettings {
-    /// What counts for each of the servers.
+    /// The settings of each of the servers.
     pub redis: RedisSettings,
-    /// For how long a server that may have lost its data votes for nobody, and the longest ttl that
-    /// a lock may have; 30 s if not set.
+    /// Time during which a server that may have lost its data votes for nobody, and the longest ttl
+    /// that a lock may have. Default: 30 s.
     ///
-    /// A server that restarts empty does not know for whom it voted: if it voted again at once, two
-    /// could have a majority. After this time every lease that it knew has ended. It is noticed by
-    /// a key that each server gets when it is first seen, so new servers keep it as well. All
-    /// processes must have the same: what counts is the longest ttl of any. Zero turns the rule
-    /// off, for tests and first trials: then a restart may cost the exclusion, and fencing tokens
-    /// alone protect.
+    /// A server that restarts without data does not know for whom it voted. If it voted again at
+    /// once, two could have a majority. After this time every lease that it knew has ended. A key
+    /// that each server gets when it is first seen shows whether it lost its data, so the rule
+    /// applies to new servers as well. All processes must have the same value, at least the longest
+    /// ttl of any. Zero turns the rule off, for tests and first trials. A restart may then let two
+    /// hold a lock, and only fencing tokens protect.
     pub restart_delay: Duration,
 }
 

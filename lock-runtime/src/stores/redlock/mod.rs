@@ -58,12 +58,12 @@ const ROUTES: usize = 256;
 
 /// Locks held by a majority of an odd number of Redis servers, each a master without replicas.
 ///
-/// As long as a majority of them answers and keeps its data, so long the lock is there, whichever
-/// these are. A lock is taken by one question to all at the same time, and released by another.
-/// Waiters are served in no order that could be relied on.
+/// The lock exists as long as any majority of them answers and keeps its data. One question to all
+/// servers at the same time acquires a lock, and another releases it. Waiters are served in no
+/// reliable order.
 ///
 /// A server that keeps its data over a restart must keep all of it (`appendfsync always`), or none
-/// at all: then it votes for nobody until the leases that it knew have ended.
+/// at all. In the second case it votes for nobody until the leases that it knew have ended.
 pub struct RedlockBackend {
     shared: Arc<Shared>,
     /// The numbers that callers gave to their questions.
@@ -79,7 +79,7 @@ impl RedlockBackend {
     /// # Errors
     ///
     /// Within 5 s: [`LockError::Config`] if the configuration is wrong, or two of the servers are
-    /// the same; else the error of the first server without which there is no majority.
+    /// the same; otherwise the error of the first server without which there is no majority.
     pub async fn connect(
         servers: &[Config],
         settings: RedlockSettings,
@@ -130,7 +130,7 @@ impl RedlockBackend {
         })
     }
 
-    /// The tokio runtime on the thread of the backend: for its metrics, and to run there what must
+    /// The tokio runtime on the thread of the backend: for its metrics, and to run tasks that must
     /// not stop when callers block their threads.
     pub fn handle(&self) -> &Handle {
         &self.shared.home
