@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use lock_conformance::Decorator;
 use lock_runtime::FencingToken;
 use lock_runtime::backend::{
     Acquired, Backend, BackendError, Claim, Executor, FenceBlock, Grant, LockKey, Release, Released,
 };
-use lock_tests::decorated::Decorator;
 
 use crate::admin::queue;
 use crate::plan::Sabotage;

@@ -1,4 +1,5 @@
-//! A backend in front of another: what it does not say otherwise goes to that.
+//! A backend in front of another: what it does not say otherwise goes to that. A test notes there
+//! what goes by, takes its time, or makes a mistake.
 
 use std::sync::{Arc, Weak};
 
@@ -8,6 +9,42 @@ use lock_protocol::{
 };
 
 /// What stands in front of a backend; it changes what it overrides.
+///
+/// What a backend need not be able to do it cannot do, unless it says so: several keys at once
+/// ([`Backend::acquire_all`]), and the verbs of those who look after locks, from
+/// [`Backend::inspect`] on. So it is also a store that knows no more than how to lock.
+///
+/// # Examples
+///
+/// A store that counts the questions:
+///
+/// ```
+/// use std::sync::atomic::{AtomicU32, Ordering};
+///
+/// use lock_conformance::{Decorated, Decorator};
+/// use lock_protocol::Backend;
+///
+/// struct Counting<B> {
+///     store: B,
+///     asked: AtomicU32,
+/// }
+///
+/// impl<B: Backend> Decorator for Counting<B> {
+///     type Inner = B;
+///
+///     fn inner(&self) -> &B {
+///         &self.store
+///     }
+///
+///     async fn before(&self) {
+///         self.asked.fetch_add(1, Ordering::Relaxed);
+///     }
+/// }
+///
+/// fn counting(store: impl Backend) -> impl Backend {
+///     Decorated(Counting { store, asked: AtomicU32::new(0) })
+/// }
+/// ```
 pub trait Decorator: Send + Sync + 'static {
     /// The backend behind it.
     type Inner: Backend;
