@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
+mod decorated;
 pub mod inbox;
 mod process;
 pub mod promises;
 pub mod saboteurs;
 mod store;
 
+pub use crate::decorated::{Decorated, Decorator};
 pub use crate::process::poll_once;
 pub use crate::store::{Remaining, Store};
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use lock_conformance::Decorator;
 use lock_runtime::FencingToken;
 use lock_runtime::backend::{
     Acquired, Backend, BackendError, Claim, Executor, FenceBlock, Grant, LockKey, Mode, Release,
     Released,
 };
-use lock_tests::decorated::Decorator;
 
 use crate::admin::queue;
 use crate::plan::Sabotage;

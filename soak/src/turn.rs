@@ -11,6 +11,7 @@ use lock_runtime::{
     FencingToken, Lock, LockError, LockGuard, LockHandle, LockRuntime, distributed_lock,
 };
 use lock_tests::checker::{Company, Nanos, Outcome, What, now};
+use lock_tests::ms;
 use tokio::time::{sleep, timeout};
 
 use crate::plan::{KEYS, Kind, share};
@@ -20,10 +21,6 @@ pub(crate) use self::shapes::Shape;
 
 /// What a body that panics on purpose says.
 pub(crate) const PLANNED_PANIC: &str = "planned";
-
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 fn nanos(duration: Duration) -> Nanos {
     Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX)

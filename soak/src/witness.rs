@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use lock_conformance::Decorator;
 use lock_runtime::FencingToken;
 use lock_runtime::backend::{
     Acquired, Backend, BackendError, Claim, Grant, Instant, LockKey, News, OwnerToken, Release,
     Released,
 };
 use lock_tests::checker::{Fault, Nanos, Place, Recorder, What, now};
-use lock_tests::decorated::Decorator;
 
 use crate::plan::HEARTBEAT;
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
+use lock_conformance::Decorated;
 use lock_runtime::consul::{ConsulBackend, ConsulSettings};
 use lock_runtime::etcd::{EtcdBackend, EtcdSettings};
 use lock_runtime::redis::deadpool_redis::Config;
@@ -16,7 +17,6 @@ use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_runtime::redlock::{RedlockBackend, RedlockSettings};
 use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder};
 use lock_tests::checker::{Leftovers, Recorder, What, now};
-use lock_tests::decorated::Decorated;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinSet;

@@ -4,5 +4,28 @@
 #![allow(clippy::unwrap_used)]
 
 mod beside_go;
+mod claims;
 mod conformance;
-mod main_job;
+mod security;
+mod ttl;
+
+use std::time::Duration;
+
+use lock_runtime::LockRuntime;
+use lock_tests::consul::Cluster;
+use lock_tests::secs;
+
+/// By when everything here has happened, on a machine that is busy with other things.
+const DEADLINE: Duration = secs(60);
+
+async fn runtime(cluster: &Cluster) -> LockRuntime {
+    LockRuntime::consul(cluster.endpoints())
+        .command_timeout(secs(4))
+        .build()
+        .await
+        .unwrap()
+}
+
+async fn is_taken(locks: &LockRuntime, key: &str) -> bool {
+    locks.lock(key).try_acquire().await.unwrap().is_none()
+}

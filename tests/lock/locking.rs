@@ -9,13 +9,9 @@ use std::time::Duration;
 use lock_conformance::poll_once;
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder};
-use lock_tests::faults::ms;
 use lock_tests::server::Server;
+use lock_tests::{ms, secs};
 use tokio::time::{Instant, sleep, timeout};
-
-fn secs(n: u64) -> Duration {
-    Duration::from_secs(n)
-}
 
 /// Two runtimes on one store, as two processes have them.
 async fn two_processes() -> (MemoryBackend, LockRuntime, LockRuntime) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{LockHandle, LockRuntime};
-use lock_tests::faults::ms;
+use lock_tests::ms;
 
 /// Short, so that there are many ends to look at.
 const TTL: Duration = ms(60);

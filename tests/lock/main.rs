@@ -13,6 +13,7 @@ mod minimum_hold;
 mod on_every_store;
 mod once_per;
 mod passing_on;
+mod places;
 mod several_keys;
 mod shapes;
 mod shutdown;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use lock_conformance::{Decorated, Decorator};
 use lock_runtime::backend::{Acquired, Backend, BackendError, Claim, Limits};
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{LockError, LockRuntime, distributed_lock};
-use lock_tests::decorated::{Decorated, Decorator};
 use tokio::time::{Instant, sleep, timeout};
 
 const LEAST: Duration = Duration::from_secs(10);

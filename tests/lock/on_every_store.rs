@@ -7,54 +7,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lock_conformance::Store;
 use lock_runtime::backend::{LockKey, Mode};
 use lock_runtime::{Lock, LockError, LockGuard, LockRuntime, LostReason};
-use lock_tests::consul_store::ConsulStore;
-use lock_tests::etcd_store::EtcdStore;
-use lock_tests::faults::ms;
-use lock_tests::memory_store::MemoryStore;
-use lock_tests::redis_store::RedisStore;
-use lock_tests::redlock_store::RedlockStore;
+use lock_tests::ms;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-/// A store under test, as a lock sees it.
-trait Place: Store {
-    /// What things may take longer than promised: nothing where the clock is paused.
-    const SLACK: Duration = Duration::from_secs(5);
-    /// The ttl of what is to end by nothing but its release.
-    const LONGEST: Duration = LONG;
-    /// Whether it grants all modes as what they are; else each claim is granted alone.
-    const MODES: bool = false;
-}
-
-impl Place for MemoryStore {
-    const SLACK: Duration = Duration::ZERO;
-    const MODES: bool = true;
-}
-impl Place for RedisStore {
-    const MODES: bool = true;
-}
-impl Place for RedlockStore {}
-impl Place for EtcdStore {}
-impl Place for ConsulStore {
-    // No lease is longer there; it is renewed.
-    const LONGEST: Duration = Duration::from_secs(60);
-}
+use super::places::{ANSWER, LONG, Place, builder, on_each_store};
 
 /// By when what must happen has happened.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// No test takes so long, so that nothing ends by it.
-const LONG: Duration = Duration::from_secs(600);
 /// Long enough that a busy machine renews in time.
 const TTL: Duration = Duration::from_secs(3);
 
 /// A runtime as one process would have it.
-async fn process<P: Place>(place: &P) -> LockRuntime {
-    let builder = LockRuntime::backend(place.connect().await);
-    let builder = builder.default_ttl(P::LONGEST).default_wait(LONG);
-    builder.command_timeout(ms(4000)).build().await.unwrap()
+async fn process(place: &impl Place) -> LockRuntime {
+    builder(place).await.build().await.unwrap()
 }
 
 async fn two_processes(place: &impl Place) -> (LockRuntime, LockRuntime) {
@@ -173,15 +141,21 @@ async fn every_task_of_two_processes_gets_its_turn_with_a_growing_token(place: &
     nothing_left(place).await;
 }
 
-async fn a_held_lock_is_renewed_until_it_is_released(place: &impl Place) {
+async fn a_body_longer_than_three_ttls_keeps_its_lock(place: &impl Place) {
     let (one, two) = two_processes(place).await;
-    let guard = one.lock("k").ttl(TTL).acquire().await.unwrap();
-    let started = Instant::now();
-    while started.elapsed() < 2 * TTL + TTL / 2 {
-        sleep(ms(100)).await;
-        assert!(guard.is_held() && is_taken(&two).await);
-    }
-    guard.release().await.unwrap();
+    let lock = one.lock("k").ttl(TTL);
+    let body = lock.run(async |_| {
+        let (began, mut tries) = (Instant::now(), 0);
+        while began.elapsed() < 3 * TTL + TTL / 2 {
+            let after = began.elapsed();
+            assert!(is_taken(&two).await, "another got it after {after:?}");
+            tries += 1;
+            sleep(ms(100)).await;
+        }
+        tries
+    });
+    let tries: u32 = body.await.unwrap();
+    assert!(tries > 3, "the others hardly tried: {tries}");
     assert!(!is_taken(&two).await);
 }
 
@@ -446,41 +420,11 @@ async fn a_store_that_is_away_is_unavailable_in_time(place: &impl Place) {
     let started = Instant::now();
     let error = locks.lock("k").wait(ms(500)).acquire().await.unwrap_err();
     assert!(error.is_unavailable() && !error.is_taken(), "{error:?}");
-    assert!(started.elapsed() <= ms(500) + ms(4000) + Duration::from_secs(5));
+    assert!(started.elapsed() <= ms(500) + ANSWER + Duration::from_secs(5));
     // Who holds a lock is told before the store could give it to another.
     timeout(TTL + Duration::from_secs(5), guard.lost())
         .await
         .expect("it is not told");
-}
-
-/// Makes a test of each promise on each store.
-macro_rules! on_each_store {
-    ($($promise:ident)+) => {
-        mod memory {
-            use super::*;
-            $(
-                #[tokio::test(start_paused = true)]
-                async fn $promise() {
-                    super::$promise(&MemoryStore::default()).await;
-                }
-            )+
-        }
-        on_each_store! { @on redis RedisStore $($promise)+ }
-        on_each_store! { @on redlock RedlockStore $($promise)+ }
-        on_each_store! { @on etcd EtcdStore $($promise)+ }
-        on_each_store! { @on consul ConsulStore $($promise)+ }
-    };
-    (@on $module:ident $store:ident $($promise:ident)+) => {
-        mod $module {
-            use super::*;
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $promise() {
-                    super::$promise(&$store::start()).await;
-                }
-            )+
-        }
-    };
 }
 
 on_each_store! {
@@ -488,7 +432,7 @@ on_each_store! {
     waiting_ends_with_the_wait_and_says_that_another_holds_it
     the_next_waiter_is_served_at_once_whichever_process_it_is_in
     every_task_of_two_processes_gets_its_turn_with_a_growing_token
-    a_held_lock_is_renewed_until_it_is_released
+    a_body_longer_than_three_ttls_keeps_its_lock
     without_renewal_a_lock_ends_with_its_ttl_and_says_so
     a_lock_that_the_store_gave_to_another_is_lost_at_the_next_renewal
     a_waiter_takes_over_when_the_lease_of_a_vanished_holder_ends

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
+use lock_conformance::{Decorated, Decorator};
 use lock_runtime::backend::{Acquired, Backend, BackendError, Claim, Release, Released};
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{LockError, LockGuard, LockRuntime};
-use lock_tests::decorated::{Decorated, Decorator};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{sleep, timeout};
 

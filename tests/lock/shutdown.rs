@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder};
-use lock_tests::faults::{SLACK, builder, eventually, ms, nothing_left, queued};
+use lock_tests::faults::{SLACK, builder, eventually, nothing_left, queued};
+use lock_tests::ms;
 use lock_tests::server::Server;
 use tokio::time::{Instant, sleep};
 

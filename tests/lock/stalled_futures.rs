@@ -4,58 +4,33 @@
 //! Whatever such a future was about to do, its key is free for others soon after the wait that the
 //! caller asked for, and a lock that comes too late for it goes to somebody else.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
 use lock_conformance::poll_once;
-use lock_runtime::memory::{Fault, MemoryBackend};
-use lock_runtime::{LockError, LockGuard, LockRuntime};
-use lock_tests::faults::{COMMAND, DEADLINE, GRACE, SLACK, builder, ms, waiters};
-use lock_tests::server::Server;
+use lock_runtime::{LockError, LockEvent, LockGuard, LockRuntime, LockRuntimeBuilder};
+use lock_tests::faults::{DEADLINE, GRACE, SLACK, eventually};
+use lock_tests::ms;
 use tokio::runtime::Builder;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
+
+use super::places::{self, ANSWER, Place, on_each_store};
 
 /// How long the stalled ones want to wait.
 const WAIT: Duration = ms(3000);
 /// How long after its deadline a stalled future may still be in the way of others.
-const AFTER: Duration = COMMAND.saturating_add(GRACE).saturating_add(SLACK);
+const AFTER: Duration = ANSWER.saturating_add(GRACE).saturating_add(SLACK);
 
-/// A store for several processes.
-enum World {
-    Memory(MemoryBackend),
-    Redis(Box<Server>),
+/// The settings of a runtime as one process would have it.
+async fn builder(place: &impl Place) -> LockRuntimeBuilder {
+    places::builder(place).await.grace(GRACE).heartbeat(GRACE)
 }
 
-impl World {
-    /// A runtime as one process would have it.
-    async fn process(&self) -> LockRuntime {
-        let builder = match self {
-            World::Memory(store) => LockRuntime::backend(store.clone())
-                .default_ttl(2 * DEADLINE)
-                .command_timeout(COMMAND)
-                .grace(GRACE)
-                .heartbeat(GRACE),
-            World::Redis(server) => builder(server.url()).command_timeout(COMMAND),
-        };
-        builder.build().await.unwrap()
-    }
-
-    fn waiters(&self) -> usize {
-        match self {
-            World::Memory(store) => store.queue_len("k"),
-            World::Redis(server) => waiters(server, "k"),
-        }
-    }
-
-    /// The next verb is done at once, and its answer comes much later, as far as this is needed: a
-    /// question to Redis hardly ever has an answer at its first poll.
-    fn answer_late(&self) {
-        if let World::Memory(store) = self {
-            store.fail_next(1, Fault::Slow(Duration::from_secs(60)));
-        }
-    }
+async fn process(place: &impl Place) -> LockRuntime {
+    builder(place).await.build().await.unwrap()
 }
 
 /// Gets the lock, which has to be free by `deadline`.
@@ -86,9 +61,9 @@ async fn parked_acquire(
 }
 
 /// Parked in `acquire` after the first poll.
-async fn a_parked_acquire(world: World) {
-    let locks = world.process().await;
-    world.answer_late();
+async fn a_parked_acquire_blocks_nobody_beyond_its_wait(place: &impl Place) {
+    let locks = process(place).await;
+    place.answer_late();
     let (parked, deadline) = parked_acquire(&locks).await;
 
     let guard = had_by(deadline + AFTER, &locks).await;
@@ -97,9 +72,9 @@ async fn a_parked_acquire(world: World) {
 }
 
 /// Parked in `acquire` because its thread is blocked, and with it its runtime.
-async fn an_acquire_on_a_blocked_thread(world: World) {
-    let locks = world.process().await;
-    world.answer_late();
+async fn an_acquire_on_a_blocked_thread_blocks_nobody_beyond_its_wait(place: &impl Place) {
+    let locks = process(place).await;
+    place.answer_late();
     let (unblock, blocked) = mpsc::channel::<()>();
     let (tell, asked) = tokio::sync::oneshot::channel();
     let there = locks.clone();
@@ -124,21 +99,22 @@ async fn an_acquire_on_a_blocked_thread(world: World) {
 }
 
 /// Granted, and not polled to hear of it.
-async fn a_granted_waiter(world: World) {
-    let (locks, other) = (world.process().await, world.process().await);
+async fn a_waiter_that_is_not_polled_gets_no_lock_after_its_wait(place: &impl Place) {
+    let queued = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&queued);
+    let locks = builder(place).await.observer(move |event: &LockEvent| {
+        told.fetch_or(matches!(event, LockEvent::Queued { .. }), Ordering::SeqCst);
+    });
+    let (locks, other) = (locks.build().await.unwrap(), process(place).await);
     let holder = other.lock("k").acquire().await.unwrap();
     let deadline = Instant::now() + WAIT;
     let mut parked = Box::pin(locks.lock("k").wait(WAIT).acquire());
-    let mut heard = None;
-    // A little longer than until it is queued, so that it has heard of that and waits.
-    while heard.is_none_or(|heard: Instant| heard.elapsed() < ms(100)) {
-        assert!(Instant::now() < deadline, "it is not queued");
+    // Until it has heard that it waits, and no further.
+    eventually("it is queued", || {
         assert!(poll_once(parked.as_mut()).is_pending(), "it was answered");
-        if world.waiters() > 0 {
-            heard.get_or_insert_with(Instant::now);
-        }
-        sleep(ms(2)).await;
-    }
+        queued.load(Ordering::SeqCst)
+    })
+    .await;
     holder.release().await.unwrap();
 
     // Nobody else waits, so the lock is handed over to it.
@@ -152,11 +128,11 @@ async fn a_granted_waiter(world: World) {
 }
 
 /// Parked in `release` after the first poll.
-async fn a_parked_release(world: World) {
-    let locks = world.process().await;
+async fn a_parked_release_frees_the_lock(place: &impl Place) {
+    let locks = process(place).await;
     let (parked, started) = loop {
         let guard = locks.lock("k").acquire().await.unwrap();
-        world.answer_late();
+        place.answer_late();
         let mut parked = Box::pin(guard.release());
         match poll_once(parked.as_mut()) {
             Poll::Pending => break (parked, Instant::now()),
@@ -170,35 +146,12 @@ async fn a_parked_release(world: World) {
     drop(parked);
 }
 
-macro_rules! on_each_store {
-    ($($promise:ident: $in_memory:ident, $on_redis:ident;)+) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $in_memory() {
-                $promise(World::Memory(MemoryBackend::new())).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $on_redis() {
-                $promise(World::Redis(Box::new(Server::start()))).await;
-            }
-        )+
-    };
-}
-
 on_each_store! {
-    a_parked_acquire:
-        a_parked_acquire_blocks_nobody_beyond_its_wait_in_memory,
-        a_parked_acquire_blocks_nobody_beyond_its_wait_on_redis;
-    an_acquire_on_a_blocked_thread:
-        an_acquire_on_a_blocked_thread_blocks_nobody_beyond_its_wait_in_memory,
-        an_acquire_on_a_blocked_thread_blocks_nobody_beyond_its_wait_on_redis;
-    a_granted_waiter:
-        a_waiter_that_is_not_polled_gets_no_lock_after_its_wait_in_memory,
-        a_waiter_that_is_not_polled_gets_no_lock_after_its_wait_on_redis;
-    a_parked_release:
-        a_parked_release_frees_the_lock_in_memory,
-        a_parked_release_frees_the_lock_on_redis;
+    real_time
+    a_parked_acquire_blocks_nobody_beyond_its_wait
+    an_acquire_on_a_blocked_thread_blocks_nobody_beyond_its_wait
+    a_waiter_that_is_not_polled_gets_no_lock_after_its_wait
+    a_parked_release_frees_the_lock
 }
 
 /// A waker that is the last to own a task, as in an executor that keeps no list of its tasks; and

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use lock_conformance::{Decorated, Decorator};
 use lock_runtime::LockRuntime;
 use lock_runtime::backend::Backend;
 use lock_runtime::memory::MemoryBackend;
-use lock_tests::decorated::{Decorated, Decorator};
-use lock_tests::faults::{DEADLINE, eventually, ms};
+use lock_tests::faults::{DEADLINE, eventually};
+use lock_tests::ms;
 use tokio::time::sleep;
 
 /// A store in memory, behind something that may go wrong before it is asked.

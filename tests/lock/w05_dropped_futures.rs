@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use lock_conformance::{Decorated, Decorator};
 use lock_runtime::backend::{Backend, BackendError, Claim, Executor, Grant};
 use lock_runtime::memory::MemoryBackend;
 use lock_runtime::redis::deadpool_redis::Config;
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_runtime::{Lock, LockError, LockRuntime, distributed_lock};
-use lock_tests::decorated::{Decorated, Decorator};
 use lock_tests::faults::{eventually, nothing_left};
 use lock_tests::server::Server;
 use tokio::runtime::Handle;

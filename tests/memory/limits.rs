@@ -9,13 +9,10 @@ use lock_protocol::{
 use lock_runtime::memory::MemoryBackend;
 use lock_runtime::{LockError, LockRuntime};
 use lock_tests::memory_store::MemoryStore;
+use lock_tests::secs;
 use tokio::time::{Instant, sleep};
 
 const LATE: Duration = Duration::from_millis(1_100);
-
-fn secs(n: u64) -> Duration {
-    Duration::from_secs(n)
-}
 
 /// As etcd has them.
 fn of_etcd() -> Limits {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{LockGuard, LockRuntime};
-use lock_tests::faults::{DEADLINE, SLACK, eventually, ms};
+use lock_tests::faults::{DEADLINE, SLACK, eventually};
+use lock_tests::ms;
 use lock_tests::server::Server;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};

@@ -4,16 +4,11 @@ use std::time::{Duration, Instant};
 
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::{LockRuntime, LockRuntimeBuilder};
-use lock_tests::consul;
-use lock_tests::etcd;
 use lock_tests::faults::comes_true;
 use lock_tests::redlock_store::urls;
 use lock_tests::server::{Options, Server};
+use lock_tests::{consul, etcd, ms};
 use tokio::time::sleep;
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_away_or_refuses_is_named_and_no_lock_is_taken() {

@@ -2,29 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Weak;
 use std::time::{Duration, SystemTime};
 
-use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Limits, News, OwnerToken, Release, Released, Renewal,
-    Renewed,
-};
+use lock_conformance::{Decorated, Decorator};
+use lock_runtime::backend::OwnerToken;
 use lock_runtime::memory::MemoryBackend;
 use lock_runtime::observe::{Broken, ProcessInfo};
 use lock_runtime::{Lock, LockError, LockRuntime, LockRuntimeBuilder, LostReason, Process};
-use lock_tests::consul;
 use lock_tests::etcd::Cluster;
 use lock_tests::faults::comes_true;
 use lock_tests::redlock_store::urls;
 use lock_tests::server::Server;
+use lock_tests::{consul, ms};
 use tokio::time::timeout;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const TTL: Duration = Duration::from_secs(20);
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
 
 /// A store that can tell.
 enum Store {
@@ -497,44 +490,17 @@ async fn on_consul_what_another_program_holds_is_told_by_its_session_and_can_be_
 /// A store that knows no more than how to lock.
 struct Plain(MemoryBackend);
 
-impl Backend for Plain {
-    fn limits(&self) -> Limits {
-        self.0.limits()
-    }
+impl Decorator for Plain {
+    type Inner = MemoryBackend;
 
-    fn attach(&self, news: Weak<dyn News>) {
-        self.0.attach(news);
-    }
-
-    fn acquire(
-        &self,
-        claim: &Claim,
-    ) -> impl Future<Output = Result<Acquired, BackendError>> + Send {
-        self.0.acquire(claim)
-    }
-
-    fn renew(
-        &self,
-        leases: &[Renewal],
-    ) -> impl Future<Output = Vec<Result<Renewed, BackendError>>> + Send {
-        self.0.renew(leases)
-    }
-
-    fn release(
-        &self,
-        release: &Release,
-    ) -> impl Future<Output = Result<Released, BackendError>> + Send {
-        self.0.release(release)
-    }
-
-    fn abandon(&self, claim: &Claim) -> impl Future<Output = Result<(), BackendError>> + Send {
-        self.0.abandon(claim)
+    fn inner(&self) -> &MemoryBackend {
+        &self.0
     }
 }
 
 #[tokio::test]
 async fn a_store_that_cannot_tell_says_so_and_locks_all_the_same() {
-    let locks = LockRuntime::backend(Plain(MemoryBackend::new()));
+    let locks = LockRuntime::backend(Decorated(Plain(MemoryBackend::new())));
     let locks = locks.build().await.unwrap();
     let guard = locks.lock("k").acquire().await.unwrap();
     let errors = [

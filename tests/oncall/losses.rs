@@ -1,22 +1,19 @@
 //! Why a lock is lost, and who has it, on every store.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lock_runtime::memory::MemoryBackend;
 use lock_runtime::observe::LockEvent;
 use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder, LostReason, Process};
-use lock_tests::consul;
 use lock_tests::etcd::Cluster;
+use lock_tests::faults::eventually;
 use lock_tests::faults::proxy::Proxy;
 use lock_tests::redlock_store::urls;
 use lock_tests::server::Server;
-use tokio::time::{sleep, timeout};
+use lock_tests::{consul, ms};
+use tokio::time::timeout;
 
 const TTL: Duration = Duration::from_secs(5);
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
 
 /// A store as those who administer it have it in hand.
 enum Store {
@@ -104,11 +101,7 @@ async fn a_lost_lock_says_whether_it_was_deleted_or_taken_over() {
                     let other = store.builder().build().await.unwrap();
                     let lock = other.lock("k").ttl(TTL).wait(Duration::from_secs(20));
                     waiting = Some(tokio::spawn(lock.acquire()));
-                    let deadline = Instant::now() + Duration::from_secs(20);
-                    while cluster.claims().len() < 2 {
-                        assert!(Instant::now() < deadline, "nobody waits");
-                        sleep(ms(20)).await;
-                    }
+                    eventually("it waits", || cluster.claims().len() == 2).await;
                 }
                 store.take();
             } else {

@@ -7,16 +7,9 @@ use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::observe::{BUCKETS, METRICS};
 use lock_runtime::{LockError, LockRuntime, distributed_lock};
 use lock_tests::server::Server;
+use lock_tests::{ms, secs};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::time::sleep;
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
-fn secs(n: u64) -> Duration {
-    Duration::from_secs(n)
-}
 
 /// A metric with its labels, and its value.
 type Seen = (String, DebugValue);

@@ -11,20 +11,13 @@ use lock_runtime::{LockError, LockEvent, LockRuntime, LostReason, Process, distr
 use lock_tests::faults::can_be_had;
 use lock_tests::faults::proxy::Proxy;
 use lock_tests::server::{Options, Server};
+use lock_tests::{ms, secs};
 use tokio::time::sleep;
 use tracing::Instrument;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use super::log::Log;
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
-fn secs(n: u64) -> Duration {
-    Duration::from_secs(n)
-}
 
 /// What an observer was told.
 #[derive(Clone, Default)]

@@ -433,28 +433,6 @@ async fn a_demoted_server_refuses_each_call_and_another_connection_is_opened() {
 }
 
 #[tokio::test]
-async fn scripts_that_the_server_forgot_are_sent_again_once() {
-    let it = Fixture::start().await;
-    let [a, b, c, d] = claims(["a", "b", "c", "d"]);
-    it.server.run::<()>(&["SCRIPT", "FLUSH"]);
-    let (answers, commands) = it.commands_of(it.acquire(&[a.clone(), b.clone()])).await;
-    assert!(answers.iter().all(is_granted), "{answers:?}");
-    assert_eq!(commands, 2);
-    // Now it knows those for acquires, and not those for releases.
-    let mixed = vec![
-        Verb::Acquire(c),
-        Verb::Acquire(d),
-        Verb::Release(a),
-        Verb::Release(b),
-    ];
-    let (answers, commands) = it.commands_of(it.ask(mixed)).await;
-    assert!(answers[..2].iter().all(is_granted), "{answers:?}");
-    assert!(answers[2..].iter().all(is_released), "{answers:?}");
-    assert_eq!(commands, 3);
-    it.server.finish();
-}
-
-#[tokio::test]
 async fn those_who_wait_are_handed_the_locks_that_are_released_together() {
     let it = Fixture::start().await;
     let holders = claims(["a", "b", "c"]);

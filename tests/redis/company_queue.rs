@@ -11,7 +11,8 @@ use lock_runtime::backend::{
     Acquired, Backend, Claim, Grant, LockKey, Mode, OwnerToken, Release, Released, Renewal, Renewed,
 };
 use lock_runtime::redis::RedisBackend;
-use lock_tests::faults::{eventually, listeners, ms};
+use lock_tests::faults::{eventually, listeners};
+use lock_tests::ms;
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
 use tokio::task::JoinSet;

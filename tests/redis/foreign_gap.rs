@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lock_runtime::{Lock, LockError, LockRuntime};
-use lock_tests::faults::{comes_true, ms, queued};
+use lock_tests::faults::{comes_true, queued};
+use lock_tests::ms;
 use lock_tests::server::Server;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;

@@ -7,9 +7,13 @@ use lock_conformance::poll_once;
 use lock_runtime::backend::{Backend, Claim, LockKey, OwnerToken};
 use lock_runtime::redis::RedisBackend;
 use lock_runtime::{LockError, LockGuard, LockRuntime};
+use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::{owner, queued};
+use lock_tests::ms;
 use lock_tests::server::Server;
 use tokio::task::JoinHandle;
+
+use super::annotated::{end, runtime, when_held};
 
 /// A claim in the queue of `k` that will never look at what it is sent. Dropping the backend ends
 /// its subscription.
@@ -115,4 +119,43 @@ async fn a_waiter_that_dies_behind_one_who_gives_up_costs_the_grace() {
     let waited = costs(&server, held, &dead, waiting).await;
     assert!(again.await.unwrap().unwrap_err().is_timeout());
     assert!(waited < Duration::from_secs(5), "{waited:?}");
+}
+
+#[tokio::test]
+async fn an_uncontended_call_sends_two_commands() {
+    let server = Server::start();
+    let locks = runtime(&server).await;
+    let monitor = server.monitor();
+    when_held(&locks).await.unwrap();
+    let commands = monitor.commands(&server);
+    assert_eq!(commands.len(), 2, "{commands:#?}");
+    assert!(
+        commands.iter().all(|line| line.contains("\"EVALSHA\"")),
+        "{commands:#?}"
+    );
+    end(server, &[&locks]).await;
+}
+
+#[tokio::test]
+async fn a_process_that_releases_wakes_the_waiter_of_another() {
+    let server = Server::start();
+    let locks = runtime(&server).await;
+    let mut holder = Process::start(env!("CARGO_BIN_EXE_holder"), &server.url()).await;
+    token(&holder.ask("acquire k 60000 30000").await);
+    let waiter = tokio::spawn({
+        let locks = locks.clone();
+        async move { when_held(&locks).await }
+    });
+    queued(&server, "k", 1).await;
+    assert!(!waiter.is_finished());
+    let released_at = Instant::now();
+    assert_eq!(holder.ask("release").await, "released");
+    let waited = waiter
+        .await
+        .unwrap()
+        .unwrap()
+        .saturating_duration_since(released_at);
+    // A poll would come after the ttl, or after ten seconds.
+    assert!(waited < ms(5000), "the waiter ran only after {waited:?}");
+    end(server, &[&locks]).await;
 }

@@ -3,6 +3,7 @@
 // A test that meets an error has failed.
 #![allow(clippy::unwrap_used)]
 
+mod annotated;
 mod batches;
 mod claims_in_doubt;
 mod company;
@@ -11,8 +12,10 @@ mod conformance;
 mod conformance_shared;
 mod connection;
 mod foreign_gap;
+mod interop;
 mod locking;
-mod main_job;
+mod outages;
 mod places;
 mod queueing;
 mod scripts;
+mod startup;

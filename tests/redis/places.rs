@@ -10,9 +10,10 @@ use lock_runtime::redis::RedisSettings;
 use lock_runtime::redis::deadpool_redis::Config;
 use lock_tests::faults::proxy::{Fault, Proxy};
 use lock_tests::faults::{
-    COMMAND, DEADLINE, builder, can_be_had, channels, eventually, free, listeners, ms, queued,
-    waiters,
+    COMMAND, DEADLINE, builder, can_be_had, channels, comes_true, eventually, free, listeners,
+    queued, waiters,
 };
+use lock_tests::ms;
 use lock_tests::redis_store::{connect, connect_shared};
 use lock_tests::server::Server;
 
@@ -47,18 +48,14 @@ async fn queue(backend: &RedisBackend, claim: &Claim) {
 /// Waits until claims that are asked for here are told by a connection of this tokio runtime.
 async fn by_the_short_way(server: &Server, backend: &RedisBackend) {
     let holder = taken(backend, "warm").await;
-    let deadline = tokio::time::Instant::now() + DEADLINE;
-    loop {
+    comes_true("a short way", async || {
         let probe = claim("warm");
         queue(backend, &probe).await;
         let channel = channels(server, "warm").remove(0);
         backend.abandon(&probe).await.unwrap();
-        if !is_lane(&channel) {
-            break;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "no short way");
-        tokio::time::sleep(ms(2)).await;
-    }
+        !is_lane(&channel)
+    })
+    .await;
     let release = Release::new(holder.key.clone(), holder.owner);
     backend.release(&release).await.unwrap();
 }

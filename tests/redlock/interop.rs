@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use lock_runtime::LockRuntime;
-use lock_tests::faults::{DEADLINE, ms};
+use lock_tests::faults::{DEADLINE, eventually};
+use lock_tests::ms;
 use lock_tests::others::{self, Other};
 use lock_tests::redlock_store::{five, urls};
 use lock_tests::server::Server;
 use tokio::time::sleep;
+
+use super::annotated::{self, hold, when_held};
 
 /// Longer than any test.
 const TTL: Duration = Duration::from_secs(60);
@@ -176,4 +179,57 @@ async fn pottery_and_ours_exclude_each_other() {
         prefix: "redlock:",
     })
     .await;
+}
+
+/// Waits until every server has voted for a holder of `k`.
+async fn held_by_all(servers: &[Server]) {
+    eventually("all servers vote", || {
+        servers
+            .iter()
+            .all(|server| server.run(&["EXISTS", "lock:k"]))
+    })
+    .await;
+}
+
+/// As other libraries do it: `SET NX PX` with the same name on each server.
+#[tokio::test]
+async fn a_lock_that_another_library_has_on_a_majority_is_waited_for() {
+    let servers = five();
+    let locks = annotated::runtime(&servers).await;
+    let set_at = Instant::now();
+    for server in &servers[..3] {
+        let port = server.port().to_string();
+        let set = [
+            "-p",
+            &port,
+            "SET",
+            "lock:k",
+            "another's",
+            "NX",
+            "PX",
+            "1500",
+        ];
+        let set = Command::new("redis-cli").args(set).output().unwrap();
+        assert_eq!(String::from_utf8(set.stdout).unwrap(), "OK\n");
+    }
+    assert!(hold(&locks, ms(1)).await.unwrap_err().is_taken());
+    let held_at = when_held(&locks).await.unwrap();
+    assert!(held_at - set_at >= ms(1500), "it did not wait");
+    // The keys of the other library end one after the other.
+    eventually("all servers are free", || {
+        let is_held = |server: &Server| server.run(&["EXISTS", "lock:k"]);
+        !servers.iter().any(is_held)
+    })
+    .await;
+    let body = tokio::spawn({
+        let locks = locks.clone();
+        async move { hold(&locks, ms(2000)).await }
+    });
+    held_by_all(&servers).await;
+    let set = |server: &Server| -> Option<String> {
+        server.run(&["SET", "lock:k", "another's", "NX", "PX", "1500"])
+    };
+    assert!(servers.iter().all(|server| set(server).is_none()));
+    body.await.unwrap().unwrap();
+    locks.shutdown().await.unwrap();
 }

@@ -3,9 +3,11 @@
 // A test that meets an error has failed.
 #![allow(clippy::unwrap_used)]
 
+mod annotated;
 mod conformance;
 mod interop;
-mod main_job;
+mod locking;
 mod outages;
 mod security;
 mod splits;
+mod startup;

@@ -1,11 +1,14 @@
 //! Locks held by a majority of five servers, of which two or three are down.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use lock_protocol::{Acquired, Backend, Claim, LockKey, OwnerToken, Release};
 use lock_runtime::redlock::RedlockBackend;
-use lock_runtime::{LockRuntime, LockRuntimeBuilder};
-use lock_tests::faults::{DEADLINE, SLACK, eventually, is_withdrawal, ms, owner};
+use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder, distributed_lock};
+use lock_tests::faults::{DEADLINE, SLACK, eventually, is_withdrawal, owner};
+use lock_tests::ms;
 use lock_tests::redlock_store::{connect, five, urls};
 use lock_tests::server::Server;
 use tokio::task::JoinSet;
@@ -187,5 +190,59 @@ async fn a_server_that_is_down_is_remembered_a_bounded_number_of_withdrawals() {
         // Each is tried at least once in this time.
         tokio::time::sleep(ms(1500)).await;
         assert_eq!(withdrawals(&servers[0]), told);
+    }
+}
+
+struct Shop {
+    left: AtomicU32,
+    is_served: AtomicBool,
+}
+
+#[distributed_lock(key = "coupons", ttl = "5s", wait = "60s", runtime = locks)]
+async fn claim(locks: &LockRuntime, shop: &Shop) -> Result<bool, LockError> {
+    assert!(
+        !shop.is_served.swap(true, Ordering::SeqCst),
+        "two are served"
+    );
+    let left = shop.left.load(Ordering::SeqCst);
+    tokio::task::yield_now().await;
+    if left > 0 {
+        shop.left.store(left - 1, Ordering::SeqCst);
+    }
+    shop.is_served.store(false, Ordering::SeqCst);
+    Ok(left > 0)
+}
+
+#[tokio::test]
+async fn ten_coupons_are_given_to_two_hundred_claims_while_servers_fail() {
+    let mut servers = five();
+    let shop = Arc::new(Shop {
+        left: AtomicU32::new(10),
+        is_served: AtomicBool::new(false),
+    });
+    let mut runtimes = Vec::new();
+    let mut claims = JoinSet::new();
+    for _ in 0..4 {
+        let locks = builder(&servers).build().await.unwrap();
+        runtimes.push(locks.clone());
+        for _ in 0..50 {
+            let (locks, shop) = (locks.clone(), Arc::clone(&shop));
+            claims.spawn(async move { claim(&locks, &shop).await.unwrap() });
+        }
+    }
+    let (mut given, mut done) = (0, 0);
+    while let Some(is_given) = claims.join_next().await {
+        given += u32::from(is_given.unwrap());
+        done += 1;
+        match done {
+            20 => servers[0].kill(),
+            40 => servers[3].pause(),
+            120 => servers[3].resume(),
+            _ => {}
+        }
+    }
+    assert_eq!((given, done), (10, 200));
+    for locks in &runtimes {
+        locks.shutdown().await.unwrap();
     }
 }

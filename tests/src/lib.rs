@@ -6,7 +6,6 @@
 pub mod checker;
 pub mod consul;
 pub mod consul_store;
-pub mod decorated;
 pub mod etcd;
 mod etcd_peers;
 pub mod etcd_store;
@@ -17,7 +16,19 @@ pub mod redis_store;
 pub mod redlock_store;
 pub mod server;
 
+use std::time::Duration;
+
 use tokio::sync::{Mutex, MutexGuard};
+
+/// So many milliseconds.
+pub const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// So many seconds.
+pub const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
 
 /// The turn of a test that loads the whole machine, or measures what load would disturb, until it
 /// is dropped. The other tests that take one wait for it; those that take none run beside it.

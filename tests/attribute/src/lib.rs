@@ -3,13 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::cell::RefCell;
-use std::sync::Weak;
 use std::time::Duration;
 
+use lock_conformance::{Decorated, Decorator};
 use lock_runtime::LockRuntime;
-use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Limits, News, Release, Released, Renewal, Renewed,
-};
+use lock_runtime::backend::{Acquired, Backend, BackendError, Claim, Release, Released};
 use lock_runtime::memory::MemoryBackend;
 
 thread_local! {
@@ -60,7 +58,7 @@ pub async fn record<T>(calls: impl Future<Output = T>) -> (T, Vec<String>) {
 pub async fn recorded() -> (MemoryBackend, LockRuntime) {
     EVENTS.take();
     let store = MemoryBackend::new();
-    let runtime = LockRuntime::backend(Recording(store.clone()))
+    let runtime = LockRuntime::backend(Decorated(Recording(store.clone())))
         .build()
         .await
         .unwrap();
@@ -78,13 +76,11 @@ pub fn locked<'a>(key: &str, inner: impl IntoIterator<Item = &'a str>) -> Vec<St
 /// A store that notes each grant and each release.
 struct Recording(MemoryBackend);
 
-impl Backend for Recording {
-    fn limits(&self) -> Limits {
-        self.0.limits()
-    }
+impl Decorator for Recording {
+    type Inner = MemoryBackend;
 
-    fn attach(&self, news: Weak<dyn News>) {
-        self.0.attach(news);
+    fn inner(&self) -> &MemoryBackend {
+        &self.0
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
@@ -95,17 +91,9 @@ impl Backend for Recording {
         Ok(acquired)
     }
 
-    async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
-        self.0.renew(leases).await
-    }
-
     async fn release(&self, release: &Release) -> Result<Released, BackendError> {
         note(format!("release {}", release.key));
         self.0.release(release).await
-    }
-
-    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        self.0.abandon(claim).await
     }
 }
 

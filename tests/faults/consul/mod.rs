@@ -30,24 +30,19 @@ use lock_protocol::{
     Acquired, Backend, Claim, LockKey, LostReason, OwnerToken, Release, Released, Renewal, Renewed,
 };
 use lock_runtime::{LockGuard, LockRuntime};
-use lock_tests::alone;
-use lock_tests::causes;
 use lock_tests::consul::{Cluster, Options};
 use lock_tests::faults::http::{Fate, Http};
 use lock_tests::faults::pipe::Pipe;
 use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::turns::{Terms, Turns};
-use lock_tests::faults::{comes_true, eventually, eventually_in, ms};
+use lock_tests::faults::{comes_true, eventually, eventually_in};
+use lock_tests::{alone, causes, ms, secs};
 use serde_json::json;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 /// By when everything here has happened, on a machine that is busy with other things.
 const DEADLINE: Duration = Duration::from_secs(90);
-
-fn secs(n: u64) -> Duration {
-    Duration::from_secs(n)
-}
 
 /// A runtime that goes from agent to agent after a second.
 async fn runtime(endpoints: Vec<String>) -> LockRuntime {

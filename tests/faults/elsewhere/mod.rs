@@ -20,9 +20,10 @@ use lock_tests::faults::contention::Contention;
 use lock_tests::faults::process::Process;
 use lock_tests::faults::proxy::Proxy;
 use lock_tests::faults::{
-    DEADLINE, GRACE, SLACK, can_be_had, free, locks, ms, nothing_left, owner, queued, statistic,
+    DEADLINE, GRACE, SLACK, can_be_had, free, locks, nothing_left, owner, queued, statistic,
     waiters,
 };
+use lock_tests::ms;
 use lock_tests::server::{Options, Server};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};

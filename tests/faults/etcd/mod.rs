@@ -26,22 +26,18 @@ use lock_protocol::{
     Acquired, Backend, Claim, LockKey, OwnerToken, Release, Released, Renewal, Renewed,
 };
 use lock_runtime::{LockGuard, LockRuntime};
-use lock_tests::alone;
 use lock_tests::etcd::{Cluster, Options};
 use lock_tests::faults::grpc::Grpc;
 use lock_tests::faults::pipe::Pipe;
 use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::turns::{Terms, Turns};
-use lock_tests::faults::{eventually, eventually_in, ms};
+use lock_tests::faults::{eventually, eventually_in};
+use lock_tests::{alone, ms, secs};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 /// By when everything here has happened, on a machine that is busy with other things.
 const DEADLINE: Duration = Duration::from_secs(60);
-
-fn secs(n: u64) -> Duration {
-    Duration::from_secs(n)
-}
 
 /// A runtime that goes from member to member after a second.
 async fn runtime(endpoints: Vec<String>) -> LockRuntime {

@@ -24,16 +24,16 @@ use std::time::Duration;
 
 use lock_runtime::backend::{Backend, Claim, LockKey, OwnerToken, Release, Renewal, Renewed};
 use lock_runtime::{LockError, LostReason};
-use lock_tests::alone;
 use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::proxy::Fault;
 use lock_tests::faults::resource::Resource;
 use lock_tests::faults::{
-    DEADLINE, SLACK, eventually, free, locks, ms, nothing_left, owner, queued, remaining, start,
+    DEADLINE, SLACK, eventually, free, locks, nothing_left, owner, queued, remaining, start,
     start_patient,
 };
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
+use lock_tests::{alone, ms};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 const HOLDER: &str = env!("CARGO_BIN_EXE_holder");

@@ -53,23 +53,59 @@ cases! { accepted_wish:
     no_renewal: |lock| lock.renew(false),
 }
 
+/// What a lock may be asked for: its ttl, wait, period of renewal and longest hold.
+type Wishes = [Option<Duration>; 4];
+
+/// Whether a lock can be had for this: a ttl of 10 ms to a day in whole milliseconds, what is over
+/// counted as one more; a renewal from 1 ms to half of the ttl; and a hold of any time at all.
+fn is_valid([ttl, _, renew, hold]: Wishes) -> bool {
+    const MILLI: u128 = 1_000_000;
+    let ttl = ttl.unwrap_or(DEFAULT_TTL).as_nanos().div_ceil(MILLI);
+    let may_renew = |renew: Duration| (MILLI..=ttl * MILLI / 2).contains(&renew.as_nanos());
+    (10..=86_400_000).contains(&ttl)
+        && renew.is_none_or(may_renew)
+        && hold.is_none_or(|hold| hold > Duration::ZERO)
+}
+
+/// The ttl of a lock for which none is asked.
+const DEFAULT_TTL: Duration = secs(30);
+
+/// Durations of every size, and what is next to where they become valid.
+fn durations() -> impl Strategy<Value = Duration> {
+    let limits = [ms(1), ms(9), ms(10), DEFAULT_TTL / 2, secs(86_400)];
+    let next = [-1_i64, 0, 1].map(|by| {
+        limits.map(|limit| {
+            let nanos = i64::try_from(limit.as_nanos()).unwrap();
+            Duration::from_nanos((nanos + by).unsigned_abs())
+        })
+    });
+    prop_oneof![
+        any::<Duration>(),
+        (0..40_000_000_u64).prop_map(Duration::from_nanos),
+        (0..100_000_000_u64).prop_map(ms),
+        prop::sample::select(next.concat()),
+        prop::sample::select(vec![Duration::ZERO, Duration::MAX]),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn no_duration_panics(ttl in any::<Duration>(), wait in any::<Duration>(), renew in any::<Duration>(), hold in any::<Duration>(), which in 0..16_u8) {
+    fn no_duration_panics(wishes in prop::array::uniform4(prop::option::of(durations()))) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let locks = LockRuntime::in_memory().build().await.unwrap();
             let mut lock = locks.lock("k");
-            if which & 1 != 0 { lock = lock.ttl(ttl); }
-            if which & 2 != 0 { lock = lock.wait(wait); }
-            if which & 4 != 0 { lock = lock.renew(renew); }
-            if which & 8 != 0 { lock = lock.max_hold(hold); }
-            match lock.acquire().await {
-                Ok(guard) => {
-                    prop_assert!(guard.remaining() <= lock_runtime::backend::MAX_TTL);
-                }
+            let [ttl, wait, renew, hold] = wishes;
+            if let Some(ttl) = ttl { lock = lock.ttl(ttl); }
+            if let Some(wait) = wait { lock = lock.wait(wait); }
+            if let Some(renew) = renew { lock = lock.renew(renew); }
+            if let Some(hold) = hold { lock = lock.max_hold(hold); }
+            let outcome = lock.acquire().await;
+            prop_assert_eq!(outcome.is_ok(), is_valid(wishes), "{:?}", outcome.as_ref().err());
+            match outcome {
+                Ok(guard) => prop_assert!(guard.remaining() <= ttl.unwrap_or(DEFAULT_TTL) + ms(1)),
                 Err(error) => prop_assert!(matches!(error, LockError::Config(_)), "{}", error),
             }
             Ok(())

@@ -132,17 +132,93 @@ async fn a_number_of_lanes_that_the_pool_cannot_give_is_refused() {
     }
 }
 
+/// A URL of a server, in its parts.
+#[derive(Clone, Debug)]
+struct Parts {
+    scheme: String,
+    user: String,
+    host: String,
+    port: String,
+    database: String,
+}
+
+impl Parts {
+    fn url(&self) -> String {
+        let Parts {
+            scheme,
+            user,
+            host,
+            port,
+            database,
+        } = self;
+        format!("{scheme}{user}{host}{port}{database}")
+    }
+}
+
+/// URLs of which nothing is wrong.
+fn valid_urls() -> impl Strategy<Value = Parts> {
+    let parts = (
+        "(redis|rediss|valkey|valkeys)://",
+        "([a-m]{0,4}:[a-z0-9]{0,8}@)?",
+        "[a-z]([a-z0-9]{0,8}\\.[a-z]{2,3})?|127\\.0\\.0\\.1|\\[::1\\]",
+        "(:[1-9][0-9]{0,3})?",
+        "(/([0-9]{1,4})?)?",
+    );
+    parts.prop_map(|(scheme, user, host, port, database)| Parts {
+        scheme,
+        user,
+        host,
+        port,
+        database,
+    })
+}
+
+/// URLs of which one part is wrong.
+fn wrong_urls() -> impl Strategy<Value = String> {
+    type Change = fn(&mut Parts, String);
+    let mistakes: [(&str, Change); 9] = [
+        (
+            "(|//|http://|memory:|redi://|redis:|redis\\+redlock://)",
+            |url, it| url.scheme = it,
+        ),
+        ("[a-z]{1,4}@[a-z]{1,4} ", |url, it| url.user = it),
+        ("|a b|\\[::1|\\[:1\\]|a\\^b", |url, it| url.host = it),
+        (":[a-z]{1,5}", |url, it| url.port = it),
+        (":(6553[6-9]|[7-9][0-9]{4}|[1-9][0-9]{5,9})", |url, it| {
+            url.port = it
+        }),
+        (":-[0-9]{1,4}", |url, it| url.port = it),
+        ("/[a-z]{1,5}", |url, it| url.database = it),
+        ("/-[1-9][0-9]{0,3}", |url, it| url.database = it),
+        ("/[0-9]/[0-9]", |url, it| url.database = it),
+    ];
+    let wrong = mistakes.map(|(pattern, change)| {
+        let wrong = (valid_urls(), pattern).prop_map(move |(mut url, it)| {
+            change(&mut url, it);
+            url.url()
+        });
+        wrong.boxed()
+    });
+    prop::strategy::Union::new(wrong)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn no_url_panics_or_hangs(url in "(redis|rediss|unix|memory|http)?:?/?/?[a-z0-9:@%/\\[\\]?=&.-]{0,24}|\\PC{0,20}") {
+    fn no_url_panics_or_hangs((url, is_valid) in prop_oneof![
+        valid_urls().prop_map(|url| (url.url(), true)),
+        wrong_urls().prop_map(|url| (url, false)),
+        // No scheme at all.
+        "\\PC{0,20}".prop_map(|text| (text.replace(':', ""), false)),
+    ]) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            // Where it parses, the connection is another matter.
-            match LockRuntime::redis(&url).connect_lazily().build().await {
-                Ok(_) => {}
-                Err(error) => prop_assert!(matches!(error, LockError::Config(_)), "{}", error),
+            // Whether there is such a server is another matter.
+            let outcome = LockRuntime::redis(&url).connect_lazily().build().await;
+            prop_assert_eq!(outcome.is_ok(), is_valid, "{}: {:?}", url, outcome.as_ref().err());
+            if let Err(error) = outcome {
+                prop_assert!(matches!(error, LockError::Config(_)), "{}", error);
             }
             Ok(())
         })?;

@@ -18,9 +18,9 @@ use lock_runtime::memory::MemoryBackend;
 use lock_runtime::redis::deadpool_redis::{Config, PoolConfig};
 use lock_runtime::redis::{RedisBackend, RedisSettings};
 use lock_runtime::{LockError, LockRuntime, LockRuntimeBuilder};
-use lock_tests::causes;
-use lock_tests::faults::{DEADLINE, SLACK, builder, eventually, locks, ms, nothing_left, owner};
+use lock_tests::faults::{DEADLINE, SLACK, builder, eventually, locks, nothing_left, owner};
 use lock_tests::server::Server;
+use lock_tests::{causes, ms, secs};
 use proptest::prelude::*;
 use tokio::time::timeout;
 

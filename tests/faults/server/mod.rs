@@ -29,11 +29,11 @@ use lock_tests::faults::clock::Clock;
 use lock_tests::faults::proxy::{Fault, Proxy};
 use lock_tests::faults::resource::{Resource, Write};
 use lock_tests::faults::{
-    DEADLINE, SLACK, builder, can_be_had, eventually, free, locks, ms, nothing_left, owner, queued,
-    remaining,
+    DEADLINE, SLACK, builder, can_be_had, comes_true, eventually, free, locks, nothing_left, owner,
+    queued, remaining,
 };
 use lock_tests::server::{Options, Server};
-use lock_tests::{alone, causes};
+use lock_tests::{alone, causes, ms};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 async fn write(resource: &Resource, guard: &LockGuard) -> Write {

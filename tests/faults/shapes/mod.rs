@@ -13,8 +13,9 @@ use lock_tests::alone;
 use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::proxy::Fault;
 use lock_tests::faults::{
-    DEADLINE, GRACE, SLACK, eventually, locks, ms, nothing_left, owner, queued, start_patient,
+    DEADLINE, GRACE, SLACK, eventually, locks, nothing_left, owner, queued, start_patient,
 };
+use lock_tests::ms;
 use lock_tests::server::Server;
 use tokio::time::{Instant, timeout};
 

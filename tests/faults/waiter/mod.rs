@@ -29,16 +29,16 @@ use lock_conformance::inbox::{Inbox, Told};
 use lock_conformance::poll_once;
 use lock_runtime::backend::{Acquired, Backend, Claim, LockKey, OwnerToken, Release, Released};
 use lock_runtime::{LockGuard, LockRuntime};
-use lock_tests::alone;
 use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::proxy::{Fault, Proxy, Way};
 use lock_tests::faults::{
     COMMAND, DEADLINE, GRACE, SLACK, builder, by_the_short_way, can_be_had, channels, eventually,
-    free, listeners, locks, ms, nothing_left, owner, queued, remaining, start, start_patient,
+    free, listeners, locks, nothing_left, owner, queued, remaining, start, start_patient,
     statistic, waiters,
 };
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
+use lock_tests::{alone, ms};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 

@@ -42,19 +42,17 @@ async fn with_answers_shifted(server: &Server, proxy: &Proxy, locks: &LockRuntim
 #[tokio::test]
 async fn a_thread_that_is_blocked_as_it_releases_keeps_nobody_waiting() {
     let server = Server::start();
-    let builder = builder(server.url()).command_timeout(COMMAND);
+    let proxy = Arc::new(Proxy::start(server.port()));
+    let builder = builder(proxy.url()).command_timeout(COMMAND);
     let locks = builder.local_passes(0).build().await.unwrap();
     let (unblock, blocked) = std::sync::mpsc::channel();
     let (tell, holds) = oneshot::channel();
     let (go, gone) = oneshot::channel();
-    let other = locks.clone();
+    let (other, way) = (locks.clone(), Arc::clone(&proxy));
     let releaser = std::thread::spawn(move || {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_all().build().unwrap().block_on(async {
-            for _ in 0..20 {
-                can_be_had(&other, "warm").await;
-                sleep(ms(2)).await;
-            }
+            by_the_short_way(&way, &other).await;
             tell.send(other.lock("k").acquire().await.unwrap()).unwrap();
             let guard: LockGuard = gone.await.unwrap();
             let mut releasing = pin!(guard.release());
@@ -62,20 +60,21 @@ async fn a_thread_that_is_blocked_as_it_releases_keeps_nobody_waiting() {
             assert!(first.is_pending());
             // The release leaves, and its answer is not read.
             tokio::task::yield_now().await;
-            let unblocked = blocked.recv_timeout(DEADLINE);
-            // It may have been blocked for longer than a command takes.
-            if let Err(error) = releasing.await {
-                assert!(error.is_unavailable(), "{error}");
-            }
-            unblocked.unwrap();
+            blocked.recv_timeout(DEADLINE).unwrap();
+            // It was blocked for longer than a command takes.
+            let error = releasing.await.unwrap_err();
+            assert!(error.is_unavailable(), "{error}");
         });
     });
 
     let guard = holds.await.unwrap();
     let mut last = pin!(locks.lock("k").acquire());
     assert!(poll_once(last.as_mut()).is_pending());
+    // It is not there before the thread is blocked, however slowly that gets on.
+    proxy.fault("hand_over", Fault::DelayAnswer(DEADLINE / 2));
     assert!(go.send(guard).is_ok());
     let guard = timeout(DEADLINE / 3, last).await.expect("it waits");
+    assert_eq!(proxy.faults(), 1);
     unblock.send(()).unwrap();
     guard.unwrap().release().await.unwrap();
     releaser.join().unwrap();

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use lock_conformance::Decorated;
 use lock_runtime::backend::Mode;
 use lock_runtime::memory::MemoryBackend;
 use lock_runtime::{LockError, LockGuard, LockRuntime, distributed_lock};
@@ -126,7 +127,7 @@ async fn a_permit_that_is_not_renewed_is_passed_on_with_nine_tenths_of_its_ttl()
         for (held, is_passed_on) in [(500, true), (1_500, false)] {
             let way = Way::new(&MemoryBackend::new(), is_plain);
             // The share of the ttl in which a lease may be passed on is no limit.
-            let locks = LockRuntime::backend(way).local_share(1.0);
+            let locks = LockRuntime::backend(Decorated(way)).local_share(1.0);
             let locks = locks.build().await.unwrap();
             // The first lease of a store has no fencing token for another holder.
             can_be_had(&locks, "k").await;

@@ -1,11 +1,12 @@
 //! A store whose questions are counted, and which may know the exclusive mode only.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use lock_conformance::{Decorated, Decorator};
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Limits, Mode, News, Release, Released, Renewal, Renewed,
+    Acquired, Backend, BackendError, Claim, Limits, Mode, Release, Released, Renewal, Renewed,
 };
 use lock_runtime::memory::MemoryBackend;
 use lock_runtime::{LockGuard, LockRuntime};
@@ -48,13 +49,8 @@ impl Way {
     }
 
     pub(crate) async fn process(&self) -> LockRuntime {
-        let locks = LockRuntime::backend(self.clone());
+        let locks = LockRuntime::backend(Decorated(self.clone()));
         locks.default_wait(LONG).build().await.unwrap()
-    }
-
-    async fn travel(&self) {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        sleep(TRIP / 2).await;
     }
 
     fn known(&self, claim: &Claim) -> Claim {
@@ -91,19 +87,25 @@ pub(crate) async fn settled() {
     sleep(TRIP * 5).await;
 }
 
-impl Backend for Way {
+impl Decorator for Way {
+    type Inner = MemoryBackend;
+
+    fn inner(&self) -> &MemoryBackend {
+        &self.store
+    }
+
+    async fn before(&self) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        sleep(TRIP / 2).await;
+    }
+
     fn limits(&self) -> Limits {
         let mut limits = self.store.limits();
         limits.modes = !self.is_plain;
         limits
     }
 
-    fn attach(&self, news: Weak<dyn News>) {
-        self.store.attach(news);
-    }
-
     async fn acquire(&self, claim: &Claim) -> Result<Acquired, BackendError> {
-        self.travel().await;
         let answer = self.store.acquire(&self.known(claim)).await;
         sleep(TRIP / 2).await;
         answer
@@ -111,19 +113,12 @@ impl Backend for Way {
 
     async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
         self.renewed.fetch_add(1, Ordering::Relaxed);
-        self.travel().await;
         self.store.renew(leases).await
     }
 
     async fn release(&self, release: &Release) -> Result<Released, BackendError> {
-        self.travel().await;
         let mut release = release.clone();
         release.next = release.next.map(|next| self.known(&next));
         self.store.release(&release).await
-    }
-
-    async fn abandon(&self, claim: &Claim) -> Result<(), BackendError> {
-        self.travel().await;
-        self.store.abandon(claim).await
     }
 }

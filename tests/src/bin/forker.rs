@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use fork::{Fork, fork};
 use lock_runtime::backend::OwnerToken;
 use lock_runtime::{LockGuard, LockRuntime};
+use lock_tests::faults::builder;
 use lock_tests::faults::process::state;
-use lock_tests::faults::{builder, ms};
+use lock_tests::ms;
 use tokio::runtime::{Builder, Runtime};
 
 fn main() {

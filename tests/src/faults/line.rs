@@ -6,8 +6,9 @@ use lock_runtime::{LockGuard, LockRuntime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{sleep, timeout};
 
+use super::eventually;
 use super::pipe::Pipe;
-use super::{eventually, ms};
+use crate::ms;
 
 /// Waiters for the lock `k`, behind one another.
 pub struct Line {

@@ -18,6 +18,7 @@ use lock_runtime::{LockRuntime, LockRuntimeBuilder};
 use tokio::time::{Instant, sleep};
 
 use self::proxy::Proxy;
+use crate::ms;
 use crate::server::Server;
 
 /// By when what must happen has happened, however busy the machine is.
@@ -31,11 +32,6 @@ pub const SLACK: Duration = Duration::from_secs(5);
 
 /// How long the store has for an answer, where answers get lost.
 pub const COMMAND: Duration = ms(500);
-
-/// So many milliseconds.
-pub const fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 /// Waits until `condition` holds; `what` says in a failure what did not come true.
 pub async fn eventually(what: &str, condition: impl FnMut() -> bool) {
@@ -116,16 +112,16 @@ pub async fn by_the_short_way(proxy: &Proxy, locks: &LockRuntime) {
     can_be_had(locks, "warm").await;
     eventually("a short way", || proxy.connections() == 2).await;
     let lane = proxy.log().first().map(|command| command.connection);
-    let started = Instant::now();
     let last_use = || {
         let log = proxy.log();
         let used = log.iter().rfind(|command| command.name == "release");
         used.map(|command| command.connection)
     };
-    while last_use() == lane {
-        assert!(started.elapsed() < DEADLINE, "it is not used");
+    comes_true("it is used", async || {
         can_be_had(locks, "warm").await;
-    }
+        last_use() != lane
+    })
+    .await;
 }
 
 /// By which channels those who wait for `key` are told, in their order.

@@ -8,7 +8,8 @@ use lock_runtime::LockRuntime;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::{eventually_in, ms};
+use super::eventually_in;
+use crate::ms;
 
 /// How each task takes the lock.
 #[derive(Clone, Copy, Debug)]

@@ -1,4 +1,5 @@
-//! A backend in front of another: what it does not say otherwise goes to that.
+//! A backend in front of another: what it does not say otherwise goes to that. A test notes there
+//! what goes by, takes its time, or makes a mistake.
 
 use std::sync::{Arc, Weak};
 
@@ -8,6 +9,42 @@ use lock_protocol::{
 };
 
 /// What stands in front of a backend; it changes what it overrides.
+///
+/// What a backend need not be able to do it cannot do, unless it says so: several keys at once
+/// ([`Backend::acquire_all`]), and the verbs of those who look after locks, from
+/// [`Backend::inspect`] on. So it is also a store that knows no more than how to lock.
+///
+/// # Examples
+///
+/// A store that counts the questions:
+///
+/// ```
+/// use std::sync::atomic::{AtomicU32, Ordering};
+///
+/// use lock_conformance::{Decorated, Decorator};
+/// use lock_protocol::Backend;
+///
+/// struct Counting<B> {
+///     store: B,
+///     asked: AtomicU32,
+/// }
+///
+/// impl<B: Backend> Decorator for Counting<B> {
+///     type Inner = B;
+///
+///     fn inner(&self) -> &B {
+///         &self.store
+///     }
+///
+///     async fn before(&self) {
+///         self.asked.fetch_add(1, Ordering::Relaxed);
+///     }
+/// }
+///
+/// fn counting(store: impl Backend) -> impl Backend {
+///     Decorated(Counting { store, asked: AtomicU32::new(0) })
+/// }
+/// ```
 pub trait Decorator: Send + Sync + 'static {
     /// The backend behind it.
     type Inner: Backend;
@@ -46,6 +83,14 @@ pub trait Decorator: Send + Sync + 'static {
         claim: &Claim,
     ) -> impl Future<Output = Result<Acquired, BackendError>> + Send {
         self.inner().acquire(claim)
+    }
+
+    /// [`Backend::renew`].
+    fn renew(
+        &self,
+        leases: &[Renewal],
+    ) -> impl Future<Output = Vec<Result<Renewed, BackendError>>> + Send {
+        self.inner().renew(leases)
     }
 
     /// [`Backend::release`].
@@ -93,7 +138,7 @@ impl<D: Decorator> Backend for Decorated<D> {
 
     async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
         self.0.before().await;
-        let answers = self.0.inner().renew(leases).await;
+        let answers = self.0.renew(leases).await;
         self.0.after().await;
         answers
     }
