@@ -97,8 +97,8 @@ use crate::key::CheckedKeys;
 ///
 /// In a value `%`, `:`, `{` and `}` are written `%25`, `%3A`, `%7B` and `%7D`, so where `name` has
 /// one of them, `format!("file:{name}")` is another lock than `"file:<name>"`.
-/// [`key!`](../lock_runtime/macro.key.html) makes the same key by hand; its page has the whole rule,
-/// and what to do in other languages.
+/// [`key!`](../lock_runtime/macro.key.html) makes the same key by hand; its page has the whole
+/// rule, and what to do in other languages.
 ///
 /// ```
 /// # use lock_runtime::{LockError, distributed_lock};

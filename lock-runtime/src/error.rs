@@ -226,7 +226,8 @@ impl LockError {
 #[cfg(feature = "axum")]
 impl axum_core::response::IntoResponse for LockError {
     /// The [status](LockError::http_status) with a few words of it, which name no key, and the
-    /// header `retry-after` in whole seconds where [`retry_after`](LockError::retry_after) is known.
+    /// header `retry-after` in whole seconds where [`retry_after`](LockError::retry_after) is
+    /// known.
     fn into_response(self) -> axum_core::response::Response {
         let status = self.http_status();
         let words = match status {

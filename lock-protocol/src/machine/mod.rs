@@ -96,17 +96,17 @@
 //! # Several keys
 //!
 //! - The question of a waiter that does not wait may go with those of other keys. If the store did
-//!   not take all, it has [nothing](Event::NotTaken) of the claim: the waiter leaves, and those who came
-//!   meanwhile are asked for.
+//!   not take all, it has [nothing](Event::NotTaken) of the claim: the waiter leaves, and those who
+//!   came meanwhile are asked for.
 //!
 //! # Holds that begin later, and keys that are kept
 //!
-//! - A holder that waits for other keys [begins](Event::Began) when it has all: its `max_hold` counts
-//!   from there.
-//! - A holder may want the key to stay [taken](Event::Keep) for a while from its beginning, whatever
-//!   becomes of it and of its process. The first lease is as long; where less is left when it
-//!   begins, as after a hand-over, the lease is extended first, and no renewal asks for less than
-//!   what is left of it.
+//! - A holder that waits for other keys [begins](Event::Began) when it has all: its `max_hold`
+//!   counts from there.
+//! - A holder may want the key to stay [taken](Event::Keep) for a while from its beginning,
+//!   whatever becomes of it and of its process. The first lease is as long; where less is left when
+//!   it begins, as after a hand-over, the lease is extended first, and no renewal asks for less
+//!   than what is left of it.
 //! - If it ends its hold before, also after its `max_hold`, the lease is not passed on, and release
 //!   is asked with the rest, and without a next claim: whoever is in line is asked for after it.
 //! - If the store refuses that release, the key stays taken for as long as the lease lives. A claim

@@ -27,7 +27,8 @@ use lock_protocol::LockKey;
 
 /// The configuration of a runtime, made by one of the constructors of [`LockRuntime`].
 ///
-/// Every setting has a default that suits most services. Settings are checked by [`build`](LockRuntimeBuilder::build).
+/// Every setting has a default that suits most services. Settings are checked by
+/// [`build`](LockRuntimeBuilder::build).
 #[must_use = "a builder does nothing until it is built"]
 pub struct LockRuntimeBuilder {
     source: Source,
@@ -188,9 +189,9 @@ impl LockRuntimeBuilder {
     }
 
     /// For which share of its ttl a lock is passed on within this process, from 0 to 1; 0.1 if not
-    /// set. The second bound beside
-    /// [`local_passes`](LockRuntimeBuilder::local_passes), for bodies that take long: lower it where other processes wait too long, 0 passes
-    /// every lock through the store.
+    /// set. The second bound beside [`local_passes`](LockRuntimeBuilder::local_passes), for bodies
+    /// that take long: lower it where other processes wait too long, 0 passes every lock through
+    /// the store.
     pub fn local_share(mut self, share: f64) -> LockRuntimeBuilder {
         self.settings.local_share = share;
         self
@@ -220,8 +221,8 @@ impl LockRuntimeBuilder {
 
     /// Whether the process says in the store, every 10 s, which service it is, on which host, and
     /// which locks it has held for longer than a second, as it does if this is not set: it is what
-    /// [`processes`](LockRuntime::processes) and [`inspect`](LockRuntime::inspect) tell. It ends with
-    /// the process, at most 30 s later.
+    /// [`processes`](LockRuntime::processes) and [`inspect`](LockRuntime::inspect) tell. It ends
+    /// with the process, at most 30 s later.
     pub fn process_card(mut self, leaves: bool) -> LockRuntimeBuilder {
         self.settings.process_card = leaves;
         self
@@ -301,15 +302,16 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// PEM certificates of the authorities to trust for `rediss://`, instead of those of the system. No effect on other stores than Redis.
+    /// PEM certificates of the authorities to trust for `rediss://`, instead of those of the
+    /// system. No effect on other stores than Redis.
     #[cfg(feature = "tls")]
     pub fn tls_root_certificates(mut self, pem: impl Into<Vec<u8>>) -> LockRuntimeBuilder {
         self.redis.tls_root_certificates = Some(pem.into());
         self
     }
 
-    /// The certificate in PEM format by which a server of `rediss://` knows its clients, with those that
-    /// vouch for it, and its private key. No effect on other stores than Redis.
+    /// The certificate in PEM format by which a server of `rediss://` knows its clients, with those
+    /// that vouch for it, and its private key. No effect on other stores than Redis.
     #[cfg(feature = "tls")]
     pub fn tls_client_certificate(
         self,
@@ -375,7 +377,8 @@ impl LockRuntimeBuilder {
         self
     }
 
-    /// Lets [`build`](LockRuntimeBuilder::build) succeed without a server: for services that start before their store. No effect in memory, and on stores of your own.
+    /// Lets [`build`](LockRuntimeBuilder::build) succeed without a server: for services that start
+    /// before their store. No effect in memory, and on stores of your own.
     #[cfg(any(feature = "redis", feature = "etcd", feature = "consul"))]
     pub fn connect_lazily(mut self) -> LockRuntimeBuilder {
         self.lazily = true;
@@ -384,8 +387,8 @@ impl LockRuntimeBuilder {
 
     /// For how long a server that may have lost its data votes for nobody, and the longest ttl that
     /// a lock may have; 30 s if not set. See
-    /// [`RedlockSettings::restart_delay`](crate::redlock::RedlockSettings::restart_delay) for what it
-    /// costs to turn it off by zero. No effect on other locks than those of
+    /// [`RedlockSettings::restart_delay`](crate::redlock::RedlockSettings::restart_delay) for what
+    /// it costs to turn it off by zero. No effect on other locks than those of
     /// [`redlock`](LockRuntime::redlock).
     #[cfg(feature = "redis")]
     pub fn restart_delay(mut self, delay: Duration) -> LockRuntimeBuilder {
@@ -397,8 +400,10 @@ impl LockRuntimeBuilder {
     ///
     /// # Errors
     ///
-    /// [`LockError::Config`] if a setting cannot be used; [`is_unavailable`](LockError::is_unavailable), within 5 s, if there is no server;
-    /// [`is_denied`](LockError::is_denied) if it refuses, or is none of Redis 6.2 or newer and Valkey.
+    /// [`LockError::Config`] if a setting cannot be used;
+    /// [`is_unavailable`](LockError::is_unavailable), within 5 s, if there is no server;
+    /// [`is_denied`](LockError::is_denied) if it refuses, or is none of Redis 6.2 or newer and
+    /// Valkey.
     pub async fn build(self) -> Result<LockRuntime, LockError> {
         let settings = self.settings.checked()?;
         let built_on = Handle::try_current().map_err(|_| {
@@ -478,7 +483,8 @@ impl LockRuntimeBuilder {
 
 /// Where the locks are.
 impl LockRuntime {
-    /// Locks on one Redis server: `redis://[user:password@]host[:port][/db]`, `rediss://…` (with the feature `tls`) or `unix://path`.
+    /// Locks on one Redis server: `redis://[user:password@]host[:port][/db]`, `rediss://…` (with
+    /// the feature `tls`) or `unix://path`.
     #[cfg(feature = "redis")]
     pub fn redis(url: impl Into<String>) -> LockRuntimeBuilder {
         LockRuntimeBuilder::redis(url.into())
@@ -489,8 +495,8 @@ impl LockRuntime {
     /// long as a majority of the servers does, whichever it is.
     ///
     /// Servers that have never been seen before vote after
-    /// [`restart_delay`](LockRuntimeBuilder::restart_delay): [`build`](LockRuntimeBuilder::build) does
-    /// not wait for that, and claims do.
+    /// [`restart_delay`](LockRuntimeBuilder::restart_delay): [`build`](LockRuntimeBuilder::build)
+    /// does not wait for that, and claims do.
     ///
     /// ```no_run
     /// use lock_runtime::LockRuntime;
@@ -554,7 +560,8 @@ impl LockRuntime {
         LockRuntimeBuilder::backend(crate::stores::memory::MemoryBackend::new())
     }
 
-    /// Locks on any store: your own, or a [`MemoryBackend`](crate::stores::memory::MemoryBackend) of which a test keeps a clone.
+    /// Locks on any store: your own, or a [`MemoryBackend`](crate::stores::memory::MemoryBackend)
+    /// of which a test keeps a clone.
     pub fn backend(backend: impl Backend) -> LockRuntimeBuilder {
         LockRuntimeBuilder::backend(backend)
     }

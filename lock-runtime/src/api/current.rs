@@ -53,9 +53,9 @@ impl LockRuntime {
 
     /// The runtime that annotated functions called here would use, unless they name one.
     ///
-    /// In the body of an annotated function, and of [`Lock::run`](crate::Lock::run), that is the runtime of its own
-    /// lock; in a [scope](LockRuntime::scope), that of the scope. Whichever is the innermost
-    /// counts. Elsewhere it is the installed one.
+    /// In the body of an annotated function, and of [`Lock::run`](crate::Lock::run), that is the
+    /// runtime of its own lock; in a [scope](LockRuntime::scope), that of the scope. Whichever is
+    /// the innermost counts. Elsewhere it is the installed one.
     ///
     /// # Errors
     ///

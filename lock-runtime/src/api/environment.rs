@@ -196,8 +196,8 @@ fn redlock(url: &str) -> Result<LockRuntimeBuilder, String> {
 #[cfg(feature = "redis")]
 type Parameters<'a> = Vec<(&'a str, String)>;
 
-/// The servers of `scheme://[user:password@]host:port,host:port,…[/db][?restart_delay=30s&…]`, as one
-/// URL each, and the parameters.
+/// The servers of `scheme://[user:password@]host:port,host:port,…[/db][?restart_delay=30s&…]`, as
+/// one URL each, and the parameters.
 #[cfg(feature = "redis")]
 fn servers(url: &str) -> Result<(Vec<String>, Parameters<'_>), String> {
     let form = || "must be `redis+redlock://host:port,host:port,host:port`".to_owned();
@@ -304,9 +304,9 @@ impl LockRuntime {
     ///
     /// With the feature `consul`, its token is in the file that `CONSUL_HTTP_TOKEN_FILE` names, or,
     /// without that, in `CONSUL_HTTP_TOKEN`; the paths of certificates in `CONSUL_CACERT`,
-    /// `CONSUL_CLIENT_CERT` and `CONSUL_CLIENT_KEY`, for `consul+https://`, and the name in them, if it
-    /// is not that of the URL, in `CONSUL_TLS_SERVER_NAME`. `consul://` without a host leads where
-    /// `CONSUL_HTTP_ADDR` does.
+    /// `CONSUL_CLIENT_CERT` and `CONSUL_CLIENT_KEY`, for `consul+https://`, and the name in them,
+    /// if it is not that of the URL, in `CONSUL_TLS_SERVER_NAME`. `consul://` without a host leads
+    /// where `CONSUL_HTTP_ADDR` does.
     ///
     /// A URL of several servers takes the same as parameters, without the `LOCK_` and in small
     /// letters: `redis+redlock://one:6379,two:6379,three:6379?ttl=5s&restart_delay=10s&lanes=2`.

@@ -15,11 +15,11 @@ use lock_protocol::OwnerToken;
 
 /// A held lock.
 ///
-/// [`release`](LockGuard::release) it to learn whether it was held to the end; dropping it releases it in the background. While the guard
-/// lives, the watchdog renews the lease. A lease that is lost all the same (the store was away for
-/// too long, forgot the lock, or gave it to another after a pause of this process) is told by
-/// [`is_held`](LockGuard::is_held) and [`lost`](LockGuard::lost): what the lock protects must not
-/// be touched from then on.
+/// [`release`](LockGuard::release) it to learn whether it was held to the end; dropping it releases
+/// it in the background. While the guard lives, the watchdog renews the lease. A lease that is lost
+/// all the same (the store was away for too long, forgot the lock, or gave it to another after a
+/// pause of this process) is told by [`is_held`](LockGuard::is_held) and [`lost`](LockGuard::lost):
+/// what the lock protects must not be touched from then on.
 ///
 /// # Examples
 ///
@@ -61,8 +61,8 @@ impl LockGuard {
         self.hold.view().token()
     }
 
-    /// What was asked of the key: [`shared`](crate::Lock::shared), [`permits`](crate::Lock::permits),
-    /// [`shards`](crate::Lock::shards), or all of it.
+    /// What was asked of the key: [`shared`](crate::Lock::shared),
+    /// [`permits`](crate::Lock::permits), [`shards`](crate::Lock::shards), or all of it.
     pub fn mode(&self) -> Mode {
         self.hold.view().mode()
     }
@@ -102,8 +102,9 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// [`is_lost`](LockError::is_lost) if the lock is not held any more, [`is_unavailable`](LockError::is_unavailable) if the store did
-    /// not answer: the lock is then held for what [`remaining`](LockGuard::remaining) says.
+    /// [`is_lost`](LockError::is_lost) if the lock is not held any more,
+    /// [`is_unavailable`](LockError::is_unavailable) if the store did not answer: the lock is then
+    /// held for what [`remaining`](LockGuard::remaining) says.
     ///
     /// # Cancel safety
     ///
@@ -116,10 +117,10 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// [`is_lost`](LockError::is_lost) if the lock was not held to the end, so that another may have held it meanwhile;
-    /// [`is_unavailable`](LockError::is_unavailable) if the store did not answer: the lock is then
-    /// free after its ttl; [`LockError::Config`] outside of tokio: the lock is then released in the
-    /// background.
+    /// [`is_lost`](LockError::is_lost) if the lock was not held to the end, so that another may
+    /// have held it meanwhile; [`is_unavailable`](LockError::is_unavailable) if the store did not
+    /// answer: the lock is then free after its ttl; [`LockError::Config`] outside of tokio: the
+    /// lock is then released in the background.
     ///
     /// # Cancel safety
     ///

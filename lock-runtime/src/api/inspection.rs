@@ -20,8 +20,8 @@ impl LockRuntime {
     /// # Errors
     ///
     /// [`is_unsupported`](LockError::is_unsupported) on stores that cannot tell;
-    /// [`is_unavailable`](LockError::is_unavailable) and [`is_denied`](LockError::is_denied) as of a
-    /// lock; [`LockError::InvalidKey`].
+    /// [`is_unavailable`](LockError::is_unavailable) and [`is_denied`](LockError::is_denied) as of
+    /// a lock; [`LockError::InvalidKey`].
     ///
     /// # Examples
     ///
@@ -73,8 +73,8 @@ impl LockRuntime {
         Ok(processes)
     }
 
-    /// Ends the lease of `owner`, which [`inspect`](LockRuntime::inspect) told, and hands the lock to
-    /// whoever waits. It never ends the lease of the next holder: that has another owner.
+    /// Ends the lease of `owner`, which [`inspect`](LockRuntime::inspect) told, and hands the lock
+    /// to whoever waits. It never ends the lease of the next holder: that has another owner.
     ///
     /// The holder learns of it by its next renewal, after a tenth of its ttl if nothing else was
     /// set, and works on until then: only what compares its
@@ -126,8 +126,8 @@ impl LockRuntime {
     /// # Errors
     ///
     /// [`is_unavailable`](LockError::is_unavailable) where the store as a whole gives no answer in
-    /// time, [`is_unsupported`](LockError::is_unsupported) on a store of your own that cannot tell. A
-    /// server that is away is no error.
+    /// time, [`is_unsupported`](LockError::is_unsupported) on a store of your own that cannot tell.
+    /// A server that is away is no error.
     ///
     /// # Examples
     ///

@@ -78,7 +78,8 @@ impl Lock {
         self
     }
 
-    /// How long [`acquire`](Lock::acquire) waits for the lock; zero tries once. The runtime's `default_wait` if not set.
+    /// How long [`acquire`](Lock::acquire) waits for the lock; zero tries once. The runtime's
+    /// `default_wait` if not set.
     pub fn wait(mut self, wait: Duration) -> Lock {
         self.options.wait = Some(wait);
         self
@@ -95,8 +96,8 @@ impl Lock {
         self
     }
 
-    /// How long the lock may be held, renewals included. After that it is no longer
-    /// renewed, and every answer about it is the error with [`is_max_hold`](LockError::is_max_hold).
+    /// How long the lock may be held, renewals included. After that it is no longer renewed, and
+    /// every answer about it is the error with [`is_max_hold`](LockError::is_max_hold).
     pub fn max_hold(mut self, limit: Duration) -> Lock {
         self.options.max_hold = Some(limit);
         self
@@ -144,8 +145,8 @@ impl Lock {
         self
     }
 
-    /// Takes one of `shards` parts of the key, from 1 to 64: [`shard`](LockGuard::shard) says which.
-    /// It is any that is free, the one that this process had last if possible.
+    /// Takes one of `shards` parts of the key, from 1 to 64: [`shard`](LockGuard::shard) says
+    /// which. It is any that is free, the one that this process had last if possible.
     ///
     /// For data that can be parted, as a stock of which each shard has its share. The plain lock of
     /// the key takes all shards together.
@@ -165,9 +166,11 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`is_timeout`](LockError::is_timeout) if it was still held by another when the wait was used up (with a wait of zero:
-    /// [`is_taken`](LockError::is_taken)); [`is_unavailable`](LockError::is_unavailable) if the store did not answer;
-    /// [`is_denied`](LockError::is_denied) if it refuses; an error about the key or the settings if they cannot be used.
+    /// [`is_timeout`](LockError::is_timeout) if it was still held by another when the wait was used
+    /// up (with a wait of zero: [`is_taken`](LockError::is_taken));
+    /// [`is_unavailable`](LockError::is_unavailable) if the store did not answer;
+    /// [`is_denied`](LockError::is_denied) if it refuses; an error about the key or the settings if
+    /// they cannot be used.
     ///
     /// # Cancel safety
     ///
@@ -215,8 +218,9 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Lock::acquire), and [`is_lost`](LockError::is_lost) if the lock was lost before `body` ended. A release that the
-    /// store did not confirm is no error: the result of `body` stands.
+    /// As [`acquire`](Lock::acquire), and [`is_lost`](LockError::is_lost) if the lock was lost
+    /// before `body` ended. A release that the store did not confirm is no error: the result of
+    /// `body` stands.
     ///
     /// # Cancel safety
     ///
@@ -240,8 +244,9 @@ impl Lock {
         Run::new(Call::Running(Some(entered)), body, Err).await
     }
 
-    /// Runs `body` on one of the [`shards`](Lock::shards) after the other, whichever is free, on each
-    /// once at the most, until it says [`Break`](ControlFlow::Break). `None`: it has been on all.
+    /// Runs `body` on one of the [`shards`](Lock::shards) after the other, whichever is free, on
+    /// each once at the most, until it says [`Break`](ControlFlow::Break). `None`: it has been on
+    /// all.
     ///
     /// The [`wait`](Lock::wait) is for each shard.
     ///
@@ -371,8 +376,8 @@ impl Lock {
         }
     }
 
-    /// Runs `body` while holding the lock, as [`run`](Lock::run) does, if nobody holds it; `None` if
-    /// another does. It is what `on_taken = skip` is in the attribute.
+    /// Runs `body` while holding the lock, as [`run`](Lock::run) does, if nobody holds it; `None`
+    /// if another does. It is what `on_taken = skip` is in the attribute.
     ///
     /// # Errors
     ///

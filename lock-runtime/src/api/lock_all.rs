@@ -135,15 +135,15 @@ impl LockAll {
         }
     }
 
-    /// Runs `body` while holding all locks, as [`Lock::run`](crate::Lock::run) does with one. It gets
-    /// their handles, in the order in which the keys were given.
+    /// Runs `body` while holding all locks, as [`Lock::run`](crate::Lock::run) does with one. It
+    /// gets their handles, in the order in which the keys were given.
     ///
     /// What a body around this call holds already is not acquired again.
     ///
     /// # Errors
     ///
-    /// As [`acquire`](LockAll::acquire), and [`is_lost`](LockError::is_lost) if one of the locks was
-    /// lost before `body` ended.
+    /// As [`acquire`](LockAll::acquire), and [`is_lost`](LockError::is_lost) if one of the locks
+    /// was lost before `body` ended.
     ///
     /// # Cancel safety
     ///
@@ -222,8 +222,8 @@ impl LockAllGuard {
     ///
     /// # Errors
     ///
-    /// As [`LockGuard::release`](crate::LockGuard::release), if it is so of one of them: that it was
-    /// lost is told before that the store did not answer.
+    /// As [`LockGuard::release`](crate::LockGuard::release), if it is so of one of them: that it
+    /// was lost is told before that the store did not answer.
     ///
     /// # Cancel safety
     ///

@@ -10,8 +10,8 @@ use crate::settings::kept_for;
 /// What annotated functions acquire their locks from: a backend, its connections, a watchdog and
 /// the defaults.
 ///
-/// Built once at startup and [installed](LockRuntime::install) for the whole process, or passed around. Cloning is cheap, and all clones are
-/// the same runtime.
+/// Built once at startup and [installed](LockRuntime::install) for the whole process, or passed
+/// around. Cloning is cheap, and all clones are the same runtime.
 ///
 /// # Examples
 ///

@@ -15,8 +15,8 @@ const WORTH_NAMING: Duration = Duration::from_secs(1);
 /// How many are named.
 const MOST_NAMED: usize = 64;
 
-/// A process that uses the store, as [`LockRuntime::processes`](crate::LockRuntime::processes) tells
-/// it. A process that has several runtimes is there once for each.
+/// A process that uses the store, as [`LockRuntime::processes`](crate::LockRuntime::processes)
+/// tells it. A process that has several runtimes is there once for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProcessInfo {

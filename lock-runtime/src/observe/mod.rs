@@ -90,7 +90,8 @@ pub use self::metrics::{BUCKETS, METRICS};
 use self::orders::Orders;
 pub(crate) use self::orders::Taking;
 
-/// Who is told of what happens: see [`LockRuntimeBuilder::observer`](crate::LockRuntimeBuilder::observer).
+/// Who is told of what happens: see
+/// [`LockRuntimeBuilder::observer`](crate::LockRuntimeBuilder::observer).
 ///
 /// It is told on the thread on which the thing happened, when no mutex of the runtime is held, and
 /// must not block. One that panics is caught. It may use the runtime that it observes, as long as

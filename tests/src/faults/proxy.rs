@@ -126,7 +126,8 @@ impl Proxy {
         self.add(name, 0, usize::MAX, fault);
     }
 
-    /// Nothing passes that way until [`heal`](Proxy::heal), and then all that had been sent, as after a partition shorter than the patience of TCP.
+    /// Nothing passes that way until [`heal`](Proxy::heal), and then all that had been sent, as
+    /// after a partition shorter than the patience of TCP.
     pub fn partition(&self, way: Way) {
         self.control.gates.send_modify(|gates| {
             gates.up |= way != Way::Down;

@@ -162,8 +162,8 @@ impl MemoryBackend {
 
     /// Ends the lease now, as if its ttl had run out.
     ///
-    /// The holder learns of it by its next renewal, or by the end of the lease on its own clock. Also ends what [`steal`](Self::steal)
-    /// began. Does nothing if nobody holds the lock.
+    /// The holder learns of it by its next renewal, or by the end of the lease on its own clock.
+    /// Also ends what [`steal`](Self::steal) began. Does nothing if nobody holds the lock.
     ///
     /// # Examples
     ///
@@ -187,7 +187,8 @@ impl MemoryBackend {
         lock(&self.shared.store).expire(key);
     }
 
-    /// Gives the lock to a foreign owner, whether it is free or held, until [`expire`](Self::expire).
+    /// Gives the lock to a foreign owner, whether it is free or held, until
+    /// [`expire`](Self::expire).
     ///
     /// The owner is foreign as another language's library is: it shows no ttl and hands the lock to
     /// nobody.

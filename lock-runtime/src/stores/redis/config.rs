@@ -62,8 +62,9 @@ pub struct RedisSettings {
     pub key_prefix: String,
     /// Certificates in PEM format to trust for `rediss://` *instead of* those of the system.
     pub tls_root_certificates: Option<Vec<u8>>,
-    /// Certificates in PEM format by which a server of `rediss://` knows its clients: that of this one
-    /// first, then those that vouch for it. Needs [`tls_client_key`](RedisSettings::tls_client_key).
+    /// Certificates in PEM format by which a server of `rediss://` knows its clients: that of this
+    /// one first, then those that vouch for it. Needs
+    /// [`tls_client_key`](RedisSettings::tls_client_key).
     pub tls_client_certificate: Option<Vec<u8>>,
     /// The private key of the first of these certificates, in PEM format.
     pub tls_client_key: Option<SecretPem>,

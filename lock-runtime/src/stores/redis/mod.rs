@@ -91,8 +91,9 @@ impl RedisBackend {
     ///
     /// # Errors
     ///
-    /// Within 5 s: [`is_unavailable`](LockError::is_unavailable) if there is no server, [`is_denied`](LockError::is_denied) if it is none that
-    /// can hold locks or refuses, [`LockError::Config`] if the configuration is wrong.
+    /// Within 5 s: [`is_unavailable`](LockError::is_unavailable) if there is no server,
+    /// [`is_denied`](LockError::is_denied) if it is none that can hold locks or refuses,
+    /// [`LockError::Config`] if the configuration is wrong.
     pub async fn connect(
         config: Config,
         settings: RedisSettings,
@@ -190,7 +191,8 @@ impl RedisBackend {
         Ok((backend, keepers))
     }
 
-    /// The pool the connections are checked out of: for its [status](Pool::status), and to resize it.
+    /// The pool the connections are checked out of: for its [status](Pool::status), and to resize
+    /// it.
     ///
     /// Its connections are meant for the lock. One that is checked out by somebody else is not used
     /// again.
