@@ -12,27 +12,21 @@ use tokio::time::sleep;
 use crate::process::*;
 use crate::store::Store;
 
-fn of_mode(mut claim: Claim, mode: Mode) -> Claim {
-    claim.mode = mode;
-    claim
-}
-
-fn shared(key: &LockKey) -> Claim {
-    of_mode(waiter(key), Mode::Shared)
-}
-
-fn permits(key: &LockKey, take: u8, of: u32) -> Claim {
-    of_mode(waiter(key), Mode::Permits { take, of })
-}
-
-fn shard(key: &LockKey, of: u8, prefer: u8, except: u64) -> Claim {
-    of_mode(waiter(key), Mode::Shard { of, prefer, except })
-}
-
-/// The same claim, which does not wait.
-fn trying(mut claim: Claim) -> Claim {
-    claim.queue = false;
-    claim
+/// However many share a key, each has it, and nobody else does.
+pub async fn those_who_share_a_key_hold_it_together<S: Store>(store: &S) {
+    if !knows(store, Mode::Shared).await {
+        return;
+    }
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
+    let (one, other) = (shared(&key), shared(&key));
+    granted(&here, &one).await;
+    granted(&there, &other).await;
+    taken(&there, &claim(&key)).await;
+    assert!(is_held(renewed(&here, &one).await) && is_held(renewed(&there, &other).await));
+    released(&here, &one).await;
+    taken(&here, &claim(&key)).await;
+    released(&there, &other).await;
+    granted(&here, &claim(&key)).await;
 }
 
 /// Whether the store knows other modes; if not, that of two claims of this mode one is granted.
@@ -54,37 +48,13 @@ async fn knows<S: Store>(store: &S, mode: Mode) -> bool {
     false
 }
 
-/// That the claim, which waited, has its lease; it may have to ask.
-async fn comes_in<B: Backend>(process: &Process<B>, claim: &Claim) -> Grant {
-    match acquire(process, claim).await {
-        Acquired::Granted(grant) => grant,
-        other => panic!("there is room for the claim, but: {other:?}"),
-    }
+fn of_mode(mut claim: Claim, mode: Mode) -> Claim {
+    claim.mode = mode;
+    claim
 }
 
-/// The release of a lease of a shard.
-async fn released_shard(process: &Process<impl Backend>, claim: &Claim, grant: &Grant) {
-    let mut release = ending(claim);
-    release.shard = grant.shard;
-    let answer = process.answer(process.release(&release)).await;
-    assert_eq!(answer.expect(HEALTHY), Released::Released(None));
-}
-
-/// However many share a key, each has it, and nobody else does.
-pub async fn those_who_share_a_key_hold_it_together<S: Store>(store: &S) {
-    if !knows(store, Mode::Shared).await {
-        return;
-    }
-    let (here, there, key) = (connect(store).await, connect(store).await, key());
-    let (one, other) = (shared(&key), shared(&key));
-    granted(&here, &one).await;
-    granted(&there, &other).await;
-    taken(&there, &claim(&key)).await;
-    assert!(is_held(renewed(&here, &one).await) && is_held(renewed(&there, &other).await));
-    released(&here, &one).await;
-    taken(&here, &claim(&key)).await;
-    released(&there, &other).await;
-    granted(&here, &claim(&key)).await;
+fn shared(key: &LockKey) -> Claim {
+    of_mode(waiter(key), Mode::Shared)
 }
 
 /// What is held in one mode keeps the claims of every other away, until it is released.
@@ -114,6 +84,28 @@ pub async fn kinds_of_claims_exclude_each_other<S: Store>(store: &S) {
             granted(&there, &comer).await;
         }
     }
+}
+
+fn shard(key: &LockKey, of: u8, prefer: u8, except: u64) -> Claim {
+    of_mode(waiter(key), Mode::Shard { of, prefer, except })
+}
+
+/// The release of a lease of a shard.
+async fn released_shard(process: &Process<impl Backend>, claim: &Claim, grant: &Grant) {
+    let mut release = ending(claim);
+    release.shard = grant.shard;
+    let answer = process.answer(process.release(&release)).await;
+    assert_eq!(answer.expect(HEALTHY), Released::Released(None));
+}
+
+/// The same claim, which does not wait.
+fn trying(mut claim: Claim) -> Claim {
+    claim.queue = false;
+    claim
+}
+
+fn permits(key: &LockKey, take: u8, of: u32) -> Claim {
+    of_mode(waiter(key), Mode::Permits { take, of })
 }
 
 /// Whoever wants the key alone is not passed by those who come later, and if it leaves they go on.
@@ -169,6 +161,14 @@ pub async fn all_who_share_are_served_together<S: Store>(store: &S) {
     }
     served(&here, &last).await;
     queued(&here, &behind).await;
+}
+
+/// That the claim, which waited, has its lease; it may have to ask.
+async fn comes_in<B: Backend>(process: &Process<B>, claim: &Claim) -> Grant {
+    match acquire(process, claim).await {
+        Acquired::Granted(grant) => grant,
+        other => panic!("there is room for the claim, but: {other:?}"),
+    }
 }
 
 /// Of those who share, only the end of the last is the end for all.

@@ -137,7 +137,7 @@ pub use self::event::{
 use self::exchange::{Ending, Known, Pursuit, Stage, Withdrawal};
 pub use self::key::Key;
 pub use self::lease::{End, LeaseId};
-use self::lease::{Lease, State};
+use self::lease::{Lease, LeaseState};
 use self::line::Line;
 pub use self::line::{Waiter, WaiterId};
 pub use self::look::{Holding, Look, Pursued};
@@ -220,9 +220,9 @@ impl Group {
     /// When the machine wants to be told the time, if nothing else happens.
     fn wants_time_at(&self, rules: &Rules) -> Option<Instant> {
         let leases = self.leases.iter().filter_map(|lease| match &lease.state {
-            State::Held => Some(lease.attention_at()),
-            State::Ended(..) => lease.untaken_until().filter(|_| lease.is_taken_back()),
-            State::Releasing(releasing) => self.ending_attention_at(&releasing.stage, rules),
+            LeaseState::Held => Some(lease.attention_at()),
+            LeaseState::Ended(..) => lease.untaken_until().filter(|_| lease.is_taken_back()),
+            LeaseState::Releasing(releasing) => self.ending_attention_at(&releasing.stage, rules),
         });
         let withdrawals = self
             .withdrawals
@@ -430,7 +430,7 @@ impl Turn<'_> {
     fn releasing(&self, owner: &OwnerToken, number: AskNumber) -> Option<usize> {
         let mut leases = self.group.leases.iter();
         leases.position(|lease| match &lease.state {
-            State::Releasing(releasing) => {
+            LeaseState::Releasing(releasing) => {
                 lease.owner == *owner
                     && (releasing.stage.is_asked_by(number) || !made(Mistake::OldAnswersAreIgnored))
             }

@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::effects::Renewing;
-use super::seats::Ending;
-use super::{Engine, asking, waiting, within_tokio};
+use super::seats::ReleaserTold;
+use super::{Begins, Engine, asking, waiting, within_tokio};
 use crate::clock;
 use crate::error::LockError;
 use crate::observe::RenewalFailures;
@@ -90,7 +90,7 @@ impl Hold {
         self.is_released = true;
         let view = &self.view;
         let Granted { lease, token, .. } = view.granted;
-        let Ending { outcome, cause } =
+        let ReleaserTold { outcome, cause } =
             waiting::release(&view.engine, &view.key, lease, token).await;
         match outcome {
             ReleaseOutcome::Released => Ok(()),
@@ -115,9 +115,9 @@ impl Drop for Hold {
 }
 
 impl View {
-    /// Whether the lease is long enough to keep the key for `least` from now on, and if so, whether
-    /// that `begins` now. If not, the next renewal asks for more.
-    pub(crate) fn keep(&self, least: Duration, begins: bool) -> bool {
+    /// Whether the lease is long enough to keep the key for `least` from now on; if it is, and that
+    /// `begins` now, the key is kept. If not, the next renewal asks for more.
+    pub(crate) fn keep(&self, least: Duration, begins: Begins) -> bool {
         let Granted { lease, token, .. } = self.granted;
         self.engine.turn(&self.key, |entry, turn| {
             let covers = entry.machine.covers(lease, token, least, turn.now);
@@ -125,7 +125,7 @@ impl View {
                 lease,
                 token,
                 least,
-                begins,
+                begins: begins == Begins::Now,
             };
             turn.feed(entry, event);
             covers
@@ -227,7 +227,7 @@ impl View {
             }
             tokio::select! {
                 () = ended => {}
-                // The ticker tells it too, if nothing keeps it from its work.
+                // The watchdog tells it too, if nothing keeps it from its work.
                 () = sleep(left) => {}
             }
         }

@@ -87,14 +87,6 @@ impl Body {
     }
 }
 
-/// What the onlooker knows of one key.
-#[derive(Clone, Default)]
-struct Ledger {
-    /// Who waits, in which order, when it asked last, and for how long it is remembered.
-    waiting: Vec<(OwnerToken, Time, Time)>,
-    withdrawn: HashSet<OwnerToken>,
-}
-
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) keys: Vec<LockKey>,
@@ -352,6 +344,14 @@ impl Server {
             None => Ok(()),
         }
     }
+}
+
+/// What the onlooker knows of one key.
+#[derive(Clone, Default)]
+struct Ledger {
+    /// Who waits, in which order, when it asked last, and for how long it is remembered.
+    waiting: Vec<(OwnerToken, Time, Time)>,
+    withdrawn: HashSet<OwnerToken>,
 }
 
 /// The instant of the server's clock.

@@ -37,7 +37,7 @@ if waits and redis.call('EXISTS', gap) == 0 then
     -- The first who is alive looks when the gap is over, and serves the queue.
     for _, member in ipairs(redis.call('ZRANGE', queue, '0', '15')) do
       -- place
-      local told = {'next', gap_ms, heir}
+      local told = {'next', gap_ms, next_waiter}
       local heard = channel and redis.pcall('PUBLISH', channel, table.concat(told, '/'))
       if heard and heard ~= 0 then break end
     end

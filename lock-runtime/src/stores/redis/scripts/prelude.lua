@@ -128,7 +128,7 @@ local function hand_over(own)
       return put_back(popped)
     end
     if heard > 0 then
-      redis.call('SET', lock, heir, 'PX', grace_ms)
+      redis.call('SET', lock, next_waiter, 'PX', grace_ms)
       return 'handed', grace_ms
     end
   end
@@ -144,7 +144,7 @@ local function announce(remaining_ms)
   -- place
   if not channel then return end
   -- What goes together with others has what it wants behind its owner token.
-  local owner = string.sub(member, -1) == 'c' and string.match(heir, '^(.*)/') or heir
+  local owner = string.sub(member, -1) == 'c' and string.match(next_waiter, '^(.*)/') or next_waiter
   redis.call('PUBLISH', channel, table.concat({'next', integer(remaining_ms), owner}, '/'))
 end
 
