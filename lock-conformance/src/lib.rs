@@ -68,6 +68,7 @@ macro_rules! for_each_promise {
             kinds_of_claims_exclude_each_other
             those_who_share_do_not_pass_one_who_waits
             all_who_share_are_served_together
+            all_who_share_come_in_though_each_asks_only_when_told
             the_last_who_shares_hands_over
             each_of_several_leases_ends_by_itself
             those_who_share_have_one_fence
@@ -79,6 +80,12 @@ macro_rules! for_each_promise {
             a_shard_has_one_holder
             a_repeated_claim_has_the_same_shard
             an_abandoned_lease_of_several_is_free
+            nobody_passes_one_who_waits_for_all
+            one_who_waits_for_all_comes_after_a_kept_lease
+            a_key_is_free_when_its_last_lease_has_ended
+            a_lease_of_several_that_nobody_expects_is_given_back
+            a_renewal_extends_all_permits_of_a_claim
+            a_late_renewal_brings_no_lease_back
             a_hand_over_is_told_to_a_sink_attached_before
             a_sink_attached_late_hears_of_earlier_claims
             a_sink_hears_of_every_hand_over

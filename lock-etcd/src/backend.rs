@@ -107,7 +107,7 @@ impl EtcdBackend {
             book,
             sinks,
             handle: handle.clone(),
-            #[cfg(feature = "mistakes")]
+            #[cfg(lock_mistakes)]
             mistake: settings.mistake,
         });
         let order = Arc::<KeyOrder>::default();

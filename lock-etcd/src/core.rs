@@ -29,19 +29,19 @@ pub(crate) struct Core {
     pub(crate) book: Arc<Book>,
     pub(crate) sinks: Arc<Sinks>,
     pub(crate) handle: Handle,
-    #[cfg(feature = "mistakes")]
+    #[cfg(lock_mistakes)]
     pub(crate) mistake: Option<Mistake>,
 }
 
 impl Core {
     /// Whether this protection has been taken out.
-    #[cfg(feature = "mistakes")]
+    #[cfg(lock_mistakes)]
     pub(crate) fn made(&self, mistake: Mistake) -> bool {
         self.mistake == Some(mistake)
     }
 
     /// None can be.
-    #[cfg(not(feature = "mistakes"))]
+    #[cfg(not(lock_mistakes))]
     pub(crate) fn made(&self, _: Mistake) -> bool {
         false
     }

@@ -19,7 +19,7 @@ mod verbs;
 mod watching;
 
 pub use crate::backend::{ConnectError, EtcdBackend};
-#[cfg(feature = "mistakes")]
+#[cfg(lock_mistakes)]
 #[doc(hidden)]
 pub use crate::mistake::Mistake;
 pub use crate::settings::{EtcdSettings, EtcdTls, InvalidSetting};

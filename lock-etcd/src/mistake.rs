@@ -2,7 +2,7 @@
 
 /// A protection that is taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "mistakes"), allow(dead_code, unreachable_pub))]
+#[cfg_attr(not(lock_mistakes), allow(dead_code, unreachable_pub))]
 pub enum Mistake {
     /// A lease that lives renews the lock, whether or not its key is there.
     RenewsByTheLeaseAlone,

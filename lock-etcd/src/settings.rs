@@ -32,7 +32,7 @@ pub struct EtcdSettings {
     /// that does not answer by then is left for the next one.
     pub command_timeout: Duration,
     /// A protection to take out.
-    #[cfg(feature = "mistakes")]
+    #[cfg(lock_mistakes)]
     #[doc(hidden)]
     pub mistake: Option<crate::Mistake>,
 }
@@ -63,7 +63,7 @@ impl EtcdSettings {
             tls: None,
             key_prefix: "lock:".to_owned(),
             command_timeout: Duration::from_secs(1),
-            #[cfg(feature = "mistakes")]
+            #[cfg(lock_mistakes)]
             mistake: None,
         }
     }

@@ -124,18 +124,24 @@ mistakes! {
 
     // Of leases that go together.
 
-    /// A renewal extends all leases of the key.
+    /// The leases of a key have one ttl, that of the last of them.
     WholeSetTtl,
+    /// A renewal extends all leases of the key, whoever renews.
+    RenewsOthers,
     /// A reader takes its share though others wait.
     ReaderPassesWriter,
     /// Of those who could be served together, one is.
     BatchOfOne,
+    /// Of those who could be served together, two are, and nobody tells the rest.
+    BatchTailForgotten,
     /// A release of one of several leases is no reason to look at the queue.
     LastReaderForgetsQueue,
     /// A permit that has run out comes back by its renewal.
     ExpiredPermitRevived,
     /// Whoever gives back a permit gives back one of somebody else's.
     PermitsNotOwned,
+    /// Where a lock is lost, its leases that go together are not.
+    MarkerLostHoldersKept,
     /// The first of those who share gets the token that was given last.
     PhaseTokenReused,
     /// A shard is given to whoever likes it.

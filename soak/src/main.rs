@@ -52,7 +52,7 @@ const USAGE: &str = "\
 Usage: lock-soak [--store redis|redlock|etcd|consul] [--minutes M] [--seed S] [--processes P] [--tasks T]
                  [--logs DIRECTORY] [--other PROGRAM]
                  [--sabotage double-grant|low-fence|overtake|leak-key|hang|short-keep|no-fence|
-                             no-restart-delay]
+                             no-restart-delay|permit-too-many|reader-beside-writer|shard-twice]
        lock-soak judge DIRECTORY
        lock-soak recovery [KILLS]
        lock-soak peers

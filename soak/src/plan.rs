@@ -122,8 +122,15 @@ impl Store {
     pub(crate) fn has_protection(self, sabotage: Sabotage) -> bool {
         match self {
             Store::Redis => sabotage != Sabotage::NoRestartDelay,
-            // Which serves in no order.
-            Store::Redlock => ![Sabotage::Overtake, Sabotage::ShortKeep].contains(&sabotage),
+            // Which serves in no order, and nobody together.
+            Store::Redlock => !matches!(
+                sabotage,
+                Sabotage::Overtake
+                    | Sabotage::ShortKeep
+                    | Sabotage::PermitTooMany
+                    | Sabotage::ReaderBesideWriter
+                    | Sabotage::ShardTwice
+            ),
             Store::Etcd | Store::Consul => sabotage == Sabotage::NoFence,
         }
     }
@@ -160,6 +167,12 @@ pub(crate) enum Sabotage {
     Hang,
     /// Keys that are to stay taken are given to whoever is next.
     ShortKeep,
+    /// One permit more is given than there are.
+    PermitTooMany,
+    /// Some readers are let in though others have the lock.
+    ReaderBesideWriter,
+    /// Everybody is given the first shard.
+    ShardTwice,
     /// The resource does not look at fencing tokens.
     NoFence,
     /// Of several servers, those that have lost their data vote at once.

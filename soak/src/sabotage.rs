@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use lock_runtime::FencingToken;
 use lock_runtime::backend::{
-    Acquired, Backend, BackendError, Claim, Executor, FenceBlock, Grant, LockKey, Release, Released,
+    Acquired, Backend, BackendError, Claim, Executor, FenceBlock, Grant, LockKey, Mode, Release,
+    Released,
 };
 use lock_tests::decorated::Decorator;
 
@@ -79,7 +80,13 @@ impl<B: Backend> Decorator for Saboteur<B> {
         if self.strikes(Sabotage::Hang) {
             std::thread::sleep(Duration::MAX);
         }
-        let answer = self.inner.acquire(claim).await?;
+        let mut asked = claim.clone();
+        if let (Sabotage::PermitTooMany, Mode::Permits { of, .. }) =
+            (self.sabotage, &mut asked.mode)
+        {
+            *of += 1;
+        }
+        let answer = self.inner.acquire(&asked).await?;
         match answer {
             Acquired::Granted(grant) if self.strikes(Sabotage::LowFence) => {
                 let earlier = |token: FencingToken| FencingToken::new(token.as_u64() - 60_000_000);
@@ -92,6 +99,16 @@ impl<B: Backend> Decorator for Saboteur<B> {
             Acquired::Queued(_) | Acquired::Taken(_) if self.strikes(Sabotage::DoubleGrant) => {
                 self.inner.abandon(claim).await?;
                 Ok(Acquired::Granted(Grant::new(one_token_of_now(), claim.ttl)))
+            }
+            Acquired::Queued(_) | Acquired::Taken(_)
+                if claim.mode == Mode::Shared && self.strikes(Sabotage::ReaderBesideWriter) =>
+            {
+                self.inner.abandon(claim).await?;
+                Ok(Acquired::Granted(Grant::new(one_token_of_now(), claim.ttl)))
+            }
+            Acquired::Granted(mut grant) if self.sabotage == Sabotage::ShardTwice => {
+                grant.shard = 0;
+                Ok(Acquired::Granted(grant))
             }
             // Every time: there is seldom more than one to overtake.
             Acquired::Queued(_) if self.sabotage == Sabotage::Overtake => {

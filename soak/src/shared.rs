@@ -7,7 +7,7 @@ use lock_runtime::LockRuntime;
 use lock_tests::checker::{Nanos, Recorder, What};
 
 use crate::effects::Effects;
-use crate::plan::Store;
+use crate::plan::{Sabotage, Store};
 use crate::resource::Resource;
 
 /// What the tasks of a process share.
@@ -18,6 +18,8 @@ pub(crate) struct Worker {
     pub(crate) store: Store,
     /// Whether each lock is held alone.
     pub(crate) alone: bool,
+    /// The protection that is removed, if one is.
+    pub(crate) sabotage: Option<Sabotage>,
     /// In the order of [`Store::lock_places`].
     pub(crate) locks: Vec<LockRuntime>,
     pub(crate) resource: Resource,

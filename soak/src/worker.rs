@@ -88,6 +88,7 @@ async fn run(orders: &Orders) -> Result<(), Box<dyn std::error::Error>> {
         effects,
         store: orders.store,
         alone: orders.alone,
+        sabotage: orders.sabotage,
         locks,
         resource: Resource::connect(&orders.resource, fenced).await?,
         stopping: AtomicBool::new(false),

@@ -158,6 +158,25 @@ fn a_key_that_does_not_stay_taken_is_noticed() {
 }
 
 #[test]
+fn a_permit_too_many_is_noticed() {
+    let many = ["--sabotage", "permit-too-many", "--tasks", "16"];
+    let figure = Some("overlapping_leases");
+    assert_noticed(6.0, &many, figure, "permits were taken at once");
+}
+
+#[test]
+fn a_reader_beside_a_writer_is_noticed() {
+    let many = ["--sabotage", "reader-beside-writer", "--tasks", "16"];
+    assert_noticed(6.0, &many, Some("overlapping_leases"), "C5 DisjointLeases");
+}
+
+#[test]
+fn a_shard_that_two_have_is_noticed() {
+    let many = ["--sabotage", "shard-twice", "--tasks", "16"];
+    assert_noticed(6.0, &many, Some("overlapping_leases"), "C5 DisjointLeases");
+}
+
+#[test]
 fn a_resource_without_a_fence_is_noticed() {
     // It takes a holder that writes after its lease and after the next one has written.
     let many = [

@@ -11,4 +11,5 @@ mod input;
 mod network;
 mod redlock;
 mod server;
+mod shapes;
 mod waiter;

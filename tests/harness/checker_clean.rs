@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use fastrand::Rng;
 use lock_tests::checker::{
-    Check, Event, Fault, Leftovers, Limits, Nanos, Outcome, Place, What, check,
+    Check, Company, Event, Fault, Leftovers, Limits, Nanos, Outcome, Place, What, check,
 };
 
 const TTL: Nanos = 1_000;
@@ -83,6 +83,215 @@ fn a_large_log_is_checked_in_one_sweep() {
     assert!(report.violations.is_empty(), "{report}");
     // A check of all pairs would take minutes.
     assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+}
+
+/// How a lock of all modes may be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrong {
+    PermitTooMany,
+    ReaderBesideWriter,
+    ShardTwice,
+}
+
+#[test]
+fn right_histories_of_all_modes_are_clean() {
+    let (mut acquisitions, mut orders) = (0, 0);
+    for seed in 0..100 {
+        let report = check(&simulate_company(seed, None), &limits());
+        assert!(report.violations.is_empty(), "seed {seed}: {report}");
+        acquisitions += report.acquisitions;
+        orders += report.queue_orders;
+    }
+    // The histories are worth it: many hold and wait at once.
+    assert!(acquisitions > 20_000, "{acquisitions}");
+    assert!(orders > 1_000, "{orders}");
+}
+
+#[test]
+fn what_must_not_go_together_is_found_in_each_history() {
+    for wrong in [
+        Wrong::PermitTooMany,
+        Wrong::ReaderBesideWriter,
+        Wrong::ShardTwice,
+    ] {
+        for seed in 0..30 {
+            let report = check(&simulate_company(seed, Some(wrong)), &limits());
+            assert_eq!(
+                report.broken(),
+                [Check::DisjointLeases],
+                "{wrong:?}, seed {seed}: {report}"
+            );
+        }
+    }
+}
+
+/// How many permits there are, and how many shards.
+const PERMITS: u32 = 3;
+const SHARDS: u8 = 3;
+
+/// A lease of the store, from its grant to its end.
+struct Together {
+    company: Option<Company>,
+    ends: Nanos,
+}
+
+/// A history of a lock that serves one claim after another, as soon as there is room beside the
+/// leases that there are. Somewhere in the middle it is `wrong`.
+fn simulate_company(seed: u64, wrong: Option<Wrong>) -> Vec<Event> {
+    let mut rng = Rng::with_seed(seed);
+    let mut log = Vec::new();
+    let mut leases: Vec<Together> = Vec::new();
+    let (mut now, mut token, mut phase) = (1_000, 0, 0);
+    let (mut asked, mut kind) = (0, 0);
+    let mut is_due = wrong.is_some();
+    for number in 0..400_u32 {
+        // It comes when the one before it has, and waits behind it.
+        asked = (now - rng.u64(0..60)).max(asked + 2);
+        now = now.max(asked);
+        // Many come after their like.
+        if rng.bool() {
+            kind = rng.u8(0..10);
+        }
+        let mut company = match kind {
+            0 => None,
+            1..4 => Some(Company::Shared),
+            4..7 => Some(Company::Permits {
+                take: rng.u32(1..=2),
+                of: PERMITS,
+            }),
+            _ => Some(Company::Shard(0)),
+        };
+        // It is served when there is room.
+        let is_free = loop {
+            leases.retain(|lease| lease.ends > now);
+            if let Some(Company::Shard(shard)) = &mut company {
+                let taken = |shard: u8| {
+                    let mut leases = leases.iter();
+                    leases.any(|it| it.company == Some(Company::Shard(shard)))
+                };
+                *shard = (0..SHARDS).find(|shard| !taken(*shard)).unwrap_or(0);
+            }
+            if number > 20
+                && is_due
+                && let Some(wrongly) = given_by(wrong, now, &leases, company)
+            {
+                company = wrongly;
+                break false;
+            }
+            if has_room(&leases, company) {
+                break true;
+            }
+            now = leases.iter().map(|it| it.ends).min().unwrap_or(now);
+        };
+        is_due &= is_free;
+        now += 1;
+        let is_new_phase = company != Some(Company::Shared) || leases.is_empty() || !is_free;
+        if is_new_phase {
+            token = now.max(token + 1);
+            phase = token;
+        }
+        let (claim, process) = (number.to_string(), number % 4);
+        let (told, held) = (now + rng.u64(1..10), rng.u64(10..300));
+        // Long enough to be there with another for certain.
+        let until = told + held + 10;
+        let mut note = |invoke, returned, what| {
+            log.push(Event {
+                process,
+                key: "k".into(),
+                invoke,
+                returned,
+                what,
+            });
+        };
+        let queued = asked + 1;
+        if queued < now {
+            let place = Place::Store;
+            let claim = claim.clone();
+            note(asked, queued, What::Queued { claim, place });
+        }
+        let token = if company == Some(Company::Shared) {
+            phase
+        } else {
+            token
+        };
+        let served = claim.clone();
+        note(
+            asked,
+            told,
+            What::Served {
+                claim: served,
+                token,
+            },
+        );
+        let acquire = What::Acquire {
+            claim: claim.clone(),
+            outcome: Outcome::Ok,
+            token: Some(token),
+            deadline: Some(now + TTL),
+        };
+        note(asked, told, acquire);
+        if let Some(company) = company {
+            let claim = claim.clone();
+            note(asked, told, What::Together { claim, company });
+        }
+        let outcome = Outcome::Ok;
+        note(until, until + 5, What::Release { claim, outcome });
+        let ends = until + rng.u64(0..5);
+        leases.push(Together { company, ends });
+    }
+    let end = log.iter().map(|event| event.returned).max().unwrap();
+    log.push(Event {
+        process: 0,
+        key: "*".into(),
+        invoke: end,
+        returned: end,
+        what: What::End(Leftovers::default()),
+    });
+    log
+}
+
+fn permits(company: Option<Company>) -> u32 {
+    match company {
+        Some(Company::Permits { take, .. }) => take,
+        _ => 0,
+    }
+}
+
+/// Whether a lease of this kind can be there beside those that there are.
+fn has_room(leases: &[Together], company: Option<Company>) -> bool {
+    let taken: u32 = leases.iter().map(|lease| permits(lease.company)).sum();
+    let fits = |lease: &Together| match (lease.company, company) {
+        (Some(Company::Shared), Some(Company::Shared)) => true,
+        (Some(Company::Permits { .. }), Some(Company::Permits { .. })) => true,
+        (Some(Company::Shard(one)), Some(Company::Shard(other))) => one != other,
+        _ => false,
+    };
+    leases.iter().all(fits) && taken + permits(company) <= PERMITS
+}
+
+/// What a lock that is `wrong` gives to a claim, though it must not; `None`, if it has no occasion.
+fn given_by(
+    wrong: Option<Wrong>,
+    now: Nanos,
+    leases: &[Together],
+    company: Option<Company>,
+) -> Option<Option<Company>> {
+    // They are there for certain when the claim is told of its lease.
+    let lasting = leases.iter().filter(|lease| lease.ends > now + 20);
+    let mut lasting = lasting.map(|lease| lease.company);
+    match (wrong?, company) {
+        (Wrong::PermitTooMany, Some(Company::Permits { take, .. })) => {
+            let taken: u32 = lasting.map(permits).sum();
+            (taken > 0 && taken + take > PERMITS).then_some(company)
+        }
+        (Wrong::ReaderBesideWriter, Some(Company::Shared)) => {
+            lasting.any(|other| other.is_none()).then_some(company)
+        }
+        (Wrong::ShardTwice, Some(Company::Shard(_))) => {
+            lasting.find(|other| matches!(other, Some(Company::Shard(_))))
+        }
+        _ => None,
+    }
 }
 
 fn limits() -> Limits {

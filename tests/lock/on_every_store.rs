@@ -1,13 +1,15 @@
 //! What the lock promises on every store, on each of them: in memory by a clock that is paused, on
 //! real servers by the real one.
 
+use std::future::ready;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lock_conformance::Store;
-use lock_runtime::backend::LockKey;
-use lock_runtime::{LockError, LockGuard, LockRuntime, LostReason};
+use lock_runtime::backend::{LockKey, Mode};
+use lock_runtime::{Lock, LockError, LockGuard, LockRuntime, LostReason};
 use lock_tests::consul_store::ConsulStore;
 use lock_tests::etcd_store::EtcdStore;
 use lock_tests::faults::ms;
@@ -23,12 +25,17 @@ trait Place: Store {
     const SLACK: Duration = Duration::from_secs(5);
     /// The ttl of what is to end by nothing but its release.
     const LONGEST: Duration = LONG;
+    /// Whether it grants all modes as what they are; else each claim is granted alone.
+    const MODES: bool = false;
 }
 
 impl Place for MemoryStore {
     const SLACK: Duration = Duration::ZERO;
+    const MODES: bool = true;
 }
-impl Place for RedisStore {}
+impl Place for RedisStore {
+    const MODES: bool = true;
+}
 impl Place for RedlockStore {}
 impl Place for EtcdStore {}
 impl Place for ConsulStore {
@@ -317,6 +324,121 @@ async fn shutdown_refuses_new_claims_and_waits_for_guards(place: &impl Place) {
     nothing_left(place).await;
 }
 
+async fn readers_share_a_key_or_have_it_alone_and_exclude_a_writer<P: Place>(place: &P) {
+    let (one, two) = two_processes(place).await;
+    let third = process(place).await;
+    let reader = |locks: &LockRuntime| locks.lock("k").shared();
+    let here = reader(&one).acquire().await.unwrap();
+    let there = reader(&two).try_acquire().await.unwrap();
+    assert_eq!(there.is_some(), P::MODES);
+    assert!(is_taken(&one).await && is_taken(&third).await);
+    let writer = waiter(&third).await;
+    here.release().await.unwrap();
+    if let Some(there) = there {
+        assert_eq!(there.mode(), Mode::Shared);
+        sleep(ms(100)).await;
+        assert!(!writer.is_finished());
+        there.release().await.unwrap();
+    }
+    let writer = writer.await.unwrap();
+    assert_eq!(writer.mode(), Mode::Exclusive);
+    for locks in [&one, &two, &third] {
+        assert!(reader(locks).try_acquire().await.unwrap().is_none());
+    }
+    writer.release().await.unwrap();
+    drop(reader(&one).try_acquire().await.unwrap().unwrap());
+    nothing_left(place).await;
+}
+
+async fn readers_are_renewed_until_the_last_has_ended<P: Place>(place: &P) {
+    let (one, two) = two_processes(place).await;
+    let third = process(place).await;
+    let reader = |locks: &LockRuntime| locks.lock("k").shared().ttl(TTL);
+    let here = reader(&one).acquire().await.unwrap();
+    let there = reader(&two).try_acquire().await.unwrap();
+    assert_eq!(there.is_some(), P::MODES);
+    let started = Instant::now();
+    while started.elapsed() < TTL + TTL / 2 {
+        sleep(ms(100)).await;
+        assert!(here.is_held() && is_taken(&third).await);
+        assert!(there.as_ref().is_none_or(LockGuard::is_held));
+    }
+    here.release().await.unwrap();
+    if let Some(there) = there {
+        assert!(is_taken(&third).await);
+        there.release().await.unwrap();
+    }
+    assert!(!is_taken(&third).await);
+}
+
+async fn permits_and_shards_are_never_more_than_there_are<P: Place>(place: &P) {
+    let (one, two) = two_processes(place).await;
+    let parts: [fn(&LockRuntime) -> Lock; 2] = [
+        |locks| locks.lock("k").permits(2),
+        |locks| locks.lock("k").shards(2),
+    ];
+    for part in parts {
+        let first = part(&one).acquire().await.unwrap();
+        let second = part(&two).try_acquire().await.unwrap();
+        assert_eq!(second.is_some(), P::MODES);
+        for locks in [&one, &two] {
+            assert!(part(locks).try_acquire().await.unwrap().is_none());
+            assert!(is_taken(locks).await);
+        }
+        let shards = [Some(&first), second.as_ref()].map(|guard| guard.map(LockGuard::shard));
+        if matches!(first.mode(), Mode::Shard { .. }) {
+            assert!(
+                shards.iter().flatten().all(|shard| *shard < 2),
+                "{shards:?}"
+            );
+            assert_ne!(shards[0], shards[1]);
+        }
+        first.release().await.unwrap();
+        if let Some(second) = second {
+            second.release().await.unwrap();
+        }
+        assert!(!is_taken(&two).await);
+    }
+    nothing_left(place).await;
+}
+
+async fn a_visit_is_on_each_shard_once_also_within_all_of_the_key<P: Place>(place: &P) {
+    let (one, two) = two_processes(place).await;
+    let visit = async |locks: &LockRuntime| {
+        let mut seen = Vec::new();
+        let all = locks.lock("k").shards(3).visit(|lock| {
+            seen.push(lock.shard());
+            ready(ControlFlow::<()>::Continue(()))
+        });
+        assert_eq!(all.await.unwrap(), None);
+        seen.sort_unstable();
+        seen
+    };
+    for locks in [&one, &two] {
+        assert_eq!(visit(locks).await, [0, 1, 2]);
+    }
+    let within = one.lock("k").run(async |_| visit(&one).await);
+    assert_eq!(within.await.unwrap(), [0, 1, 2]);
+    nothing_left(place).await;
+}
+
+async fn who_has_a_part_of_a_key_and_wants_all_of_it_is_told_at_once(place: &impl Place) {
+    let locks = process(place).await;
+    let all = || locks.lock("k").run(async |_| ());
+    for part in [
+        locks.lock("k").shared(),
+        locks.lock("k").permits(2),
+        locks.lock("k").shards(2),
+    ] {
+        // Else it waits for itself.
+        let upgrade = timeout(DEADLINE, part.run(async |_| all().await)).await;
+        let error = upgrade.expect("it waits").unwrap().unwrap_err();
+        assert!(error.is_upgrade(), "{error:?}");
+    }
+    all().await.unwrap();
+    nothing_left(place).await;
+}
+
 async fn a_store_that_is_away_is_unavailable_in_time(place: &impl Place) {
     let locks = process(place).await;
     let guard = locks.lock("held").ttl(TTL).acquire().await.unwrap();
@@ -375,5 +497,10 @@ on_each_store! {
     a_body_is_dropped_at_its_await_when_the_lock_is_lost
     a_nested_call_runs_under_the_lease_it_already_has
     shutdown_refuses_new_claims_and_waits_for_guards
+    readers_share_a_key_or_have_it_alone_and_exclude_a_writer
+    readers_are_renewed_until_the_last_has_ended
+    permits_and_shards_are_never_more_than_there_are
+    a_visit_is_on_each_shard_once_also_within_all_of_the_key
+    who_has_a_part_of_a_key_and_wants_all_of_it_is_told_at_once
     a_store_that_is_away_is_unavailable_in_time
 }

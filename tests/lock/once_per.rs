@@ -95,7 +95,7 @@ async fn a_clock_that_is_a_minute_ahead_runs_no_job_again_and_takes_no_lock_or_p
     assert_eq!(answer(&mut one, "acquire own 50000 0").await, "error taken");
     assert_eq!(answer(&mut ahead, "state").await, "held");
     // The permits of a key count for those whose time is another.
-    let permit = "permit permits 50000 0";
+    let permit = "acquire permits 50000 0 permits=1";
     assert!(answer(&mut one, permit).await.starts_with("held"));
     assert_eq!(answer(&mut ahead, permit).await, "error taken");
     // The control: once the job's key is free, it runs it.

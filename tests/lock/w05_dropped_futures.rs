@@ -7,6 +7,7 @@
 //! stays behind.
 
 use std::future::poll_fn;
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -16,7 +17,7 @@ use lock_runtime::backend::{Backend, BackendError, Claim, Executor, Grant};
 use lock_runtime::memory::MemoryBackend;
 use lock_runtime::redis::deadpool_redis::Config;
 use lock_runtime::redis::{RedisBackend, RedisSettings};
-use lock_runtime::{LockError, LockRuntime, distributed_lock};
+use lock_runtime::{Lock, LockError, LockRuntime, distributed_lock};
 use lock_tests::decorated::{Decorated, Decorator};
 use lock_tests::faults::{eventually, nothing_left};
 use lock_tests::server::Server;
@@ -123,7 +124,7 @@ impl World {
         match situation {
             Situation::Free => None,
             Situation::Contended | Situation::HandedOver(_) => Some(&self.other),
-            Situation::Local => Some(&self.one),
+            Situation::Local | Situation::Beside => Some(&self.one),
         }
     }
 
@@ -137,7 +138,8 @@ impl World {
     }
 
     /// Polls `future` so many times, a step apart, and drops it; tells what it completed with.
-    async fn poll<F: Future>(&self, future: F, polls: usize) -> Option<F::Output> {
+    /// `waits` says that it does not, however often it is polled.
+    async fn poll<F: Future>(&self, future: F, polls: usize, waits: bool) -> Option<F::Output> {
         let mut future = pin!(future);
         for done in 0..polls {
             let poll = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
@@ -147,8 +149,9 @@ impl World {
             self.step().await;
             if let Store::Redis(..) = self.store
                 && done > PATIENT
+                && !waits
             {
-                // What is not done by now is done soon, unless it waits for somebody.
+                // What is not done by now is done soon.
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
@@ -221,9 +224,16 @@ enum What {
     OncePer,
     Lead,
     Keys,
+    Shared,
+    Permit,
+    Shard,
+    Visit,
 }
 
 impl What {
+    /// What goes together with its like.
+    const PARTS: [What; 4] = [What::Shared, What::Permit, What::Shard, What::Visit];
+
     const SHAPES: [What; 5] = [
         What::Skip,
         What::MinHold,
@@ -235,6 +245,22 @@ impl What {
     /// Whether it waits for a lock that another holds.
     fn waits(self) -> bool {
         !matches!(self, What::Release | What::Skip | What::OncePer)
+    }
+
+    /// Whether it is dropped at fewer of the points at which a lock is handed to it.
+    fn is_sampled(self) -> bool {
+        What::SHAPES.contains(&self) || What::PARTS.contains(&self)
+    }
+
+    /// The lock of `k` as it is wanted.
+    fn lock(self, locks: &LockRuntime) -> Lock {
+        let lock = locks.lock("k").wait(TTL);
+        match self {
+            What::Shared => lock.shared(),
+            What::Permit => lock.permits(2),
+            What::Shard | What::Visit => lock.shards(2),
+            _ => lock,
+        }
     }
 }
 
@@ -260,28 +286,45 @@ enum Situation {
     HandedOver(usize),
     /// Another task of the same process holds the lock, or waits for it.
     Local,
+    /// Another task of the same process holds a part of the key, as it is wanted.
+    Beside,
+}
+
+impl Situation {
+    /// Whether what is wanted does not come.
+    fn withholds(self, what: What) -> bool {
+        match self {
+            Situation::Free | Situation::HandedOver(_) => false,
+            Situation::Contended | Situation::Local => what.waits(),
+            // The visit wants that part as well.
+            Situation::Beside => what == What::Visit,
+        }
+    }
 }
 
 /// Drops `what` after `polls` polls; tells whether it was complete by then.
 async fn drop_after(world: &World, what: What, situation: Situation, polls: usize) -> bool {
-    let lock = world.one.lock("k").wait(TTL);
+    let lock = what.lock(&world.one);
+    let at = (what, situation, polls);
     match what {
         What::Release => drop_release(world, situation, polls).await,
         What::Acquire => {
             let acquiring = async { lock.acquire().await.map(drop) };
-            drop_wait(world, acquiring, situation, polls).await
+            drop_wait(world, acquiring, at).await
         }
-        What::Call => drop_wait(world, call(&world.one), situation, polls).await,
-        What::Skip => drop_wait(world, lock.try_run(work), situation, polls).await,
-        What::MinHold => drop_wait(world, lock.min_hold(KEPT).run(work), situation, polls).await,
-        What::OncePer => {
-            let once = lock.run_once_per(KEPT, work);
-            drop_wait(world, once, situation, polls).await
-        }
-        What::Lead => drop_wait(world, lock.lead(work), situation, polls).await,
+        What::Call => drop_wait(world, call(&world.one), at).await,
+        What::Skip => drop_wait(world, lock.try_run(work), at).await,
+        What::MinHold => drop_wait(world, lock.min_hold(KEPT).run(work), at).await,
+        What::OncePer => drop_wait(world, lock.run_once_per(KEPT, work), at).await,
+        What::Lead => drop_wait(world, lock.lead(work), at).await,
         What::Keys => {
             let both = world.one.lock_all(["l", "k"]).wait(TTL);
-            drop_wait(world, both.run(work), situation, polls).await
+            drop_wait(world, both.run(work), at).await
+        }
+        What::Shared | What::Permit | What::Shard => drop_wait(world, lock.run(work), at).await,
+        What::Visit => {
+            let visiting = lock.visit(async |_| ControlFlow::<()>::Continue(()));
+            drop_wait(world, visiting, at).await
         }
     }
 }
@@ -294,7 +337,7 @@ async fn drop_release(world: &World, situation: Situation, polls: usize) -> bool
     for _ in 0..40 {
         world.step().await;
     }
-    let done = world.poll(guard.release(), polls).await;
+    let done = world.poll(guard.release(), polls, false).await;
     if let Some(waiter) = waiter {
         let next = timeout(SOON, waiter)
             .await
@@ -308,11 +351,14 @@ async fn drop_release(world: &World, situation: Situation, polls: usize) -> bool
 async fn drop_wait<T>(
     world: &World,
     waiting: impl Future<Output = Result<T, LockError>>,
-    situation: Situation,
-    polls: usize,
+    (what, situation, polls): (What, Situation, usize),
 ) -> bool {
-    let mut rival = match world.rival(situation) {
-        Some(rival) => Some(rival.lock("k").acquire().await.unwrap()),
+    let rival = world.rival(situation).map(|rival| match situation {
+        Situation::Beside => what.lock(rival),
+        _ => rival.lock("k"),
+    });
+    let mut rival = match rival {
+        Some(lock) => Some(lock.acquire().await.unwrap()),
         None => None,
     };
     let handing_over = match (situation, &mut rival) {
@@ -326,7 +372,8 @@ async fn drop_wait<T>(
         }),
         _ => None,
     };
-    let done = world.poll(waiting, polls).await;
+    let waits = situation.withholds(what);
+    let done = world.poll(waiting, polls, waits).await;
     if let Some(handing_over) = handing_over {
         handing_over.await.unwrap().unwrap();
     }
@@ -357,15 +404,17 @@ async fn enumerate(world: World, whats: &[What], repeats: usize, at_most: usize)
     let mut points = 0;
     for &what in whats {
         let mut situations = vec![Situation::Free, Situation::Contended, Situation::Local];
+        if What::PARTS.contains(&what) {
+            situations.push(Situation::Beside);
+        }
         if what.waits() {
-            let every = if What::SHAPES.contains(&what) { 5 } else { 1 };
+            let every = if what.is_sampled() { 5 } else { 1 };
             let after = (0..at_most / 2).step_by(every);
             situations.extend(after.map(Situation::HandedOver));
         }
         for situation in situations {
             // One that only waits is not complete, however often it is polled.
-            let waits =
-                what.waits() && matches!(situation, Situation::Contended | Situation::Local);
+            let waits = situation.withholds(what);
             for _ in 0..repeats {
                 let found = drop_everywhere(&world, &residents, what, situation, at_most).await;
                 assert_eq!(found == at_most, waits, "{what:?}, {situation:?}");
@@ -400,6 +449,21 @@ async fn a_shape_dropped_at_any_poll_leaves_nothing_behind_in_memory() {
 #[tokio::test]
 async fn a_shape_dropped_at_any_poll_leaves_nothing_behind_in_redis() {
     let points = enumerate(World::redis().await, &What::SHAPES, 1, 40).await;
+    println!("{points} points");
+    assert!(points > 100, "{points}");
+}
+
+#[tokio::test]
+async fn a_part_of_a_key_dropped_at_any_poll_leaves_nothing_behind_in_memory() {
+    let points = enumerate(World::memory().await, &What::PARTS, 1, 80).await;
+    println!("{points} points");
+    assert!(points > 500, "{points}");
+}
+
+#[tokio::test]
+async fn a_part_of_a_key_dropped_at_any_poll_leaves_nothing_behind_in_redis() {
+    // A visit has four questions to wait for.
+    let points = enumerate(World::redis().await, &What::PARTS, 1, 46).await;
     println!("{points} points");
     assert!(points > 100, "{points}");
 }

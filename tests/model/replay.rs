@@ -1,6 +1,7 @@
 //! The pure store against the Redis backend: what the machines of simulated histories ask a store,
 //! in the order in which it took that, is asked of a real server, and every answer, every message
-//! of a hand-over, the owner, its ttl and the queue are what the pure store has.
+//! of a hand-over, the owner, its ttl and the queue are what the pure store has. Of leases that go
+//! together so are the marker, its time to live, and each holder, its end and its shard.
 //!
 //! Time does not pass here: what is given for a second is asked for for a thousand, and what ran
 //! out in the history is deleted. The control: with a mistake in the pure store, of those that
@@ -13,11 +14,11 @@ use std::time::Duration;
 
 use lock_conformance::inbox::{Inbox, Told};
 use lock_runtime::backend::{
-    Acquired, Backend, Claim, FenceBlock, Grant, Holder, LockKey, OwnerToken, Release, Released,
-    Renewed,
+    Acquired, Backend, Claim, Contended, FenceBlock, Grant, Holder, LockKey, Mode, OwnerToken,
+    Released, Renewed,
 };
 use lock_runtime::redis::RedisBackend;
-use lock_simulation::transcript::{Asked, Entry, Event, Kept};
+use lock_simulation::transcript::{Asked, Entry, Event, Kept, Leased};
 use lock_simulation::{Body, Plan, Reply, THIEF, Way, transcribe};
 use lock_tests::redis_store::connect;
 use lock_tests::server::Server;
@@ -28,46 +29,100 @@ const SLOWER: u32 = 1_000;
 /// By when a message has come.
 const SOON: Duration = Duration::from_secs(10);
 
+/// The holders of a lock as they are at one instant: the time, the lock and the times to live of it
+/// and of the holders, which are followed by their ends.
+const LOOK: &str = "
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+return {now, redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]), redis.call('PTTL', KEYS[2]),
+        redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')}";
+/// By how many milliseconds times to live are rounded.
+const ROUNDING: u64 = 5;
+
 #[tokio::test]
 async fn the_redis_backend_answers_as_the_simulated_store_does() {
     let mut replayed = BTreeMap::new();
     for seed in 1..=12 {
-        if let Err(parted) = replay(seed, &mut replayed).await {
+        if let Err(parted) = replay(&Plan::new(seed), &mut replayed).await {
             panic!("seed {seed}: {parted}");
         }
     }
-    println!("{replayed:?}");
     // The histories are worth it: every question, with every answer to it.
-    for kind in [
-        "acquire granted",
-        "acquire queued",
-        "acquire taken",
-        "release released",
-        "release released, granted",
-        "release released, queued",
-        "release not held",
-        "abandon",
-        "give back",
-        "skip",
-        "renew held",
-        "renew lost",
-        "hand-over",
-        "run out",
-        "stolen",
-        "theft ends",
-        "data lost",
-    ] {
-        let times = replayed.get(kind).copied().unwrap_or(0);
+    assert_replayed(
+        &replayed,
+        &[
+            "acquire granted",
+            "acquire queued",
+            "acquire taken",
+            "release released",
+            "release released, granted",
+            "release released, queued",
+            "release not held",
+            "abandon",
+            "give back",
+            "skip",
+            "renew held",
+            "renew lost",
+            "hand-over",
+            "run out",
+            "stolen",
+            "theft ends",
+            "data lost",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn the_redis_backend_grants_together_what_the_simulated_store_does() {
+    let mut replayed = BTreeMap::new();
+    for seed in 1..=8 {
+        if let Err(parted) = replay(&Plan::company(seed), &mut replayed).await {
+            panic!("seed {seed}: {parted}");
+        }
+    }
+    assert_replayed(
+        &replayed,
+        &[
+            "Exclusive granted",
+            "Shared granted",
+            "Permits granted",
+            "Shard granted",
+            "Exclusive queued",
+            "Shared queued",
+            "Permits queued",
+            "Shard queued",
+            "Shared handed over",
+            "Permits handed over",
+            "Shard handed over",
+            "several served at once",
+            "release released",
+            "release not held",
+            "kept",
+            "abandon",
+            "give back",
+            "renew held",
+            "renew lost",
+            "run out",
+            "evicted",
+            "data lost",
+        ],
+    );
+}
+
+fn assert_replayed(replayed: &BTreeMap<String, u32>, kinds: &[&str]) {
+    println!("{replayed:?}");
+    for kind in kinds {
+        let times = replayed.get(*kind).copied().unwrap_or(0);
         assert!(times >= 10, "{kind} only {times} times: {replayed:?}");
     }
 }
 
 /// What is noticed of a mistake in the pure store, which the server does not make.
 #[cfg(lock_mistakes)]
-async fn parts_with(mistake: lock_protocol::mistakes::Mistake) -> Parted {
+async fn parts_with(mistake: lock_protocol::mistakes::Mistake, plan: fn(u64) -> Plan) -> Parted {
     for seed in 1..=20 {
         lock_protocol::mistakes::make(Some(mistake));
-        let replayed = replay(seed, &mut BTreeMap::new()).await;
+        let replayed = replay(&plan(seed), &mut BTreeMap::new()).await;
         lock_protocol::mistakes::make(None);
         if let Err(parted) = replayed {
             return parted;
@@ -77,12 +132,13 @@ async fn parts_with(mistake: lock_protocol::mistakes::Mistake) -> Parted {
 }
 
 macro_rules! the_replay_notices {
-    ($($test:ident: $mistake:ident, $sign:literal;)*) => {
+    ($plan:path; $($test:ident: $mistake:ident, $sign:literal;)*) => {
         $(
             #[cfg(lock_mistakes)]
             #[tokio::test]
             async fn $test() {
-                let parted = parts_with(lock_protocol::mistakes::Mistake::$mistake).await;
+                let mistake = lock_protocol::mistakes::Mistake::$mistake;
+                let parted = parts_with(mistake, $plan).await;
                 assert!(parted.what.contains($sign), "{parted}");
             }
         )*
@@ -90,6 +146,7 @@ macro_rules! the_replay_notices {
 }
 
 the_replay_notices! {
+    Plan::new;
     a_hand_over_without_a_lease_is_noticed: HandOverWithoutLease, "lease";
     a_release_that_does_not_compare_is_noticed: ReleaseWithoutCompare, "answer is NotHeld";
     a_renewal_that_does_not_compare_is_noticed: RenewWithoutCompare, "answer is Lost";
@@ -103,11 +160,22 @@ the_replay_notices! {
     an_abandon_that_forgets_the_queue_is_noticed: AbandonForgetsQueue, "owner";
 }
 
-/// Replays the history of a seed, and counts what was in it.
-async fn replay(seed: u64, counts: &mut BTreeMap<String, u32>) -> Result<(), Parted> {
+the_replay_notices! {
+    Plan::company;
+    a_ttl_for_all_holders_is_noticed: WholeSetTtl, "ends";
+    a_renewal_of_others_is_noticed: RenewsOthers, "ends";
+    a_batch_of_one_is_noticed: BatchOfOne, "holders";
+    a_tail_of_a_batch_that_is_forgotten_is_noticed: BatchTailForgotten, "holders";
+    a_reader_that_passes_a_writer_is_noticed: ReaderPassesWriter, "answer is Queued";
+    holders_that_outlive_their_marker_are_noticed: MarkerLostHoldersKept, "not a marker";
+    a_shard_that_two_have_is_noticed: ShardTwice, "shard";
+}
+
+/// Replays a history, and counts what was in it.
+async fn replay(plan: &Plan, counts: &mut BTreeMap<String, u32>) -> Result<(), Parted> {
     let plan = Plan {
         steps: 4_000,
-        ..Plan::new(seed)
+        ..plan.clone()
     };
     let (_, entries) = transcribe(&plan);
     let server = Server::start();
@@ -119,6 +187,10 @@ async fn replay(seed: u64, counts: &mut BTreeMap<String, u32>) -> Result<(), Par
         claims: HashMap::new(),
         kept: HashMap::new(),
         tokens: HashMap::new(),
+        ends: HashMap::new(),
+        touched: Vec::new(),
+        since: 0,
+        told: Vec::new(),
         counts,
     };
     for (place, entry) in entries.iter().enumerate() {
@@ -166,7 +238,25 @@ struct Replay<'a> {
     /// What was kept of each key after what happened last.
     kept: HashMap<usize, Kept>,
     tokens: HashMap<usize, Tokens>,
+    /// When the leases end there that go together, in milliseconds of the server's time.
+    ends: HashMap<(usize, OwnerToken), u64>,
+    /// What has been done to leases since they were compared last, and since when.
+    touched: Vec<(OwnerToken, Touch)>,
+    since: u64,
+    /// What is to be told that has not been looked for.
+    told: Vec<(Way, OwnerToken, Grant)>,
     counts: &'a mut BTreeMap<String, u32>,
+}
+
+/// What is done to the end of a lease.
+#[derive(Clone, Copy, Debug)]
+enum Touch {
+    /// It lives for so long at least.
+    Granted(Duration),
+    /// It lives for so long.
+    Renewed(Duration),
+    /// It lives for so long at the most.
+    Kept(Duration),
 }
 
 /// The tokens of a key, which each store makes of its own time.
@@ -177,6 +267,8 @@ struct Tokens {
     /// The highest there was.
     simulated: u64,
     real: u64,
+    /// That of those who share the key, or shared it last.
+    phase: (u64, u64),
 }
 
 impl Tokens {
@@ -202,6 +294,22 @@ impl Tokens {
         self.real = self.real.max(real.last.as_u64());
         Ok(())
     }
+
+    /// In both, who shares the key has the token of those who do, or a larger one than all before.
+    fn compare_shared(&mut self, simulated: FenceBlock, real: FenceBlock) -> Result<(), String> {
+        let (first, there) = (simulated.first.as_u64(), real.first.as_u64());
+        let is_new = first > self.simulated && there > self.real;
+        if !is_new && self.phase != (first, there) {
+            let (simulated, real) = (self.simulated, self.real);
+            return Err(format!(
+                "the token is {there}, after the token {real}, and {first}, after {simulated}"
+            ));
+        }
+        self.phase = (first, there);
+        self.simulated = self.simulated.max(simulated.last.as_u64());
+        self.real = self.real.max(real.last.as_u64());
+        Ok(())
+    }
 }
 
 impl Replay<'_> {
@@ -221,18 +329,32 @@ impl Replay<'_> {
         if !Replay::is_skip(entry) {
             self.let_time_pass(*key, &name, before);
         }
+        if self.touched.is_empty() && self.told.is_empty() {
+            self.since = self.micros() / 1_000;
+        }
         match what {
             Event::Asked(asked) => {
-                let is_unseen = before.owner.is_none() && !before.queue.is_empty();
+                // Nothing is done for a claim that was withdrawn before.
+                let is_withdrawn = matches!(&asked.answer,
+                    Reply::Acquired(Acquired::Taken(holder)) if holder.remaining == Some(Duration::ZERO));
                 let looks = matches!(asked.question, Body::Acquire(_) | Body::Skip(_));
-                if is_unseen && !looks {
+                let looks = looks && !is_withdrawn;
+                if let Some(mode) = before.unserved.filter(|_| !looks) {
                     // In the pure store every question notices that a lease has run out.
-                    self.look(&name).await;
+                    self.look(&name, mode).await;
                 }
                 self.ask(*key, &name, asked).await?;
+                if let Body::Skip(owner) = &asked.question {
+                    self.told.retain(|(_, told, _)| told != owner);
+                }
+                let served = asked.told.iter().cloned();
+                self.told.extend(served);
+                if asked.told.len() > 1 {
+                    self.count("several served at once");
+                }
                 if !goes_on {
-                    for (way, owner, grant) in &asked.told {
-                        self.hear(*way, *key, owner, *grant).await?;
+                    for (way, owner, grant) in std::mem::take(&mut self.told) {
+                        self.hear(way, *key, &owner, grant).await?;
                     }
                 }
             }
@@ -245,10 +367,15 @@ impl Replay<'_> {
                 self.count("theft ends");
                 self.run::<()>(&["DEL", name.stored()]);
             }
+            Event::Evicted => {
+                self.count("evicted");
+                self.run::<()>(&["DEL", name.stored()]);
+            }
             Event::DataLost => {
                 self.count("data lost");
                 self.run::<()>(&["FLUSHALL"]);
                 self.kept.clear();
+                self.ends.clear();
                 // It takes longer than a block has microseconds.
                 let highest = self.tokens.values().map(|it| it.real).max();
                 while highest.is_some_and(|highest| self.micros() <= highest) {}
@@ -256,18 +383,36 @@ impl Replay<'_> {
         }
         self.kept.insert(*key, after.clone());
         if goes_on {
-            Ok(())
-        } else {
-            self.compare(&name, after)
+            return Ok(());
         }
+        let touched = std::mem::take(&mut self.touched);
+        if let Event::Asked(_) = what {
+            compare_untouched(before, after, &touched)?;
+        }
+        self.compare(*key, &name, after, &touched)
     }
 
-    /// Deletes what has run out since the last time.
+    /// Deletes what has run out since the last time. Of leases that go together it stays, as one
+    /// whose end is past.
     fn let_time_pass(&mut self, key: usize, name: &LockKey, before: &Kept) {
         let last = self.kept.remove(&key).unwrap_or_default();
-        if last.owner.is_some() && last.owner != before.owner {
+        let is_there = |lease: &Leased| before.leases.iter().any(|it| it.owner == lease.owner);
+        let mut has_run_out = false;
+        for lease in last.leases.iter().filter(|lease| !is_there(lease)) {
             self.count("run out");
-            self.run::<()>(&["DEL", name.stored()]);
+            has_run_out = true;
+            self.ends.remove(&(key, lease.owner.clone()));
+            for member in self.members(lease) {
+                self.run::<()>(&["ZADD", &holders_of(name), "XX", "1", &member]);
+            }
+        }
+        if has_run_out && before.leases.is_empty() {
+            self.run::<()>(&["DEL", name.stored(), &holders_of(name)]);
+        } else if has_run_out && !self.ends.is_empty() {
+            let ends = self.ends.iter().filter(|((of, _), _)| *of == key);
+            let last = ends.map(|(_, ends)| *ends).max().unwrap_or(0).to_string();
+            self.run::<()>(&["PEXPIREAT", name.stored(), &last]);
+            self.run::<()>(&["PEXPIREAT", &holders_of(name), &last]);
         }
         let queue = queue_of(name);
         let waiting = self.owners(&before.queue);
@@ -279,9 +424,10 @@ impl Replay<'_> {
         }
     }
 
-    /// Somebody comes by, who does not wait.
-    async fn look(&mut self, name: &LockKey) {
-        let passer_by = Claim::new(name.clone(), OwnerToken::new("passer-by"), SOON);
+    /// Somebody comes by who wants what the first wants, and does not wait.
+    async fn look(&mut self, name: &LockKey, mode: Mode) {
+        let mut passer_by = Claim::new(name.clone(), OwnerToken::new("passer-by"), SOON);
+        passer_by.mode = mode;
         let process = self.process((usize::MAX, 0)).await;
         let acquired = process.backend.acquire(&passer_by).await.unwrap();
         if let Acquired::Granted(_) = acquired {
@@ -304,18 +450,34 @@ impl Replay<'_> {
                 let backend = &self.process(way).await.backend;
                 let real = backend.acquire(&claim).await.map_err(failed)?;
                 self.count(&format!("acquire {}", word(&real)));
+                self.count(&format!("{:?} {}", claim.mode.kind(), word(&real)));
                 if let (false, Acquired::Queued(_), Acquired::Taken(_)) =
                     (claim.queue, simulated, &real)
                 {
                     // A late question from before the claim waited. Nobody hears the answer.
                     return Ok(());
                 }
-                self.compare_acquired(key, &claim.owner, simulated, &real)
+                self.touches_granted(question, simulated);
+                self.compare_acquired(key, &claim, simulated, &real)
             }
             (Body::Release(release), Reply::Released(simulated)) => {
                 let next = release.next.as_ref().map(|next| self.claim(next));
-                let release =
-                    Release::new(name.clone(), self.owner(&release.owner)).then(next.clone());
+                if let Released::Released(Some(simulated)) = simulated {
+                    self.touches_granted(question, simulated);
+                }
+                if let (Some(keep), Released::Released(_)) = (release.keep, simulated) {
+                    self.count("kept");
+                    let kept = release.owner.kept();
+                    let ends = self.ends.remove(&(key, release.owner.clone()));
+                    self.ends
+                        .extend(ends.map(|ends| ((key, kept.clone()), ends)));
+                    self.touched.push((kept, Touch::Kept(keep)));
+                }
+                let owner = self.owner(&release.owner);
+                let mut release = release.clone();
+                (release.key, release.owner, release.number) = (name.clone(), owner, 0);
+                release.keep = release.keep.map(|keep| keep * SLOWER);
+                let release = release.then(next.clone());
                 let backend = &self.process(way).await.backend;
                 let real = backend.release(&release).await.map_err(failed)?;
                 match (simulated, &real, next) {
@@ -325,7 +487,7 @@ impl Replay<'_> {
                         Some(next),
                     ) => {
                         self.count(&format!("release released, {}", word(real)));
-                        self.compare_acquired(key, &next.owner, simulated, real)
+                        self.compare_acquired(key, &next, simulated, real)
                     }
                     (simulated, real, _) if simulated == real => {
                         let is_held = *real != Released::NotHeld;
@@ -341,6 +503,10 @@ impl Replay<'_> {
             }
             (Body::Renew(renewal), Reply::Renewed(simulated)) => {
                 let mut renewal = renewal.clone();
+                if let Renewed::Held(_) = simulated {
+                    let touch = Touch::Renewed(renewal.ttl);
+                    self.touched.push((renewal.owner.clone(), touch));
+                }
                 renewal.ttl *= SLOWER;
                 renewal.owner = self.owner(&renewal.owner);
                 let owner = renewal.owner.clone();
@@ -397,10 +563,23 @@ impl Replay<'_> {
         self.process(way).await.backend.abandon(&claim).await
     }
 
+    /// Notes what the claim of a question was granted.
+    fn touches_granted(&mut self, question: &Body, simulated: &Acquired) {
+        let claim = match question {
+            Body::Acquire(claim) => Some(claim),
+            Body::Release(release) => release.next.as_ref(),
+            _ => None,
+        };
+        if let (Some(claim), Acquired::Granted(grant)) = (claim, simulated) {
+            let touch = Touch::Granted(grant.valid_for);
+            self.touched.push((claim.owner.clone(), touch));
+        }
+    }
+
     fn compare_acquired(
         &mut self,
         key: usize,
-        owner: &OwnerToken,
+        claim: &Claim,
         simulated: &Acquired,
         real: &Acquired,
     ) -> Result<(), String> {
@@ -410,7 +589,7 @@ impl Replay<'_> {
         };
         match (simulated, real) {
             (Acquired::Granted(simulated), Acquired::Granted(real)) => {
-                self.compare_grants(key, owner, simulated, real)
+                self.compare_grants(key, claim, simulated, real)
             }
             (Acquired::Queued(one), Acquired::Queued(other))
             | (Acquired::Taken(one), Acquired::Taken(other))
@@ -425,15 +604,23 @@ impl Replay<'_> {
     fn compare_grants(
         &mut self,
         key: usize,
-        owner: &OwnerToken,
+        claim: &Claim,
         simulated: &Grant,
         real: &Grant,
     ) -> Result<(), String> {
-        if real.valid_for != simulated.valid_for * SLOWER {
+        let is_told = |grant: &Grant| grant.contended != Contended::NotTold;
+        let are_told = is_told(simulated) && is_told(real);
+        if real.valid_for != simulated.valid_for * SLOWER
+            || real.shard != simulated.shard
+            || are_told && real.contended != simulated.contended
+        {
             return Err(format!("the lease is {real:?}, not {simulated:?}"));
         }
         let tokens = self.tokens.entry(key).or_default();
-        tokens.compare(owner, simulated.tokens, real.tokens)
+        match claim.mode {
+            Mode::Shared => tokens.compare_shared(simulated.tokens, real.tokens),
+            _ => tokens.compare(&claim.owner, simulated.tokens, real.tokens),
+        }
     }
 
     /// The claim is told that it was handed the lock.
@@ -445,35 +632,57 @@ impl Replay<'_> {
         simulated: Grant,
     ) -> Result<(), String> {
         self.count("hand-over");
+        let touch = Touch::Granted(simulated.valid_for);
+        self.touched.push((owner.clone(), touch));
         let claim = self.claims[owner].clone();
+        self.count(&format!("{:?} handed over", claim.mode.kind()));
         let inbox = Arc::clone(&self.process(way).await.inbox);
-        let highest = self.tokens.get(&key).map_or(0, |it| it.real);
+        let tokens = self.tokens.entry(key).or_default();
+        let (highest, phase) = (tokens.real, tokens.phase.1);
+        let is_shared = claim.mode == Mode::Shared;
         let listen = async {
             loop {
                 match inbox.changed(&claim).await {
-                    // One that was skipped before may lie there still.
-                    Told::Granted { grant, .. } if grant.tokens.first.as_u64() > highest => {
-                        return grant;
+                    Told::Granted { grant, .. } => {
+                        let first = grant.tokens.first.as_u64();
+                        // One that was skipped before may lie there still.
+                        if first > highest || is_shared && first == phase {
+                            return grant;
+                        }
                     }
-                    Told::Granted { .. } | Told::Ask => {}
+                    Told::Ask => {}
                 }
             }
         };
         let told = timeout(SOON, listen).await;
         let real = told.map_err(|_| format!("{owner} is not told that it is the owner"))?;
-        self.compare_grants(key, &claim.owner, &simulated, &real)
+        self.compare_grants(key, &claim, &simulated, &real)
     }
 
-    /// The owner and its ttl, and the queue.
-    fn compare(&mut self, name: &LockKey, kept: &Kept) -> Result<(), String> {
-        let owner: Option<String> = self.run(&["GET", name.stored()]);
-        let simulated = kept.owner.as_ref().map(|owner| self.owner(owner));
-        if owner.as_deref() != simulated.as_ref().map(OwnerToken::as_str) {
-            return Err(format!("the owner is {owner:?}, not {simulated:?}"));
-        }
-        let ttl: i64 = self.run(&["PTTL", name.stored()]);
-        if (ttl >= 0) != kept.is_leased {
-            return Err(format!("the lease has a ttl of {ttl} ms"));
+    /// The owner and its ttl, or all who have the lock together, and the queue.
+    fn compare(
+        &mut self,
+        key: usize,
+        name: &LockKey,
+        kept: &Kept,
+        touched: &[(OwnerToken, Touch)],
+    ) -> Result<(), String> {
+        match kept.leases.first() {
+            Some(lease) if lease.mode != Mode::Exclusive => {
+                self.compare_holders(key, name, &kept.leases, touched)?;
+            }
+            lease => {
+                self.ends.retain(|(of, _), _| *of != key);
+                let owner: Option<String> = self.run(&["GET", name.stored()]);
+                let simulated = lease.map(|lease| self.owner(&lease.owner));
+                if owner.as_deref() != simulated.as_ref().map(OwnerToken::as_str) {
+                    return Err(format!("the owner is {owner:?}, not {simulated:?}"));
+                }
+                let ttl: i64 = self.run(&["PTTL", name.stored()]);
+                if (ttl >= 0) != lease.is_some_and(|lease| lease.left.is_some()) {
+                    return Err(format!("the lease has a ttl of {ttl} ms"));
+                }
+            }
         }
         let members: Vec<String> = self.run(&["ZRANGE", &queue_of(name), "0", "-1"]);
         let real: Vec<&str> = members.iter().map(|it| owner_of(it)).collect();
@@ -482,6 +691,83 @@ impl Replay<'_> {
             return Err(format!("the queue is {real:?}, not {simulated:?}"));
         }
         Ok(())
+    }
+
+    /// Who has the lock together, each until when, and for how long the marker says so.
+    fn compare_holders(
+        &mut self,
+        key: usize,
+        name: &LockKey,
+        leases: &[Leased],
+        touched: &[(OwnerToken, Touch)],
+    ) -> Result<(), String> {
+        type Look = (u64, Option<String>, i64, i64, Vec<String>);
+        let holders = holders_of(name);
+        let (now, marker, ttl, holders_ttl, members): Look =
+            self.run(&["EVAL", LOOK, "2", name.stored(), &holders]);
+        let pairs = members.chunks(2);
+        let mut real: BTreeMap<String, u64> = pairs
+            .map(|pair| (pair[0].clone(), pair[1].parse().unwrap_or(0)))
+            .filter(|(_, ends)| *ends > now)
+            .collect();
+        let kind = match leases[0].mode {
+            Mode::Shared => "s:",
+            Mode::Permits { .. } => "p:",
+            _ => "h:",
+        };
+        let marker = marker.unwrap_or_default();
+        if !marker.starts_with(kind) || !marker.ends_with("/lr-0000000000000000-0-0") {
+            return Err(format!("the owner is {marker:?}, not a marker of {kind}"));
+        }
+        let last = real.values().max().copied().unwrap_or(0);
+        let mut ends_there = HashMap::new();
+        for lease in leases {
+            for member in self.members(lease) {
+                let Some(ends) = real.remove(&member) else {
+                    return Err(format!("{member} is not among the holders {members:?}"));
+                };
+                let before = self.ends.get(&(key, lease.owner.clone())).copied();
+                let touches = touched.iter().filter(|(owner, _)| *owner == lease.owner);
+                let must = touches.fold(before.map(|ends| (ends, ends)), |must, (_, touch)| {
+                    Some(touch.done_to(must, self.since, now))
+                });
+                let Some((from, to)) = must else {
+                    return Err(format!("{member} is new among the holders"));
+                };
+                if !(from..=to).contains(&ends) {
+                    return Err(format!(
+                        "the lease of {member} ends at {ends}, not from {from} to {to}"
+                    ));
+                }
+                ends_there.insert((key, lease.owner.clone()), ends);
+            }
+        }
+        if !real.is_empty() {
+            return Err(format!("{real:?} are among the holders, beside {leases:?}"));
+        }
+        self.ends.retain(|(of, _), _| *of != key);
+        self.ends.extend(ends_there);
+        let left = last - now;
+        let is_that = |ttl: i64| u64::try_from(ttl).is_ok_and(|ttl| ttl.abs_diff(left) <= ROUNDING);
+        let outlive = u64::try_from(holders_ttl).is_ok_and(|ttl| ttl + ROUNDING >= left);
+        if !is_that(ttl) || !outlive {
+            return Err(format!(
+                "the marker lives for {ttl} ms and the holders for {holders_ttl}, and the last of \
+                 them ends in {left}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What a lease is among the holders.
+    fn members(&mut self, lease: &Leased) -> Vec<String> {
+        let owner = self.owner(&lease.owner);
+        match lease.mode {
+            Mode::Shared => vec![owner.to_string()],
+            Mode::Permits { take, .. } => (0..take).map(|at| format!("{at}/{owner}")).collect(),
+            Mode::Shard { .. } => vec![format!("{}/{owner}", lease.shard)],
+            _ => Vec::new(),
+        }
     }
 
     /// The claim as the server is to know it.
@@ -499,6 +785,9 @@ impl Replay<'_> {
     }
 
     fn owner(&mut self, simulated: &OwnerToken) -> OwnerToken {
+        if let Some(keeper) = simulated.as_str().strip_prefix("kept:") {
+            return self.owner(&OwnerToken::new(keeper)).kept();
+        }
         let owner = self.owners.entry(simulated.clone());
         owner
             .or_insert_with(|| OwnerToken::unique(simulated.as_str()))
@@ -534,6 +823,25 @@ impl Replay<'_> {
     }
 }
 
+/// In the pure store, a question leaves the ends of leases alone that it is not about.
+fn compare_untouched(
+    before: &Kept,
+    after: &Kept,
+    touched: &[(OwnerToken, Touch)],
+) -> Result<(), String> {
+    for lease in &after.leases {
+        let mut leases = before.leases.iter();
+        let was = leases.find(|it| it.owner == lease.owner);
+        let is_touched = touched.iter().any(|(owner, _)| *owner == lease.owner);
+        if let Some(was) = was.filter(|was| !is_touched && was.left != lease.left) {
+            return Err(format!(
+                "a lease ends at another time: {lease:?}, not {was:?}"
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn word(acquired: &Acquired) -> &'static str {
     match acquired {
         Acquired::Granted(_) => "granted",
@@ -546,7 +854,38 @@ fn queue_of(name: &LockKey) -> String {
     format!("{{{}}}:waiters", name.stored())
 }
 
-/// The owner token in a member of the queue.
+fn holders_of(name: &LockKey) -> String {
+    format!("{{{}}}:holders", name.stored())
+}
+
+/// The owner token in a member of the queue; behind that of a claim that goes together with others
+/// stands what it wants.
 fn owner_of(member: &str) -> &str {
-    member.rsplitn(9, '/').last().unwrap_or("")
+    let owner = member.rsplitn(9, '/').last().unwrap_or("");
+    match owner.rsplit_once('/') {
+        Some((owner, _)) if member.ends_with('c') => owner,
+        _ => owner,
+    }
+}
+
+impl Touch {
+    /// The earliest and the latest end of a lease of which these were the ones before, if it is
+    /// touched between two instants.
+    fn done_to(self, before: Option<(u64, u64)>, since: u64, until: u64) -> (u64, u64) {
+        let after = |ttl: Duration| {
+            let millis = u64::try_from((ttl * SLOWER).as_millis()).unwrap_or(u64::MAX);
+            (since + millis, until + millis)
+        };
+        match (self, before) {
+            (Touch::Granted(ttl), Some((from, to))) => {
+                let (first, last) = after(ttl);
+                (first.max(from), last.max(to))
+            }
+            (Touch::Kept(keep), Some((from, to))) => {
+                let (first, last) = after(keep);
+                (first.min(from), last.min(to))
+            }
+            (Touch::Granted(ttl) | Touch::Renewed(ttl) | Touch::Kept(ttl), _) => after(ttl),
+        }
+    }
 }

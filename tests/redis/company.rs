@@ -25,23 +25,33 @@ fn claim(mode: Mode) -> Claim {
 }
 
 const PERMITS: Mode = Mode::Permits { take: 1, of: 3 };
+const SHARDS: Mode = Mode::Shard {
+    of: 3,
+    prefer: 0,
+    except: 0,
+};
 
-async fn granted(backend: &RedisBackend, claim: &Claim) -> Grant {
-    match backend.acquire(claim).await.unwrap() {
-        Acquired::Granted(grant) => grant,
+/// A claim that was granted.
+struct Lease(Claim, Grant);
+
+async fn granted(backend: &RedisBackend, claim: Claim) -> Lease {
+    match backend.acquire(&claim).await.unwrap() {
+        Acquired::Granted(grant) => Lease(claim, grant),
         other => panic!("{other:?}"),
     }
 }
 
-async fn renew(backend: &RedisBackend, claim: &Claim) -> Renewed {
+async fn renew(backend: &RedisBackend, Lease(claim, grant): &Lease) -> Renewed {
     let mut renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), claim.ttl);
     renewal.mode = claim.mode;
+    renewal.shard = grant.shard;
     backend.renew(&[renewal]).await.remove(0).unwrap()
 }
 
-async fn release(backend: &RedisBackend, claim: &Claim) -> Released {
+async fn release(backend: &RedisBackend, Lease(claim, grant): &Lease) -> Released {
     let mut release = Release::new(claim.key.clone(), claim.owner.clone());
     release.mode = claim.mode;
+    release.shard = grant.shard;
     backend.release(&release).await.unwrap()
 }
 
@@ -53,18 +63,33 @@ fn is_held(answer: Renewed) -> bool {
 async fn other_libraries_see_that_a_shared_lock_is_taken_and_free_nothing() {
     let server = Server::start();
     let backend = connect(&server).await;
-    let readers = [claim(Mode::Shared), claim(Mode::Shared)];
-    for reader in &readers {
-        granted(&backend, reader).await;
+    for mode in [Mode::Shared, PERMITS, SHARDS] {
+        let one = granted(&backend, claim(mode)).await;
+        let other = granted(&backend, claim(mode)).await;
+        let set: Option<String> = server.run(&["SET", LOCK, "theirs", "NX", "PX", "1000"]);
+        assert_eq!(set, None);
+        let kind: String = server.run(&["TYPE", LOCK]);
+        assert_eq!(kind, "string");
+        let theirs = "if redis.call('GET', KEYS[1]) == ARGV[1] then \
+                      return redis.call('DEL', KEYS[1]) end return 0";
+        let freed: i64 = server.run(&["EVAL", theirs, "1", LOCK, "theirs"]);
+        assert_eq!(freed, 0);
+        for lease in [&one, &other] {
+            assert!(is_held(renew(&backend, lease).await));
+            assert_eq!(release(&backend, lease).await, Released::Released(None));
+        }
+        let set: Option<String> = server.run(&["SET", LOCK, "theirs", "NX", "PX", "60000"]);
+        assert_eq!(
+            set.as_deref(),
+            Some("OK"),
+            "they have it as soon as it is free"
+        );
+        let answer = backend.acquire(&claim(mode)).await.unwrap();
+        assert!(matches!(answer, Acquired::Queued(holder) if holder.foreign));
+        let freed: i64 = server.run(&["EVAL", theirs, "1", LOCK, "theirs"]);
+        assert_eq!(freed, 1);
+        server.run::<()>(&["DEL", QUEUE]);
     }
-    let set: Option<String> = server.run(&["SET", LOCK, "theirs", "NX", "PX", "1000"]);
-    assert_eq!(set, None);
-    let kind: String = server.run(&["TYPE", LOCK]);
-    assert_eq!(kind, "string");
-    let theirs = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
-    let freed: i64 = server.run(&["EVAL", theirs, "1", LOCK, "theirs"]);
-    assert_eq!(freed, 0);
-    assert!(is_held(renew(&backend, &readers[0]).await));
     server.finish();
 }
 
@@ -72,10 +97,10 @@ async fn other_libraries_see_that_a_shared_lock_is_taken_and_free_nothing() {
 async fn every_key_of_a_shared_lock_has_an_end_and_none_is_left() {
     let server = Server::start();
     let backend = connect(&server).await;
-    for mode in [Mode::Shared, PERMITS] {
-        let (one, two, writer) = (claim(mode), claim(mode), claim(Mode::Exclusive));
-        granted(&backend, &one).await;
-        granted(&backend, &two).await;
+    for mode in [Mode::Shared, PERMITS, SHARDS] {
+        let one = granted(&backend, claim(mode)).await;
+        let two = granted(&backend, claim(mode)).await;
+        let writer = claim(Mode::Exclusive);
         assert!(matches!(
             backend.acquire(&writer).await.unwrap(),
             Acquired::Queued(_)
@@ -97,16 +122,16 @@ async fn every_key_of_a_shared_lock_has_an_end_and_none_is_left() {
 async fn leases_whose_marker_is_lost_are_lost_and_do_not_come_back() {
     let server = Server::start();
     let backend = connect(&server).await;
-    for mode in [Mode::Shared, PERMITS] {
-        let (old, new) = (claim(mode), claim(mode));
-        granted(&backend, &old).await;
+    for mode in [Mode::Shared, PERMITS, SHARDS] {
+        let old = granted(&backend, claim(mode)).await;
         let lost: i64 = server.run(&["DEL", LOCK]);
         assert_eq!(lost, 1);
         let left: i64 = server.run(&["EXISTS", HOLDERS]);
         assert_eq!(left, 1);
         assert!(!is_held(renew(&backend, &old).await));
         // The next marker of the kind is no marker of theirs.
-        granted(&backend, &new).await;
+        let new = granted(&backend, claim(mode)).await;
+        assert_eq!(new.1.shard, old.1.shard);
         assert!(!is_held(renew(&backend, &old).await));
         assert!(is_held(renew(&backend, &new).await));
         assert_eq!(release(&backend, &old).await, Released::NotHeld);
@@ -119,10 +144,10 @@ async fn leases_whose_marker_is_lost_are_lost_and_do_not_come_back() {
 async fn a_lease_that_lives_longest_is_what_the_marker_lives_for() {
     let server = Server::start();
     let backend = connect(&server).await;
-    let (mut long, short) = (claim(PERMITS), claim(PERMITS));
+    let mut long = claim(PERMITS);
     long.ttl = TTL * 10;
-    granted(&backend, &short).await;
-    granted(&backend, &long).await;
+    let short = granted(&backend, claim(PERMITS)).await;
+    let long = granted(&backend, long).await;
     assert!(is_held(renew(&backend, &short).await));
     let ends: i64 = server.run(&["PTTL", LOCK]);
     assert!(ends > 200_000, "{ends}");
@@ -136,8 +161,7 @@ async fn a_lease_that_lives_longest_is_what_the_marker_lives_for() {
 async fn something_else_where_the_leases_should_be_is_refused_by_name() {
     let server = Server::start();
     let backend = connect(&server).await;
-    let holder = claim(Mode::Shared);
-    granted(&backend, &holder).await;
+    granted(&backend, claim(Mode::Shared)).await;
     let () = server.run(&["SET", HOLDERS, "something else"]);
     let error = backend.acquire(&claim(Mode::Shared)).await.unwrap_err();
     assert!(error.is_denied());
@@ -152,8 +176,7 @@ async fn something_else_where_the_leases_should_be_is_refused_by_name() {
 async fn a_waiter_that_is_gone_is_passed_over_by_all_kinds() {
     let server = Server::start();
     let (backend, gone) = (connect(&server).await, connect(&server).await);
-    let holder = claim(Mode::Exclusive);
-    granted(&backend, &holder).await;
+    let holder = granted(&backend, claim(Mode::Exclusive)).await;
     for _ in 0..20 {
         let dead = claim(Mode::Shared);
         assert!(matches!(
@@ -177,7 +200,7 @@ async fn a_waiter_that_is_gone_is_passed_over_by_all_kinds() {
     eventually("nobody listens for them", are_gone).await;
     // More than one call passes over.
     release(&backend, &holder).await;
-    granted(&backend, &waiting).await;
+    granted(&backend, waiting).await;
     let left: i64 = server.run(&["EXISTS", QUEUE]);
     assert_eq!(left, 0);
     server.finish();

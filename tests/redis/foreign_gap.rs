@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use lock_runtime::{LockError, LockRuntime};
-use lock_tests::faults::{comes_true, ms};
+use lock_runtime::{Lock, LockError, LockRuntime};
+use lock_tests::faults::{comes_true, ms, queued};
 use lock_tests::server::Server;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
@@ -187,6 +187,41 @@ async fn a_gap_is_left_no_sooner_than_it_was_asked_for_and_ours_keep_out_of_it()
     guard.release().await.unwrap();
     assert!(server.run::<bool>(&["EXISTS", "lock:k"]), "a second gap");
     waiter.await.unwrap().unwrap().release().await.unwrap();
+    for locks in [one, two] {
+        locks.shutdown().await.unwrap();
+    }
+    server.finish();
+}
+
+/// Whoever is the first looks when the gap is over, whatever it wants.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_of_each_mode_is_told_when_the_gap_is_over() {
+    let server = Server::start();
+    let builder = || {
+        let builder = LockRuntime::redis(server.url()).foreign_gap(ms(30_000), ms(2_000));
+        // Who is not told looks when it is too late.
+        builder.heartbeat(2 * DEADLINE)
+    };
+    let (one, two) = (builder().build().await, builder().build().await);
+    let (one, two) = (one.unwrap(), two.unwrap());
+    type In = fn(Lock) -> Lock;
+    let modes: [(&str, In); 4] = [
+        ("alone", |lock| lock),
+        ("shared", Lock::shared),
+        ("permits", |lock| lock.permits(2)),
+        ("shards", |lock| lock.shards(2)),
+    ];
+    for (key, mode) in modes {
+        let lock = |locks: &LockRuntime| locks.lock(key).wait(DEADLINE).ttl(2 * DEADLINE);
+        let guard = lock(&one).acquire().await.unwrap();
+        let waiter = tokio::spawn(mode(lock(&two)).acquire());
+        queued(&server, key, 1).await;
+        guard.release().await.unwrap();
+        let is_free = !server.run::<bool>(&["EXISTS", &format!("lock:{key}")]);
+        assert!(is_free, "no gap was left");
+        let guard = waiter.await.unwrap().unwrap();
+        guard.release().await.unwrap();
+    }
     for locks in [one, two] {
         locks.shutdown().await.unwrap();
     }

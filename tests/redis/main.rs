@@ -6,6 +6,7 @@
 mod batches;
 mod claims_in_doubt;
 mod company;
+mod company_queue;
 mod conformance;
 mod conformance_shared;
 mod connection;

@@ -9,28 +9,35 @@ use std::collections::BTreeSet;
 use lock_protocol::{Acquired, Backend, Claim, Grant, LockKey, Mode, Released};
 use tokio::time::sleep;
 
+use crate::inbox::Told;
 use crate::process::*;
 use crate::store::Store;
 
-/// However many share a key, each has it, and nobody else does.
-pub async fn those_who_share_a_key_hold_it_together<S: Store>(store: &S) {
-    if !knows(store, Mode::Shared).await {
-        return;
-    }
-    let (here, there, key) = (connect(store).await, connect(store).await, key());
-    let (one, other) = (shared(&key), shared(&key));
-    granted(&here, &one).await;
-    granted(&there, &other).await;
-    taken(&there, &claim(&key)).await;
-    assert!(is_held(renewed(&here, &one).await) && is_held(renewed(&there, &other).await));
-    released(&here, &one).await;
-    taken(&here, &claim(&key)).await;
-    released(&there, &other).await;
-    granted(&here, &claim(&key)).await;
+pub(super) fn of_mode(mut claim: Claim, mode: Mode) -> Claim {
+    claim.mode = mode;
+    claim
+}
+
+pub(super) fn shared(key: &LockKey) -> Claim {
+    of_mode(waiter(key), Mode::Shared)
+}
+
+pub(super) fn permits(key: &LockKey, take: u8, of: u32) -> Claim {
+    of_mode(waiter(key), Mode::Permits { take, of })
+}
+
+pub(super) fn shard(key: &LockKey, of: u8, prefer: u8, except: u64) -> Claim {
+    of_mode(waiter(key), Mode::Shard { of, prefer, except })
+}
+
+/// The same claim, which does not wait.
+pub(super) fn trying(mut claim: Claim) -> Claim {
+    claim.queue = false;
+    claim
 }
 
 /// Whether the store knows other modes; if not, that of two claims of this mode one is granted.
-async fn knows<S: Store>(store: &S, mode: Mode) -> bool {
+pub(super) async fn knows<S: Store>(store: &S, mode: Mode) -> bool {
     let (here, key) = (connect(store).await, key());
     if here.limits.modes {
         return true;
@@ -48,13 +55,29 @@ async fn knows<S: Store>(store: &S, mode: Mode) -> bool {
     false
 }
 
-fn of_mode(mut claim: Claim, mode: Mode) -> Claim {
-    claim.mode = mode;
-    claim
+/// The release of a lease of a shard.
+pub(super) async fn released_shard(process: &Process<impl Backend>, claim: &Claim, grant: &Grant) {
+    let mut release = ending(claim);
+    release.shard = grant.shard;
+    let answer = process.answer(process.release(&release)).await;
+    assert_eq!(answer.expect(HEALTHY), Released::Released(None));
 }
 
-fn shared(key: &LockKey) -> Claim {
-    of_mode(waiter(key), Mode::Shared)
+/// However many share a key, each has it, and nobody else does.
+pub async fn those_who_share_a_key_hold_it_together<S: Store>(store: &S) {
+    if !knows(store, Mode::Shared).await {
+        return;
+    }
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
+    let (one, other) = (shared(&key), shared(&key));
+    granted(&here, &one).await;
+    granted(&there, &other).await;
+    taken(&there, &claim(&key)).await;
+    assert!(is_held(renewed(&here, &one).await) && is_held(renewed(&there, &other).await));
+    released(&here, &one).await;
+    taken(&here, &claim(&key)).await;
+    released(&there, &other).await;
+    granted(&here, &claim(&key)).await;
 }
 
 /// What is held in one mode keeps the claims of every other away, until it is released.
@@ -84,28 +107,6 @@ pub async fn kinds_of_claims_exclude_each_other<S: Store>(store: &S) {
             granted(&there, &comer).await;
         }
     }
-}
-
-fn shard(key: &LockKey, of: u8, prefer: u8, except: u64) -> Claim {
-    of_mode(waiter(key), Mode::Shard { of, prefer, except })
-}
-
-/// The release of a lease of a shard.
-async fn released_shard(process: &Process<impl Backend>, claim: &Claim, grant: &Grant) {
-    let mut release = ending(claim);
-    release.shard = grant.shard;
-    let answer = process.answer(process.release(&release)).await;
-    assert_eq!(answer.expect(HEALTHY), Released::Released(None));
-}
-
-/// The same claim, which does not wait.
-fn trying(mut claim: Claim) -> Claim {
-    claim.queue = false;
-    claim
-}
-
-fn permits(key: &LockKey, take: u8, of: u32) -> Claim {
-    of_mode(waiter(key), Mode::Permits { take, of })
 }
 
 /// Whoever wants the key alone is not passed by those who come later, and if it leaves they go on.
@@ -169,6 +170,44 @@ async fn comes_in<B: Backend>(process: &Process<B>, claim: &Claim) -> Grant {
         Acquired::Granted(grant) => grant,
         other => panic!("there is room for the claim, but: {other:?}"),
     }
+}
+
+/// Whoever is told to ask asks then, and not before: that is enough for all who can share a key,
+/// however many they are.
+pub async fn all_who_share_come_in_though_each_asks_only_when_told<S: Store>(store: &S) {
+    if !knows(store, Mode::Shared).await {
+        return;
+    }
+    let (here, there, key) = (connect(store).await, connect(store).await, key());
+    let writer = claim(&key);
+    granted(&here, &writer).await;
+    let readers: Vec<Claim> = (0..40).map(|_| shared(&key)).collect();
+    for reader in &readers {
+        queued(&there, reader).await;
+    }
+    released(&here, &writer).await;
+    for reader in &readers {
+        comes_in_when_told(&there, reader).await;
+    }
+    for reader in &readers {
+        assert!(is_held(renewed(&there, reader).await));
+    }
+}
+
+/// That the claim, which waits, gets its lease by news, or by asking when they say so.
+async fn comes_in_when_told<B: Backend>(process: &Process<B>, claim: &Claim) {
+    let wait = async {
+        loop {
+            match process.inbox.changed(claim).await {
+                Told::Granted { .. } => return,
+                Told::Ask if matches!(acquire(process, claim).await, Acquired::Granted(_)) => {
+                    return;
+                }
+                Told::Ask => {}
+            }
+        }
+    };
+    process.answer(wait).await;
 }
 
 /// Of those who share, only the end of the last is the end for all.

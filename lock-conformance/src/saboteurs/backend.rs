@@ -15,24 +15,24 @@ use super::{Memo, Sabotage, Sabotaged, Waiters, lock, modes};
 use crate::store::Store;
 
 /// How late is what comes late.
-const LATE: Duration = Duration::from_millis(10);
+pub(super) const LATE: Duration = Duration::from_millis(10);
 
 /// A backend that breaks one clause of the contract.
 pub struct Saboteur<S: Store> {
-    inner: Arc<S::Backend>,
-    sabotage: Sabotage,
-    store: Arc<S>,
-    memo: Arc<Mutex<Memo>>,
-    waiters: Waiters<S>,
+    pub(super) inner: Arc<S::Backend>,
+    pub(super) sabotage: Sabotage,
+    pub(super) store: Arc<S>,
+    pub(super) memo: Arc<Mutex<Memo>>,
+    pub(super) waiters: Waiters<S>,
     /// What stands between the store and the sinks of this backend.
-    sinks: Mutex<Vec<Arc<Censor>>>,
+    pub(super) sinks: Mutex<Vec<Arc<Censor>>>,
     /// The sinks that the store has not been told of yet.
     late: Mutex<Vec<Weak<dyn News>>>,
     has_asked: AtomicBool,
 }
 
 /// Changes the news on their way to a sink.
-struct Censor {
+pub(super) struct Censor {
     sink: Weak<dyn News>,
     sabotage: Sabotage,
     memo: Arc<Mutex<Memo>>,
@@ -44,6 +44,7 @@ impl News for Censor {
         let before = self.grants.fetch_add(1, Ordering::Relaxed);
         let since = match self.sabotage {
             Sabotage::TellsOnce if before > 0 => return true,
+            Sabotage::TellsSixteen if before >= modes::TOLD => return true,
             Sabotage::NewsPromiseTooMuch => since + Duration::from_secs(1),
             _ => since,
         };
@@ -52,10 +53,18 @@ impl News for Censor {
             .insert(key.clone(), OwnerToken::new(owner));
         let sink = self.sink.upgrade();
         let expected = sink.is_some_and(|sink| sink.granted(key, owner, grant, since));
-        expected || self.sabotage == Sabotage::GivesNothingBack
+        let keeps = matches!(
+            self.sabotage,
+            Sabotage::GivesNothingBack | Sabotage::GivesNoShareBack
+        );
+        expected || keeps
     }
 
     fn ask_at(&self, key: &LockKey, owner: &OwnerToken, at: Instant) {
+        let told = self.grants.load(Ordering::Relaxed);
+        if self.sabotage == Sabotage::TellsSixteen && told >= modes::TOLD {
+            return;
+        }
         if let Some(sink) = self.sink.upgrade() {
             sink.ask_at(key, owner, at);
         }
@@ -82,11 +91,11 @@ impl<S: Store> Saboteur<S> {
         }
     }
 
-    fn does(&self, sabotage: Sabotage) -> bool {
+    pub(super) fn does(&self, sabotage: Sabotage) -> bool {
         self.sabotage == sabotage
     }
 
-    fn memo(&self) -> MutexGuard<'_, Memo> {
+    pub(super) fn memo(&self) -> MutexGuard<'_, Memo> {
         lock(&self.memo)
     }
 
@@ -137,28 +146,28 @@ impl<S: Store> Saboteur<S> {
     }
 
     /// Who was granted the lock last, as far as that is known.
-    fn owner(&self, key: &LockKey) -> Option<OwnerToken> {
+    pub(super) fn owner(&self, key: &LockKey) -> Option<OwnerToken> {
         self.memo().owners.get(key).cloned()
     }
 
     /// Whether the claim owns the lock, by a renewal: news of it may be on their way.
-    async fn owns(&self, claim: &Claim) -> bool {
+    pub(super) async fn owns(&self, claim: &Claim) -> bool {
         let renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), claim.ttl);
         let answers = self.inner.renew(&[renewal]).await;
         matches!(answers[..], [Ok(Renewed::Held(_))])
     }
 
-    fn has_heard(&self, owner: &OwnerToken) -> bool {
+    pub(super) fn has_heard(&self, owner: &OwnerToken) -> bool {
         self.memo().heard.contains_key(owner)
     }
 
-    fn is_waiting(&self, owner: &OwnerToken) -> bool {
+    pub(super) fn is_waiting(&self, owner: &OwnerToken) -> bool {
         let waiters = lock(&self.waiters);
         waiters.iter().any(|(waiter, _)| waiter.owner == *owner)
     }
 
     /// Those who wait, each with what reaches the store from its process.
-    fn waiters(&self) -> Vec<(Claim, Arc<S::Backend>)> {
+    pub(super) fn waiters(&self) -> Vec<(Claim, Arc<S::Backend>)> {
         let waiters = lock(&self.waiters);
         let alive = waiters.iter().map(|(claim, process)| {
             let process = process.upgrade();
@@ -201,10 +210,16 @@ impl<S: Store> Saboteur<S> {
         holder
     }
 
-    fn acquired(&self, answer: Acquired, claim: &Claim) -> Acquired {
+    pub(super) fn acquired(&self, answer: Acquired, claim: &Claim) -> Acquired {
         match answer {
             Acquired::Granted(mut grant) => {
                 let grants = self.memo().heard.len() as u64;
+                if claim.mode != Mode::Exclusive {
+                    let renewal = modes::renewal(claim, &grant);
+                    let mut memo = self.memo();
+                    let company = memo.company.entry(claim.key.clone());
+                    company.or_default().push(renewal);
+                }
                 modes::spoil(self.sabotage, claim, &mut grant, grants);
                 let owner = claim.owner.clone();
                 self.memo().owners.insert(claim.key.clone(), owner);
@@ -218,7 +233,7 @@ impl<S: Store> Saboteur<S> {
                 Acquired::Granted(grant)
             }
             _ if self.does(Sabotage::GrantsTwice)
-                || self.does(Sabotage::SharesPassWaiters) && claim.mode == Mode::Shared =>
+                || self.does(Sabotage::SharesPassWaiters) && claim.mode != Mode::Exclusive =>
             {
                 Acquired::Granted(fake_grant(claim))
             }
@@ -254,140 +269,22 @@ impl<S: Store> Saboteur<S> {
     }
 
     /// Whether a question with a shorter ttl leaves a lease as it is.
-    fn keeps_ttls(&self) -> bool {
+    pub(super) fn keeps_ttls(&self) -> bool {
         !S::TTL_CHANGES || self.inner.limits().grace == GraceBy::Process
-    }
-
-    /// Answers in place of the store, or gets it into the wrong state first.
-    async fn before_acquire(&self, claim: &Claim) -> Result<Option<Acquired>, BackendError> {
-        match self.sabotage {
-            Sabotage::RefusesRepeats if self.owns(claim).await => {
-                return Ok(Some(Acquired::Taken(somebody())));
-            }
-            Sabotage::LateAcquireShortens if self.owns(claim).await => {
-                let (store, claim) = (Arc::clone(&self.store), claim.clone());
-                tokio::spawn(async move {
-                    sleep(claim.ttl).await;
-                    store.expire(&claim.key).await;
-                });
-            }
-            // Elsewhere a shorter ttl does the same, also if news of the grant are on their way.
-            Sabotage::RepeatsWithoutExtending
-                if self.keeps_ttls() && self.owner(&claim.key).as_ref() == Some(&claim.owner) =>
-            {
-                return Ok(Some(Acquired::Granted(fake_grant(claim))));
-            }
-            Sabotage::QueuesOnceInALife
-                if self.has_heard(&claim.owner) && !self.owns(claim).await =>
-            {
-                return Ok(Some(Acquired::Queued(somebody())));
-            }
-            Sabotage::StarvesWaiters if self.is_waiting(&claim.owner) => {
-                return Ok(Some(Acquired::Queued(somebody())));
-            }
-            Sabotage::AskingCostsThePlace
-                if self.is_waiting(&claim.owner) && !self.owns(claim).await =>
-            {
-                self.inner.abandon(claim).await?;
-            }
-            Sabotage::ForgetsWaiters if self.is_waiting(&claim.owner) => {
-                let heard = self.memo().heard.get(&claim.owner).copied();
-                if heard.is_some_and(|heard| heard.elapsed() > claim.heartbeat / 5) {
-                    self.inner.abandon(claim).await?;
-                }
-            }
-            Sabotage::Barging if self.owner(&claim.key).is_none() => {
-                let waiters = self.waiters();
-                for (waiter, process) in &waiters {
-                    process.abandon(waiter).await?;
-                }
-                let granted = self.inner.acquire(claim).await?;
-                self.requeue(&waiters, claim).await?;
-                return Ok(Some(self.acquired(granted, claim)));
-            }
-            Sabotage::LaterVerbsOvertake => {
-                let before = self.memo().acquires;
-                self.memo().acquires += 1;
-                sleep(LATE * 10_u32.saturating_sub(before)).await;
-            }
-            Sabotage::DroppedVerbsPoison => {
-                let poison = Poison(&self.memo, true);
-                tokio::task::yield_now().await;
-                poison.disarm();
-            }
-            _ => {}
-        }
-        Ok(None)
-    }
-
-    async fn after_queueing(&self, claim: &Claim) -> Result<(), BackendError> {
-        let waiters = self.waiters();
-        let again = self.is_waiting(&claim.owner);
-        if again && self.does(Sabotage::QueuesTwice) {
-            let mut twin = claim.clone();
-            twin.owner = OwnerToken::unique("twin");
-            self.inner.acquire(&twin).await?;
-        }
-        if !again && self.does(Sabotage::LatestFirst) {
-            self.requeue(&waiters, claim).await?;
-        }
-        if !again {
-            let process = Arc::downgrade(&self.inner);
-            lock(&self.waiters).push((claim.clone(), process));
-        }
-        if self.does(Sabotage::TellsWhatIsNot) {
-            let since = std::time::Instant::now().into();
-            for sink in lock(&self.sinks).iter() {
-                sink.granted(&claim.key, claim.owner.as_str(), fake_grant(claim), since);
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts all `waiters` but `first` to the end of the queue.
-    async fn requeue(
-        &self,
-        waiters: &[(Claim, Arc<S::Backend>)],
-        first: &Claim,
-    ) -> Result<(), BackendError> {
-        for (waiter, process) in waiters {
-            if waiter.owner != first.owner {
-                process.abandon(waiter).await?;
-                process.acquire(waiter).await?;
-            }
-        }
-        Ok(())
     }
 }
 
-fn somebody() -> Holder {
+pub(super) fn somebody() -> Holder {
     Holder::of_ours(Duration::from_secs(1))
 }
 
-fn fake_grant(claim: &Claim) -> Grant {
+pub(super) fn fake_grant(claim: &Claim) -> Grant {
     let token = FencingToken::new(1);
     let tokens = FenceBlock {
         first: token,
         last: token,
     };
     Grant::new(tokens, claim.ttl)
-}
-
-/// Breaks the backend when it is dropped before it was disarmed.
-struct Poison<'a>(&'a Mutex<Memo>, bool);
-
-impl Poison<'_> {
-    fn disarm(mut self) {
-        self.1 = false;
-    }
-}
-
-impl Drop for Poison<'_> {
-    fn drop(&mut self) {
-        if self.1 {
-            lock(self.0).is_poisoned = true;
-        }
-    }
 }
 
 impl<S: Store> Backend for Saboteur<S> {
@@ -447,6 +344,9 @@ impl<S: Store> Backend for Saboteur<S> {
                     lease.owner = self.owner(&lease.key).unwrap_or(lease.owner.clone());
                 }
                 Sabotage::RenewalIsShort => lease.ttl = self.inner.limits().min_ttl,
+                Sabotage::PermitRenewalIsShort if matches!(lease.mode, Mode::Permits { .. }) => {
+                    lease.ttl = self.inner.limits().min_ttl;
+                }
                 Sabotage::RenewedBlockNotReserved => lease.tokens = lease.tokens.min(1),
                 Sabotage::RenewalCreates => {
                     let claim = Claim::new(lease.key.clone(), lease.owner.clone(), lease.ttl);
@@ -456,6 +356,14 @@ impl<S: Store> Backend for Saboteur<S> {
                 }
                 _ => {}
             }
+        }
+        if self.does(Sabotage::RenewsOthers) {
+            let company = leases.iter().flat_map(|lease| {
+                let memo = self.memo();
+                memo.company.get(&lease.key).cloned().unwrap_or_default()
+            });
+            let company: Vec<Renewal> = company.collect();
+            self.inner.renew(&company).await;
         }
         if self.does(Sabotage::RenewalIsShort) && !S::TTL_CHANGES {
             let owns = |lease: &Renewal| self.owner(&lease.key).as_ref() == Some(&lease.owner);
@@ -521,6 +429,16 @@ impl<S: Store> Backend for Saboteur<S> {
                 let answer = answer.zip(next);
                 let answer = answer.map(|(answer, next)| self.acquired(answer, &next));
                 Ok(Released::Released(answer))
+            }
+            (Ok(Released::NotHeld), _) if self.does(Sabotage::FreesOthersPermits) => {
+                let company = self.memo().company.get(&release.key).cloned();
+                for other in company.unwrap_or_default() {
+                    release.owner = other.owner;
+                    if let Released::Released(next) = self.inner.release(&release).await? {
+                        return Ok(Released::Released(next));
+                    }
+                }
+                Ok(Released::NotHeld)
             }
             (Ok(Released::NotHeld), Some(next)) if self.does(Sabotage::NextIsAlwaysTaken) => {
                 self.inner.acquire(&next).await?;

@@ -8,19 +8,21 @@
 
 mod backend;
 mod modes;
+mod queueing;
+mod sabotaged;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
-use lock_protocol::{AskNumber, Backend, Claim, GraceBy, Limits, LockKey, Order, OwnerToken};
+use lock_protocol::{AskNumber, Claim, GraceBy, Limits, LockKey, Order, OwnerToken, Renewal};
 use tokio::time::Instant;
 
 pub use self::backend::Saboteur;
-use crate::store::{Remaining, Store};
+pub use self::sabotaged::Sabotaged;
+use crate::store::Store;
 
 /// Makes the enum, and the list of all it has.
 macro_rules! sabotages {
@@ -122,7 +124,17 @@ sabotages! {
     IgnoresModes,
     /// Takes claims for permits and shards for claims to share.
     MixesKinds,
-    /// Lets those who share pass whoever waits.
+    /// Tells of the first sixteen hand-overs only.
+    TellsSixteen,
+    /// Lets a claim for fewer permits pass one for more.
+    LightPassesHeavy,
+    /// Renews all leases of a key when one is renewed.
+    RenewsOthers,
+    /// Frees somebody's permit when whoever has none gives one back.
+    FreesOthersPermits,
+    /// Gives a shard to a claim that does not want that one.
+    IgnoresExcept,
+    /// Lets those who go together pass whoever waits.
     SharesPassWaiters,
     /// Ends all leases when the first of those who share goes.
     FirstShareEndsAll,
@@ -132,6 +144,10 @@ sabotages! {
     OnePermitMore,
     /// Tells everybody that it has the first shard.
     SameShardAlways,
+    /// Renews permits for a moment.
+    PermitRenewalIsShort,
+    /// Keeps what it handed to nobody, where leases go together.
+    GivesNoShareBack,
     /// Does not ask for the claim that comes with a release.
     NextIsForgotten,
     /// Answers that the claim that comes with a release waits, and does not queue it.
@@ -198,11 +214,18 @@ impl Sabotage {
             Sabotage::KeepHandsOver | Sabotage::KeepLeavesOwner => limits.keep,
             Sabotage::IgnoresModes
             | Sabotage::MixesKinds
+            | Sabotage::TellsSixteen
+            | Sabotage::LightPassesHeavy
+            | Sabotage::RenewsOthers
+            | Sabotage::FreesOthersPermits
+            | Sabotage::IgnoresExcept
             | Sabotage::SharesPassWaiters
             | Sabotage::FirstShareEndsAll
             | Sabotage::EachShareHasItsFence
             | Sabotage::OnePermitMore
-            | Sabotage::SameShardAlways => limits.modes,
+            | Sabotage::SameShardAlways
+            | Sabotage::PermitRenewalIsShort
+            | Sabotage::GivesNoShareBack => limits.modes,
             Sabotage::HidesForeigners => limits.foreign_holders,
             _ => true,
         }
@@ -366,12 +389,16 @@ const BREACHES: &[(&str, &[Sabotage])] = {
             &[IgnoresModes, SharesPassWaiters, GrantsTwice],
         ),
         (
+            "all_who_share_come_in_though_each_asks_only_when_told",
+            &[TellsSixteen, NoNews],
+        ),
+        (
             "the_last_who_shares_hands_over",
             &[FirstShareEndsAll, GrantsTwice],
         ),
         (
             "each_of_several_leases_ends_by_itself",
-            &[RenewalIsAlwaysHeld, GrantsTwice],
+            &[RenewsOthers, RenewalIsAlwaysHeld, GrantsTwice],
         ),
         (
             "those_who_share_have_one_fence",
@@ -387,13 +414,16 @@ const BREACHES: &[(&str, &[Sabotage])] = {
         ),
         (
             "nobody_passes_a_claim_for_more_permits",
-            &[OnePermitMore, GrantsTwice],
+            &[LightPassesHeavy, OnePermitMore, GrantsTwice],
         ),
-        ("a_permit_is_given_back_once", &[OnePermitMore, GrantsTwice]),
+        (
+            "a_permit_is_given_back_once",
+            &[FreesOthersPermits, OnePermitMore, GrantsTwice],
+        ),
         ("a_kept_permit_is_nobodys", &[KeepHandsOver, GrantsTwice]),
         (
             "a_shard_has_one_holder",
-            &[SameShardAlways, MixesKinds, GrantsTwice],
+            &[SameShardAlways, IgnoresExcept, MixesKinds, GrantsTwice],
         ),
         (
             "a_repeated_claim_has_the_same_shard",
@@ -402,6 +432,30 @@ const BREACHES: &[(&str, &[Sabotage])] = {
         (
             "an_abandoned_lease_of_several_is_free",
             &[AbandonDoesNothing, GrantsTwice],
+        ),
+        (
+            "nobody_passes_one_who_waits_for_all",
+            &[SharesPassWaiters, GrantsTwice],
+        ),
+        (
+            "one_who_waits_for_all_comes_after_a_kept_lease",
+            &[KeepHandsOver, GrantsTwice],
+        ),
+        (
+            "a_key_is_free_when_its_last_lease_has_ended",
+            &[FirstShareEndsAll, GrantsTwice],
+        ),
+        (
+            "a_lease_of_several_that_nobody_expects_is_given_back",
+            &[GivesNoShareBack, GrantsTwice],
+        ),
+        (
+            "a_renewal_extends_all_permits_of_a_claim",
+            &[PermitRenewalIsShort, OnePermitMore, GrantsTwice],
+        ),
+        (
+            "a_late_renewal_brings_no_lease_back",
+            &[RenewalIsAlwaysHeld, GrantsTwice],
         ),
         ("a_late_acquire_shortens_no_lease", &[LateAcquireShortens]),
         (
@@ -506,71 +560,6 @@ pub async fn is_kept(promise: impl Future<Output = ()> + Send + 'static) -> bool
     tokio::spawn(promise).await.is_ok()
 }
 
-/// A store with a saboteur in front of it.
-pub struct Sabotaged<S: Store> {
-    store: Arc<S>,
-    sabotage: Sabotage,
-    memo: Arc<Mutex<Memo>>,
-    waiters: Waiters<S>,
-}
-
-impl<S: Store> Sabotaged<S> {
-    /// Puts `sabotage` in front of `store`.
-    pub fn new(store: S, sabotage: Sabotage) -> Sabotaged<S> {
-        Sabotaged {
-            store: Arc::new(store),
-            sabotage,
-            memo: Arc::default(),
-            waiters: Waiters::<S>::default(),
-        }
-    }
-
-    /// Whether the sabotage breaks a promise of this store.
-    pub async fn is_in_earnest(&self, promise: &str) -> bool {
-        let limits = self.store.connect().await.limits();
-        // Where processes end the grace, a waiter's lease has its whole ttl from the beginning.
-        let is_whole = self.sabotage == Sabotage::RepeatsWithoutExtending
-            && promise == "a_poll_turns_the_grace_into_the_full_ttl"
-            && limits.grace == GraceBy::Process;
-        !is_whole && self.sabotage.is_in_earnest(&limits)
-    }
-}
-
-impl<S: Store> Store for Sabotaged<S> {
-    type Backend = Saboteur<S>;
-
-    const REMAINING: Remaining = S::REMAINING;
-    const TTL_CHANGES: bool = S::TTL_CHANGES;
-    const DEADLINE: Duration = S::DEADLINE;
-
-    async fn connect(&self) -> Saboteur<S> {
-        let inner = self.store.connect().await;
-        Saboteur::new(inner, self)
-    }
-
-    async fn expire(&self, key: &LockKey) {
-        {
-            let mut memo = lock(&self.memo);
-            memo.owners.remove(key);
-            memo.grants = 0;
-        }
-        self.store.expire(key).await;
-    }
-
-    async fn seize(&self, key: &LockKey) {
-        lock(&self.memo).owners.remove(key);
-        self.store.seize(key).await;
-    }
-
-    async fn go_dark(&self) {
-        self.store.go_dark().await;
-    }
-
-    async fn leftovers(&self) -> Vec<String> {
-        self.store.leftovers().await
-    }
-}
-
 /// The claims that were told to wait, in that order, each with the process that asked: a store may
 /// look for a claim only where that process does.
 type Waiters<S> = Arc<Mutex<Vec<(Claim, Weak<<S as Store>::Backend>)>>>;
@@ -580,6 +569,8 @@ type Waiters<S> = Arc<Mutex<Vec<(Claim, Weak<<S as Store>::Backend>)>>>;
 struct Memo {
     /// Whom the locks were granted to, as far as answers and news have said.
     owners: HashMap<LockKey, OwnerToken>,
+    /// The leases that went together when they were granted, as they are renewed.
+    company: HashMap<LockKey, Vec<Renewal>>,
     /// When each claim was last asked for.
     heard: HashMap<OwnerToken, Instant>,
     /// The largest number of a question.

@@ -143,7 +143,10 @@ impl Key {
     ) {
         // No two questions of a key have the same number, and no two leases.
         let (last_number, last_shard) = (self.last_number, self.last_shard);
+        let waits = |group: &Group| group.kind != kind && group.line.waits();
+        let is_awaited = self.groups().any(waits);
         let group = self.group_for(kind);
+        group.is_awaited = is_awaited;
         group.last_number = last_number;
         group.last_shard = last_shard;
         group.take_in(rules, now, event, actions);
@@ -247,6 +250,11 @@ impl Key {
     pub fn look(&self) -> Look {
         let looks = self.groups().map(Group::look);
         looks.fold(Look::default(), Look::and)
+    }
+
+    /// What it is at for those who want leases of this kind; nothing, if nobody has wanted one.
+    pub fn look_at(&self, kind: Kind) -> Look {
+        self.group(kind).map(Group::look).unwrap_or_default()
     }
 
     /// The owner tokens by which the store may know this machine: of the claim that is pursued, of

@@ -171,6 +171,8 @@ struct Group {
     last_shard: Option<u8>,
     /// Whether the process shuts down.
     is_closing: bool,
+    /// Whether tasks of this process wait for the key in another mode.
+    is_awaited: bool,
 }
 
 impl Group {
@@ -187,6 +189,7 @@ impl Group {
             last_number,
             last_shard: None,
             is_closing: false,
+            is_awaited: false,
         }
     }
 

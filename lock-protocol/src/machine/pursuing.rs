@@ -45,8 +45,12 @@ impl Turn<'_> {
         self.group.line.push(waiter);
     }
 
-    /// Gives a reader that joins its share of a lease that is open to it. Whether there is one.
+    /// Gives a reader that joins its share of a lease that is open to it. Whether there is one:
+    /// none while a writer of this process waits, who would wait for every reader that joins.
     fn shares(&mut self, waiter: &Waiter) -> bool {
+        if self.group.is_awaited && !made(Mistake::JoinsWithoutEnd) {
+            return false;
+        }
         let (rules, now) = (self.rules, self.now);
         let mut leases = self.group.leases.iter_mut();
         let Some(lease) = leases.find(|lease| lease.is_open_to(&waiter.terms, rules, now)) else {

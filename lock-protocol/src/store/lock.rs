@@ -145,7 +145,7 @@ impl<W: Clone> Turn<'_, W> {
         {
             lease.owner = renewal.owner.clone();
         }
-        if made(Mistake::WholeSetTtl) {
+        if made(Mistake::RenewsOthers) {
             for lease in &mut self.lock.leases {
                 lease.extend(renewal.ttl, now);
             }
@@ -170,6 +170,7 @@ impl<W: Clone> Turn<'_, W> {
                 // All renewals of an owner have the same ttl, so that a late one shortens nothing
                 // that its holder counts on.
                 lease.ends = lease.ends.map(|_| now + renewal.ttl);
+                self.lock.end_as_one();
                 let wanted = renewal.tokens;
                 let further = (wanted > 0).then(|| self.fence.draw(wanted, micros));
                 Renewed::Held(Extension::with_tokens(further))
@@ -247,6 +248,7 @@ impl<W: Clone> Turn<'_, W> {
     /// Makes the claims that have waited longest the owners of what there is for them, for their
     /// grace. Nobody passes a head that does not fit yet.
     fn serve(&mut self) {
+        let served = self.messages.len();
         while let Some(head) = self.lock.queue.front()
             && let Some(shard) = self.lock.place_for(&head.claim.mode)
             && let Some(QueuedClaim { claim, way, .. }) = self.lock.queue.pop_front()
@@ -262,7 +264,8 @@ impl<W: Clone> Turn<'_, W> {
                 lease.ends = None;
             }
             self.tell(claim.owner, way, Word::Granted(grant, self.at.now));
-            if made(Mistake::BatchOfOne) {
+            let served = self.messages.len() - served;
+            if made(Mistake::BatchOfOne) || made(Mistake::BatchTailForgotten) && served > 1 {
                 return;
             }
         }
@@ -315,6 +318,7 @@ impl<W: Clone> Turn<'_, W> {
             shard,
             token: tokens.first,
         });
+        self.lock.end_as_one();
         self.granted(claim, tokens, valid_for, shard)
     }
 
@@ -366,6 +370,16 @@ impl<W> Lock<W> {
         let leases = self.leases.len();
         self.leases.retain(|lease| lease.owner != *owner);
         self.leases.len() < leases
+    }
+
+    /// What leases do that have one ttl for all of them: a mistake.
+    fn end_as_one(&mut self) {
+        if made(Mistake::WholeSetTtl) {
+            let latest = self.leases.iter().filter_map(|lease| lease.ends).max();
+            for lease in &mut self.leases {
+                lease.ends = latest;
+            }
+        }
     }
 
     /// Which part of the key there is for a claim of this mode beside the leases, 0 if the key has

@@ -69,6 +69,22 @@ pub enum Word {
     AskAt(Instant),
 }
 
+/// A lease, as it is seen from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Leased<'a> {
+    /// Whose.
+    pub owner: &'a OwnerToken,
+    /// What it is.
+    pub mode: Mode,
+    /// Which part of the key it is; 0 where a key has no parts.
+    pub shard: u8,
+    /// When it ends; `None`: never.
+    pub ends: Option<Instant>,
+    /// The first of its fencing tokens; all who share a key have the same.
+    pub token: FencingToken,
+}
+
 /// What a verb makes the store tell to others than the asker. Whoever tells it and finds nobody
 /// there [abandons](Store::abandon) the claim, which hands the lock on.
 pub type Messages<W> = SmallVec<[Message<W>; 2]>;
@@ -187,11 +203,13 @@ impl<W: Clone> Store<W> {
         self.stolen.insert(key.to_owned(), theft);
     }
 
-    /// Ends the lease of the lock with this key, without prefix, as if its ttl had run out.
+    /// Ends all leases of the lock with this key, without prefix, as if their ttl had run out.
     pub fn expire(&mut self, key: &str) {
         self.stolen.remove(key);
         for (_, lock) in self.locks.iter_mut().filter(|(k, _)| k.as_str() == key) {
-            lock.leases.clear();
+            lock.leases.retain(|lease| {
+                made(Mistake::MarkerLostHoldersKept) && lease.mode != Mode::Exclusive
+            });
         }
     }
 
@@ -219,12 +237,32 @@ impl<W: Clone> Store<W> {
         live.map(|lease| &lease.owner)
     }
 
+    /// The leases of the lock with this key, without prefix.
+    pub fn leases(&self, key: &str, now: Instant) -> impl Iterator<Item = Leased<'_>> {
+        let stolen = self.stolen.get(key);
+        let is_ours = stolen.is_none();
+        let ours = self.locks_named(key).flat_map(|lock| &lock.leases);
+        let live = ours.filter(move |lease| is_ours && lease.is_live(now));
+        stolen.into_iter().chain(live).map(|lease| Leased {
+            owner: &lease.owner,
+            mode: lease.mode,
+            shard: lease.shard,
+            ends: lease.ends,
+            token: lease.token,
+        })
+    }
+
     /// The claims that wait for the lock with this key, without prefix, in their order.
     pub fn queue(&self, key: &str, now: Instant) -> impl Iterator<Item = &OwnerToken> {
+        self.waiting(key, now).map(|claim| &claim.owner)
+    }
+
+    /// The same, as they were first asked for.
+    pub fn waiting(&self, key: &str, now: Instant) -> impl Iterator<Item = &Claim> {
         self.locks_named(key)
             .flat_map(|lock| &lock.queue)
             .filter(move |waiter| waiter.is_remembered(now))
-            .map(|waiter| &waiter.claim.owner)
+            .map(|waiter| &waiter.claim)
     }
 
     /// See [`Backend::inspect`](crate::Backend::inspect).

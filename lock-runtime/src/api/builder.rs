@@ -268,6 +268,9 @@ impl LockRuntimeBuilder {
     /// time. Set it in all processes that use the lock. From 1 ms on, and shorter than `every`,
     /// which is 24 h at most.
     ///
+    /// Only whoever had the lock alone leaves a gap: the end of a share, of a permit or of a shard
+    /// leaves none.
+    ///
     /// It is for locks on one Redis server: elsewhere [`build`](LockRuntimeBuilder::build) says
     /// [`LockError::Config`].
     #[cfg(feature = "redis")]

@@ -122,6 +122,13 @@ impl Lock {
     ///
     /// Whoever holds a share cannot have all of the key within it: see
     /// [`is_upgrade`](LockError::is_upgrade).
+    ///
+    /// # Deadlocks
+    ///
+    /// A call that wants a share within the body of a reader runs under that reader's. A task that
+    /// the body spawns does not, nor does a second guard: if a writer waits by then, they wait
+    /// behind it, as with tokio's `RwLock`. A reader that waits for them keeps that writer waiting,
+    /// so nothing goes on until the [`wait`](Lock::wait) of one of them ends.
     pub fn shared(mut self) -> Lock {
         self.options.shared = true;
         self

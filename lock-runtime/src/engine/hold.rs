@@ -1,13 +1,14 @@
 //! What a holder has in hand.
 
 use std::fmt;
+use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lock_protocol::machine::{End, Event, Granted, ReleaseOutcome};
 use lock_protocol::{FencingToken, Instant, LockKey, LostReason, Mode, OwnerToken};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::sleep;
 
 use super::effects::Renewing;
@@ -28,6 +29,9 @@ pub(crate) struct View {
     mode: Mode,
     /// That of a nested body, which is rare; the hold's own limit is the lease's.
     limit: Option<Box<Limit>>,
+    /// Of one who may share the lease with others, which goes on when this hold has ended. It has
+    /// no permits, and is closed when the hold ends.
+    share: Option<Arc<Semaphore>>,
 }
 
 /// The `max_hold` of a nested body.
@@ -60,6 +64,7 @@ impl Hold {
             granted,
             mode,
             limit: None,
+            share: (mode == Mode::Shared).then(|| Arc::new(Semaphore::new(0))),
         };
         Hold {
             view: Arc::new(view),
@@ -89,6 +94,7 @@ impl Hold {
         within_tokio()?;
         self.is_released = true;
         let view = &self.view;
+        view.give_up_share();
         let Granted { lease, token, .. } = view.granted;
         let ReleaserTold { outcome, cause } =
             waiting::release(&view.engine, &view.key, lease, token).await;
@@ -109,6 +115,7 @@ impl Drop for Hold {
                 granted,
                 ..
             } = &*self.view;
+            self.view.give_up_share();
             engine.happened(key, Event::Ended(granted.lease, granted.token));
         }
     }
@@ -180,6 +187,9 @@ impl View {
 
     /// How long the holder may still rely on the lease; zero if it may not.
     pub(crate) fn remaining(&self) -> Duration {
+        if self.has_given_up_share() {
+            return Duration::ZERO;
+        }
         let Granted { lease, token, .. } = self.granted;
         let remaining = self.engine.table.look(&self.key, |machine, now| {
             machine.remaining(lease, token, now)
@@ -199,6 +209,7 @@ impl View {
             Some((end, held, entry.failures(lease, token)))
         });
         let released = (End::Lost(LostReason::NotHeld), Duration::ZERO, None);
+        let fault = fault.filter(|_| !self.has_given_up_share());
         match fault.unwrap_or(Some(released)) {
             None => self.check_limit(),
             Some((end, held, cause)) => Err(self.error(end, held, cause)),
@@ -227,9 +238,31 @@ impl View {
             }
             tokio::select! {
                 () = ended => {}
+                () = self.share_given_up() => {}
                 // The watchdog tells it too, if nothing keeps it from its work.
                 () = sleep(left) => {}
             }
+        }
+    }
+
+    /// Says that the hold has ended, also if others go on to share its lease.
+    fn give_up_share(&self) {
+        if let Some(share) = &self.share {
+            share.close();
+        }
+    }
+
+    /// Whether the hold has ended, as far as a lease that may be shared does not tell it.
+    fn has_given_up_share(&self) -> bool {
+        self.share.as_ref().is_some_and(|share| share.is_closed())
+    }
+
+    /// Resolves when that is so.
+    async fn share_given_up(&self) {
+        match &self.share {
+            // An error is all that comes of it.
+            Some(share) => drop(share.acquire().await),
+            None => pending().await,
         }
     }
 

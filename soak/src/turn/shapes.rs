@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Mutex;
 
 use super::*;
-use crate::plan::{PERMITS, SHARDS};
+use crate::plan::{PERMITS, SHARDS, Sabotage};
 
 /// A shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,9 @@ impl Shape {
 
     /// Those that `worker` may take on its store.
     fn on(worker: &Worker) -> Vec<Shape> {
+        if let Some(shape) = worker.sabotage.and_then(Shape::concerned_by) {
+            return vec![shape];
+        }
         let mut shapes = Shape::ALL.to_vec();
         shapes.retain(|shape| match shape {
             Shape::MinHold | Shape::OncePer => worker.store.keeps(),
@@ -52,6 +55,16 @@ impl Shape {
             _ => true,
         });
         shapes
+    }
+
+    /// The shape that `sabotage` is about alone: others would be in its way.
+    fn concerned_by(sabotage: Sabotage) -> Option<Shape> {
+        match sabotage {
+            Sabotage::PermitTooMany => Some(Shape::Permits),
+            Sabotage::ReaderBesideWriter => Some(Shape::Shared),
+            Sabotage::ShardTwice => Some(Shape::Shards),
+            _ => None,
+        }
     }
 
     /// The end of the names of its claims.

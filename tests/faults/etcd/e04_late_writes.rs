@@ -82,11 +82,12 @@ async fn control_a_deletion_is_overtaken_by_a_write_that_comes_late() {
 }
 
 /// The control of a withdrawal: one that only deletes the claim is undone by what comes late.
+#[cfg(lock_mistakes)]
 #[tokio::test(flavor = "multi_thread")]
 async fn control_a_withdrawal_by_deletion_alone_is_undone_by_what_comes_late() {
     let (cluster, pipe, _backend, gone) = claim_on_its_way().await;
     let mut settings = settings(&cluster.endpoints());
-    settings.mistake = Some(Mistake::WithdrawsByDeletionAlone);
+    settings.mistake = Some(lock_etcd::Mistake::WithdrawsByDeletionAlone);
     let elsewhere = EtcdBackend::connect(settings).await.unwrap();
     let mut withdrawn = gone.clone();
     withdrawn.in_doubt = true;

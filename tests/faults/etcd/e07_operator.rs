@@ -62,7 +62,8 @@ async fn a_waiter_whose_key_is_deleted_is_queued_anew() {
 
 /// Whether a holder notices that its key was deleted by hand, although its lock is another's by
 /// then.
-async fn notices_a_deleted_key(mistake: Option<Mistake>) -> bool {
+#[cfg(lock_mistakes)]
+async fn notices_a_deleted_key(mistake: Option<lock_etcd::Mistake>) -> bool {
     let cluster = Cluster::start();
     let mut settings = settings(&cluster.endpoints());
     settings.mistake = mistake;
@@ -79,9 +80,10 @@ async fn notices_a_deleted_key(mistake: Option<Mistake>) -> bool {
 }
 
 /// The control: what a renewal has to read the key for.
+#[cfg(lock_mistakes)]
 #[tokio::test(flavor = "multi_thread")]
 async fn control_a_renewal_by_the_lease_alone_overlooks_a_deleted_key() {
     assert!(notices_a_deleted_key(None).await);
-    let mistake = Some(Mistake::RenewsByTheLeaseAlone);
+    let mistake = Some(lock_etcd::Mistake::RenewsByTheLeaseAlone);
     assert!(!notices_a_deleted_key(mistake).await);
 }

@@ -21,7 +21,7 @@ mod e20_service_back;
 
 use std::time::{Duration, Instant};
 
-use lock_etcd::{EtcdBackend, EtcdSettings, Mistake};
+use lock_etcd::{EtcdBackend, EtcdSettings};
 use lock_protocol::{
     Acquired, Backend, Claim, LockKey, OwnerToken, Release, Released, Renewal, Renewed,
 };

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::State;
+use axum::http::request::Builder;
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
-use axum::routing::put;
+use axum::routing::{get, put};
 use lock_runtime::fencing::{Stale, Writer, http};
 use tower::ServiceExt;
 
-use super::{stale_and_later, twin, writer};
+use super::{Phases, stale_and_later, twin, writer};
 
 /// A balance and its fence.
 #[derive(Default)]
@@ -22,18 +23,33 @@ struct Account {
 
 type Shared = State<Arc<Mutex<Account>>>;
 
+impl Account {
+    /// Raises the fence, unless the writer comes too late.
+    fn raise(&mut self, writer: Writer) -> Result<(), Stale> {
+        if let Some(fence) = &self.fence
+            && (writer.token() < fence.token()
+                || writer.token() == fence.token() && writer != *fence)
+        {
+            return Err(Stale {
+                fence: Some(fence.token()),
+            });
+        }
+        self.fence = Some(writer);
+        Ok(())
+    }
+}
+
 async fn fenced(State(account): Shared, writer: Writer, balance: String) -> Result<(), Stale> {
     let mut account = account.lock().unwrap();
-    if let Some(fence) = &account.fence
-        && (writer.token() < fence.token() || writer.token() == fence.token() && writer != *fence)
-    {
-        return Err(Stale {
-            fence: Some(fence.token()),
-        });
-    }
-    account.fence = Some(writer);
+    account.raise(writer)?;
     account.balance = balance;
     Ok(())
+}
+
+async fn read(State(account): Shared, writer: Writer) -> Result<String, Stale> {
+    let mut account = account.lock().unwrap();
+    account.raise(writer)?;
+    Ok(account.balance.clone())
 }
 
 async fn unfenced(State(account): Shared, balance: String) {
@@ -49,19 +65,35 @@ impl Service {
     fn new() -> Service {
         let account = Arc::<Mutex<Account>>::default();
         let routes = Router::new()
-            .route("/fenced", put(fenced))
+            .route("/fenced", put(fenced).merge(get(read)))
             .route("/unfenced", put(unfenced))
             .with_state(Arc::clone(&account));
         Service { account, routes }
     }
 
     async fn put(&self, path: &str, headers: &[(&str, &str)], balance: &str) -> Response {
-        let mut request = Request::put(path);
+        self.send(Request::put(path), headers, balance).await
+    }
+
+    async fn send(
+        &self,
+        mut request: Builder,
+        headers: &[(&str, &str)],
+        balance: &str,
+    ) -> Response {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(Body::from(balance.to_owned())).unwrap();
         self.routes.clone().oneshot(request).await.unwrap()
+    }
+
+    async fn read(&self, writer: &Writer) -> StatusCode {
+        let headers = http::headers(writer);
+        let headers: Vec<_> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        self.send(Request::get("/fenced"), &headers, "")
+            .await
+            .status()
     }
 
     async fn write(&self, path: &str, writer: &Writer, balance: &str) -> Response {
@@ -102,6 +134,37 @@ async fn a_stale_request_is_refused_with_the_fence() {
         StatusCode::OK
     );
     assert_eq!(service.balance(), "1");
+}
+
+#[tokio::test]
+async fn readers_pass_together_and_refuse_the_writer_before_them_and_the_next_refuses_them() {
+    let Phases {
+        earlier,
+        readers,
+        later,
+    } = Phases::new().await;
+    let (service, refused) = (Service::new(), StatusCode::PRECONDITION_FAILED);
+    let write = async |writer: &Writer, balance: &str| {
+        service.write("/fenced", writer, balance).await.status()
+    };
+    assert_eq!(write(&earlier, "1").await, StatusCode::OK);
+    for reader in readers.iter().chain(&readers) {
+        assert_eq!(service.read(reader).await, StatusCode::OK);
+    }
+    assert_eq!(write(&earlier, "2").await, refused);
+    assert_eq!(write(&later, "3").await, StatusCode::OK);
+    for reader in &readers {
+        assert_eq!(service.read(reader).await, refused);
+    }
+    assert_eq!(service.balance(), "3");
+
+    // The controls: readers that are told apart, and a fence that nobody looks at.
+    let control = Service::new();
+    assert_eq!(control.read(&readers[0]).await, StatusCode::OK);
+    assert_eq!(control.read(&twin(&readers[1])).await, refused);
+    let unfenced = control.write("/unfenced", &earlier, "2").await;
+    assert_eq!(unfenced.status(), StatusCode::OK);
+    assert_eq!(control.balance(), "2");
 }
 
 #[tokio::test]

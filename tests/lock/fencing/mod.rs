@@ -29,6 +29,34 @@ async fn stale_and_later() -> (Writer, Writer) {
     (Writer::from(&first), Writer::from(&second.handle()))
 }
 
+/// Who had one lock, one phase after the other, without noticing the end of it.
+struct Phases {
+    earlier: Writer,
+    /// Of two processes.
+    readers: [Writer; 2],
+    later: Writer,
+}
+
+impl Phases {
+    async fn new() -> Phases {
+        let store = MemoryBackend::new();
+        let process = || LockRuntime::backend(store.clone()).build();
+        let (one, other) = (process().await.unwrap(), process().await.unwrap());
+        let earlier = one.lock("account:7").acquire().await.unwrap();
+        store.expire("account:7");
+        let here = one.lock("account:7").shared().acquire().await.unwrap();
+        let there = other.lock("account:7").shared().acquire().await.unwrap();
+        assert_ne!(here.owner_token(), there.owner_token());
+        store.expire("account:7");
+        let later = other.lock("account:7").acquire().await.unwrap();
+        Phases {
+            earlier: Writer::from(&earlier),
+            readers: [Writer::from(&here), Writer::from(&there)],
+            later: Writer::from(&later),
+        }
+    }
+}
+
 /// A writer with the same fencing token, as an old and a new master of a store may both grant it.
 fn twin(writer: &Writer) -> Writer {
     Writer::new(writer.token(), "another owner")

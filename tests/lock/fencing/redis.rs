@@ -5,7 +5,7 @@ use lock_runtime::fencing::{Stale, Writer};
 use lock_tests::server::Server;
 use redis::aio::MultiplexedConnection;
 
-use super::{stale_and_later, twin, writer};
+use super::{Phases, stale_and_later, twin, writer};
 
 const FENCE: &str = "{account:7}:fence";
 const ACCOUNT: &str = "account:7";
@@ -77,6 +77,36 @@ async fn a_stale_write_is_refused() {
     // The control.
     store.unfenced_write(1);
     assert_eq!(store.balance(), 1);
+}
+
+#[tokio::test]
+async fn readers_pass_together_and_refuse_the_writer_before_them_and_the_next_refuses_them() {
+    let Phases {
+        earlier,
+        readers,
+        later,
+    } = Phases::new().await;
+    let mut store = Store::new().await;
+    store.write(&earlier, 1).await.unwrap();
+    for reader in readers.iter().chain(&readers) {
+        assert_eq!(store.read(reader).await.unwrap(), 1);
+    }
+    assert_eq!(
+        stale(store.write(&earlier, 2).await),
+        readers[0].token().as_u64()
+    );
+    store.write(&later, 3).await.unwrap();
+    for reader in &readers {
+        assert_eq!(stale(store.read(reader).await), later.token().as_u64());
+    }
+    assert_eq!(store.balance(), 3);
+
+    // The controls: readers that are told apart, and a fence that nobody looks at.
+    let mut control = Store::new().await;
+    assert_eq!(control.read(&readers[0]).await.unwrap(), 100);
+    stale(control.read(&twin(&readers[1])).await);
+    control.unfenced_write(2);
+    assert_eq!(control.balance(), 2);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use lock_runtime::fencing::{Stale, Writer, sql};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tempfile::NamedTempFile;
 
-use super::{Fence, stale_and_later, twin, writer};
+use super::{Fence, Phases, stale_and_later, twin, writer};
 
 /// A database with an account that holds 100.
 struct Database(NamedTempFile);
@@ -71,6 +71,16 @@ fn write(database: &Database, writer: &Writer, balance: i64, fence: Fence) -> Re
     Ok(())
 }
 
+/// Reads in one transaction with the fence, which is raised before.
+fn read(database: &Database, writer: &Writer) -> Result<i64, Stale> {
+    let mut connection = database.connect();
+    let transaction = begin(&mut connection);
+    raise(&transaction, writer)?;
+    let balance = balance(&transaction);
+    transaction.commit().unwrap();
+    Ok(balance)
+}
+
 /// Writes by the pattern for a row that is the resource.
 fn write_row(database: &Database, writer: &Writer, balance: i64) -> Result<(), Stale> {
     let update = "UPDATE accounts SET balance = $1, fence = $2, fence_owner = $3
@@ -104,6 +114,33 @@ async fn a_stale_write_to_a_row_with_a_fence_is_refused() {
     assert!(write_row(&database, &stale, 1).is_err());
     assert!(write_row(&database, &twin(&later), 1).is_err());
     assert_eq!(database.balance(), 3);
+}
+
+#[tokio::test]
+async fn readers_pass_together_and_refuse_the_writer_before_them_and_the_next_refuses_them() {
+    let Phases {
+        earlier,
+        readers,
+        later,
+    } = Phases::new().await;
+    let database = Database::new();
+    write(&database, &earlier, 1, Fence::Checked).unwrap();
+    for reader in readers.iter().chain(&readers) {
+        assert_eq!(read(&database, reader), Ok(1));
+    }
+    assert!(write(&database, &earlier, 2, Fence::Checked).is_err());
+    write(&database, &later, 3, Fence::Checked).unwrap();
+    for reader in &readers {
+        assert!(read(&database, reader).is_err());
+    }
+    assert_eq!(database.balance(), 3);
+
+    // The controls: readers that are told apart, and a fence that nobody looks at.
+    let control = Database::new();
+    assert_eq!(read(&control, &readers[0]), Ok(100));
+    assert!(read(&control, &twin(&readers[1])).is_err());
+    write(&control, &earlier, 2, Fence::Ignored).unwrap();
+    assert_eq!(control.balance(), 2);
 }
 
 #[test]

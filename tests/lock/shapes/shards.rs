@@ -6,49 +6,62 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use lock_runtime::backend::Mode;
 use lock_runtime::{Lock, LockError, LockHandle, LockRuntime, distributed_lock};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::shapes::way::{processes, settled, waiting};
+use crate::shapes::way::{TRIP, processes, settled, waiting};
 
 #[tokio::test(start_paused = true)]
 async fn each_shard_has_one_holder_and_any_free_one_will_do() {
-    let [(_, one), (_, other)] = processes(false).await;
-    let mut held = Vec::new();
-    for locks in [&one, &other, &one, &other] {
-        held.push(locks.lock("k").shards(4).acquire().await.unwrap());
+    for (is_plain, at_once) in [(false, 4), (true, 1)] {
+        let [(_, one), (_, other)] = processes(is_plain).await;
+        let mut held = Vec::new();
+        for locks in [&one, &other, &one, &other].into_iter().take(at_once) {
+            held.push(locks.lock("k").shards(4).acquire().await.unwrap());
+        }
+        let shards: BTreeSet<u32> = held.iter().map(|guard| guard.shard()).collect();
+        assert_eq!(shards.len(), at_once);
+        assert!(shards.iter().all(|shard| *shard < 4), "{shards:?}");
+        let beyond = one.lock("k").shards(4).try_acquire().await;
+        assert!(beyond.unwrap().is_none());
+        let free = held.remove(at_once / 2);
+        let shard = free.shard();
+        let waiter = waiting(other.lock("k").shards(4)).await;
+        free.release().await.unwrap();
+        let next = waiter.await.unwrap();
+        assert!(next.shard() < 4);
+        assert!(matches!(next.handle().mode(), Mode::Shard { of: 4, .. }));
+        // Where the store grants each alone, no other has one.
+        assert!(is_plain || next.shard() == shard, "{}", next.shard());
     }
-    let shards: BTreeSet<u32> = held.iter().map(|guard| guard.shard()).collect();
-    assert_eq!(shards, BTreeSet::from([0, 1, 2, 3]));
-    assert!(
-        one.lock("k")
-            .shards(4)
-            .try_acquire()
-            .await
-            .unwrap()
-            .is_none()
-    );
-    let free = held.remove(2);
-    let shard = free.shard();
-    let waiter = waiting(other.lock("k").shards(4)).await;
-    free.release().await.unwrap();
-    assert_eq!(waiter.await.unwrap().shard(), shard);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_process_gets_the_shard_again_that_it_had_last() {
-    let [(_, one), (_, other)] = processes(false).await;
-    let first = one.lock("k").shards(8).acquire().await.unwrap();
-    let second = other.lock("k").shards(8).acquire().await.unwrap();
-    let mine = second.shard();
-    first.release().await.unwrap();
-    second.release().await.unwrap();
-    settled().await;
-    for _ in 0..3 {
-        let again = other.lock("k").shards(8).acquire().await.unwrap();
-        assert_eq!(again.shard(), mine);
-        again.release().await.unwrap();
+    for is_plain in [false, true] {
+        let [(_, one), (_, other)] = processes(is_plain).await;
+        let first = one.lock("k").shards(8).acquire().await.unwrap();
+        let second = match is_plain {
+            false => {
+                let second = other.lock("k").shards(8).acquire().await.unwrap();
+                first.release().await.unwrap();
+                second
+            }
+            true => {
+                first.release().await.unwrap();
+                other.lock("k").shards(8).acquire().await.unwrap()
+            }
+        };
+        let mine = second.shard();
+        second.release().await.unwrap();
+        settled().await;
+        for _ in 0..3 {
+            let again = other.lock("k").shards(8).acquire().await.unwrap();
+            assert_eq!(again.shard(), mine);
+            again.release().await.unwrap();
+        }
     }
 }
 
@@ -75,18 +88,25 @@ async fn the_plain_lock_takes_all_shards() {
 
 #[tokio::test(start_paused = true)]
 async fn the_fencing_tokens_of_a_shard_grow() {
-    let [(_, one), (_, other)] = processes(false).await;
-    let mut last = [0; 3];
-    for turn in 0..30 {
-        let locks = if turn % 2 == 0 { &one } else { &other };
-        let guard = locks.lock("k").shards(3).acquire().await.unwrap();
-        let (shard, token) = (guard.shard() as usize, guard.fencing_token().as_u64());
-        assert!(token > last[shard]);
-        last[shard] = token;
-        if turn % 3 != 0 {
-            guard.release().await.unwrap();
-        } else {
-            tokio::spawn(async { guard.release().await });
+    for is_plain in [false, true] {
+        let [(_, one), (_, other)] = processes(is_plain).await;
+        let tokens: [Mutex<Vec<u64>>; 3] = Default::default();
+        let visit = async |locks: &LockRuntime| {
+            let all = locks.lock("k").shards(3).visit(async |lock| {
+                let token = lock.fencing_token().as_u64();
+                tokens[lock.shard() as usize].lock().unwrap().push(token);
+                sleep(TRIP).await;
+                ControlFlow::<()>::Continue(())
+            });
+            assert_eq!(all.await.unwrap(), None);
+        };
+        for _ in 0..5 {
+            tokio::join!(visit(&one), visit(&other));
+        }
+        for tokens in tokens {
+            let tokens = tokens.into_inner().unwrap();
+            assert_eq!(tokens.len(), 10);
+            assert!(tokens.is_sorted_by(|one, next| one < next), "{tokens:?}");
         }
     }
 }
@@ -151,24 +171,33 @@ async fn a_visit_is_on_each_shard_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_visit_waits_for_a_shard_that_another_has() {
-    let [(_, one), (_, other)] = processes(false).await;
-    let held = one.lock("k").shards(2).acquire().await.unwrap();
-    let visit = tokio::spawn(visited(other.lock("k").shards(2)));
-    sleep(Duration::from_secs(5)).await;
-    assert!(!visit.is_finished());
-    let shard = held.shard();
-    held.release().await.unwrap();
-    assert_eq!(visit.await.unwrap(), [1 - shard, shard]);
+    for is_plain in [false, true] {
+        let [(_, one), (_, other)] = processes(is_plain).await;
+        let held = one.lock("k").shards(2).acquire().await.unwrap();
+        let visit = tokio::spawn(visited(other.lock("k").shards(2)));
+        sleep(Duration::from_secs(5)).await;
+        assert!(!visit.is_finished());
+        let shard = held.shard();
+        held.release().await.unwrap();
+        let mut visited = visit.await.unwrap();
+        if is_plain {
+            // It waits for the first already, whichever that is.
+            visited.sort_unstable();
+            assert_eq!(visited, [0, 1]);
+        } else {
+            assert_eq!(visited, [1 - shard, shard]);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_visit_without_shards_is_refused() {
-    let [(_, locks)] = processes(false).await;
-    let error = locks
-        .lock("k")
-        .visit(async |_| ControlFlow::Break(()))
-        .await;
-    assert!(matches!(error.unwrap_err(), LockError::Config(_)));
+    for is_plain in [false, true] {
+        let [(_, locks)] = processes(is_plain).await;
+        let visit = locks.lock("k").visit(async |_| ControlFlow::Break(()));
+        let error = visit.await.unwrap_err();
+        assert!(matches!(error, LockError::Config(_)), "{error}");
+    }
 }
 
 #[distributed_lock(key = "k", shards = 4, guard = lock, runtime = locks)]
@@ -179,12 +208,17 @@ async fn annotated(locks: &LockRuntime) -> Result<u32, LockError> {
 
 #[tokio::test(start_paused = true)]
 async fn an_annotated_function_knows_its_shard() {
-    let [(_, one), (_, other)] = processes(false).await;
-    let at = Instant::now();
-    let calls = [&one, &other, &one, &other].map(annotated);
-    let [a, b, c, d] = calls;
-    let (a, b, c, d) = tokio::join!(a, b, c, d);
-    let shards = BTreeSet::from([a.unwrap(), b.unwrap(), c.unwrap(), d.unwrap()]);
-    assert_eq!(shards.len(), 4);
-    assert!(at.elapsed() < Duration::from_secs(2));
+    for (is_plain, seconds) in [(false, 1), (true, 4)] {
+        let [(_, one), (_, other)] = processes(is_plain).await;
+        let at = Instant::now();
+        let calls = [&one, &other, &one, &other].map(annotated);
+        let [a, b, c, d] = calls;
+        let (a, b, c, d) = tokio::join!(a, b, c, d);
+        let shards = [a, b, c, d].map(Result::unwrap);
+        assert!(shards.iter().all(|shard| *shard < 4), "{shards:?}");
+        let different = BTreeSet::from(shards).len();
+        // At once, they are different ones.
+        assert!(is_plain || different == 4, "{shards:?}");
+        assert_eq!(at.elapsed().as_secs(), seconds);
+    }
 }

@@ -21,8 +21,10 @@ pub(crate) const TRIP: Duration = Duration::from_millis(1);
 #[derive(Clone)]
 pub(crate) struct Way {
     pub(crate) store: MemoryBackend,
-    /// How many questions were asked, without renewals.
-    pub(crate) asked: Arc<AtomicUsize>,
+    /// How many questions of all verbs were asked.
+    asked: Arc<AtomicUsize>,
+    /// How many of them were renewals, each of all leases that were due.
+    renewed: Arc<AtomicUsize>,
     /// Whether the store says that it knows no modes: then it is not asked for any.
     is_plain: bool,
 }
@@ -32,12 +34,17 @@ impl Way {
         Way {
             store: store.clone(),
             asked: Arc::default(),
+            renewed: Arc::default(),
             is_plain,
         }
     }
 
     pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn renewed(&self) -> usize {
+        self.renewed.load(Ordering::Relaxed)
     }
 
     pub(crate) async fn process(&self) -> LockRuntime {
@@ -103,7 +110,8 @@ impl Backend for Way {
     }
 
     async fn renew(&self, leases: &[Renewal]) -> Vec<Result<Renewed, BackendError>> {
-        sleep(TRIP / 2).await;
+        self.renewed.fetch_add(1, Ordering::Relaxed);
+        self.travel().await;
         self.store.renew(leases).await
     }
 

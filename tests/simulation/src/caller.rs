@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use lock_protocol::machine::{Answer, Event, Granted, LeaseId, Outcome, Waiter, WaiterId};
-use lock_protocol::{FencingToken, OwnerToken, Terms};
+use lock_protocol::{FencingToken, Mode, OwnerToken, Terms};
 
 use crate::clock::{MS, Time, ms, nanos};
 use crate::fault::Fault;
-use crate::process::{Doing, FlightId, Heard, What};
+use crate::process::{Doing, FlightId, Heard, What, Wish};
 use crate::promise::Promise;
 use crate::world::{ToProcess, World};
 
@@ -87,7 +87,8 @@ impl World {
         }
         *wants -= 1;
         let key = self.chance.index(self.plan.keys);
-        let terms = self.terms();
+        let wish = self.processes[process].callers[caller].wish;
+        let terms = self.terms(wish);
         let once = self.one_in(5);
         let id = self.new_waiter(process);
         // Most bring none, and the machine is given one when it wants it.
@@ -111,12 +112,12 @@ impl World {
             outcome: None,
         };
         let seldom = if self.plan.keeps { 3 } else { 12 };
-        if self.chance.strikes(Fault::CallerParked, seldom) {
+        if self.befalls(Fault::CallerParked, seldom) {
             self.fault(Fault::CallerParked);
             let until = self.now + self.some_ms(1, 2_500);
             self.processes[process].callers[caller].parked_until = until;
         }
-        if self.chance.strikes(Fault::CallerLeft, 8) {
+        if self.befalls(Fault::CallerLeft, 8) {
             let at = self.now + self.some_ms(0, 400);
             self.processes[process].callers[caller].drop_at = Some(at);
         }
@@ -146,7 +147,7 @@ impl World {
     }
 
     /// A few terms, so that waiters often want the same.
-    fn terms(&mut self) -> Terms {
+    fn terms(&mut self, wish: Option<Wish>) -> Terms {
         let ttl = self.chance.one_of(&[300, 600, 600, 600, 1_500]);
         let mut terms = Terms::new(ms(ttl));
         if !self.one_in(5) {
@@ -155,8 +156,20 @@ impl World {
         if self.one_in(6) {
             terms.max_hold = Some(ms(100));
         }
-        // What is explored and what is replayed know nothing of it.
-        if self.plan.keeps || !self.plan.goes_on && self.one_in(5) {
+        let modes = self.plan.modes;
+        if let Some(wish) = wish {
+            terms.mode = wish.mode;
+        } else if !modes.is_empty() {
+            terms.mode = self.chance.one_of(modes);
+        }
+        let keeps = match wish {
+            Some(wish) => wish.keeps,
+            // What is replayed of the plain lock knows nothing of it.
+            None if self.plan.goes_on && modes.is_empty() => self.plan.keeps,
+            None => self.plan.keeps || self.one_in(5),
+        };
+        // Who shares a key keeps nobody else out.
+        if keeps && terms.mode != Mode::Shared {
             let least = if terms.max_hold.is_some() {
                 50
             } else {
@@ -216,11 +229,17 @@ impl World {
         else {
             return;
         };
-        let Outcome::Granted(Granted { lease, token, .. }) = outcome else {
+        let Outcome::Granted(Granted {
+            lease,
+            token,
+            shard,
+            ..
+        }) = outcome
+        else {
             return self.leave(process, caller);
         };
         self.processes[process].callers[caller].drop_at = None;
-        self.onlooker.took(process, key, lease);
+        self.onlooker.took(process, key, id);
         self.feed(process, key, Event::Took(id), Some(caller));
         self.let_go_of_pumps(process, caller);
         let place = self.onlooker.place_of(process, key, lease, token);
@@ -229,17 +248,18 @@ impl World {
                 key,
                 lease,
                 token,
+                shard,
                 place,
                 terms,
                 tries: 0,
             };
-            if self.chance.strikes(Fault::CallerLeft, 8) {
+            if self.befalls(Fault::CallerLeft, 8) {
                 let at = self.now + self.some_ms(0, 30);
                 self.processes[process].callers[caller].drop_at = Some(at);
             }
             return self.begin_hold(process, caller);
         }
-        self.hold(process, caller, key, (lease, token, place), terms);
+        self.hold(process, caller, key, (lease, token, shard, place), terms);
     }
 
     /// A holder that is to keep the key begins when its lease is long enough; if it is not, it is
@@ -251,6 +271,7 @@ impl World {
             key,
             lease,
             token,
+            shard,
             place,
             terms,
             tries,
@@ -259,7 +280,8 @@ impl World {
             return;
         };
         *tries += 1;
-        let (key, lease, token, place) = (*key, *lease, *token, *place);
+        let (key, lease, token) = (*key, *lease, *token);
+        let (shard, place) = (*shard, *place);
         let (terms, is_last) = (*terms, *tries > 4);
         let least = terms.min_hold.unwrap_or_default();
         let machine = it.machines.get(&key);
@@ -275,7 +297,7 @@ impl World {
         if covers {
             self.processes[process].callers[caller].drop_at = None;
             self.keeps((process, key, lease), until);
-            self.hold(process, caller, key, (lease, token, place), terms);
+            self.hold(process, caller, key, (lease, token, shard, place), terms);
         } else if is_last {
             self.feed(process, key, Event::Ended(lease, token), None);
             self.rest(process, caller);
@@ -291,7 +313,7 @@ impl World {
         process: usize,
         caller: usize,
         key: usize,
-        (lease, token, place): (LeaseId, FencingToken, u64),
+        (lease, token, shard, place): (LeaseId, FencingToken, u8, u64),
         terms: Terms,
     ) {
         let longest = if self.one_in(10) { 1_200 } else { 40 };
@@ -300,13 +322,15 @@ impl World {
             key,
             lease,
             token,
+            mode: terms.mode,
+            shard,
             place,
             until,
         };
         if self.one_in(10) && terms.renew.is_some() {
             self.renew_ahead(process, key, lease);
         }
-        self.write(key, token.as_u64(), place);
+        self.use_resource(key, terms.mode, shard, token.as_u64(), place);
         self.plan_turn(process, caller, until);
     }
 
@@ -315,6 +339,8 @@ impl World {
             key,
             lease,
             token,
+            mode,
+            shard,
             place,
             ..
         } = self.processes[process].callers[caller].doing
@@ -322,7 +348,7 @@ impl World {
             return;
         };
         // Even if it has lost the lock and has not noticed.
-        self.write(key, token.as_u64(), place);
+        self.use_resource(key, mode, shard, token.as_u64(), place);
         let since = self.now;
         self.processes[process].callers[caller].doing = Doing::Releases {
             key,
@@ -330,19 +356,19 @@ impl World {
             since,
             is_told: false,
         };
-        if self.chance.strikes(Fault::CallerParked, 20) {
+        if self.befalls(Fault::CallerParked, 20) {
             self.fault(Fault::CallerParked);
             let until = self.now + self.some_ms(1, 1_500);
             self.processes[process].callers[caller].parked_until = until;
         }
-        if self.chance.strikes(Fault::ReleaseLeft, 10) {
+        if self.befalls(Fault::ReleaseLeft, 10) {
             let at = self.now + self.some_ms(0, 5);
             self.processes[process].callers[caller].drop_at = Some(at);
         }
         let bound = since + 2 * nanos(self.rules.command_timeout) + 320 * MS;
         self.plan_turn(process, caller, bound);
         self.feed(process, key, Event::Ended(lease, token), Some(caller));
-        if self.one_in(20) {
+        if mode != Mode::Shared && self.one_in(20) {
             // It gives it up, and is dropped.
             self.feed(process, key, Event::Ended(lease, token), Some(caller));
         }

@@ -20,6 +20,7 @@ use lock_protocol::{
 
 use crate::clock::{MS, Time, ms, nanos};
 use crate::promise::{Promise, Violation};
+use crate::together::{fit, has_room, name};
 
 /// How many permits there are.
 const PERMITS: u32 = 3;
@@ -805,49 +806,12 @@ impl World {
             return self.broken(Promise::MutualExclusion, text);
         }
         if let Some((owner, mode)) = self.books.queue.first() {
-            let mut shards = 0..u8::from(mode.kind() == Kind::Shard) * (SHARDS - 1) + 1;
-            let with = |shard| {
-                leases
-                    .clone()
-                    .map(|lease| (lease.mode, lease.shard))
-                    .chain([(*mode, shard)])
-            };
-            if shards.any(|shard| mode.satisfies(mode, shard) && fit(with(shard))) {
+            let leases = leases.map(|lease| (lease.mode, lease.shard));
+            if has_room(leases, *mode) {
                 let text = format!("{owner}: {mode:?}");
                 self.broken(Promise::PromptHandOver, text);
             }
         }
-    }
-}
-
-/// Whether leases of these modes, and shards, may be there together.
-fn fit(leases: impl Iterator<Item = (Mode, u8)>) -> bool {
-    let leases: Vec<(Mode, u8)> = leases.collect();
-    let Some((first, _)) = leases.first() else {
-        return true;
-    };
-    let taken = |(mode, _): &(Mode, u8)| match mode {
-        Mode::Permits { take, .. } => u32::from(*take),
-        _ => 0,
-    };
-    let mut shards: Vec<u8> = leases.iter().map(|(_, shard)| *shard).collect();
-    shards.sort_unstable();
-    let are_distinct = shards.windows(2).all(|pair| pair[0] != pair[1]);
-    leases.iter().all(|(mode, _)| mode.kind() == first.kind())
-        && match first.kind() {
-            Kind::Exclusive => leases.len() == 1,
-            Kind::Permits => leases.iter().map(taken).sum::<u32>() <= PERMITS,
-            Kind::Shard => are_distinct,
-            _ => true,
-        }
-}
-
-fn name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Exclusive => "exclusive",
-        Kind::Shared => "shared",
-        Kind::Permits => "permits",
-        _ => "shards",
     }
 }
 

@@ -1,5 +1,7 @@
 //! What an engine does around a machine: it feeds events, performs actions and gives the time.
 
+use std::collections::BTreeMap;
+
 use lock_protocol::machine::{Action, Ask, Event, Key, LeaseId, Look, Verb, WaiterId};
 
 use crate::clock::{MS, nanos};
@@ -8,6 +10,7 @@ use crate::process::{Doing, Machine, What};
 use crate::promise::Promise;
 use crate::rows::Step;
 use crate::server::Body;
+use crate::together::index;
 use crate::words;
 use crate::world::{ToProcess, World};
 
@@ -42,8 +45,8 @@ impl World {
                     timer: 0,
                     asked_at: 0,
                     asked: 0,
-                    waited_since: None,
-                    look_by: None,
+                    asked_of: Default::default(),
+                    look_by: BTreeMap::new(),
                 },
             );
         }
@@ -64,6 +67,7 @@ impl World {
         let actions = machine.key.on(&self.rules, local, event.clone());
         let after = machine.key.look();
         self.steps += 1;
+        self.onlooker.is_new = None;
         if self.trace_is_on() {
             let text = words::step(&event, &actions, &after);
             self.trace(|_| format!("p{process} k{key} {text}"));
@@ -93,6 +97,7 @@ impl World {
             1
         };
         machine.asked_at = now;
+        machine.asked_of[index(ask.verb.kind())].at = now;
         let asked = machine.asked;
         let claim = match &ask.verb {
             Verb::Acquire(claim) => Some(claim),
@@ -100,7 +105,7 @@ impl World {
             Verb::Abandon(_) => None,
         };
         if let Some(claim) = claim {
-            machine.look_by.take_if(|(owner, _)| *owner == claim.owner);
+            machine.look_by.remove(&claim.owner);
             let waits = &mut self.onlooker.queues;
             if claim.queue {
                 waits.insert(claim.owner.clone());

@@ -9,13 +9,14 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
+use lock_protocol::{Kind, Mode};
 use stateright::{Model, Path, Property};
 
 use crate::Plan;
 use crate::chance::{Chance, Choice};
 use crate::clock::Clock;
 use crate::fault::Fault;
-use crate::process::{Condition, Process};
+use crate::process::{Condition, Process, Wish};
 use crate::promise::{Promise, Violation};
 use crate::sum;
 use crate::world::{Happens, ToProcess, World};
@@ -23,8 +24,8 @@ use crate::world::{Happens, ToProcess, World};
 /// What is explored: one key, wanted once by each caller.
 #[derive(Clone, Debug)]
 pub struct Bound {
-    /// How many callers each process has.
-    pub callers: Vec<usize>,
+    /// What each caller of each process wants.
+    pub callers: Vec<Vec<Wish>>,
     /// How many faults may happen.
     pub faults: u8,
     /// How often a process may pass a lease on before others get their turn.
@@ -62,10 +63,20 @@ enum What {
 }
 
 impl Bound {
-    /// Processes of so many callers, and faults.
+    /// Processes of so many callers who want the plain lock, and faults.
     pub fn new(callers: &[usize], faults: u8) -> Bound {
+        let plain = Wish {
+            mode: Mode::Exclusive,
+            keeps: false,
+        };
+        let wishes = callers.iter().map(|callers| vec![plain; *callers]);
+        Bound::of(wishes.collect(), faults)
+    }
+
+    /// Processes of callers with these wishes, and faults.
+    pub fn of(callers: Vec<Vec<Wish>>, faults: u8) -> Bound {
         Bound {
-            callers: callers.to_vec(),
+            callers,
             faults,
             passes: 1,
             #[cfg(lock_mistakes)]
@@ -135,7 +146,7 @@ impl Model for Bound {
 
     fn init_states(&self) -> Vec<State> {
         self.make_mistake();
-        let callers = self.callers.iter().copied().max().unwrap_or(0);
+        let callers = self.callers.iter().map(Vec::len).max().unwrap_or(0);
         let plan = Plan {
             processes: self.callers.len(),
             callers,
@@ -154,7 +165,8 @@ impl Model for Bound {
             process.first_number = sum::NUMBERS + ((number as u64) << 32);
             process.numbers.fill(process.first_number);
             for (place, caller) in process.callers.iter_mut().enumerate() {
-                caller.wants = u32::from(place < self.callers[number]);
+                caller.wish = self.callers[number].get(place).copied();
+                caller.wants = u32::from(caller.wish.is_some());
             }
         }
         world.begin();
@@ -265,15 +277,19 @@ impl Model for Bound {
         properties.push(Property::<Bound>::sometimes(
             WITHOUT_FAULT,
             |bound, state| {
-                let callers: usize = bound.callers.iter().sum();
+                let callers: usize = bound.callers.iter().map(Vec::len).sum();
                 state.faults == 0
                     && state.world.onlooker.grants == callers as u64
                     && state.has_ended()
             },
         ));
-        properties.push(Property::<Bound>::sometimes(STALE_WRITE, |_, state| {
-            state.world.onlooker.stale_writes > 0
-        }));
+        // Permits keep nobody from writing.
+        let mut wishes = self.callers.iter().flatten();
+        if self.faults > 0 && wishes.any(|wish| wish.mode.kind() != Kind::Permits) {
+            properties.push(Property::<Bound>::sometimes(STALE_WRITE, |_, state| {
+                state.world.onlooker.stale_writes > 0
+            }));
+        }
         properties
     }
 }

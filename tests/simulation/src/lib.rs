@@ -13,7 +13,7 @@
 //!   callers do.
 //! - `network`, `server`: connections, the client of the store, and the store.
 //! - `storm`, [`Fault`]: what goes wrong, and when.
-//! - `onlooker`, [`Promise`]: what must hold.
+//! - `onlooker`, [`Promise`]: what must hold; `together`: which leases may be there at once.
 //! - [`Rows`]: which rows of the table of the machine were taken.
 
 mod caller;
@@ -32,14 +32,19 @@ mod rows;
 mod server;
 mod storm;
 mod sum;
+mod together;
 pub mod transcript;
 mod words;
 mod world;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use lock_protocol::Mode;
 
 use crate::chance::Chance;
 pub use crate::fault::Fault;
+pub use crate::process::Wish;
 pub use crate::promise::{Promise, Violation};
 pub use crate::rows::Rows;
 pub use crate::server::{Body, Reply, THIEF, Way};
@@ -65,7 +70,42 @@ pub struct Plan {
     /// Whether every holder keeps its key for a while, many callers are not polled, and the server
     /// refuses often: what only these bring about together is rare otherwise.
     pub keeps: bool,
+    /// What callers want of a key, one as often as the other; all of it, if none is said.
+    pub modes: &'static [Mode],
+    /// The fault that happens, if no other does.
+    pub only: Option<Fault>,
 }
+
+/// Modes that keep each other out and go together in every way.
+const COMPANY: &[Mode] = {
+    const SHARED: Mode = Mode::Shared;
+    const ONE: Mode = Mode::Permits { take: 1, of: 3 };
+    const TWO: Mode = Mode::Permits { take: 2, of: 3 };
+    const fn shard(except: u64) -> Mode {
+        Mode::Shard {
+            of: 3,
+            prefer: 0,
+            except,
+        }
+    }
+    &[
+        Mode::Exclusive,
+        Mode::Exclusive,
+        SHARED,
+        SHARED,
+        SHARED,
+        SHARED,
+        SHARED,
+        SHARED,
+        ONE,
+        ONE,
+        TWO,
+        shard(0),
+        shard(0),
+        shard(0b001),
+        shard(0b110),
+    ]
+};
 
 impl Plan {
     /// The history of this seed, in its usual length.
@@ -78,6 +118,8 @@ impl Plan {
             keys: 2,
             goes_on: false,
             keeps: false,
+            modes: &[],
+            only: None,
         }
     }
 
@@ -85,6 +127,16 @@ impl Plan {
     pub fn keeping(seed: u64) -> Plan {
         Plan {
             keeps: true,
+            ..Plan::new(seed)
+        }
+    }
+
+    /// The history of this seed, of one key that is wanted in every mode.
+    pub fn company(seed: u64) -> Plan {
+        Plan {
+            keys: 1,
+            callers: 4,
+            modes: COMPANY,
             ..Plan::new(seed)
         }
     }
@@ -111,6 +163,14 @@ pub struct Report {
     pub kept: u64,
     /// How often a process crashed, or ended, while a key was to be kept for it.
     pub kept_by_dead: u64,
+    /// How often a caller was granted something of each kind.
+    pub granted: BTreeMap<&'static str, u64>,
+    /// How often a reader joined those of its process.
+    pub joined: u64,
+    /// How often the store served several at once.
+    pub batches: u64,
+    /// How often a claim did not hear that it was handed the lock, and got it by asking.
+    pub made_up: u64,
     /// The promise that was broken, if one was.
     pub violation: Option<Violation>,
 }

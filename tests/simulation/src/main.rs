@@ -1,5 +1,6 @@
-//! `cargo run -p lock-simulation -- [--seed N] [--steps N] [--trace]`: lets histories happen, from
-//! the seed on, until as many steps were made; `--trace` tells the first.
+//! `cargo run -p lock-simulation -- [--seed N] [--steps N] [--trace] [--company]`: lets histories
+//! happen, from the seed on, until as many steps were made; `--trace` tells the first; `--company`:
+//! those of one key that is wanted in every mode.
 //!
 //! With `--callers 2,1 [--faults N]` every state is visited that so many callers of each process
 //! can reach.
@@ -26,9 +27,14 @@ fn main() -> ExitCode {
 fn simulate(mut arguments: impl Iterator<Item = String>) -> Result<bool, String> {
     let (mut seed, mut steps, mut is_traced) = (1, 1_000_000, false);
     let (mut callers, mut faults) = (Vec::new(), 1);
+    let mut plan: fn(u64) -> Plan = Plan::new;
     while let Some(option) = arguments.next() {
         if option == "--trace" {
             is_traced = true;
+            continue;
+        }
+        if option == "--company" {
+            plan = Plan::company;
             continue;
         }
         let value = arguments
@@ -53,7 +59,7 @@ fn simulate(mut arguments: impl Iterator<Item = String>) -> Result<bool, String>
         return Ok(explore(&callers, faults));
     }
     if is_traced {
-        let report = run(&Plan::new(seed), Some(&mut |line| println!("{line}")));
+        let report = run(&plan(seed), Some(&mut |line| println!("{line}")));
         return Ok(summary(&report));
     }
     let begun = Instant::now();
@@ -61,7 +67,7 @@ fn simulate(mut arguments: impl Iterator<Item = String>) -> Result<bool, String>
     let (mut made, mut histories, mut grants, mut stale) = (0, 0, 0, 0);
     let mut holds = true;
     while made < steps && holds {
-        let report = run(&Plan::new(seed), None);
+        let report = run(&plan(seed), None);
         rows.add(&report.rows);
         for (count, more) in faults.iter_mut().zip(&report.faults) {
             *count += more;

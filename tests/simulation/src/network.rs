@@ -5,7 +5,7 @@
 
 use lock_protocol::machine::{Answer, Event};
 use lock_protocol::store::{Messages, Word};
-use lock_protocol::{BackendError, OwnerToken};
+use lock_protocol::{BackendError, Mode, OwnerToken};
 
 use crate::clock::{MS, Time};
 use crate::fault::Fault;
@@ -174,23 +174,17 @@ impl World {
             transcript::asked(way, body, &reply, &messages)
         });
         self.trace(|world| {
-            let owner = world.server.owner(key, world.now);
+            let leases = world.server.leases(key, world.now);
+            let owners: Vec<_> = leases.map(|lease| lease.owner).collect();
             let queue = world.server.queue(key, world.now);
             let reply = crate::words::reply(&reply);
             let body = crate::words::body(body);
-            format!("   store k{key}: {body} -> {reply}; {owner:?}, {queue:?}")
+            format!("   store k{key}: {body} -> {reply}; {owners:?}, {queue:?}")
         });
         if let Some(violation) = violation {
             self.break_off(violation);
         }
-        if let (Some(claim), Some(tokens)) = (body.claim(), reply.tokens()) {
-            self.onlooker.gave(&claim.owner, tokens);
-        }
-        for message in &messages {
-            if let Word::Granted(grant, _) = message.word {
-                self.onlooker.gave(&message.owner, grant.tokens);
-            }
-        }
+        self.look_at_grants(key, body, &reply, &messages);
         if let Body::Abandon(owner, _) = body
             && !self.onlooker.is_flushed(owner)
         {
@@ -199,6 +193,33 @@ impl World {
         self.check_holds(key);
         self.push(key, messages);
         reply
+    }
+
+    /// Notes what was granted to whom.
+    fn look_at_grants(&mut self, key: usize, body: &Body, reply: &Reply, messages: &Messages<Way>) {
+        let now = self.now;
+        let mut served = 0;
+        if let Some(claim) = body.claim() {
+            let grant = reply.grant();
+            self.onlooker.asks(&claim.owner, grant.is_some());
+            if let Some(grant) = grant {
+                served += 1;
+                self.onlooker.granted(&claim.owner, claim.mode, grant, now);
+            }
+        }
+        if let Body::Abandon(owner, _) | Body::GiveBack(owner) | Body::Skip(owner) = body {
+            self.onlooker.asks(owner, false);
+        }
+        for message in messages {
+            if let Word::Granted(grant, _) = message.word {
+                served += 1;
+                let mut leases = self.server.leases(key, now);
+                let mode = leases.find(|lease| *lease.owner == message.owner);
+                let mode = mode.map_or(Mode::Exclusive, |lease| lease.mode);
+                self.onlooker.granted(&message.owner, mode, &grant, now);
+            }
+        }
+        self.onlooker.batches += u64::from(served > 1);
     }
 
     /// The server tells what a verb made it tell.
@@ -218,8 +239,12 @@ impl World {
                 && self.processes[process].condition != Condition::IsDead
                 && link.is_up
                 && link.epoch == epoch;
-            if !is_open || self.strikes(Fault::NewsLost, 30) {
+            let seldom = if self.plan.only.is_some() { 4 } else { 30 };
+            if !is_open || self.strikes(Fault::NewsLost, seldom) {
                 self.fault(Fault::NewsLost);
+                if let Word::Granted(..) = message.word {
+                    self.onlooker.is_unheard(&message.owner, self.now);
+                }
                 continue;
             }
             // By when the client last heard from the server.

@@ -1,13 +1,15 @@
 //! Who knows the true time and everything else, and looks whether the promises hold.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 
 use lock_protocol::machine::{
     Action, Actions, Answer, Ask, Event, Granted, LeaseId, Look, Outcome, Pursued, ReleaseOutcome,
     Verb, WaiterId,
 };
-use lock_protocol::{FenceBlock, FencingToken, Instant, OwnerToken, Renewed, Terms};
+use lock_protocol::{
+    Contended, FenceBlock, FencingToken, Grant, Instant, Kind, Mode, OwnerToken, Renewed, Terms,
+};
 
 use crate::clock::{MS, Time, nanos};
 use crate::process::{Condition, Doing, Process};
@@ -15,17 +17,23 @@ use crate::promise::{Promise, Violation};
 use crate::rows::Step;
 use crate::server::THIEF;
 use crate::sum::Sum;
+use crate::together::{KINDS, fit, index, name};
 use crate::world::World;
+
+/// How many parts of a key the resource tells apart.
+const PARTS: usize = 3;
 
 /// A hold that was told to somebody, until its process knows nothing of the lease any more.
 #[derive(Clone, Hash)]
 pub(crate) struct Hold {
     process: usize,
     key: usize,
+    waiter: WaiterId,
     lease: LeaseId,
     token: FencingToken,
     owner: OwnerToken,
     terms: Terms,
+    shard: u8,
     place: u64,
     /// Until when it may be untaken.
     untaken: Option<Instant>,
@@ -54,12 +62,30 @@ pub(crate) struct Onlooker {
     flushed: HashSet<OwnerToken>,
     /// What the store granted to such claims since.
     given: HashMap<OwnerToken, Vec<FenceBlock>>,
+    /// The tokens of those who shared a key when the data was copied that the store has got back:
+    /// who joins them has the same, whatever was given since.
+    old_phases: HashSet<FencingToken>,
     holds: Vec<Hold>,
-    last_token: Vec<u64>,
-    resource: Vec<(u64, u64)>,
+    /// The largest token of each key that was told, of each kind and shard.
+    last_token: Vec<BTreeMap<(Kind, u8), u64>>,
+    /// Of each part of what a key protects the highest token, and the latest hold that wrote.
+    resource: Vec<[(u64, u64); PARTS]>,
     /// By whom each key is to be kept, and until when.
-    minima: Vec<Option<(OwnerToken, Time)>>,
+    minima: Vec<Vec<(OwnerToken, Time)>>,
+    /// When the store last told a claim that shares a key that nobody waited for that.
+    quiet: HashMap<OwnerToken, Time>,
+    /// The shared lease that came by the present event: all who wait for one have it.
+    pub(crate) is_new: Option<LeaseId>,
+    /// When the news were lost by which these claims were handed a lock.
+    unheard: HashMap<OwnerToken, Time>,
     pub(crate) grants: u64,
+    /// How many of them were of each kind.
+    pub(crate) granted: BTreeMap<&'static str, u64>,
+    /// How often a reader joined those of its process, and the store served several at once.
+    pub(crate) joined: u64,
+    pub(crate) batches: u64,
+    /// How many claims did not hear that they were handed a lock, and got it by asking.
+    pub(crate) made_up: u64,
     pub(crate) stale_writes: u64,
     /// How often a minimum hold began, and a process crashed in one.
     pub(crate) kept: u64,
@@ -76,11 +102,19 @@ impl Onlooker {
             excused: HashSet::new(),
             flushed: HashSet::new(),
             given: HashMap::new(),
+            old_phases: HashSet::new(),
             holds: Vec::new(),
-            last_token: vec![0; keys],
-            resource: vec![(0, 0); keys],
-            minima: vec![None; keys],
+            last_token: vec![BTreeMap::new(); keys],
+            resource: vec![[(0, 0); PARTS]; keys],
+            minima: vec![Vec::new(); keys],
+            quiet: HashMap::new(),
+            is_new: None,
+            unheard: HashMap::new(),
             grants: 0,
+            granted: BTreeMap::new(),
+            joined: 0,
+            batches: 0,
+            made_up: 0,
             stale_writes: 0,
             kept: 0,
             kept_by_dead: 0,
@@ -114,12 +148,18 @@ impl Onlooker {
         self.flushed.extend(known.cloned());
         self.flushed.extend(self.mentions.keys().cloned());
         self.given.clear();
-        self.minima.fill(None);
+        self.minima.fill(Vec::new());
+        self.unheard.clear();
     }
 
     /// These claims were about when the data was copied that the store has got back.
-    pub(crate) fn comes_back(&mut self, owners: impl IntoIterator<Item = OwnerToken>) {
+    pub(crate) fn comes_back(
+        &mut self,
+        owners: impl IntoIterator<Item = OwnerToken>,
+        phases: impl IntoIterator<Item = FencingToken>,
+    ) {
         self.flushed.extend(owners);
+        self.old_phases.extend(phases);
     }
 
     /// The store gave these tokens to a claim.
@@ -129,11 +169,38 @@ impl Onlooker {
         }
     }
 
+    /// The store granted this to a claim.
+    pub(crate) fn granted(&mut self, owner: &OwnerToken, mode: Mode, grant: &Grant, now: Time) {
+        self.gave(owner, grant.tokens);
+        if mode == Mode::Shared && grant.contended == Contended::No {
+            self.quiet.insert(owner.clone(), now);
+        }
+    }
+
+    /// The news of a hand-over are lost.
+    pub(crate) fn is_unheard(&mut self, owner: &OwnerToken, now: Time) {
+        self.unheard.insert(owner.clone(), now);
+    }
+
+    /// A claim asks, or is withdrawn.
+    pub(crate) fn asks(&mut self, owner: &OwnerToken, is_granted: bool) {
+        if self.unheard.remove(owner).is_some() {
+            self.made_up += u64::from(is_granted);
+        }
+    }
+
+    /// A claim that was handed a lock that long ago, and has not heard of it.
+    pub(crate) fn unheard_since(&self, before: Time) -> Option<&OwnerToken> {
+        let mut unheard = self.unheard.iter();
+        let long = unheard.find(|(_, since)| **since < before);
+        long.map(|(owner, _)| owner)
+    }
+
     /// Whether the store gave this token to a claim before it lost its data.
     fn is_old(&self, owner: &OwnerToken, token: FencingToken) -> bool {
         let given = self.given.get(owner).into_iter().flatten();
         let is_one = |block: &FenceBlock| (block.first..=block.last).contains(&token);
-        self.is_flushed(owner) && !given.into_iter().any(is_one)
+        self.is_flushed(owner) && !given.into_iter().any(is_one) || self.old_phases.contains(&token)
     }
 
     /// Whether the store lost its data while the claim was about.
@@ -147,11 +214,10 @@ impl Onlooker {
         sum.add_unordered(&self.excused);
         sum.add_unordered(&self.flushed);
         sum.add_unordered(&self.holds);
-        self.last_token.iter().for_each(|token| token.hash(sum));
-        for (token, place) in &self.resource {
-            (token, place).hash(sum);
-        }
-        self.minima.iter().for_each(|minimum| minimum.hash(sum));
+        self.last_token.hash(sum);
+        self.resource.hash(sum);
+        self.minima.hash(sum);
+        sum.add_unordered(&self.quiet);
         (self.grants, self.stale_writes > 0).hash(sum);
         let broken = self.violation.as_ref().map(|violation| violation.promise);
         broken.hash(sum);
@@ -166,12 +232,42 @@ impl Onlooker {
         self.holds.retain(|hold| hold.process != process);
     }
 
-    pub(crate) fn took(&mut self, process: usize, key: usize, lease: LeaseId) {
+    pub(crate) fn took(&mut self, process: usize, key: usize, waiter: WaiterId) {
         let mut holds = self.holds.iter_mut();
-        let hold = holds.find(|it| (it.process, it.key, it.lease) == (process, key, lease));
+        let hold = holds.find(|it| (it.process, it.key, it.waiter) == (process, key, waiter));
         if let Some(hold) = hold {
             hold.untaken = None;
         }
+    }
+
+    fn holds_of(
+        &mut self,
+        process: usize,
+        key: usize,
+        lease: LeaseId,
+    ) -> impl Iterator<Item = &mut Hold> {
+        let holds = self.holds.iter_mut();
+        holds.filter(move |it| (it.process, it.key, it.lease) == (process, key, lease))
+    }
+
+    /// One of those who share a lease has ended its share, or a waiter has not taken it.
+    fn share_ends(&mut self, is_it: impl Fn(&Hold) -> bool) {
+        let is_share = |hold: &Hold| hold.terms.mode == Mode::Shared && is_it(hold);
+        if let Some(ended) = self.holds.iter().position(is_share) {
+            self.holds.remove(ended);
+        }
+    }
+
+    /// The largest token that was told of what a holder excludes.
+    fn last_token(&self, key: usize, kind: Kind, shard: u8) -> u64 {
+        let excluded = self.last_token[key]
+            .iter()
+            .filter(|((of, its), _)| match kind {
+                Kind::Exclusive => true,
+                Kind::Shard => *of != kind || *its == shard,
+                _ => *of != kind,
+            });
+        excluded.map(|(_, token)| *token).max().unwrap_or(0)
     }
 
     pub(crate) fn place_of(
@@ -195,9 +291,10 @@ impl World {
             lease,
             owner,
             token,
+            shard,
             ..
         } = granted;
-        let now = self.now;
+        let (now, shard) = (self.now, *shard);
         self.onlooker.grants += 1;
         let mut place = self.onlooker.grants;
         let it = &self.processes[process];
@@ -215,9 +312,13 @@ impl World {
             let text = format!("{id:?} of p{process} k{key} is nobody");
             return self.broken(Promise::EveryoneIsTold, || text);
         };
-        let last = self.onlooker.last_token[key];
+        let kind = terms.mode.kind();
+        *self.onlooker.granted.entry(name(kind)).or_default() += 1;
+        let last = self.onlooker.last_token(key, kind, shard);
         if token.as_u64() > last {
-            self.onlooker.last_token[key] = token.as_u64();
+            let newest = self.onlooker.last_token[key].entry((kind, shard));
+            let newest = newest.or_default();
+            *newest = token.as_u64().max(*newest);
         } else if self.onlooker.is_old(owner, *token) {
             // The store granted it before it lost its data, and others have been told since: the
             // resource sees that by the token.
@@ -225,14 +326,25 @@ impl World {
         } else {
             self.broken(Promise::TokensGrow, || format!("{token} after {last}"));
         }
-        let is_here = |hold: &Hold| (hold.process, hold.key) == (process, key);
+        let is_same = |hold: &Hold| (hold.process, hold.key, hold.lease) == (process, key, *lease);
+        if kind == Kind::Shared {
+            self.check_phase(key, owner, *token);
+            if self.onlooker.holds.iter().any(is_same) {
+                self.onlooker.joined += 1;
+                if self.onlooker.is_new != Some(*lease) {
+                    self.check_join(owner, &terms);
+                }
+            } else {
+                self.onlooker.is_new = Some(*lease);
+            }
+        }
         let holds = &mut self.onlooker.holds;
         let before = holds
             .iter()
-            .position(|hold| is_here(hold) && hold.lease == *lease);
+            .position(|hold| is_same(hold) && kind != Kind::Shared);
         let before = before.map(|before| holds.swap_remove(before));
         let machine = self.processes[process].machines.get(&key);
-        let waiting = machine.map_or(0, |it| it.key.look().waiting);
+        let waiting = machine.map_or(0, |it| it.key.look_at(kind).waiting);
         let left = machine.map(|it| it.key.remaining(*lease, *token, local));
         let left = left.unwrap_or_default();
         let (passes, budget) = match before {
@@ -240,6 +352,11 @@ impl World {
             // Whoever it was passed on to waited as well.
             Some(Hold { passes: 0, .. }) => (1, self.rules.passes(waiting + 1)),
             Some(before) => (before.passes + 1, before.budget),
+        };
+        // What the store tells of others may allow for more.
+        let budget = match kind {
+            Kind::Exclusive => budget,
+            _ => budget.max(self.rules.local_passes),
         };
         if passes > budget {
             let text = || format!("{passes} times, {budget} allowed");
@@ -255,10 +372,12 @@ impl World {
         self.onlooker.holds.push(Hold {
             process,
             key,
+            waiter: id,
             lease: *lease,
             token: *token,
             owner: owner.clone(),
             terms,
+            shard,
             place,
             untaken: Some(deadline),
             was_lost: false,
@@ -278,13 +397,63 @@ impl World {
 
     fn check_exclusion(&mut self, key: usize) {
         let holds = self.onlooker.holds.iter();
-        let valid: Vec<String> = holds
-            .filter(|hold| hold.key == key && !self.onlooker.flushed.contains(&hold.owner))
-            .filter(|hold| self.is_valid(hold))
-            .map(|hold| format!("p{} {} {}", hold.process, hold.owner, hold.token))
-            .collect();
-        if valid.len() > 1 {
+        let mut valid: Vec<&Hold> = Vec::new();
+        for hold in holds {
+            let is_known = |other: &&Hold| {
+                hold.terms.mode == Mode::Shared
+                    && (other.process, other.lease) == (hold.process, hold.lease)
+            };
+            if hold.key == key
+                && !self.onlooker.flushed.contains(&hold.owner)
+                && self.is_valid(hold)
+                && !valid.iter().any(is_known)
+            {
+                valid.push(hold);
+            }
+        }
+        if !fit(valid.iter().map(|hold| (hold.terms.mode, hold.shard))) {
+            let valid = valid.iter().map(|hold| {
+                let Hold {
+                    owner,
+                    token,
+                    terms,
+                    ..
+                } = hold;
+                format!("p{} {owner} {token} {:?}", hold.process, terms.mode)
+            });
+            let valid: Vec<String> = valid.collect();
             self.broken(Promise::MutualExclusion, || valid.join(", "));
+        }
+    }
+
+    /// A reader has the token of those who share the key with it.
+    fn check_phase(&mut self, key: usize, owner: &OwnerToken, token: FencingToken) {
+        let is_flushed = |owner| self.onlooker.flushed.contains(owner);
+        let mut holds = self.onlooker.holds.iter();
+        let other = holds.find(|hold| {
+            hold.key == key
+                && hold.terms.mode == Mode::Shared
+                && hold.token != token
+                && !is_flushed(&hold.owner)
+                && self.is_valid(hold)
+        });
+        if let Some(other) = other
+            && !is_flushed(owner)
+        {
+            let text = format!("{owner} has {token}, {} {}", other.owner, other.token);
+            self.broken(Promise::PhasesHaveOneToken, || text);
+        }
+    }
+
+    /// A reader joins those of its process, whose claim has this owner token.
+    fn check_join(&mut self, owner: &OwnerToken, terms: &Terms) {
+        // Its clock may be slow.
+        let bound = nanos(self.rules.open_for(terms.ttl));
+        let bound = bound + bound / 100;
+        let quiet = self.onlooker.quiet.get(owner).copied();
+        if quiet.is_none_or(|quiet| self.now > quiet + bound) {
+            let text = format!("{owner}: {quiet:?}");
+            self.broken(Promise::JoinsAreBounded, || text);
         }
     }
 
@@ -303,8 +472,9 @@ impl World {
             if hold.was_lost {
                 broken = Some((Promise::LostStaysLost, hold.owner.clone()));
             }
-            let owner = self.server.owner(key, self.now);
-            if owner != Some(&hold.owner) && !self.onlooker.flushed.contains(&hold.owner) {
+            let mut leases = self.server.leases(key, self.now);
+            let has_it = leases.any(|it| *it.owner == hold.owner && it.shard == hold.shard);
+            if !has_it && !self.onlooker.flushed.contains(&hold.owner) {
                 broken = Some((Promise::ValidLeaseIsTheStores, hold.owner.clone()));
             }
         }
@@ -312,24 +482,48 @@ impl World {
             self.onlooker.holds[index].was_lost = true;
         }
         if let Some((promise, claim)) = broken {
-            let owner = self.server.owner(key, self.now);
-            let text = format!("{claim} is valid, and {owner:?} is the owner");
+            let leases: Vec<_> = self.server.leases(key, self.now).collect();
+            let text = format!("{claim} is valid, and the store has {leases:?}");
             self.broken(promise, || text);
         }
     }
 
-    /// A holder writes to what the lock protects.
-    pub(crate) fn write(&mut self, key: usize, token: u64, place: u64) {
-        let (highest, latest) = &mut self.onlooker.resource[key];
-        if token < *highest && !crate::mistakes::resource_ignores_token() {
-            self.onlooker.stale_writes += 1;
-            return;
+    /// A holder uses what the lock protects: who has all of it writes to all parts, who has a shard
+    /// to that part, and who shares reads. Those with permits do not keep each other out.
+    pub(crate) fn use_resource(
+        &mut self,
+        key: usize,
+        mode: Mode,
+        shard: u8,
+        token: u64,
+        place: u64,
+    ) {
+        let mut violation = None;
+        let mut is_stale = false;
+        for (part, (highest, latest)) in self.onlooker.resource[key].iter_mut().enumerate() {
+            let is_used = match mode {
+                Mode::Permits { .. } => false,
+                Mode::Shard { .. } => part == usize::from(shard),
+                _ => true,
+            };
+            if !is_used {
+                continue;
+            }
+            if token < *highest && !crate::mistakes::resource_ignores_token() {
+                is_stale = true;
+                continue;
+            }
+            *highest = token.max(*highest);
+            let before = *latest;
+            if mode != Mode::Shared {
+                *latest = place.max(before);
+            }
+            if place > 0 && place < before {
+                violation = Some(format!("of grant {place} after that of {before} of k{key}"));
+            }
         }
-        *highest = token.max(*highest);
-        let before = *latest;
-        *latest = place.max(before);
-        if place > 0 && place < before {
-            let text = format!("of grant {place} after that of {before} of k{key}");
+        self.onlooker.stale_writes += u64::from(is_stale);
+        if let Some(text) = violation {
             self.broken(Promise::NoStaleWrite, || text);
         }
     }
@@ -394,15 +588,10 @@ impl World {
             }
             Event::AskAt(owner, at) => {
                 if let Some(machine) = self.processes[process].machines.get_mut(&key)
-                    && machine
-                        .key
-                        .pursued()
-                        .any(|it| it.as_str() == owner.as_str())
-                    && before.pursuit != Some(Pursued::Pausing)
+                    && let Some(kind) = machine.key.pursues(owner.as_str())
+                    && machine.key.look_at(kind).pursuit != Some(Pursued::Pausing)
                 {
-                    let (_, by) = machine
-                        .look_by
-                        .get_or_insert_with(|| ((*owner).clone(), *at));
+                    let by = machine.look_by.entry((*owner).clone()).or_insert(*at);
                     *by = (*by).min(*at);
                 }
             }
@@ -412,21 +601,18 @@ impl World {
                 answer: Some(Renewed::Held(_)),
                 ..
             } => {
-                let mut holds = self.onlooker.holds.iter_mut();
-                let hold =
-                    holds.find(|it| (it.process, it.key, it.lease) == (process, key, *lease));
-                if let Some(hold) = hold {
+                for hold in self.onlooker.holds_of(process, key, *lease) {
                     hold.renew_after = hold.terms.renew.map(|period| *sent_at + period / 2);
                 }
             }
             Event::Renewed { lease, .. } => {
-                let mut holds = self.onlooker.holds.iter_mut();
-                let hold =
-                    holds.find(|it| (it.process, it.key, it.lease) == (process, key, *lease));
-                if let Some(hold) = hold {
+                for hold in self.onlooker.holds_of(process, key, *lease) {
                     hold.renew_after = None;
                 }
             }
+            Event::Left(waiter) => self
+                .onlooker
+                .share_ends(|it| (it.process, it.key, it.waiter) == (process, key, *waiter)),
             _ => {}
         }
         for owner in &step.owners {
@@ -437,17 +623,34 @@ impl World {
             }
         }
         for action in actions {
+            if let Action::TakeBack(waiter, _) = action {
+                self.onlooker
+                    .share_ends(|it| (it.process, it.key, it.waiter) == (process, key, *waiter));
+            }
             let Action::Released(lease, outcome) = action else {
                 continue;
             };
             let mut holds = self.onlooker.holds.iter_mut();
             let hold = holds.find(|it| (it.process, it.key, it.lease) == (process, key, *lease));
             if let Some(hold) = hold {
-                hold.untaken = None;
+                if hold.terms.mode != Mode::Shared {
+                    hold.untaken = None;
+                }
                 if let ReleaseOutcome::Ended(..) = outcome {
                     let owner = hold.owner.clone();
                     self.onlooker.excuse([&owner]);
                 }
+            }
+        }
+        if let Event::Ended(lease, _) = event {
+            let is_share = |it: &Hold| (it.process, it.key, it.lease) == (process, key, *lease);
+            self.onlooker
+                .share_ends(|it| is_share(it) && it.untaken.is_none());
+            let mut holds = self.onlooker.holds.iter();
+            let other = holds.find(|it| it.terms.mode == Mode::Shared && is_share(it));
+            if let Some(other) = other.filter(|it| !step.was_lost && !self.is_valid(it)) {
+                let text = format!("{} ends for others", other.owner);
+                self.broken(Promise::NoEviction, || text);
             }
         }
         if after.waiting == 0 && after.pursuit.is_some_and(|it| it != Pursued::WithRelease)
@@ -482,10 +685,13 @@ impl World {
         let wants = machine.key.wants_time_at(&rules);
         let mut broken = None;
         // A claim that is queued looks when it was told to.
-        if let Some((owner, at)) = &machine.look_by {
-            if !machine.key.pursued().any(|it| *it == *owner) {
-                machine.look_by = None;
-            } else if after.pursuit == Some(Pursued::Queued) && wants.is_none_or(|it| it > *at) {
+        let known = &machine.key;
+        let is_pursued = |owner: &OwnerToken| known.pursues(owner.as_str()).is_some();
+        machine.look_by.retain(|owner, _| is_pursued(owner));
+        for (owner, at) in &machine.look_by {
+            let kind = machine.key.pursues(owner.as_str());
+            let pursuit = kind.and_then(|kind| machine.key.look_at(kind).pursuit);
+            if pursuit == Some(Pursued::Queued) && wants.is_none_or(|it| it > *at) {
                 broken = Some((
                     Promise::LooksWhenTold,
                     format!("{owner} at {at:?}: {wants:?}"),
@@ -506,13 +712,17 @@ impl World {
             }
         }
         // Who waits is asked for, unless the lock is held here.
-        let others_wait = after.waiting > 1
-            || after.waiting == 1 && !matches!(after.pursuit, Some(Pursued::Asking));
-        if !others_wait || after.held > 0 {
-            machine.waited_since = None;
-        } else {
-            let since = *machine.waited_since.get_or_insert(now);
-            let since = since.max(machine.asked_at).max(runs_since);
+        for kind in KINDS {
+            let after = machine.key.look_at(kind);
+            let asked = &mut machine.asked_of[index(kind)];
+            let others_wait = after.waiting > 1
+                || after.waiting == 1 && !matches!(after.pursuit, Some(Pursued::Asking));
+            if !others_wait || after.held > 0 && kind == Kind::Exclusive {
+                asked.waited_since = None;
+                continue;
+            }
+            let since = *asked.waited_since.get_or_insert(now);
+            let since = since.max(asked.at).max(runs_since);
             let question = nanos(rules.command_timeout);
             let bound = match after.pursuit {
                 // It is counted from the answer.
@@ -543,7 +753,8 @@ impl World {
         if let Some(hold) = hold
             && !self.onlooker.is_flushed(&hold.owner)
         {
-            self.onlooker.minima[key] = Some((hold.owner.clone(), until));
+            let minimum = (hold.owner.clone(), until);
+            self.onlooker.minima[key].push(minimum);
             self.onlooker.kept += 1;
         }
     }
@@ -551,43 +762,61 @@ impl World {
     /// Looks whether a key that is to be kept is taken by nobody else.
     fn check_minimum(&mut self, key: usize) {
         let now = self.now;
-        self.onlooker.minima[key].take_if(|(_, until)| now >= *until);
-        if let Some((by, until)) = &self.onlooker.minima[key] {
-            let owner = self.server.owner(key, now);
-            if owner != Some(by) && owner != Some(&by.kept()) {
-                let text = format!("{owner:?} has k{key}, {by} keeps it for {}", until - now);
-                self.broken(Promise::KeptForItsMinimum, || text);
+        self.onlooker.minima[key].retain(|(_, until)| now < *until);
+        let is_kept = |by: &OwnerToken| {
+            let mut leases = self.server.leases(key, now);
+            leases.any(|lease| lease.owner == by || *lease.owner == by.kept())
+        };
+        let mut minima = self.onlooker.minima[key].iter();
+        let text = minima.find(|(by, _)| !is_kept(by)).map(|(by, until)| {
+            let leases: Vec<_> = self.server.leases(key, now).collect();
+            format!("{leases:?} of k{key}, {by} keeps it for {}", until - now)
+        });
+        if let Some(text) = text {
+            self.broken(Promise::KeptForItsMinimum, || text);
+        }
+    }
+
+    /// Looks whether the owners in the store are known to anybody.
+    pub(crate) fn check_owners(&mut self) {
+        for key in 0..self.plan.keys {
+            self.check_minimum(key);
+            let mut leases = self.server.leases(key, self.now);
+            let unknown = leases.find(|lease| !self.is_known(key, lease.owner));
+            let text = unknown.map(|lease| format!("{} of k{key}", lease.owner));
+            drop(leases);
+            if let Some(text) = text {
+                self.broken(Promise::KeptByNobody, || text);
             }
         }
     }
 
-    /// Looks whether the owner in the store is known to anybody.
-    pub(crate) fn check_owners(&mut self) {
-        for key in 0..self.plan.keys {
-            self.check_minimum(key);
-            let Some(owner) = self.server.owner(key, self.now) else {
-                continue;
-            };
-            if owner.as_str() == THIEF
-                || self.onlooker.mentions.contains_key(owner)
-                || self.onlooker.excused.contains(owner)
-                || self.onlooker.flushed.contains(owner)
-            {
-                continue;
-            }
-            let Some((process, life)) = self.onlooker.owners.get(owner).copied() else {
-                continue;
-            };
-            let it = &self.processes[process];
-            if it.life != life || it.condition == Condition::IsDead {
-                continue;
-            }
-            let machine = it.machines.get(&key);
-            let is_known = machine.is_some_and(|it| it.key.owners().any(|known| known == owner));
-            if !is_known {
-                let text = format!("{owner} of k{key}");
-                self.broken(Promise::KeptByNobody, || text);
-            }
+    /// Whether an owner in the store is known to its process, or to nobody for a good reason.
+    fn is_known(&self, key: usize, owner: &OwnerToken) -> bool {
+        if owner.as_str() == THIEF
+            || self.onlooker.mentions.contains_key(owner)
+            || self.onlooker.excused.contains(owner)
+            || self.onlooker.flushed.contains(owner)
+        {
+            return true;
+        }
+        let Some((process, life)) = self.onlooker.owners.get(owner).copied() else {
+            return true;
+        };
+        let it = &self.processes[process];
+        if it.life != life || it.condition == Condition::IsDead {
+            return true;
+        }
+        let machine = it.machines.get(&key);
+        machine.is_some_and(|it| it.key.owners().any(|known| known == owner))
+    }
+
+    /// Looks for claims that were handed a lock and do not know, where nothing else goes wrong.
+    pub(crate) fn check_unheard(&mut self) {
+        let bound = nanos(self.rules.heartbeat) + 100 * MS;
+        if let Some(owner) = self.onlooker.unheard_since(self.now.saturating_sub(bound)) {
+            let text = format!("{owner} has not asked");
+            self.broken(Promise::LostNewsAreMadeUp, || text);
         }
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use lock_protocol::machine::{Answer, Ask, Key, LeaseId, Outcome, WaiterId};
-use lock_protocol::{FencingToken, Instant, OwnerToken, Renewed, Terms};
+use lock_protocol::{FencingToken, Instant, Mode, OwnerToken, Renewed, Terms};
 
 use crate::clock::{Clock, Time};
+use crate::together::KINDS;
 use crate::world::{Happening, ToProcess};
 
 /// The name of a question under way.
@@ -66,10 +67,28 @@ pub(crate) struct Machine {
     pub(crate) asked_at: Time,
     /// How often it asked at this very instant.
     pub(crate) asked: u32,
+    /// What it did for each kind of leases.
+    pub(crate) asked_of: [Asked; KINDS.len()],
+    /// Which claims were told when to look, and have not asked since.
+    pub(crate) look_by: BTreeMap<OwnerToken, Instant>,
+}
+
+/// When a machine asked for leases of a kind.
+#[derive(Clone, Copy, Debug, Default, Hash)]
+pub(crate) struct Asked {
+    /// When it did last.
+    pub(crate) at: Time,
     /// Since when somebody waits for it to ask.
     pub(crate) waited_since: Option<Time>,
-    /// Which claim was told when to look, and has not asked since.
-    pub(crate) look_by: Option<(OwnerToken, Instant)>,
+}
+
+/// What a caller wants, where it does not want what chance has it want.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// Of the key.
+    pub mode: Mode,
+    /// Whether the key is to stay taken for a while.
+    pub keeps: bool,
 }
 
 /// A question under way, from the view of its asker.
@@ -109,6 +128,8 @@ pub(crate) struct Caller {
     pub(crate) drop_at: Option<Time>,
     /// How often it still wants a lock.
     pub(crate) wants: u32,
+    /// What it wants each time.
+    pub(crate) wish: Option<Wish>,
 }
 
 #[derive(Clone)]
@@ -126,6 +147,7 @@ pub(crate) enum Doing {
         key: usize,
         lease: LeaseId,
         token: FencingToken,
+        shard: u8,
         place: u64,
         terms: Terms,
         tries: u32,
@@ -134,6 +156,8 @@ pub(crate) enum Doing {
         key: usize,
         lease: LeaseId,
         token: FencingToken,
+        mode: Mode,
+        shard: u8,
         /// How many were granted the key before.
         place: u64,
         until: Time,
@@ -154,6 +178,7 @@ impl Process {
             parked_until: 0,
             drop_at: None,
             wants: u32::MAX,
+            wish: None,
         };
         Process {
             life: 0,

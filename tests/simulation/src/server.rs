@@ -3,14 +3,16 @@
 use std::collections::HashSet;
 use std::hash::Hash;
 
-use lock_protocol::store::{Messages, Moment, Store};
+use lock_protocol::store::{Leased, Messages, Moment, Store};
 use lock_protocol::{
-    Acquired, Claim, FenceBlock, Instant, LockKey, OwnerToken, Release, Released, Renewal, Renewed,
+    Acquired, Claim, FenceBlock, Grant, Instant, LockKey, Mode, OwnerToken, Release, Released,
+    Renewal, Renewed,
 };
 
 use crate::clock::{MS, Time, nanos};
 use crate::promise::{Promise, Violation};
 use crate::sum::Sum;
+use crate::together::{fit, has_room};
 
 /// A process, and which of its lives.
 pub type Way = (usize, u32);
@@ -49,15 +51,20 @@ pub enum Reply {
 }
 
 impl Reply {
+    /// The lease that it gives.
+    pub(crate) fn grant(&self) -> Option<&Grant> {
+        match self {
+            Reply::Acquired(Acquired::Granted(grant))
+            | Reply::Released(Released::Released(Some(Acquired::Granted(grant)))) => Some(grant),
+            _ => None,
+        }
+    }
+
     /// The tokens that it gives.
     pub(crate) fn tokens(&self) -> Option<FenceBlock> {
         match self {
-            Reply::Acquired(Acquired::Granted(grant))
-            | Reply::Released(Released::Released(Some(Acquired::Granted(grant)))) => {
-                Some(grant.tokens)
-            }
             Reply::Renewed(Renewed::Held(extension)) => extension.tokens,
-            _ => None,
+            _ => self.grant().map(|grant| grant.tokens),
         }
     }
 }
@@ -175,15 +182,26 @@ impl Server {
         self.store.owner(self.keys[key].as_str(), instant(now))
     }
 
-    pub(crate) fn remaining(&self, key: usize, now: Time) -> Option<Time> {
-        let remaining = self.store.remaining(self.keys[key].as_str(), instant(now));
-        remaining.map(nanos)
+    /// The leases of a key.
+    pub(crate) fn leases(&self, key: usize, now: Time) -> impl Iterator<Item = Leased<'_>> {
+        self.store.leases(self.keys[key].as_str(), instant(now))
     }
 
     pub(crate) fn queue(&self, key: usize, now: Time) -> Vec<&OwnerToken> {
         self.store
             .queue(self.keys[key].as_str(), instant(now))
             .collect()
+    }
+
+    /// What the claim wants that stands first, if there is room for it.
+    pub(crate) fn unserved(&self, key: usize, now: Time) -> Option<Mode> {
+        let name = self.keys[key].as_str();
+        let first = self.store.waiting(name, instant(now)).next()?;
+        let leases: Vec<(Mode, u8)> = self
+            .leases(key, now)
+            .map(|lease| (lease.mode, lease.shard))
+            .collect();
+        has_room(leases.iter().copied(), first.mode).then_some(first.mode)
     }
 
     pub(crate) fn is_idle(&self, now: Time) -> bool {
@@ -210,6 +228,11 @@ impl Server {
         is_stolen
     }
 
+    /// All leases of a key are lost, as where an operator deletes it.
+    pub(crate) fn evict(&mut self, key: usize) {
+        self.store.expire(self.keys[key].as_str());
+    }
+
     /// This claim must not come back.
     pub(crate) fn withdrawn(&mut self, key: usize, owner: &OwnerToken) {
         self.ledgers[key].withdrawn.insert(owner.clone());
@@ -223,7 +246,10 @@ impl Server {
         way: Way,
         now: Time,
     ) -> (Reply, Messages<Way>, Option<Violation>) {
-        let before = self.owner(key, now).cloned();
+        let before = self.leases(key, now);
+        let before: Vec<Before> = before
+            .map(|lease| (lease.owner.clone(), lease.ends))
+            .collect();
         let at = self.moment(now);
         let (reply, messages) = match body {
             Body::Acquire(claim) => {
@@ -251,7 +277,7 @@ impl Server {
             }
         };
         self.is_behind &= reply.tokens().is_none();
-        let violation = self.check(key, body, &reply, before, now).err();
+        let violation = self.check(key, body, &reply, &before, now).err();
         (reply, messages, violation)
     }
 
@@ -260,63 +286,23 @@ impl Server {
         key: usize,
         body: &Body,
         reply: &Reply,
-        before: Option<OwnerToken>,
+        before: &[Before],
         now: Time,
     ) -> Result<(), Violation> {
-        let broken = |promise, text: String| Err(Violation { promise, text });
-        let owner = self.owner(key, now).cloned();
-        let queue: Vec<OwnerToken> = self.queue(key, now).into_iter().cloned().collect();
-        for (place, claim) in queue.iter().enumerate() {
-            if owner.as_ref() == Some(claim) || queue[..place].contains(claim) {
-                return broken(Promise::ClaimStandsOnce, format!("{claim} of {queue:?}"));
-            }
-        }
-        if let Some(owner) = &owner
-            && owner.as_str() != THIEF
-            && self.remaining(key, now).is_none()
-        {
-            return broken(Promise::OwnerHasLease, format!("{owner} has none"));
-        }
-        if let Some(before) = &before
-            && owner.as_ref() != Some(before)
-            && !matches!(body, Body::Release(release) if release.owner == *before)
-            && !matches!(body, Body::Abandon(gone, _) | Body::GiveBack(gone) | Body::Skip(gone)
-                if gone == before)
-        {
-            return broken(Promise::NoEviction, format!("{before}, by {body:?}"));
-        }
-        if owner.is_none() && !queue.is_empty() {
-            return broken(Promise::PromptHandOver, format!("{queue:?} wait"));
-        }
-
+        let name = self.keys[key].as_str();
+        let leases: Vec<Leased<'_>> = self.store.leases(name, instant(now)).collect();
+        let queue: Vec<&Claim> = self.store.waiting(name, instant(now)).collect();
+        check_leases(body, &leases, before)?;
+        check_queue(&leases, &queue)?;
         let ledger = &mut self.ledgers[key];
-        ledger
-            .waiting
-            .retain(|(_, heard, remembered)| now - heard <= *remembered);
-        if let Body::Abandon(gone, _) | Body::GiveBack(gone) | Body::Skip(gone) = body {
-            ledger.waiting.retain(|(waiter, ..)| waiter != gone);
-        }
-        if let Body::Release(release) = body
-            && !queue.contains(&release.owner)
+        ledger.follow(body, &leases, &queue, before, now)?;
+        if let Body::Renew(renewal) = body
+            && let Reply::Renewed(renewed) = reply
+            && matches!(renewed, Renewed::Held(_))
+                != leases.iter().any(|it| *it.owner == renewal.owner)
         {
-            // It may have been handed the lock by this very verb, which then ended that.
-            ledger
-                .waiting
-                .retain(|(waiter, ..)| *waiter != release.owner);
-        }
-        // Whoever leaves the key to be kept had it, be it by this very verb.
-        let is_left = |owner: &OwnerToken| matches!(body, Body::Release(release) if *owner == release.owner.kept());
-        if let Some(owner) = &owner
-            && before.as_ref() != Some(owner)
-            && owner.as_str() != THIEF
-            && !is_left(owner)
-        {
-            if let Some((first, ..)) = ledger.waiting.first()
-                && first != owner
-            {
-                return broken(Promise::NobodyOvertaken, format!("{first}, by {owner}"));
-            }
-            ledger.waiting.retain(|(waiter, ..)| waiter != owner);
+            let text = format!("{}: {renewed:?}", renewal.owner);
+            return broken(Promise::RenewalTellsTruth, text);
         }
         if let (
             Some(claim),
@@ -333,13 +319,13 @@ impl Server {
                 }
             }
         }
-        if let Body::Abandon(gone, _) = body
-            && (owner.as_ref() == Some(gone) || queue.contains(gone))
-        {
-            return broken(Promise::WithdrawnIsGone, format!("{gone} is still there"));
-        }
-        let is_withdrawn = |claim: &&OwnerToken| ledger.withdrawn.contains(*claim);
-        match owner.iter().chain(&queue).find(is_withdrawn) {
+        let owners = leases.iter().map(|lease| lease.owner);
+        let mut known = owners.chain(queue.iter().map(|claim| &claim.owner));
+        let is_gone = |claim: &&OwnerToken| {
+            ledger.withdrawn.contains(*claim)
+                || matches!(body, Body::Abandon(gone, _) if gone == *claim)
+        };
+        match known.find(is_gone) {
             Some(claim) => broken(Promise::WithdrawnIsGone, format!("{claim}, by {body:?}")),
             None => Ok(()),
         }
@@ -352,6 +338,117 @@ struct Ledger {
     /// Who waits, in which order, when it asked last, and for how long it is remembered.
     waiting: Vec<(OwnerToken, Time, Time)>,
     withdrawn: HashSet<OwnerToken>,
+}
+
+/// A lease as it was: whose, and when it ends.
+type Before = (OwnerToken, Option<Instant>);
+
+fn broken(promise: Promise, text: String) -> Result<(), Violation> {
+    Err(Violation { promise, text })
+}
+
+/// Looks at the leases beside those that there were.
+fn check_leases(body: &Body, leases: &[Leased<'_>], before: &[Before]) -> Result<(), Violation> {
+    for lease in leases {
+        if lease.ends.is_none() && lease.owner.as_str() != THIEF {
+            return broken(Promise::OwnerHasLease, format!("{} has none", lease.owner));
+        }
+    }
+    for (owner, ends) in before {
+        let is_ended_by_it = match body {
+            Body::Release(release) => release.owner == *owner,
+            Body::Abandon(gone, _) | Body::GiveBack(gone) | Body::Skip(gone) => gone == owner,
+            Body::Acquire(_) | Body::Renew(_) => false,
+        };
+        match leases.iter().find(|lease| lease.owner == owner) {
+            None if !is_ended_by_it => {
+                return broken(Promise::NoEviction, format!("{owner}, by {body:?}"));
+            }
+            Some(lease) if lease.ends != *ends && !body.owners().any(|it| it == owner) => {
+                let text = format!("{owner} has another end, by {body:?}");
+                return broken(Promise::OthersAreLeftAlone, text);
+            }
+            _ => {}
+        }
+    }
+    let modes = leases.iter().map(|lease| (lease.mode, lease.shard));
+    if !fit(modes) {
+        return broken(Promise::MutualExclusion, format!("{leases:?}, by {body:?}"));
+    }
+    Ok(())
+}
+
+/// Looks whether everybody stands there once, and whether there is nothing for the first.
+fn check_queue(leases: &[Leased<'_>], queue: &[&Claim]) -> Result<(), Violation> {
+    for (place, claim) in queue.iter().enumerate() {
+        let owner = &claim.owner;
+        if leases.iter().any(|lease| lease.owner == owner)
+            || queue[..place].iter().any(|other| other.owner == *owner)
+        {
+            return broken(Promise::ClaimStandsOnce, format!("{owner} of {queue:?}"));
+        }
+    }
+    for (place, lease) in leases.iter().enumerate() {
+        if leases[..place]
+            .iter()
+            .any(|other| other.owner == lease.owner)
+        {
+            return broken(Promise::ClaimStandsOnce, format!("{leases:?}"));
+        }
+    }
+    let modes = leases.iter().map(|lease| (lease.mode, lease.shard));
+    match queue.first() {
+        Some(first) if has_room(modes, first.mode) => {
+            broken(Promise::PromptHandOver, format!("{queue:?} wait"))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Ledger {
+    /// Takes those out who do not wait any more. Nobody has a lease that did not wait for it, or
+    /// ask for it when nobody did.
+    fn follow(
+        &mut self,
+        body: &Body,
+        leases: &[Leased<'_>],
+        queue: &[&Claim],
+        before: &[Before],
+        now: Time,
+    ) -> Result<(), Violation> {
+        let waiting = &mut self.waiting;
+        waiting.retain(|(_, heard, remembered)| now - heard <= *remembered);
+        if let Body::Abandon(gone, _) | Body::GiveBack(gone) | Body::Skip(gone) = body {
+            waiting.retain(|(waiter, ..)| waiter != gone);
+        }
+        if let Body::Release(release) = body
+            && queue.iter().all(|claim| claim.owner != release.owner)
+        {
+            // It may have been handed the lock by this very verb, which then ended that.
+            waiting.retain(|(waiter, ..)| *waiter != release.owner);
+        }
+        // Whoever leaves the key to be kept had it, be it by this very verb.
+        let is_left = |owner: &OwnerToken| matches!(body, Body::Release(release) if *owner == release.owner.kept());
+        let owners = leases.iter().map(|lease| lease.owner);
+        let mut new: Vec<&OwnerToken> = owners
+            .filter(|owner| before.iter().all(|(other, _)| other != *owner))
+            .filter(|owner| owner.as_str() != THIEF && !is_left(owner))
+            .collect();
+        let place = |owner: &OwnerToken| waiting.iter().position(|(waiter, ..)| waiter == owner);
+        new.sort_by_key(|owner| place(owner).unwrap_or(usize::MAX));
+        for owner in new {
+            match waiting.first() {
+                Some((first, ..)) if first != owner => {
+                    return broken(Promise::NobodyOvertaken, format!("{first}, by {owner}"));
+                }
+                None if body.claim().is_none_or(|claim| claim.owner != *owner) => {
+                    return broken(Promise::LostStaysLost, format!("{owner}, by {body:?}"));
+                }
+                _ => waiting.retain(|(waiter, ..)| waiter != owner),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The instant of the server's clock.

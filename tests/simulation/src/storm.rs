@@ -1,6 +1,6 @@
 //! What goes wrong, and when.
 
-use lock_protocol::machine;
+use lock_protocol::{FencingToken, Mode, OwnerToken, machine};
 
 use crate::clock::{MS, nanos};
 use crate::fault::Fault;
@@ -18,6 +18,10 @@ impl World {
         self.check_processes();
         if self.is_ending {
             return;
+        }
+        if self.plan.only.is_some() {
+            self.is_stormy = true;
+            return self.check_unheard();
         }
         let (storm, calm) = (40, 80);
         if self.one_in(if self.is_stormy { storm } else { calm }) {
@@ -45,6 +49,7 @@ impl World {
             8..=10 => self.crash(process),
             11..=12 => self.shut_down(process),
             13..=14 => self.stall(),
+            15 if !self.plan.modes.is_empty() => self.evict(),
             15..=16 => self.lose_data(),
             _ => self.steal(),
         }
@@ -182,6 +187,26 @@ impl World {
         }
     }
 
+    /// A lock is lost, and those who wait for it are not: the server is short of memory, or an
+    /// operator deletes it.
+    fn evict(&mut self) {
+        let key = self.chance.index(self.plan.keys);
+        let is_stolen = |owner: &OwnerToken| owner.as_str() == THIEF;
+        if self.server.owner(key, self.now).is_none_or(is_stolen) {
+            return;
+        }
+        self.fault(Fault::DataLost);
+        self.trace(|_| format!("the server loses k{key}"));
+        let before = self.kept(key);
+        self.server.evict(key);
+        self.note(key, before, || Event::Evicted);
+        self.onlooker.lose_data(&self.processes);
+        let left = self.server.leases(key, self.now).count();
+        if left > 0 {
+            self.broken(Promise::LostTogether, || format!("{left} leases of k{key}"));
+        }
+    }
+
     /// The clock of the server is set back. Until it shows what it has shown before, no data is
     /// lost: tokens need one of the two.
     fn set_back(&mut self) {
@@ -203,14 +228,18 @@ impl World {
         self.trace(|_| "the server gets older data back".to_string());
         self.onlooker.lose_data(&self.processes);
         for key in 0..self.plan.keys {
-            let owner = self.server.owner(key, self.now).cloned();
+            let leases = self.server.leases(key, self.now);
+            let leased: Vec<OwnerToken> = leases.map(|lease| lease.owner.clone()).collect();
             let queue = self.server.queue(key, self.now).into_iter().cloned();
-            let owners: Vec<_> = owner.into_iter().chain(queue).collect();
+            let owners: Vec<_> = leased.into_iter().chain(queue).collect();
             if owners.iter().any(|owner| owner.as_str() == THIEF) {
                 let until = self.now + self.some_ms(1, 400);
                 self.plan(until, Happens::TheftEnds(key));
             }
-            self.onlooker.comes_back(owners);
+            let leases = self.server.leases(key, self.now);
+            let shared = leases.filter(|lease| lease.mode == Mode::Shared);
+            let phases: Vec<FencingToken> = shared.map(|lease| lease.token).collect();
+            self.onlooker.comes_back(owners, phases);
         }
         // Longer than a block has microseconds.
         self.stalled_until = self.stalled_until.max(self.now) + self.some_ms(31, 50);

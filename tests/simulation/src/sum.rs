@@ -134,10 +134,10 @@ fn add_process(now: Time, process: &Process, sum: &mut Sum<'_>) {
             timer: _,
             asked_at,
             asked,
-            waited_since,
+            asked_of,
             look_by,
         } = machine;
-        (key, it, asked_at, asked, waited_since, look_by).hash(sum);
+        (key, it, asked_at, asked, asked_of, look_by).hash(sum);
     }
     for Caller {
         doing,
@@ -145,6 +145,7 @@ fn add_process(now: Time, process: &Process, sum: &mut Sum<'_>) {
         parked_until,
         drop_at,
         wants,
+        wish: _,
     } in &process.callers
     {
         (doing, parked_until, drop_at, wants).hash(sum);
@@ -248,20 +249,23 @@ impl Hash for Doing {
                 key,
                 lease,
                 token,
+                shard,
                 place,
                 terms,
                 tries,
             } => {
-                (key, lease, token, place, terms, tries).hash(state);
+                (key, lease, token, shard, place, terms, tries).hash(state);
             }
             Doing::Holds {
                 key,
                 lease,
                 token,
+                mode,
+                shard,
                 place,
                 until,
             } => {
-                (key, lease, token, place, until).hash(state);
+                (key, lease, token, mode, shard, place, until).hash(state);
             }
             Doing::Releases {
                 key,

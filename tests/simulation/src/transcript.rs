@@ -1,9 +1,11 @@
 //! What happened to the store in a history, in the order in which the store took it.
 
-use lock_protocol::store::{Messages, Word};
-use lock_protocol::{Grant, OwnerToken};
+use std::time::Duration;
 
-use crate::server::{Body, Reply, Way};
+use lock_protocol::store::{Messages, Word};
+use lock_protocol::{Grant, Mode, OwnerToken};
+
+use crate::server::{Body, Reply, Way, instant};
 use crate::world::World;
 
 /// Something that happened to the store.
@@ -22,12 +24,26 @@ pub struct Entry {
 /// Who has a lock, and who waits for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// Who has it.
-    pub owner: Option<OwnerToken>,
-    /// Whether its lease ends by itself.
-    pub is_leased: bool,
+    /// Who has it, in the order of their owner tokens.
+    pub leases: Vec<Leased>,
     /// Who waits.
     pub queue: Vec<OwnerToken>,
+    /// What the first of them wants, if there is room for it: nobody has looked at the store since
+    /// a lease ran out.
+    pub unserved: Option<Mode>,
+}
+
+/// A lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leased {
+    /// Whose.
+    pub owner: OwnerToken,
+    /// What it is.
+    pub mode: Mode,
+    /// Which part of the key.
+    pub shard: u8,
+    /// How long it lives from now; `None` if it does not end by itself.
+    pub left: Option<Duration>,
 }
 
 /// What can happen to a store.
@@ -41,6 +57,8 @@ pub enum Event {
     TheftEnds,
     /// All data was lost.
     DataLost,
+    /// The lock was lost, and those who wait for it were not.
+    Evicted,
 }
 
 /// A question, and what came of it.
@@ -61,10 +79,18 @@ impl World {
     pub(crate) fn kept(&self, key: usize) -> Option<Kept> {
         self.transcript.as_ref()?;
         let queue = self.server.queue(key, self.now);
+        let leases = self.server.leases(key, self.now).map(|lease| Leased {
+            owner: lease.owner.clone(),
+            mode: lease.mode,
+            shard: lease.shard,
+            left: lease.ends.map(|ends| ends.since(instant(self.now))),
+        });
+        let mut leases: Vec<Leased> = leases.collect();
+        leases.sort_by(|one, other| one.owner.cmp(&other.owner));
         Some(Kept {
-            owner: self.server.owner(key, self.now).cloned(),
-            is_leased: self.server.remaining(key, self.now).is_some(),
+            leases,
             queue: queue.into_iter().cloned().collect(),
+            unserved: self.server.unserved(key, self.now),
         })
     }
 

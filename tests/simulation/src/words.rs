@@ -3,7 +3,7 @@
 use lock_protocol::machine::{
     Action, Actions, Answer, Ask, Event, Look, Outcome, ReleaseOutcome, Verb,
 };
-use lock_protocol::{Acquired, Claim, OwnerToken, Released, Renewed};
+use lock_protocol::{Acquired, Claim, Mode, OwnerToken, Released, Renewed};
 
 use crate::server::{Body, Reply};
 
@@ -100,7 +100,11 @@ fn ask_words(ask: &Ask) -> String {
 
 fn claim(claim: &Claim) -> String {
     let waits = if claim.queue { " waits" } else { "" };
-    format!("{} {} ms{waits}", claim.owner, claim.ttl.as_millis())
+    let mode = match claim.mode {
+        Mode::Exclusive => String::new(),
+        mode => format!(" {mode:?}"),
+    };
+    format!("{} {} ms{waits}{mode}", claim.owner, claim.ttl.as_millis())
 }
 
 fn answer_words(answer: &Answer) -> String {

@@ -177,6 +177,10 @@ impl World {
             stale_writes: self.onlooker.stale_writes,
             kept: self.onlooker.kept,
             kept_by_dead: self.onlooker.kept_by_dead,
+            granted: self.onlooker.granted.clone(),
+            joined: self.onlooker.joined,
+            batches: self.onlooker.batches,
+            made_up: self.onlooker.made_up,
             violation: self.onlooker.violation.clone(),
         }
     }
@@ -214,7 +218,8 @@ impl World {
             let left: Vec<String> = (0..self.plan.keys)
                 .map(|key| {
                     let queue = self.server.queue(key, self.now);
-                    format!("{:?}, {queue:?}", self.server.owner(key, self.now))
+                    let leases: Vec<_> = self.server.leases(key, self.now).collect();
+                    format!("{leases:?}, {queue:?}")
                 })
                 .collect();
             return self.broken(Promise::NothingLeft, || format!("in the store: {left:?}"));
@@ -388,7 +393,13 @@ impl World {
 
     /// Whether this fault happens, which has a chance of one in `of` in a storm.
     pub(crate) fn strikes(&mut self, fault: Fault, of: u64) -> bool {
-        self.is_stormy && self.chance.strikes(fault, of)
+        self.is_stormy && self.befalls(fault, of)
+    }
+
+    /// The same, whether there is a storm or not.
+    pub(crate) fn befalls(&mut self, fault: Fault, of: u64) -> bool {
+        let can_happen = self.plan.only.is_none_or(|only| only == fault);
+        can_happen && self.chance.strikes(fault, of)
     }
 
     /// Between `from` and `to` milliseconds.

@@ -4,14 +4,18 @@
 
 #![cfg(lock_mistakes)]
 
+use lock_protocol::Mode;
 use lock_protocol::mistakes::Mistake;
-use lock_simulation::Promise;
 use lock_simulation::explore::Bound;
+use lock_simulation::{Promise, Wish};
 use stateright::{Checker, HasDiscoveries, Model};
 
 /// The promises that the mistake was found to break, in the smallest bound that shows it.
 fn broken_by(mistake: Mistake, callers: &[usize], faults: u8) -> Vec<Promise> {
-    let mut bound = Bound::new(callers, faults);
+    broken_in(mistake, Bound::new(callers, faults))
+}
+
+fn broken_in(mistake: Mistake, mut bound: Bound) -> Vec<Promise> {
     bound.mistake = Some(mistake);
     let promises = Promise::ALL.iter().map(|promise| promise.text());
     let checker = bound
@@ -59,4 +63,45 @@ each_is_caught! {
         LeaseCountedFromArrival, [2, 1], 1, ValidLeaseIsTheStores;
     a_grace_taken_for_the_whole_ttl_is_caught: GraceTakenForTtl, [2, 1], 1, ValidLeaseIsTheStores;
     a_resource_that_ignores_the_token_is_caught: ResourceIgnoresToken, [1, 1], 2, NoStaleWrite;
+}
+
+const fn wish(mode: Mode) -> Wish {
+    Wish { mode, keeps: false }
+}
+
+const WRITER: Wish = wish(Mode::Exclusive);
+const READER: Wish = wish(Mode::Shared);
+const PERMIT: Wish = wish(Mode::Permits { take: 1, of: 1 });
+const SHARD: Wish = wish(Mode::Shard {
+    of: 2,
+    prefer: 0,
+    except: 0,
+});
+
+macro_rules! each_is_caught_together {
+    ($($test:ident: $mistake:ident, $wishes:expr, $faults:literal, $promise:ident;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                let wishes: &[&[Wish]] = &$wishes;
+                let callers = wishes.iter().map(|wishes| wishes.to_vec()).collect();
+                let broken = broken_in(Mistake::$mistake, Bound::of(callers, $faults));
+                assert!(broken.contains(&Promise::$promise), "{broken:?}");
+            }
+        )*
+    };
+}
+
+each_is_caught_together! {
+    a_reader_that_passes_a_writer_is_caught:
+        ReaderPassesWriter, [&[READER], &[WRITER], &[READER]], 0, NobodyOvertaken;
+    a_batch_of_one_is_caught: BatchOfOne, [&[WRITER, READER], &[READER]], 0, PromptHandOver;
+    a_last_reader_that_forgets_the_queue_is_caught:
+        LastReaderForgetsQueue, [&[READER], &[WRITER]], 0, PromptHandOver;
+    a_token_of_readers_that_was_given_before_is_caught:
+        PhaseTokenReused, [&[WRITER], &[READER]], 0, TokensGrow;
+    a_permit_too_many_is_caught: OnePermitMore, [&[PERMIT], &[PERMIT]], 0, MutualExclusion;
+    a_shard_that_two_have_is_caught: ShardTwice, [&[SHARD], &[SHARD]], 0, MutualExclusion;
+    a_first_reader_that_ends_all_is_caught:
+        FirstReaderEndsAll, [&[READER, READER], &[WRITER]], 0, NoEviction;
 }

@@ -4,7 +4,7 @@
 //! `holder URL` connects. What it understands:
 //!
 //! ```text
-//! acquire KEY TTL_MS WAIT_MS     held TOKEN | error KIND
+//! acquire KEY TTL_MS WAIT_MS [PART]   held TOKEN | error KIND
 //! release                        released | error KIND
 //! drop                           dropped
 //! state                          held | lost
@@ -17,6 +17,8 @@
 //! contend ORDER                  served COUNT COUNT … | failed WHY      with other processes, as a `Contention` in JSON says
 //! exit, abort                    nothing: the process ends, holding what it holds
 //! ```
+//!
+//! PART is what is wanted of the key: `shared`, `permits=N` or `shards=N`; without it, all.
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,7 +26,7 @@ use std::io::{BufRead, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
 use lock_runtime::fencing::Writer;
-use lock_runtime::{LockError, LockGuard, LockRuntime};
+use lock_runtime::{Lock, LockError, LockGuard, LockRuntime};
 use lock_tests::faults::builder;
 use lock_tests::faults::contention::Contention;
 use lock_tests::faults::resource::{Resource, Write as Written};
@@ -49,13 +51,9 @@ async fn main() {
 
 async fn obey(locks: &LockRuntime, guard: &mut Option<LockGuard>, words: &[&str]) {
     match *words {
-        [how @ ("acquire" | "permit"), key, ttl, wait] => {
-            let mut lock = locks.lock(key).ttl(millis(ttl)).wait(millis(wait));
-            if how == "permit" {
-                // The only one.
-                lock = lock.permits(1);
-            }
-            match lock.acquire().await {
+        ["acquire", key, ttl, wait, ref part @ ..] => {
+            let lock = locks.lock(key).ttl(millis(ttl)).wait(millis(wait));
+            match part_of(lock, part).acquire().await {
                 Ok(acquired) => {
                     say(&format!("held {}", acquired.fencing_token()));
                     *guard = Some(acquired);
@@ -133,6 +131,19 @@ async fn obey(locks: &LockRuntime, guard: &mut Option<LockGuard>, words: &[&str]
         ["exit"] => std::process::exit(0),
         ["abort"] => std::process::abort(),
         _ => panic!("unknown: {words:?}"),
+    }
+}
+
+fn part_of(lock: Lock, part: &[&str]) -> Lock {
+    match part {
+        [] => lock,
+        ["shared"] => lock.shared(),
+        [part] => match part.split_once('=') {
+            Some(("permits", count)) => lock.permits(count.parse().unwrap()),
+            Some(("shards", count)) => lock.shards(count.parse().unwrap()),
+            _ => panic!("unknown: {part}"),
+        },
+        _ => panic!("unknown: {part:?}"),
     }
 }
 

@@ -30,11 +30,12 @@ local function remember(known)
   end
 end
 
-if holder and string.sub(holder, -24) == '/lr-0000000000000000-0-0' then
+local is_marked = holder and string.sub(holder, -24) == '/lr-0000000000000000-0-0'
+if is_marked or not holder and redis.call('GET', gone_of(owner)) == 'left' then
   -- company
   look()
   if refusal then return refusal end
-  local left = 0
+  local is_open, left = has_left(owner), 0
   if want and kind == string.sub(want, 1, 1) then
     local own = kind ~= 'h' and members(owner, want) or {}
     for shard, other in pairs(kind == 'h' and taken() or {}) do
@@ -43,11 +44,12 @@ if holder and string.sub(holder, -24) == '/lr-0000000000000000-0-0' then
     for _, entry in ipairs(own) do left = left + redis.call('ZREM', holders, entry) end
     known = known or left > 0
   end
-  remember(known)
-  if waited or left > 0 then
-    local served = serve_after()
+  remember(known or is_open)
+  if waited or left > 0 or is_open then
+    local outcome = serve_after(owner)
     if refusal then return refusal end
-    if waited and served == 0 then announce_rest() end
+    if outcome == 'again' then return answer('again') end
+    if waited and outcome == 'none' then announce_rest() end
   end
   return answer('withdrawn')
 end

@@ -28,19 +28,28 @@ local holder = read('lock', 'GET', lock)
 local earlier = ARGV[6] and owner .. ARGV[6]
 -- move
 
+local is_marked = false
 if holder and holder ~= owner then
   local process, id = string.match(holder, '/lr%-((%x+)%-%x+)%-%x+$')
-  local remaining_ms, foreign = redis.call('PTTL', lock), id and #id == 16 and 0 or 1
-  -- The marker of leases that go together is that of no process.
-  if foreign == 1 or string.sub(process, -2) == '-0' then process = nil end
-  return answer(stand_back(member, queue_ms, remaining_ms, foreign, process))
+  -- The marker of leases that go together is that of no process, and they may have ended before it.
+  is_marked = id == '0000000000000000'
+  if not is_marked then
+    local remaining_ms, foreign = redis.call('PTTL', lock), id and #id == 16 and 0 or 1
+    if foreign == 1 or string.sub(process, -2) == '-0' then process = nil end
+    return answer(stand_back(member, queue_ms, remaining_ms, foreign, process))
+  end
 end
 
 -- The last lease ended without a release: those that wait come first. Where nobody waits, a full
 -- memory refuses the lock.
-if not holder and redis.call('EXISTS', queue) == 1 then
-  -- gap
-  local outcome, grace_ms = hand_over(member)
+if is_marked or not holder and redis.call('EXISTS', queue) == 1 then
+  local outcome, grace_ms
+  if is_marked then
+    outcome, grace_ms = serve_company(member, true)
+  else
+    -- gap
+    outcome, grace_ms = hand_over(member)
+  end
   if refusal then return refusal end
   if outcome == 'again' then return answer('again') end
   if outcome == 'handed' then
@@ -49,7 +58,7 @@ if not holder and redis.call('EXISTS', queue) == 1 then
   end
 end
 
-if holder then
+if holder == owner then
   -- Never less than it has: this may be an old question, and a younger one have asked for more.
   ttl_ms = integer(math.max(redis.call('PTTL', lock), ttl_ms))
   redis.call('PEXPIRE', lock, ttl_ms)

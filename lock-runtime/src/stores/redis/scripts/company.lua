@@ -9,6 +9,9 @@
 -- `h:of:prefer:except`, the last in 16 hexadecimal digits.
 -- Before: the prelude.
 local MARK = '/lr-0000000000000000-0-0'
+-- What stands in place of a withdrawal where an owner has ended its lease and its call is made
+-- again, and for how long.
+local LEFT, LEFT_MS = 'left', '30000'
 local holders = string.sub(queue, 1, -9) .. ':holders'
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -152,13 +155,13 @@ local function want_of(member, next_waiter)
 end
 
 -- Tells the first waiter when to look.
-local function announce_rest(rest_ms)
+local function announce_rest()
   local found = read('queue', 'ZRANGE', queue, '0', '0')
   local member = found and found[1] or ''
   -- place
   if not channel then return end
   local want, owner = want_of(member, next_waiter)
-  redis.call('PUBLISH', channel, table.concat({'next', integer(rest_ms or rest_for(want)), owner}, '/'))
+  redis.call('PUBLISH', channel, table.concat({'next', integer(rest_for(want)), owner}, '/'))
 end
 
 -- Serves those who have waited longest, as long as there is something for them: nobody passes the
@@ -213,24 +216,67 @@ local function serve(own)
   return 'again', nil, served
 end
 
--- Serves those who wait after a lease has ended or a claim has left the queue, and tells who is
--- first then when to look.
--- Returns: how many were served
-local function serve_after()
+-- Tells the first of those who are left to look at once. Whose process is gone is passed over.
+-- `own` is the place of the asker, which looks anyway.
+-- Returns: whether nobody is left who has to be told; if not, too many were dead for one call
+local function tell_next(own)
+  for _ = 1, DEAD_AT_ONCE do
+    local found = read('queue', 'ZRANGE', queue, '0', '0')
+    if refusal then return end
+    local member = found[1]
+    if not member or member == own then return true end
+    -- place
+    local _, owner = want_of(member, next_waiter)
+    local heard = channel and redis.pcall('PUBLISH', channel, 'next/0/' .. (owner or '')) or 0
+    if type(heard) == 'table' then
+      refusal = heard
+      return
+    end
+    if heard > 0 then return true end
+    redis.call('ZREM', queue, member)
+  end
+  return false
+end
+
+-- Remembers that this owner has ended its lease: the call that did it is made again, since too many
+-- were dead for one.
+-- Returns: again
+local function leave_open(owner)
+  redis.call('SET', gone_of(owner), LEFT, 'PX', LEFT_MS)
+  return 'again'
+end
+
+local function has_left(owner)
+  return redis.call('GET', gone_of(owner)) == LEFT
+end
+
+-- The lock is taken for as long as the lease that ends last, and no longer.
+local function end_with(ends)
+  redis.call('PEXPIRE', lock, integer(ends - now_ms))
+  redis.call('PEXPIRE', holders, integer(ends - now_ms))
+end
+
+-- Serves those who wait after a lease of this owner has ended, or its claim has left the queue, and
+-- tells who is first then when to look.
+-- Returns: served | none: nobody was served | again
+local function serve_after(owner)
+  -- Another has it by now, and looks after those who wait.
+  if kind == 'x' then return 'none' end
   local last = last_end()
   if not last then kind = nil end
   local outcome, _, served = serve()
   if refusal then return end
   if not kind then
     redis.call('DEL', lock, holders)
-  elseif last and served == 0 then
-    redis.call('PEXPIRE', lock, integer(last - now_ms))
-    redis.call('PEXPIRE', holders, integer(last - now_ms))
+  elseif kind ~= 'x' then
+    end_with(served == 0 and last or last_end())
   end
   if outcome == 'again' then
-    announce_rest(0)
-  elseif served > 0 then
-    announce_rest()
+    local is_done = tell_next()
+    if refusal then return end
+    return is_done and 'served' or leave_open(owner)
   end
-  return served
+  if served == 0 then return 'none' end
+  announce_rest()
+  return 'served'
 end

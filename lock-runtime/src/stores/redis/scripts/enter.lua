@@ -20,9 +20,23 @@ local holder = look()
 local earlier = ARGV[7] and owner .. ARGV[7]
 -- move
 
+-- Others may fit beside it, and who is first after it has to know when to look.
 local function granted(last, old, at)
-  if member ~= '' then redis.call('ZREM', queue, member) end
-  return answer('granted', last, old, at, tostring(redis.call('EXISTS', queue)))
+  local has_waited = member ~= '' and redis.call('ZREM', queue, member) == 1
+  local waits = redis.call('EXISTS', queue)
+  if waits == 1 then
+    local outcome, _, served = serve()
+    if refusal then return refusal end
+    if outcome == 'again' then
+      local is_done = tell_next()
+      if refusal then return refusal end
+      if not is_done then return answer('again') end
+    elseif has_waited or served > 0 then
+      announce_rest()
+    end
+    waits = redis.call('EXISTS', queue)
+  end
+  return answer('granted', last, old, at, tostring(waits))
 end
 
 if kind == which then
@@ -73,6 +87,7 @@ local rest_ms, foreign = remaining_ms, 0
 if kind == 'x' then
   local ours = not holder or served > 0 or string.match(holder, '/lr%-(%x+)%-%x+%-%x+$')
   foreign = (ours and (ours == true or #ours == 16)) and 0 or 1
+  if served > 0 and member == '' then announce(remaining_ms) end
 else
   -- Who is not the first need not look before the first is gone.
   local found = read('queue', 'ZRANGE', queue, '0', '0')

@@ -1,7 +1,7 @@
 -- evict.lua: end the lease of an owner that goes together with others, whatever it has of the lock,
 -- and serve those who wait.
 -- ARGV: [1] call, [2] owner
--- Returns: released | lost: not held | error BADKEY
+-- Returns: released | lost: not held | again | error BADKEY
 local redis, lock, queue, counter = redis, KEYS[1], KEYS[2], KEYS[3]
 local call, owner = ARGV[1], ARGV[2]
 
@@ -25,8 +25,6 @@ for _, member in ipairs(own) do
   if refusal then return refusal end
   if ends > now_ms then ended = ended + redis.call('ZREM', holders, member) end
 end
-if ended == 0 then return answer('lost') end
+if ended == 0 and not has_left(owner) then return answer('lost') end
 
-serve_after()
-if refusal then return refusal end
-return answer('released')
+return answer(serve_after(owner) == 'again' and 'again' or 'released')

@@ -28,6 +28,8 @@ if ARGV[6] == '1' then
 end
 for _, member in ipairs(own) do redis.call('ZADD', holders, integer(now_ms + ttl_ms), member) end
 outlive_all(ttl_ms)
+-- A lease for a minimum hold was longer than its ttl.
+if now_ms + ttl_ms < ends then end_with(last_end()) end
 local contended = tostring(redis.call('EXISTS', queue))
 if last then return answer('granted', last, old, contended) end
 return answer('held', contended)

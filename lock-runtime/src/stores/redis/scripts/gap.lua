@@ -13,7 +13,6 @@ local next_owner, ttl_ms, place, queue_ms = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 
 local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
-if holder ~= owner then return answer('lost') end
 
 local next_gone = next_owner and redis.call('EXISTS', gone_of(next_owner)) == 1
 -- It is not queued.
@@ -23,7 +22,7 @@ local next_member = next_owner and member_of(next_owner, place)
 -- acquire.lua knows it by the same name.
 local gap = queue .. ':gap:counter'
 local waits = next_member and next_member ~= '' or redis.call('EXISTS', queue) == 1
-if waits and redis.call('EXISTS', gap) == 0 then
+if holder == owner and waits and redis.call('EXISTS', gap) == 0 then
   local became = {'released'}
   if next_owner then
     became = {'released', stand_back(next_member, queue_ms, gap_ms, 0)}
@@ -37,17 +36,17 @@ if waits and redis.call('EXISTS', gap) == 0 then
     -- The first who is alive looks when the gap is over, and serves the queue.
     for _, member in ipairs(redis.call('ZRANGE', queue, '0', '15')) do
       -- place
-      local told = {'next', gap_ms, next_waiter}
-      local heard = channel and redis.pcall('PUBLISH', channel, table.concat(told, '/'))
+      local heard = channel
+        and redis.pcall('PUBLISH', channel, next_word(gap_ms, member, next_waiter))
       if heard and heard ~= 0 then break end
     end
     return answer(unpack(became))
   end
 end
 
-local outcome, grace_ms = hand_over()
+local outcome, grace_ms = hand_on(holder)
 if refusal then return refusal end
-if outcome == 'again' then return answer('again') end
+if outcome == 'lost' or outcome == 'again' then return answer(outcome) end
 if outcome == 'handed' then
   if not next_member or next_member == '' then announce(grace_ms) end
   if not next_owner then return answer('released') end

@@ -46,15 +46,14 @@ end
 
 local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
-if holder ~= owner then return answer('lost') end
 
 local next_gone = redis.call('EXISTS', gone_of(next_owner)) == 1
 -- It is not queued.
 if next_gone then place = '' end
 
-local outcome, grace_ms = hand_over()
+local outcome, grace_ms = hand_on(holder)
 if refusal then return refusal end
-if outcome == 'again' then return answer('again') end
+if outcome == 'lost' or outcome == 'again' then return answer(outcome) end
 if outcome == 'handed' then
   if place == '' then announce(grace_ms) end
   return answer('released', stand_back(member_of(next_owner, place), queue_ms, grace_ms, 0))

@@ -83,21 +83,42 @@ local function put_back(popped)
   if redis.call('PTTL', queue) < 0 then redis.pcall('PEXPIRE', queue, QUEUE_MS) end
 end
 
+-- Whether the first waiter knows when to look.
+local is_told = false
+
 -- Serves the queue of a lock that nobody has, where a claim stands first that goes together with
--- others.
--- Returns: as `hand_over`
-local function serve_company(own)
+-- others; or, if it is `marked`, of one that leases have which go together. Who is not the asker,
+-- whose place is `own`, goes on with its release, if that was made.
+-- Returns: as `hand_over` | 'lost': there was no such release
+local function serve_company(own, marked)
   -- company
+  if marked then
+    if not own and not has_left(owner) then return 'lost' end
+    look()
+    if refusal then return end
+  end
+  is_told = true
+  if kind == 'x' then return 'handed', redis.call('PTTL', lock) end
   local outcome, grace_ms, served = serve(own)
   if refusal then return end
-  if outcome == 'mine' and not kind then
+  if outcome == 'handed' then
+    is_told = false
+    return 'handed', grace_ms
+  end
+  if not kind then
+    if outcome == 'again' then return 'again' end
+    if marked then redis.call('DEL', holders) end
     if own then redis.call('ZREM', queue, own) end
     return 'free'
   end
-  if outcome == 'handed' then return 'handed', grace_ms end
-  if outcome == 'again' and not kind then return 'again' end
-  -- Where too many wait for one call, the first is told to look at once.
-  return 'handed', outcome == 'again' and 0 or redis.call('PTTL', lock)
+  if outcome == 'again' then
+    local is_done = tell_next(own)
+    if refusal then return end
+    if not is_done then return own and 'again' or leave_open(owner) end
+  elseif outcome == 'waits' and served > 0 then
+    announce_rest()
+  end
+  return 'handed', redis.call('PTTL', lock)
 end
 
 -- Makes the first of the queue the owner for its grace; if its process is gone, which the count of
@@ -135,17 +156,30 @@ local function hand_over(own)
   return 'again'
 end
 
+-- Ends the lease of the owner and hands the lock over, or goes on with that.
+-- Returns: as `hand_over` | 'lost': another has it
+local function hand_on(holder)
+  if holder == owner then return hand_over() end
+  return serve_company(nil, true)
+end
+
+-- What tells a waiter when to look. What goes together with others has what it wants behind its
+-- owner token.
+local function next_word(remaining_ms, member, next_waiter)
+  local owner = string.sub(member, -1) == 'c' and string.match(next_waiter, '^(.*)/') or next_waiter
+  return table.concat({'next', integer(remaining_ms), owner}, '/')
+end
+
 -- Tells the first waiter when to look whether the owner is alive: one that died as it was handed
 -- the lock tells nobody. For a caller that is not in the queue itself, or leaves it, and so does
 -- not look.
 local function announce(remaining_ms)
+  if is_told then return end
   local members = read('queue', 'ZRANGE', queue, '0', '0')
   local member = members and members[1] or ''
   -- place
   if not channel then return end
-  -- What goes together with others has what it wants behind its owner token.
-  local owner = string.sub(member, -1) == 'c' and string.match(next_waiter, '^(.*)/') or next_waiter
-  redis.call('PUBLISH', channel, table.concat({'next', integer(remaining_ms), owner}, '/'))
+  redis.call('PUBLISH', channel, next_word(remaining_ms, member, next_waiter))
 end
 
 -- Answers a claim that cannot have the lock: queues it with a ticket, if it waits (`member` is not

@@ -42,11 +42,10 @@ end
 
 local holder = read('lock', 'GET', lock)
 if refusal then return refusal end
-if holder ~= owner then return answer('lost') end
 
-local outcome, grace_ms = hand_over()
+local outcome, grace_ms = hand_on(holder)
 if refusal then return refusal end
-if outcome == 'again' then return answer('again') end
+if outcome == 'lost' or outcome == 'again' then return answer(outcome) end
 if outcome == 'handed' then
   announce(grace_ms)
 else
