@@ -1,5 +1,6 @@
-// Command consul-lock is one process of a run of lock-bench on the side `api-lock`: Go's api.Lock, as its documents show it, with a
-// session for each claim; or on the side `bare`: the transactions of ours on a lock that nobody else wants, and nothing else.
+// Command consul-lock is one process of a run of lock-bench on the side `api-lock`: Go's api.Lock,
+// as its documents show it, with a session for each claim; or on the side `bare`: the transactions
+// of ours on a lock that nobody else wants, and nothing else.
 package main
 
 import (
@@ -42,8 +43,9 @@ func main() {
 	})
 }
 
-// The two transactions of a pair (lock-consul/src/entering.rs, ending.rs), with names as long as ours, each of which is new, and a
-// session for each lock, which ours keeps from claim to claim as well.
+// The two transactions of a pair (lock-consul/src/entering.rs, ending.rs), with names as long as
+// ours, each of which is new, and a session for each lock, which ours keeps from claim to claim as
+// well.
 func bare(client *api.Client, process int) func(context.Context, string) (func(), error) {
 	var mutex sync.Mutex
 	sessions, last := map[string]string{}, 0

@@ -1,5 +1,6 @@
-// Command etcd-mutex is one process of a run of lock-bench on the side `mutex`: Go's concurrency.Mutex, with one session; or on the side
-// `etcd-raw`: the transactions of ours on a lock that nobody else wants, and nothing else.
+// Command etcd-mutex is one process of a run of lock-bench on the side `mutex`: Go's
+// concurrency.Mutex, with one session; or on the side `etcd-raw`: the transactions of ours on a
+// lock that nobody else wants, and nothing else.
 package main
 
 import (
@@ -27,7 +28,8 @@ func main() {
 		if job.Side == "etcd-raw" {
 			return worker.Client{Lock: raw(client, session.Lease(), job.Process)}
 		}
-		// The mutexes of a session do not exclude one another, so the tasks of a process have one besides.
+		// The mutexes of a session do not exclude one another, so the tasks of a process have one
+		// besides.
 		var locals sync.Map
 		return worker.Client{
 			Lock: func(ctx context.Context, key string) (func(), error) {
@@ -48,7 +50,8 @@ func main() {
 	})
 }
 
-// The two transactions of a pair (lock-etcd/src/txns.rs), with names as long as ours, each of which is new.
+// The two transactions of a pair (lock-etcd/src/txns.rs), with names as long as ours, each of which
+// is new.
 func raw(client *clientv3.Client, lease clientv3.LeaseID, process int) func(context.Context, string) (func(), error) {
 	var mutex sync.Mutex
 	last := 0

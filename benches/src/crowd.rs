@@ -16,19 +16,6 @@ use crate::board::{Phase, Shared};
 use crate::job::{Job, Tally, histogram, reached, tallied};
 use crate::side::{self, Failure, Side};
 
-/// Whatever waits is nobody's: what is measured is what the server does.
-struct Anybody;
-
-impl News for Anybody {
-    fn granted(&self, _: &LockKey, _: &str, _: Grant, _: backend::Instant) -> bool {
-        true
-    }
-
-    fn ask_at(&self, _: &LockKey, _: &OwnerToken, _: backend::Instant) {}
-
-    fn ask_all(&self) {}
-}
-
 /// Takes and gives back a permit, with so many others taken as the job says; or hands one on, with
 /// so many claims in the queue.
 pub async fn run(job: Job) -> Result<Tally, Failure> {
@@ -47,6 +34,19 @@ pub async fn run(job: Job) -> Result<Tally, Failure> {
     let tally = tallied(&board, tasks).await?;
     backend.close().await;
     Ok(tally)
+}
+
+/// Whatever waits is nobody's: what is measured is what the server does.
+struct Anybody;
+
+impl News for Anybody {
+    fn granted(&self, _: &LockKey, _: &str, _: Grant, _: backend::Instant) -> bool {
+        true
+    }
+
+    fn ask_at(&self, _: &LockKey, _: &OwnerToken, _: backend::Instant) {}
+
+    fn ask_all(&self) {}
 }
 
 /// A lock with as many leases and claims as are there all the while.

@@ -4,7 +4,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering};
 
-/// The system's allocator, which counts once [`count`](Counting::count) has been called and costs next to nothing before.
+/// The system's allocator, which counts once [`count`](Counting::count) has been called and costs
+/// next to nothing before.
 pub struct Counting {
     on: AtomicBool,
     live: AtomicIsize,

@@ -61,33 +61,6 @@ pub fn ratios(one: &[Figures], other: &[Figures], name: &str) -> Vec<f64> {
         .collect()
 }
 
-/// The median, and between which two values 95 of 100 medians of samples of `values` lie.
-fn interval(values: &[f64]) -> [f64; 3] {
-    const SAMPLES: usize = 2_000;
-    let of_sample = |_| {
-        median(
-            values
-                .iter()
-                .map(|_| values[fastrand::usize(..values.len())]),
-        )
-    };
-    let mut medians: Vec<f64> = (0..SAMPLES).map(of_sample).collect();
-    medians.sort_by(f64::total_cmp);
-    [
-        median(values.iter().copied()),
-        medians[SAMPLES / 40],
-        medians[SAMPLES - SAMPLES / 40 - 1],
-    ]
-}
-
-/// Where a figure is told as a ratio.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ratio {
-    Nowhere,
-    InTurns,
-    Everywhere,
-}
-
 /// The figures in the order of the table: title, name, digits.
 const COLUMNS: [(&str, &str, usize, Ratio); 28] = [
     ("per s", "per_s", 0, Ratio::Everywhere),
@@ -129,6 +102,14 @@ const COLUMNS: [(&str, &str, usize, Ratio); 28] = [
     ("system calls/op", "system_calls_per_op", 2, Ratio::InTurns),
     ("violations", "violations", 0, Ratio::Nowhere),
 ];
+
+/// Where a figure is told as a ratio.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ratio {
+    Nowhere,
+    InTurns,
+    Everywhere,
+}
 
 /// One JSON line for each side.
 pub fn json(workload: &str, outcome: &Outcome) {
@@ -236,6 +217,25 @@ pub fn compared<'a>(
             }
         }
     }
+}
+
+/// The median, and between which two values 95 of 100 medians of samples of `values` lie.
+fn interval(values: &[f64]) -> [f64; 3] {
+    const SAMPLES: usize = 2_000;
+    let of_sample = |_| {
+        median(
+            values
+                .iter()
+                .map(|_| values[fastrand::usize(..values.len())]),
+        )
+    };
+    let mut medians: Vec<f64> = (0..SAMPLES).map(of_sample).collect();
+    medians.sort_by(f64::total_cmp);
+    [
+        median(values.iter().copied()),
+        medians[SAMPLES / 40],
+        medians[SAMPLES - SAMPLES / 40 - 1],
+    ]
 }
 
 /// With so many digits after the point; empty where there was nothing to divide by.

@@ -18,6 +18,28 @@ use crate::board::{Phase, Shared};
 use crate::job::{Job, Tally, histogram, reached, tallied};
 use crate::side::{self, Failure};
 
+/// Each task hands a lock of its own round a queue of so many waiters as the job says.
+pub async fn run(job: Job) -> Result<Tally, Failure> {
+    let board = Arc::new(Shared::map(&job.board)?);
+    let backend = Arc::new(side::backend(&job.url).await?);
+    let expected = Arc::<Expected>::default();
+    let news: Arc<dyn News> = expected.clone();
+    backend.attach(Arc::downgrade(&news));
+    let mut queues = Vec::new();
+    for task in 0..job.tasks {
+        let key = LockKey::new("lock:", &format!("{}:{task}", job.key))?;
+        queues.push(Queue::of(key, job.waiters, backend.clone(), expected.clone()).await?);
+    }
+    let mut tasks = JoinSet::new();
+    for queue in queues {
+        let board = board.clone();
+        tasks.spawn(async move { queue.go_round(&board).await });
+    }
+    let tally = tallied(&board, tasks).await?;
+    backend.close().await;
+    Ok(tally)
+}
+
 /// The claims that wait, each with who is to be told. Others are not expected.
 #[derive(Default)]
 struct Expected(Mutex<HashMap<String, oneshot::Sender<()>>>);
@@ -41,28 +63,6 @@ impl News for Expected {
     fn ask_at(&self, _: &LockKey, _: &OwnerToken, _: backend::Instant) {}
 
     fn ask_all(&self) {}
-}
-
-/// Each task hands a lock of its own round a queue of so many waiters as the job says.
-pub async fn run(job: Job) -> Result<Tally, Failure> {
-    let board = Arc::new(Shared::map(&job.board)?);
-    let backend = Arc::new(side::backend(&job.url).await?);
-    let expected = Arc::<Expected>::default();
-    let news: Arc<dyn News> = expected.clone();
-    backend.attach(Arc::downgrade(&news));
-    let mut queues = Vec::new();
-    for task in 0..job.tasks {
-        let key = LockKey::new("lock:", &format!("{}:{task}", job.key))?;
-        queues.push(Queue::of(key, job.waiters, backend.clone(), expected.clone()).await?);
-    }
-    let mut tasks = JoinSet::new();
-    for queue in queues {
-        let board = board.clone();
-        tasks.spawn(async move { queue.go_round(&board).await });
-    }
-    let tally = tallied(&board, tasks).await?;
-    backend.close().await;
-    Ok(tally)
 }
 
 /// A lock with its holder, and those who wait for it.

@@ -24,6 +24,37 @@ use crate::side::Failure;
 /// How long a process waits for the ball before it looks whether the run is over.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// The side `publish`: a task on tokio, and a client library.
+pub async fn publish(job: Job) -> Result<Tally, Failure> {
+    let board = Shared::map(&job.board)?;
+    let (sender, mut pushes) = mpsc::unbounded_channel();
+    let mut connection = subscribed(&job, sender).await?;
+    board.ready.fetch_add(1, Ordering::SeqCst);
+    let play = async {
+        let mut player = Player::new(&job, &board);
+        reached(&board, Phase::WarmUp).await;
+        if job.process == 0 {
+            player.throw().exec_async(&mut connection).await?;
+        }
+        while board.phase() != Phase::Stop {
+            let Ok(push) = timeout(PATIENCE, pushes.recv()).await else {
+                continue;
+            };
+            let Some(sent_at) = push.and_then(|push| stamp(&push.kind, &push.data)) else {
+                continue;
+            };
+            player.caught(sent_at);
+            if job.section == Section::Pause {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            player.throw().exec_async(&mut connection).await?;
+        }
+        Ok::<_, Failure>(player)
+    };
+    let (player, spent) = tokio::try_join!(play, spending(&board))?;
+    Ok(player.tally(spent))
+}
+
 /// One process of the ring, which counts how often the ball comes.
 struct Player<'a> {
     job: &'a Job,
@@ -69,37 +100,6 @@ impl<'a> Player<'a> {
         tally.add(self.served, &self.times);
         tally
     }
-}
-
-/// The side `publish`: a task on tokio, and a client library.
-pub async fn publish(job: Job) -> Result<Tally, Failure> {
-    let board = Shared::map(&job.board)?;
-    let (sender, mut pushes) = mpsc::unbounded_channel();
-    let mut connection = subscribed(&job, sender).await?;
-    board.ready.fetch_add(1, Ordering::SeqCst);
-    let play = async {
-        let mut player = Player::new(&job, &board);
-        reached(&board, Phase::WarmUp).await;
-        if job.process == 0 {
-            player.throw().exec_async(&mut connection).await?;
-        }
-        while board.phase() != Phase::Stop {
-            let Ok(push) = timeout(PATIENCE, pushes.recv()).await else {
-                continue;
-            };
-            let Some(sent_at) = push.and_then(|push| stamp(&push.kind, &push.data)) else {
-                continue;
-            };
-            player.caught(sent_at);
-            if job.section == Section::Pause {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            player.throw().exec_async(&mut connection).await?;
-        }
-        Ok::<_, Failure>(player)
-    };
-    let (player, spent) = tokio::try_join!(play, spending(&board))?;
-    Ok(player.tally(spent))
 }
 
 /// The side `ring`: one thread that blocks, one socket, and no executor.

@@ -1,5 +1,6 @@
-// Package worker is one process of a run of lock-bench whose locks are written in Go: it takes the same job, uses the same shared
-// memory and tells the same tally as the processes of the other sides (benches/src/job.rs, board.rs).
+// Package worker is one process of a run of lock-bench whose locks are written in Go: it takes the
+// same job, uses the same shared memory and tells the same tally as the processes of the other
+// sides (benches/src/job.rs, board.rs).
 package worker
 
 import (
@@ -106,7 +107,8 @@ func spent() (float64, int64) {
 
 // Client is what takes the locks.
 type Client struct {
-	// Lock waits for the lock of a key, and returns what releases it. It may fail when the context has ended.
+	// Lock waits for the lock of a key, and returns what releases it. It may fail when the context has
+	// ended.
 	Lock func(context.Context, string) (func(), error)
 	// Stay is what is done in the section "redis".
 	Stay func()

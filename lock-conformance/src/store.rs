@@ -7,9 +7,9 @@ use lock_protocol::{Backend, LockKey};
 
 /// A store under test, for one promise alone.
 ///
-/// What it can do is read from the [limits](Backend::limits) of its backends where these say it, and
-/// from the constants here where they do not. No promise is left out where a store can do less: it
-/// asks for what is promised then.
+/// What it can do is read from the [limits](Backend::limits) of its backends where these say it,
+/// and from the constants here where they do not. No promise is left out where a store can do less:
+/// it asks for what is promised then.
 ///
 /// A lease lives for a minute in most promises, so no store may refuse that.
 pub trait Store: Send + Sync + 'static {

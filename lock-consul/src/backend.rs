@@ -9,7 +9,7 @@ use lock_protocol::{
     Acquired, AskNumber, Backend, BackendError, Claim, Condition, Executor, GraceBy, Inspected,
     Limits, LockKey, News, OwnerToken, Release, Released, Renewal, Renewed, Sinks,
 };
-use lock_store::{Lanes, Thread};
+use lock_store::{KeyOrder, Thread};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -37,7 +37,7 @@ const LATENESS: Duration = Duration::from_millis(500);
 /// backend ends the thread, without waiting for it.
 pub struct ConsulBackend {
     core: Arc<Core>,
-    lanes: Arc<Lanes>,
+    order: Arc<KeyOrder>,
     key_prefix: String,
     command_timeout: Duration,
     closed: AtomicBool,
@@ -89,28 +89,28 @@ impl ConsulBackend {
     pub fn connect_lazily(settings: ConsulSettings) -> Result<ConsulBackend, ConnectError> {
         let client = Arc::new(Client::new(&settings)?);
         let thread = Thread::start("lock-consul").map_err(BackendError::unavailable)?;
-        let home = thread.handle().clone();
+        let handle = thread.handle().clone();
         let (book, sinks) = (Arc::<Book>::default(), Arc::<Sinks>::default());
         let (moved, of_moved) = unbounded_channel();
         let (watching, listener) = Watching::new(&client, &book, &sinks, moved);
-        home.spawn(listener);
+        handle.spawn(listener);
         let core = Arc::new(Core {
             sessions: Sessions::new(&client, settings.lock_delay_share),
             client,
             watching,
             book,
             sinks,
-            home: home.clone(),
+            handle: handle.clone(),
         });
-        let lanes = Arc::<Lanes>::default();
-        home.spawn(housekeeping::run(
+        let order = Arc::<KeyOrder>::default();
+        handle.spawn(housekeeping::run(
             Arc::downgrade(&core),
-            Arc::clone(&lanes),
+            Arc::clone(&order),
             of_moved,
         ));
         Ok(ConsulBackend {
             core,
-            lanes,
+            order,
             command_timeout: settings.time(),
             key_prefix: settings.key_prefix,
             closed: AtomicBool::new(false),
@@ -135,10 +135,10 @@ impl ConsulBackend {
             return Err(Fault::Closed.into());
         }
         let begin_by = (!is_needed).then(|| Instant::now() + self.command_timeout);
-        let (home, core) = (self.thread.handle(), Arc::clone(&self.core));
+        let (handle, core) = (self.thread.handle(), Arc::clone(&self.core));
         let verb = verb(Arc::clone(&core));
         let verb = async move { by(core.client.verb_ends(), verb).await };
-        let asking = self.lanes.ask(home, key, number, begin_by, verb);
+        let asking = self.order.ask(handle, key, number, begin_by, verb);
         Ok(asking.await.map_err(Fault::from)??)
     }
 

@@ -10,7 +10,7 @@ use crate::fault::Fault;
 use crate::layout::Said;
 use crate::sessions::Session;
 
-/// How long the front has to ask after it was told of its turn, before the backend looks itself
+/// How long the engine has to ask after it was told of its turn, before the backend looks itself
 /// whether anybody expects the claim.
 pub(crate) const TURN_SEEN: Duration = Duration::from_millis(50);
 
@@ -34,7 +34,7 @@ pub(crate) struct Entry {
     /// How long the lock stays its own when it is its turn and nobody asks.
     pub(crate) grace: Duration,
     pub(crate) heartbeat: Duration,
-    /// When the front last asked for it.
+    /// When the engine last asked for it.
     pub(crate) asked: Instant,
     /// Since when it may be its turn.
     pub(crate) turn: Option<Turn>,

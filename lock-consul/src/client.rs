@@ -51,7 +51,7 @@ pub(crate) struct Client {
     patience: Duration,
     policy: String,
     /// Which agent is asked, and how often it was changed.
-    state: Mutex<Place>,
+    state: Mutex<ChosenAgent>,
     moved: watch::Sender<u64>,
     /// How many long polls there may be at a time.
     room: watch::Sender<Room>,
@@ -68,7 +68,7 @@ pub(crate) struct Room {
 
 /// An agent, as it was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ChosenAgent {
     pub(crate) agent: usize,
     /// Grows with every choice: whoever leaves one that has been left already leaves nothing.
     pub(crate) number: u64,
@@ -110,7 +110,7 @@ impl Client {
             token: settings.token_header()?,
             patience: settings.patience(),
             policy: settings.policy(),
-            state: Mutex::new(Place { agent, number: 0 }),
+            state: Mutex::new(ChosenAgent { agent, number: 0 }),
             moved: watch::Sender::new(0),
             room: watch::Sender::new(Room {
                 most: settings.long_polls,
@@ -182,7 +182,7 @@ impl Client {
     }
 
     /// What an answer means that has no contents of its own.
-    fn judged(&self, place: Place, answer: Answer) -> Result<Answer, Fault> {
+    fn judged(&self, place: ChosenAgent, answer: Answer) -> Result<Answer, Fault> {
         let text = || String::from_utf8_lossy(&answer.body).trim().to_owned();
         match answer.status {
             status if status.is_success() => Ok(answer),
@@ -312,7 +312,7 @@ impl Client {
     }
 
     /// Goes on with the next agent, on new connections; what is under way at the old one goes on.
-    pub(crate) fn leave(&self, place: Place) {
+    pub(crate) fn leave(&self, place: ChosenAgent) {
         let mut state = self.state();
         if *state != place {
             return;
@@ -334,7 +334,7 @@ impl Client {
     }
 
     /// The present agent.
-    pub(crate) fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> ChosenAgent {
         *self.state()
     }
 
@@ -375,7 +375,7 @@ impl Client {
         Fault::Refused(format!("{text}; {}", self.policy))
     }
 
-    fn state(&self) -> MutexGuard<'_, Place> {
+    fn state(&self) -> MutexGuard<'_, ChosenAgent> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

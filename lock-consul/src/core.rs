@@ -30,7 +30,7 @@ pub(crate) struct Core {
     pub(crate) watching: Watching,
     pub(crate) book: Arc<Book>,
     pub(crate) sinks: Arc<Sinks>,
-    pub(crate) home: Handle,
+    pub(crate) handle: Handle,
 }
 
 /// What became of a lock that nobody held.
@@ -124,7 +124,7 @@ impl Core {
     /// itself.
     pub(crate) fn discard(self: &Arc<Core>, session: Session) {
         let core = Arc::clone(self);
-        self.home.spawn(async move {
+        self.handle.spawn(async move {
             let _ = core.sessions.destroy(&session.id).await;
         });
     }

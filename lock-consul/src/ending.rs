@@ -20,26 +20,6 @@ use crate::txn::{Done, Step, Txn};
 /// The pause before a waiter asks of which it is not known where it stands.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What became of a lease that was to be ended.
-enum Ended {
-    Yes(Option<Next>),
-    /// The claim does not hold the lock.
-    No {
-        /// Whether it is in the queue.
-        waits: bool,
-    },
-}
-
-/// What became of the next claim.
-enum Next {
-    /// It holds the lock, whose key has this index.
-    Granted(u64),
-    /// It does not, but a claim of this ttl.
-    Refused(Duration),
-    /// It is in the queue behind this key, and a claim of this ttl holds the lock.
-    Waits((String, u64), Duration),
-}
-
 /// Why it is looked where a claim stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
@@ -49,19 +29,6 @@ pub(crate) enum Why {
     Unasked,
     /// It was its turn for longer than its grace.
     GraceIsOver,
-}
-
-/// The next claim of a process, and its session.
-#[derive(Clone, Copy)]
-struct Prepared<'a> {
-    claim: &'a Claim,
-    session: &'a Session,
-}
-
-impl<'a> Prepared<'a> {
-    fn of((claim, (session, _)): &'a (&'a Claim, (Session, bool))) -> Prepared<'a> {
-        Prepared { claim, session }
-    }
 }
 
 impl Core {
@@ -307,20 +274,20 @@ impl Core {
     ) -> Result<Option<Result<Next, ()>>, Fault> {
         for _ in 0..TRIES {
             let others = || tree.alive().filter(|waiter| waiter.said.owner != owner);
-            let (Some(heir), Some(slot)) = (others().next(), tree.held_by(owner)) else {
+            let (Some(next_waiter), Some(slot)) = (others().next(), tree.held_by(owner)) else {
                 return Ok(None);
             };
             let mut txn = Txn::default();
             txn.unchanged(layout.lock(), slot.index);
             let gone = next.map(|next| txn.absent(layout.gone(next.claim.owner.as_str())));
             txn.unlock(layout.lock(), session);
-            let heir_session = heir.session.as_deref().unwrap_or_default();
-            let give = txn.lock(layout.lock(), heir_session, &heir.said);
+            let next_waiter_session = next_waiter.session.as_deref().unwrap_or_default();
+            let give = txn.lock(layout.lock(), next_waiter_session, &next_waiter.said);
             // It must not have been withdrawn meanwhile.
-            txn.take_away(heir.key.clone(), heir.index);
+            txn.take_away(next_waiter.key.clone(), next_waiter.index);
             withdraw(&mut txn, &tree, owner);
             let waits = next.filter(|next| next.claim.queue);
-            let last = others().last().filter(|last| last.key != heir.key);
+            let last = others().last().filter(|last| last.key != next_waiter.key);
             clear(&mut txn, layout, &tree, last.is_none() && waits.is_none());
             let wait = waits.map(|next| {
                 let name = next.claim.owner.as_str();
@@ -331,7 +298,7 @@ impl Core {
             });
             match self.txn(&txn).await? {
                 Done::Yes(pairs) => {
-                    let ttl = heir.said.ttl;
+                    let ttl = next_waiter.said.ttl;
                     let ahead = match last {
                         Some(last) => (last.key.clone(), last.index),
                         None => (layout.lock(), written(&pairs, &layout.lock())?),
@@ -353,7 +320,7 @@ impl Core {
                         return Ok(None);
                     }
                     // Its process died, so the lock goes to the one behind it.
-                    let dead = heir.key.clone();
+                    let dead = next_waiter.key.clone();
                     tree = self.tree(layout).await?;
                     tree.bury(&dead);
                 }
@@ -569,6 +536,39 @@ impl Core {
             .granted(&entry.key, owner.as_str(), grant, since.into());
         told == Told::Unexpected
     }
+}
+
+/// The next claim of a process, and its session.
+#[derive(Clone, Copy)]
+struct Prepared<'a> {
+    claim: &'a Claim,
+    session: &'a Session,
+}
+
+impl<'a> Prepared<'a> {
+    fn of((claim, (session, _)): &'a (&'a Claim, (Session, bool))) -> Prepared<'a> {
+        Prepared { claim, session }
+    }
+}
+
+/// What became of the next claim.
+enum Next {
+    /// It holds the lock, whose key has this index.
+    Granted(u64),
+    /// It does not, but a claim of this ttl.
+    Refused(Duration),
+    /// It is in the queue behind this key, and a claim of this ttl holds the lock.
+    Waits((String, u64), Duration),
+}
+
+/// What became of a lease that was to be ended.
+enum Ended {
+    Yes(Option<Next>),
+    /// The claim does not hold the lock.
+    No {
+        /// Whether it is in the queue.
+        waits: bool,
+    },
 }
 
 /// Ends a lease, whose lock has this index, or gives the lock to the next claim: the steps that

@@ -271,10 +271,10 @@ impl Core {
     ) -> Result<Entered, Fault> {
         match served {
             Served::To {
-                owner: heir,
+                owner: next_waiter,
                 index,
                 contended,
-            } if heir == owner => Ok(Entered::Granted(index, contended)),
+            } if next_waiter == owner => Ok(Entered::Granted(index, contended)),
             Served::To { .. } => {
                 let tree = self.tree(layout).await?;
                 Ok(match tree.held_by(owner) {

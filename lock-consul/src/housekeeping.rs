@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use lock_protocol::{LockKey, OwnerToken};
-use lock_store::Lanes;
+use lock_store::KeyOrder;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -19,7 +19,11 @@ use crate::watching::Moved;
 const TICK: Duration = Duration::from_millis(25);
 
 /// Runs until the backend has gone.
-pub(crate) async fn run(core: Weak<Core>, lanes: Arc<Lanes>, mut moved: UnboundedReceiver<Moved>) {
+pub(crate) async fn run(
+    core: Weak<Core>,
+    order: Arc<KeyOrder>,
+    mut moved: UnboundedReceiver<Moved>,
+) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -34,7 +38,7 @@ pub(crate) async fn run(core: Weak<Core>, lanes: Arc<Lanes>, mut moved: Unbounde
             return;
         };
         if let Some((key, owner)) = moved {
-            look(&core, &lanes, &key, owner, Why::Moved);
+            look(&core, &order, &key, owner, Why::Moved);
             continue;
         }
         core.client.grow();
@@ -43,30 +47,30 @@ pub(crate) async fn run(core: Weak<Core>, lanes: Arc<Lanes>, mut moved: Unbounde
         }
         if !core.book.is_empty() {
             for due in core.book.due(Instant::now()) {
-                attend(&core, &lanes, due);
+                attend(&core, &order, due);
             }
         }
     }
 }
 
-fn attend(core: &Arc<Core>, lanes: &Arc<Lanes>, due: Due) {
+fn attend(core: &Arc<Core>, order: &Arc<KeyOrder>, due: Due) {
     match due {
         Due::Tend(owner) => {
             let core = Arc::clone(core);
-            core.home
+            core.handle
                 .clone()
                 .spawn(async move { core.tend(&owner).await });
         }
-        Due::Look(key, owner) => look(core, lanes, &key, owner, Why::Unasked),
-        Due::GiveBack(key, owner) => look(core, lanes, &key, owner, Why::GraceIsOver),
+        Due::Look(key, owner) => look(core, order, &key, owner, Why::Unasked),
+        Due::GiveBack(key, owner) => look(core, order, &key, owner, Why::GraceIsOver),
     }
 }
 
 /// Looks after a claim, when what is being asked about its key has ended.
-fn look(core: &Arc<Core>, lanes: &Arc<Lanes>, key: &LockKey, owner: OwnerToken, why: Why) {
-    let home = core.home.clone();
+fn look(core: &Arc<Core>, order: &Arc<KeyOrder>, key: &LockKey, owner: OwnerToken, why: Why) {
+    let handle = core.handle.clone();
     let core = Arc::clone(core);
     let job = async move { by(core.client.verb_ends(), core.look_after(&owner, why)).await };
     // One without a number is not overtaken.
-    let _ = lanes.run(&home, key, 0, job);
+    let _ = order.run(&handle, key, 0, job);
 }

@@ -52,7 +52,7 @@ impl Core {
                 }
             }
             let core = Arc::clone(self);
-            checks.push(self.home.spawn(async move {
+            checks.push(self.handle.spawn(async move {
                 let done = match places.is_empty() {
                     true => Ok(Done::Yes(Vec::new())),
                     false => core.txn(&txn).await,
@@ -83,7 +83,7 @@ impl Core {
         let judged: Vec<_> = all
             .map(|((renewal, entry), state)| {
                 let core = Arc::clone(self);
-                self.home.spawn(by(
+                self.handle.spawn(by(
                     end,
                     async move { core.judge(renewal, entry, state).await },
                 ))
@@ -115,7 +115,7 @@ impl Core {
         }
         let (core, at_once) = (Arc::clone(self), Arc::clone(at_once));
         let (owner, id) = (renewal.owner.clone(), Arc::clone(&entry.session.id));
-        self.home.spawn(async move {
+        self.handle.spawn(async move {
             let Ok(_place) = at_once.acquire().await else {
                 return;
             };
@@ -225,7 +225,7 @@ impl Core {
         Ok(Renewed::Held(extension(renewal, session, further)))
     }
 
-    /// The claim does not hold the lock any more. Its session may live by now for what the front
+    /// The claim does not hold the lock any more. Its session may live by now for what the engine
     /// has asked for since, so it is left to end by itself.
     fn lost(&self, owner: &str, known: &Entry) {
         self.book.change(owner, |entry| {

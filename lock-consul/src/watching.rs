@@ -28,20 +28,6 @@ const LOOK: Duration = Duration::from_millis(250);
 /// A claim whose place in the queue was changed.
 pub(crate) type Moved = (LockKey, OwnerToken);
 
-/// A waiter, and what it waits for.
-struct Watcher {
-    key: LockKey,
-    owner: OwnerToken,
-    ahead: (String, u64),
-    /// Its long poll, if it has one.
-    poll: Option<AbortHandle>,
-}
-
-enum Order {
-    Watch(u64, Watcher),
-    Forget(u64),
-}
-
 /// The way to what listens.
 pub(crate) struct Watching {
     orders: UnboundedSender<Order>,
@@ -111,12 +97,18 @@ impl Watching {
     }
 }
 
-/// What was heard.
-enum Heard {
-    /// Of one waiter.
-    Of(u64, Result<Polled, Fault>),
-    /// Of those without a long poll, these: what is in front of them was changed.
-    Looked(Vec<u64>),
+/// A waiter, and what it waits for.
+struct Watcher {
+    key: LockKey,
+    owner: OwnerToken,
+    ahead: (String, u64),
+    /// Its long poll, if it has one.
+    poll: Option<AbortHandle>,
+}
+
+enum Order {
+    Watch(u64, Watcher),
+    Forget(u64),
 }
 
 struct Listener {
@@ -292,4 +284,12 @@ impl Listener {
             }
         }
     }
+}
+
+/// What was heard.
+enum Heard {
+    /// Of one waiter.
+    Of(u64, Result<Polled, Fault>),
+    /// Of those without a long poll, these: what is in front of them was changed.
+    Looked(Vec<u64>),
 }

@@ -9,7 +9,7 @@ use lock_protocol::{
     Acquired, AskNumber, Backend, BackendError, Claim, Condition, Executor, GraceBy, Inspected,
     Limits, LockKey, News, OwnerToken, Release, Released, Renewal, Renewed, Sinks,
 };
-use lock_store::{Lanes, Thread};
+use lock_store::{KeyOrder, Thread};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -38,7 +38,7 @@ const LATENESS: Duration = Duration::from_millis(1_100);
 /// backend ends the thread, without waiting for it.
 pub struct EtcdBackend {
     core: Arc<Core>,
-    lanes: Arc<Lanes>,
+    order: Arc<KeyOrder>,
     key_prefix: String,
     command_timeout: Duration,
     closed: AtomicBool,
@@ -90,32 +90,32 @@ impl EtcdBackend {
     /// [`ConnectError::Setting`] if a setting cannot be used.
     pub fn connect_lazily(settings: EtcdSettings) -> Result<EtcdBackend, ConnectError> {
         let thread = Thread::start("lock-etcd").map_err(BackendError::unavailable)?;
-        let home = thread.handle().clone();
-        let entered = home.enter();
+        let handle = thread.handle().clone();
+        let entered = handle.enter();
         let client = Arc::new(Client::new(&settings)?);
         let (book, sinks) = (Arc::<Book>::default(), Arc::<Sinks>::default());
         let (keep_alives, streams) = KeepAlives::new(&client);
         for stream in streams {
-            home.spawn(stream);
+            handle.spawn(stream);
         }
         let (watching, stream) = Watching::new(&client, &book, &sinks);
-        home.spawn(stream);
+        handle.spawn(stream);
         let core = Arc::new(Core {
             leases: Leases::new(&client, keep_alives),
             client,
             watching,
             book,
             sinks,
-            home: home.clone(),
+            handle: handle.clone(),
             #[cfg(lock_mistakes)]
             mistake: settings.mistake,
         });
-        let lanes = Arc::<Lanes>::default();
-        home.spawn(housekeeping::run(Arc::downgrade(&core), Arc::clone(&lanes)));
+        let order = Arc::<KeyOrder>::default();
+        handle.spawn(housekeeping::run(Arc::downgrade(&core), Arc::clone(&order)));
         drop(entered);
         Ok(EtcdBackend {
             core,
-            lanes,
+            order,
             key_prefix: settings.key_prefix,
             command_timeout: settings.command_timeout,
             closed: AtomicBool::new(false),
@@ -140,8 +140,8 @@ impl EtcdBackend {
             return Err(Fault::Closed.into());
         }
         let begin_by = (!is_needed).then(|| Instant::now() + self.command_timeout);
-        let (home, verb) = (self.thread.handle(), verb(Arc::clone(&self.core)));
-        let asking = self.lanes.ask(home, key, number, begin_by, verb);
+        let (handle, verb) = (self.thread.handle(), verb(Arc::clone(&self.core)));
+        let asking = self.order.ask(handle, key, number, begin_by, verb);
         Ok(asking.await.map_err(Fault::from)??)
     }
 }

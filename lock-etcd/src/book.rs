@@ -8,7 +8,7 @@ use lock_protocol::{Claim, LockKey, OwnerToken};
 
 use crate::leases::Lease;
 
-/// How long the front has to ask after it was told of its turn, before the backend looks itself
+/// How long the engine has to ask after it was told of its turn, before the backend looks itself
 /// whether anybody expects the claim.
 pub(crate) const TURN_SEEN: Duration = Duration::from_millis(50);
 
@@ -31,7 +31,7 @@ pub(crate) struct Entry {
     /// How long the lock stays its own when it is its turn and nobody asks.
     pub(crate) grace: Duration,
     pub(crate) heartbeat: Duration,
-    /// When the front last asked for it.
+    /// When the engine last asked for it.
     pub(crate) asked: Instant,
     /// Since when it may be its turn.
     pub(crate) turn: Option<Turn>,

@@ -62,18 +62,6 @@ struct State {
     is_open_to_all: bool,
 }
 
-/// Why an attempt has no answer.
-enum Failure {
-    Status(Status),
-    Fault(Fault),
-}
-
-impl From<Status> for Failure {
-    fn from(status: Status) -> Failure {
-        Failure::Status(status)
-    }
-}
-
 /// One connection to one member.
 #[derive(Clone)]
 pub(crate) struct Connection {
@@ -381,6 +369,18 @@ impl Client {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why an attempt has no answer.
+enum Failure {
+    Status(Status),
+    Fault(Fault),
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Failure {
+        Failure::Status(status)
     }
 }
 

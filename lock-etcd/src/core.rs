@@ -28,7 +28,7 @@ pub(crate) struct Core {
     pub(crate) watching: Watching,
     pub(crate) book: Arc<Book>,
     pub(crate) sinks: Arc<Sinks>,
-    pub(crate) home: Handle,
+    pub(crate) handle: Handle,
     #[cfg(lock_mistakes)]
     pub(crate) mistake: Option<Mistake>,
 }
@@ -54,7 +54,7 @@ impl Core {
     /// its ttl.
     pub(crate) fn discard(self: &Arc<Core>, lease: Lease) {
         let core = Arc::clone(self);
-        self.home.spawn(async move {
+        self.handle.spawn(async move {
             let _ = core.leases.revoke(lease.id).await;
         });
     }

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use lock_store::Lanes;
+use lock_store::KeyOrder;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::book::Due;
@@ -14,7 +14,7 @@ use crate::core::Core;
 const TICK: Duration = Duration::from_millis(25);
 
 /// Runs until the backend has gone.
-pub(crate) async fn run(core: Weak<Core>, lanes: Arc<Lanes>) {
+pub(crate) async fn run(core: Weak<Core>, order: Arc<KeyOrder>) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -25,34 +25,34 @@ pub(crate) async fn run(core: Weak<Core>, lanes: Arc<Lanes>) {
         if core.leases.has_idle() {
             for lease in core.leases.stale(false) {
                 let core = Arc::clone(&core);
-                core.home.clone().spawn(async move {
+                core.handle.clone().spawn(async move {
                     let _ = core.leases.revoke(lease).await;
                 });
             }
         }
         if !core.book.is_empty() {
             for due in core.book.due(Instant::now()) {
-                attend(&core, &lanes, due);
+                attend(&core, &order, due);
             }
         }
     }
 }
 
-fn attend(core: &Arc<Core>, lanes: &Arc<Lanes>, due: Due) {
-    let home = core.home.clone();
+fn attend(core: &Arc<Core>, order: &Arc<KeyOrder>, due: Due) {
+    let handle = core.handle.clone();
     let core = Arc::clone(core);
     match due {
         Due::Tend(owner) => {
-            home.spawn(async move { core.tend(&owner).await });
+            handle.spawn(async move { core.tend(&owner).await });
         }
         Due::Look(key, owner) => {
             let job = async move { core.look_after(&owner, false).await };
             // One without a number is not overtaken.
-            let _ = lanes.run(&home, &key, 0, job);
+            let _ = order.run(&handle, &key, 0, job);
         }
         Due::GiveBack(key, owner) => {
             let job = async move { core.look_after(&owner, true).await };
-            let _ = lanes.run(&home, &key, 0, job);
+            let _ = order.run(&handle, &key, 0, job);
         }
     }
 }

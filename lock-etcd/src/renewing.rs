@@ -26,20 +26,6 @@ const PER_STREAM: usize = 64;
 
 type Answer = Result<Renewed, Fault>;
 
-/// What was read of one claim.
-struct Found {
-    header: Header,
-    own: Option<KeyValue>,
-    /// Where it was read.
-    oldest: Option<KeyValue>,
-}
-
-/// Whether the leases may be asked for their lives and the claims be read at the same time.
-fn overlaps(entries: &[Option<Entry>], now: Instant) -> bool {
-    let mut known = entries.iter().flatten();
-    known.all(|entry| entry.lease.may_overlap(now))
-}
-
 impl Core {
     /// See [`Backend::renew`](lock_protocol::Backend::renew).
     pub(crate) async fn renew(self: &Arc<Core>, renewals: Vec<Renewal>) -> Vec<Answer> {
@@ -81,7 +67,7 @@ impl Core {
                         (Layout::of(&renewal.key), renewal.owner.clone(), !owns)
                     })
                     .collect();
-                self.home.spawn(async move { core.read(wanted).await })
+                self.handle.spawn(async move { core.read(wanted).await })
             })
             .collect();
 
@@ -107,7 +93,7 @@ impl Core {
                 let found = found.next().unwrap_or(Err(Fault::Closed));
                 let life = life.map(|life| (life, overlapping));
                 let core = Arc::clone(self);
-                self.home
+                self.handle
                     .spawn(async move { core.judge(renewal, entry, life, found, asked).await })
             })
             .collect();
@@ -317,4 +303,18 @@ impl Core {
         };
         Renewed::Lost(reason)
     }
+}
+
+/// Whether the leases may be asked for their lives and the claims be read at the same time.
+fn overlaps(entries: &[Option<Entry>], now: Instant) -> bool {
+    let mut known = entries.iter().flatten();
+    known.all(|entry| entry.lease.may_overlap(now))
+}
+
+/// What was read of one claim.
+struct Found {
+    header: Header,
+    own: Option<KeyValue>,
+    /// Where it was read.
+    oldest: Option<KeyValue>,
 }

@@ -28,22 +28,6 @@ use crate::messages::{
 /// cancelled: what has failed at once would do so again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A waiter, and what it waits for.
-#[derive(Clone, Debug)]
-struct Watcher {
-    key: LockKey,
-    owner: OwnerToken,
-    /// Whose deletion is to be told.
-    ahead: Vec<u8>,
-    /// The revision at which it was seen to be there.
-    seen: i64,
-}
-
-enum Order {
-    Watch(i64, Watcher),
-    Forget(i64),
-}
-
 /// The way to the stream.
 pub(crate) struct Watching {
     orders: UnboundedSender<Order>,
@@ -109,6 +93,22 @@ impl Watching {
     pub(crate) fn forget(&self, watched: &(Vec<u8>, u64, i64)) {
         let _ = self.orders.send(Order::Forget(watched.2));
     }
+}
+
+/// A waiter, and what it waits for.
+#[derive(Clone, Debug)]
+struct Watcher {
+    key: LockKey,
+    owner: OwnerToken,
+    /// Whose deletion is to be told.
+    ahead: Vec<u8>,
+    /// The revision at which it was seen to be there.
+    seen: i64,
+}
+
+enum Order {
+    Watch(i64, Watcher),
+    Forget(i64),
 }
 
 struct Stream {

@@ -117,21 +117,6 @@ pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Args {
     args
 }
 
-/// The arguments as they are written.
-struct AllWritten {
-    arguments: Vec<Written>,
-    /// Whether there was no syntax error that hides the rest.
-    complete: bool,
-}
-
-impl AllWritten {
-    /// The value of the argument `name`, to point at.
-    fn value(&self, name: &str) -> Option<&Expr> {
-        let written = self.arguments.iter().find(|written| written.name == name)?;
-        written.value.as_ref()
-    }
-}
-
 /// `name = value`.
 struct Written {
     name: Ident,
@@ -159,6 +144,21 @@ fn split(tokens: TokenStream, errors: &mut Errors) -> AllWritten {
     AllWritten {
         arguments,
         complete,
+    }
+}
+
+/// The arguments as they are written.
+struct AllWritten {
+    arguments: Vec<Written>,
+    /// Whether there was no syntax error that hides the rest.
+    complete: bool,
+}
+
+impl AllWritten {
+    /// The value of the argument `name`, to point at.
+    fn value(&self, name: &str) -> Option<&Expr> {
+        let written = self.arguments.iter().find(|written| written.name == name)?;
+        written.value.as_ref()
     }
 }
 

@@ -39,17 +39,6 @@ pub(crate) enum Unused {
     Field,
 }
 
-/// The attributes of an argument that matter to its names.
-struct Attributes {
-    cfg: Vec<Attribute>,
-    /// Whether the user decides about lints.
-    levels: bool,
-    /// Whether the returned future must not hold it.
-    excluded: bool,
-    /// Whether the type is that of an integer, or not known.
-    integer: bool,
-}
-
 impl Arguments {
     /// Nothing known, because the function itself could not be read.
     pub(crate) fn unknown() -> Arguments {
@@ -225,6 +214,17 @@ impl Arguments {
             self.push_pattern(pattern, attributes);
         }
     }
+}
+
+/// The attributes of an argument that matter to its names.
+struct Attributes {
+    cfg: Vec<Attribute>,
+    /// Whether the user decides about lints.
+    levels: bool,
+    /// Whether the returned future must not hold it.
+    excluded: bool,
+    /// Whether the type is that of an integer, or not known.
+    integer: bool,
 }
 
 /// Collects the arguments. A `_` gets a name, so that it can be moved into the body and dropped

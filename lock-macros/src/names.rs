@@ -141,10 +141,6 @@ const ELSEWHERE: [(&str, &[&str]); 16] = [
     ),
 ];
 
-fn is_number(value: &Expr) -> bool {
-    matches!(bare(value), Expr::Lit(lit) if matches!(lit.lit, Lit::Int(_)))
-}
-
 pub(crate) fn example(name: &str) -> Option<&'static str> {
     let known = KNOWN.iter().find(|(known, _)| *known == name);
     known.map(|(_, example)| *example)
@@ -169,4 +165,8 @@ pub(crate) fn unknown(name: &str, value: Option<&Expr>) -> String {
             names.join("`, `")
         ),
     }
+}
+
+fn is_number(value: &Expr) -> bool {
+    matches!(bare(value), Expr::Lit(lit) if matches!(lit.lit, Lit::Int(_)))
 }

@@ -55,10 +55,10 @@ use crate::token::OwnerToken;
 ///    of the same owner did. No `acquire` brings the end of a lease nearer. One that comes after
 ///    its claim has ended finds that it was abandoned: whoever had no answer to an `acquire`
 ///    abandons the claim in the end, in doubt, and does so after its release as well; where that
-///    was refused and should have [kept](Release::keep) the key, when it need not stay taken. A late
-///    [`renew`](Backend::renew) leaves the lease what its caller counts on, since no renewal of an
-///    owner has a longer ttl than those before it; a late `release` or `abandon` finds that the
-///    claim has ended, since nobody asks for it again.
+///    was refused and should have [kept](Release::keep) the key, when it need not stay taken. A
+///    late [`renew`](Backend::renew) leaves the lease what its caller counts on, since no renewal
+///    of an owner has a longer ttl than those before it; a late `release` or `abandon` finds that
+///    the claim has ended, since nobody asks for it again.
 ///
 /// A lease is counted by the caller, on its own monotonic clock, from before the verb was called;
 /// no backend reads a wall clock.

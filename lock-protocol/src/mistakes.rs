@@ -26,7 +26,7 @@ mistakes! {
     // Of the store.
 
     /// A hand-over sets the new owner without a ttl.
-    HandOffWithoutLease,
+    HandOverWithoutLease,
     /// A release does not compare the owner.
     ReleaseWithoutCompare,
     /// A renewal does not compare the owner.
@@ -42,7 +42,7 @@ mistakes! {
     /// Every grant reserves a full block, however far the counter runs ahead of the time.
     BlocksOutrunTime,
     /// A hand-over does not make new fencing tokens.
-    HandOffKeepsToken,
+    HandOverKeepsToken,
     /// A repeated acquire queues the claim again.
     RepeatQueuesAgain,
     /// An acquire does not recognise its own claim as the owner, and queues it.
@@ -56,7 +56,7 @@ mistakes! {
     /// A repeated acquire gives the last token of the counter instead of new ones.
     RepeatGivesLastToken,
 
-    // Of the front.
+    // Of the engine.
 
     /// A waiter waits for its message, and never asks.
     WaiterNeverAsks,
@@ -75,7 +75,7 @@ mistakes! {
     /// A process passes the lease on as long as it has callers of its own.
     PassesWithoutEnd,
 
-    // Of the front, as the track record tells.
+    // Of the engine, as the track record tells.
 
     /// A claim is withdrawn only after the question that is under way was answered.
     WithdrawalWaitsForAnswer,
@@ -96,7 +96,7 @@ mistakes! {
     /// News of the next claim do not end the release that it went with.
     NewsDoNotEndRelease,
 
-    // Of the front, as users found them.
+    // Of the engine, as users found them.
 
     /// A question whose asker is stuck is not asked again for those who wait behind it.
     NoSecondQuestion,
@@ -105,7 +105,7 @@ mistakes! {
     /// A shutdown asks a store that is away for as long as a lease may live.
     ShutDownWaitsForStore,
 
-    // Of the front, as the simulation and the tests of the table found them.
+    // Of the engine, as the simulation and the tests of the table found them.
 
     /// The next in line is taken out of it before there is a token for it.
     LosesNextInLine,

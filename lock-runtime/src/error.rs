@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lock_protocol::{BoxError, InvalidKey, LockKey, LostReason, Process};
+
 use crate::backend::BackendError;
 use crate::observe::RenewalFailures;
-use lock_protocol::{BoxError, InvalidKey, LockKey, LostReason, Process};
 
 /// Why a lock was not acquired, or not kept.
 ///

@@ -26,12 +26,12 @@ impl Executor {
     /// Starts `task`, which is dropped unfinished if its executor shuts down.
     ///
     /// It is polled once before this returns: an in-memory backend is done by then, and what is
-    /// sent goes ahead of what the caller sends next. No lock may be held that the task takes.
+    /// sent goes ahead of what the caller sends next. No mutex may be held that the task takes.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         match self {
             // Nothing can be entered any more.
-            Executor::Backend(home) if thread_is_ending() => home.spawn(Box::pin(task)),
-            Executor::Backend(home) => Sleeper::begin(home, task),
+            Executor::Backend(executor) if thread_is_ending() => executor.spawn(Box::pin(task)),
+            Executor::Backend(executor) => Sleeper::begin(executor, task),
             Executor::Caller { built_on } => {
                 let handle = Handle::try_current().unwrap_or_else(|_| built_on.clone());
                 let entered = handle.enter();
@@ -46,10 +46,10 @@ impl Executor {
 
     /// Starts `task` where the lock runtime was built, or on the backend's own thread: it outlives
     /// whatever runtime the caller is on. It is not polled before this returns.
-    pub(crate) fn spawn_at_home(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn_outliving_caller(&self, task: impl Future<Output = ()> + Send + 'static) {
         match self {
-            Executor::Backend(home) => home.spawn(Box::pin(task)),
-            Executor::Caller { built_on: home } => drop(home.spawn(task)),
+            Executor::Backend(executor) => executor.spawn(Box::pin(task)),
+            Executor::Caller { built_on } => drop(built_on.spawn(task)),
         }
     }
 }
@@ -89,7 +89,7 @@ fn begin(mut task: Task, waker: &Waker) -> Option<Task> {
 ///
 /// For an executor that outlives its tasks: one that ends meanwhile would not know what to drop.
 struct Sleeper {
-    home: Arc<dyn lock_protocol::Executor>,
+    executor: Arc<dyn lock_protocol::Executor>,
     state: Mutex<State>,
 }
 
@@ -103,23 +103,23 @@ enum State {
 impl Sleeper {
     /// Polls `task` once where the caller is.
     fn begin(
-        home: &Arc<dyn lock_protocol::Executor>,
+        executor: &Arc<dyn lock_protocol::Executor>,
         task: impl Future<Output = ()> + Send + 'static,
     ) {
         let sleeper = Arc::new(Sleeper {
-            home: Arc::clone(home),
+            executor: Arc::clone(executor),
             state: Mutex::new(State::Polled),
         });
         let waker = Waker::from(Arc::clone(&sleeper));
         let mut task: Option<Task> = Some(Box::pin(task));
-        home.enter(&mut || task = task.take().and_then(|task| begin(task, &waker)));
+        executor.enter(&mut || task = task.take().and_then(|task| begin(task, &waker)));
         let Some(task) = task else {
             return;
         };
         let mut state = lock(&sleeper.state);
         if let State::Woken = *state {
             drop(state);
-            home.spawn(task);
+            executor.spawn(task);
         } else {
             *state = State::Asleep(task);
         }
@@ -130,7 +130,7 @@ impl Wake for Sleeper {
     fn wake(self: Arc<Sleeper>) {
         let state = replace(&mut *lock(&self.state), State::Woken);
         if let State::Asleep(task) = state {
-            self.home.spawn(task);
+            self.executor.spawn(task);
         }
     }
 }

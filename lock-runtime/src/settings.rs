@@ -5,14 +5,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::raised::MAX_FLOOR;
-use crate::backoff::{Backoff, Retry};
-use crate::error::LockError;
-use crate::observe::{Function, Observers};
 use lock_protocol::{
     Limits, LockKey, MAX_TTL, MIN_RENEWAL, MIN_TTL, OwnerToken, Rules, checked_ttl,
 };
 use uuid::Uuid;
+
+use crate::backend::raised::MAX_FLOOR;
+use crate::backoff::{Backoff, Retry};
+use crate::error::LockError;
+use crate::observe::{Function, Observers};
 
 /// How long to pause before a store is asked again, if nobody says otherwise.
 const BACKOFF: Backoff = Backoff {

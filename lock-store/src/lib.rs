@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 
-mod lanes;
+mod key_order;
 mod thread;
 
-pub use crate::lanes::{Lanes, Unanswered};
+pub use crate::key_order::{KeyOrder, Unanswered};
 pub use crate::thread::Thread;

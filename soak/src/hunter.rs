@@ -100,16 +100,6 @@ impl Eyes {
     }
 }
 
-/// A stopped process and why it is one to hit.
-struct Prey {
-    pid: u32,
-    /// Since when it stands still.
-    since: Nanos,
-    place: usize,
-    key: String,
-    owner: String,
-}
-
 impl<'a> Hunter<'a> {
     pub(crate) fn new(
         fleet: &'a Mutex<Fleet>,
@@ -229,4 +219,14 @@ impl<'a> Hunter<'a> {
     fn fleet(&self) -> MutexGuard<'a, Fleet> {
         self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A stopped process and why it is one to hit.
+struct Prey {
+    pid: u32,
+    /// Since when it stands still.
+    since: Nanos,
+    place: usize,
+    key: String,
+    owner: String,
 }

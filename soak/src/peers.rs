@@ -84,11 +84,6 @@ enum Client {
     Peer(lock_peers::Client),
 }
 
-enum Guard {
-    Ours(LockGuard),
-    Peer(lock_peers::Guard),
-}
-
 impl Client {
     async fn acquire(&self, key: &str, ttl: Duration, wait: Duration) -> Fallible<Guard> {
         Ok(match self {
@@ -154,6 +149,11 @@ impl Client {
             }
         }
     }
+}
+
+enum Guard {
+    Ours(LockGuard),
+    Peer(lock_peers::Guard),
 }
 
 impl Guard {

@@ -326,6 +326,14 @@ impl Turn {
     }
 }
 
+fn nanos(duration: Duration) -> Nanos {
+    Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX)
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
 /// A lease, as far as the log has to know. Dropped, it notes that from now on its holder does not
 /// rely on it.
 struct Held<'a> {

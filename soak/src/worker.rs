@@ -30,7 +30,7 @@ use crate::shared::Worker;
 use crate::turn::{PLANNED_PANIC, Turn};
 use crate::witness::Witness;
 
-/// What runs for each server while nothing goes on: its lane, the driver of its connection, and
+/// What runs for each server while nothing goes on: its lane, the task of its connection, and
 /// what leaves the card of the process.
 const IDLE_TASKS: usize = 3;
 /// By when everything has come to rest.

@@ -1,12 +1,12 @@
 //! The race of the coupons, as a user runs it.
 
-use crate::example;
-
 use lock_tests::consul;
 use lock_tests::etcd::Options;
 use lock_tests::redlock_store::five;
 use lock_tests::server::Server;
 use serde::Deserialize;
+
+use crate::example;
 
 #[derive(Deserialize)]
 struct Given {

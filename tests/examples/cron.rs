@@ -1,8 +1,8 @@
 //! A job that many processes start at every tick, as a user runs it.
 
-use crate::example;
-
 use lock_tests::server::Server;
+
+use crate::example;
 
 /// The numbers of the line that the example prints: ticks, processes, deaths, runs, ticks without a
 /// run, and ticks with several.

@@ -1,7 +1,8 @@
 //! A sale whose stock is in parts, as a user runs it.
 
-use crate::example;
 use lock_tests::server::Server;
+
+use crate::example;
 
 /// How many coupons were given and how many claims were refused, for 1, 4, 16 and 64 shards.
 fn sales(more: &[&str]) -> Vec<(u64, u64)> {

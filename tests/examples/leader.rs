@@ -1,8 +1,8 @@
 //! Processes that elect a leader, as a user runs them.
 
-use crate::example;
-
 use lock_tests::server::Server;
+
+use crate::example;
 
 #[test]
 fn a_leader_that_stops_dies_or_shuts_down_is_followed_in_a_later_term() {

@@ -1,7 +1,8 @@
 //! Servers that keep to a limit together, as a user runs them.
 
-use crate::example;
 use lock_tests::server::Server;
+
+use crate::example;
 
 /// How many calls were refused.
 fn refused(more: &[&str]) -> u64 {

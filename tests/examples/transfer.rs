@@ -1,8 +1,8 @@
 //! Processes that move money, as a user runs them.
 
-use crate::example;
-
 use lock_tests::server::Server;
+
+use crate::example;
 
 /// What is in the accounts before and after.
 fn sums(more: &[&str]) -> (i64, i64) {

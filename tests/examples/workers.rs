@@ -1,8 +1,8 @@
 //! Workers that share a list of jobs, as a user runs them.
 
-use crate::example;
-
 use lock_tests::server::Server;
+
+use crate::example;
 
 /// A line of the table that the example prints.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! What the front promises on any backend, on the in-memory one with a paused clock.
+//! What the engine promises on any backend, on the in-memory one with a paused clock.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -232,7 +232,7 @@ fn the_watchdog_outlives_the_tokio_runtime_that_woke_it() {
 }
 
 #[tokio::test]
-async fn a_shutdown_does_not_wait_for_a_driver_that_is_gone() {
+async fn a_shutdown_does_not_wait_for_a_runtime_that_is_gone() {
     let other = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

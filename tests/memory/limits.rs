@@ -93,10 +93,10 @@ async fn is_granted(backend: &MemoryBackend, claim: &Claim) -> bool {
     matches!(backend.acquire(claim).await.unwrap(), Acquired::Granted(_))
 }
 
-/// How long `heir` waits until it is granted the lock.
-async fn waits(backend: &MemoryBackend, heir: &Claim) -> Duration {
+/// How long `next_waiter` waits until it is granted the lock.
+async fn waits(backend: &MemoryBackend, next_waiter: &Claim) -> Duration {
     let began = Instant::now();
-    while !is_granted(backend, heir).await {
+    while !is_granted(backend, next_waiter).await {
         sleep(Duration::from_millis(1)).await;
     }
     began.elapsed()
@@ -113,7 +113,7 @@ async fn a_crash_costs_the_ttl_as_the_store_keeps_it() {
         let locks = LockRuntime::backend(store.clone()).build().await.unwrap();
         assert_eq!(locks.takeover_after(ttl), costs);
         assert!(is_granted(&store, &claim("dead", ttl)).await);
-        let waited = waits(&store, &claim("heir", ttl)).await;
+        let waited = waits(&store, &claim("next_waiter", ttl)).await;
         assert!(
             waited.abs_diff(costs) <= Duration::from_millis(2),
             "{waited:?}"
@@ -122,7 +122,7 @@ async fn a_crash_costs_the_ttl_as_the_store_keeps_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_heir_costs_its_ttl_where_the_process_keeps_the_grace() {
+async fn a_dead_waiter_costs_its_ttl_where_the_process_keeps_the_grace() {
     let (grace, ttl) = (secs(1), secs(5));
     for (by, costs) in [(GraceBy::Store, grace), (GraceBy::Process, ttl)] {
         let mut limits = Limits::default();
@@ -135,11 +135,11 @@ async fn a_dead_heir_costs_its_ttl_where_the_process_keeps_the_grace() {
         dead.grace = grace;
         assert!(!is_granted(&gone, &dead).await);
         drop(gone);
-        let heir = claim("heir", ttl);
-        assert!(!is_granted(&store, &heir).await);
+        let next_waiter = claim("next_waiter", ttl);
+        assert!(!is_granted(&store, &next_waiter).await);
         let release = Release::new(holder.key, holder.owner);
         store.release(&release).await.unwrap();
-        let waited = waits(&store, &heir).await;
+        let waited = waits(&store, &next_waiter).await;
         assert!(
             waited.abs_diff(costs) <= Duration::from_millis(2),
             "{waited:?}"

@@ -147,13 +147,13 @@ macro_rules! the_replay_notices {
 
 the_replay_notices! {
     Plan::new;
-    a_hand_over_without_a_lease_is_noticed: HandOffWithoutLease, "lease";
+    a_hand_over_without_a_lease_is_noticed: HandOverWithoutLease, "lease";
     a_release_that_does_not_compare_is_noticed: ReleaseWithoutCompare, "answer is NotHeld";
     a_renewal_that_does_not_compare_is_noticed: RenewWithoutCompare, "answer is Lost";
     a_release_that_forgets_the_queue_is_noticed: ReleaseForgetsQueue, "owner";
     a_free_lock_that_anyone_takes_is_noticed: FreeForAnyone, "answer is Queued";
     tokens_without_time_are_noticed: TokensWithoutTime, "after the token";
-    a_hand_over_with_the_old_token_is_noticed: HandOffKeepsToken, "after the token";
+    a_hand_over_with_the_old_token_is_noticed: HandOverKeepsToken, "after the token";
     a_repeated_acquire_that_queues_again_is_noticed: RepeatQueuesAgain, "queue";
     an_acquire_that_does_not_know_its_own_claim_is_noticed: OwnerNotRecognised, "answer is Granted";
     an_abandon_that_only_leaves_the_queue_is_noticed: AbandonOnlyLeavesQueue, "owner";

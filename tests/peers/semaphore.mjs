@@ -1,4 +1,5 @@
-// What locks of the package redis-semaphore do where ours must do better: scripts/failures-of-peers.
+// What locks of the package redis-semaphore do where ours must do better:
+// scripts/failures-of-peers.
 //
 //   node semaphore.mjs transfers PORT   two who want the same two locks, in both orders
 //   node semaphore.mjs hold PORT        holds the only permit, says so, and ends when its input does

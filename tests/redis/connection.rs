@@ -48,7 +48,7 @@ fn ending(claim: &Claim) -> Release {
     Release::new(claim.key.clone(), claim.owner.clone())
 }
 
-/// A backend whose pool has no room for short ways, which open at any time and load the scripts.
+/// A backend whose pool has no room for direct links, which open at any time and load the scripts.
 async fn by_the_lanes(server: &Server) -> RedisBackend {
     let settings = settings();
     let mut config = Config::from_url(server.url());
@@ -140,20 +140,20 @@ async fn a_hand_over_costs_one_command() {
     let server = Server::start();
     let (here, there) = (connect(&server).await, connect(&server).await);
     let inbox = Inbox::of(&there);
-    let (holder, heir) = (claim("k"), claim("k").queued());
+    let (holder, next_waiter) = (claim("k"), claim("k").queued());
     assert!(acquire(&here, &holder).await.unwrap());
-    assert!(!acquire(&there, &heir).await.unwrap());
+    assert!(!acquire(&there, &next_waiter).await.unwrap());
 
     let monitor = server.monitor();
     let released_at = Instant::now();
     release(&here, &holder).await;
-    let Told::Granted { grant, since } = inbox.changed(&heir).await else {
+    let Told::Granted { grant, since } = inbox.changed(&next_waiter).await else {
         panic!("no hand-over");
     };
     assert_eq!(monitor.commands(&server).len(), 1);
     assert!(since <= released_at, "counted from after the hand-over");
-    assert_eq!(grant.valid_for, heir.grace);
-    release(&there, &heir).await;
+    assert_eq!(grant.valid_for, next_waiter.grace);
+    release(&there, &next_waiter).await;
 }
 
 #[tokio::test]
@@ -162,9 +162,9 @@ async fn a_hand_over_that_lay_in_a_buffer_is_not_counted_from_its_arrival() {
     let server = Server::start();
     let (here, there) = (connect(&server).await, connect(&server).await);
     let inbox = Inbox::of(&there);
-    let (holder, heir) = (claim("k"), claim("k").queued());
+    let (holder, next_waiter) = (claim("k"), claim("k").queued());
     assert!(acquire(&here, &holder).await.unwrap());
-    assert!(!acquire(&there, &heir).await.unwrap());
+    assert!(!acquire(&there, &next_waiter).await.unwrap());
 
     let (stopped, is_stopped) = tokio::sync::oneshot::channel();
     there.handle().spawn(async move {
@@ -175,14 +175,14 @@ async fn a_hand_over_that_lay_in_a_buffer_is_not_counted_from_its_arrival() {
     let released_at = Instant::now();
     release(&here, &holder).await;
     // A command that is answered together with the message must not make it look younger.
-    let (news, other) = (inbox.changed(&heir), claim("other"));
+    let (news, other) = (inbox.changed(&next_waiter), claim("other"));
     let (news, _) = tokio::join!(timeout(DEADLINE, news), acquire(&there, &other));
     let Told::Granted { since, .. } = news.unwrap() else {
         panic!("no hand-over");
     };
     assert!(released_at.elapsed() >= STOPPED / 2, "nothing was stopped");
     assert!(since <= released_at);
-    release(&there, &heir).await;
+    release(&there, &next_waiter).await;
 }
 
 #[tokio::test]
@@ -204,18 +204,20 @@ async fn odd_names_are_handed_over_intact() {
             Claim::new(key, OwnerToken::unique(owner), TTL)
         };
         let inbox = Inbox::of(&backend);
-        let (holder, heir) = (claim(), claim().queued());
+        let (holder, next_waiter) = (claim(), claim().queued());
         assert!(acquire(&backend, &holder).await.unwrap());
-        let Acquired::Queued(of) = backend.acquire(&heir).await.unwrap() else {
+        let Acquired::Queued(of) = backend.acquire(&next_waiter).await.unwrap() else {
             panic!("{key:?}");
         };
         assert!(!of.foreign, "{owner:?}");
         release(&backend, &holder).await;
-        let news = timeout(DEADLINE, inbox.changed(&heir)).await.expect(key);
+        let news = timeout(DEADLINE, inbox.changed(&next_waiter))
+            .await
+            .expect(key);
         assert!(matches!(news, Told::Granted { .. }), "{key:?}");
-        let owner: String = server.run(&["GET", heir.key.stored()]);
-        assert_eq!(owner, heir.owner.as_str());
-        release(&backend, &heir).await;
+        let owner: String = server.run(&["GET", next_waiter.key.stored()]);
+        assert_eq!(owner, next_waiter.owner.as_str());
+        release(&backend, &next_waiter).await;
     }
 }
 
@@ -225,17 +227,19 @@ async fn a_waiter_whose_process_is_gone_costs_nothing() {
     let (here, there) = (connect(&server).await, connect(&server).await);
     let gone = connect(&server).await;
     let inbox = Inbox::of(&there);
-    let (holder, lost, heir) = (claim("k"), claim("k").queued(), claim("k").queued());
+    let (holder, lost, next_waiter) = (claim("k"), claim("k").queued(), claim("k").queued());
     assert!(acquire(&here, &holder).await.unwrap());
     assert!(!acquire(&gone, &lost).await.unwrap());
-    assert!(!acquire(&there, &heir).await.unwrap());
+    assert!(!acquire(&there, &next_waiter).await.unwrap());
     drop(gone);
     eventually("it happens", || listeners(&server, "k") == [0, 1]).await;
 
     release(&here, &holder).await;
-    let news = timeout(DEADLINE, inbox.changed(&heir)).await.unwrap();
+    let news = timeout(DEADLINE, inbox.changed(&next_waiter))
+        .await
+        .unwrap();
     assert!(matches!(news, Told::Granted { .. }));
-    release(&there, &heir).await;
+    release(&there, &next_waiter).await;
 }
 
 #[tokio::test]
@@ -353,7 +357,7 @@ async fn dropping_it_closes_its_connections() {
     }
 }
 
-/// By a lane. What is dropped on a short way before it is written, whoever drops it asks again.
+/// By a lane. What is dropped on a direct link before it is written, whoever drops it asks again.
 #[tokio::test]
 async fn a_release_that_nobody_waits_for_is_sent_before_the_end() {
     let server = Server::start();
@@ -431,7 +435,7 @@ async fn a_lane_that_has_nothing_to_renew_is_left_alone() {
         let ids = list.lines().filter_map(|line| line.split(' ').next());
         ids.map(str::to_owned).collect()
     };
-    // With the short way, which the first question opens.
+    // With the direct link, which the first question opens.
     eventually("it happens", || clients().len() == 5).await;
     let before = clients();
     let renewal = Renewal::new(claim.key.clone(), claim.owner.clone(), TTL);

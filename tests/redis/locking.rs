@@ -1,4 +1,4 @@
-//! What the front promises, on a real Redis server.
+//! What the engine promises, on a real Redis server.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};

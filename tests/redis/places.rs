@@ -46,7 +46,7 @@ async fn queue(backend: &RedisBackend, claim: &Claim) {
 }
 
 /// Waits until claims that are asked for here are told by a connection of this tokio runtime.
-async fn by_the_short_way(server: &Server, backend: &RedisBackend) {
+async fn by_the_direct_link(server: &Server, backend: &RedisBackend) {
     let holder = taken(backend, "warm").await;
     comes_true("a short way", async || {
         let probe = claim("warm");
@@ -72,7 +72,7 @@ fn places(server: &Server, claims: [&Claim; 2]) -> Vec<(usize, bool)> {
 }
 
 async fn a_claim_that_asks_again(server: &Server, backend: &RedisBackend) {
-    by_the_short_way(server, backend).await;
+    by_the_direct_link(server, backend).await;
     taken(backend, "k").await;
     let (one, two) = (claim("k"), claim("k"));
     queue(backend, &one).await;
@@ -121,7 +121,7 @@ async fn a_claim_that_asks_again_is_told_by_the_lane_and_keeps_its_ticket() {
 async fn a_claim_that_asks_again_keeps_its_place_where_the_memory_is_full() {
     let server = Server::start();
     let backend = connect(&server).await;
-    by_the_short_way(&server, &backend).await;
+    by_the_direct_link(&server, &backend).await;
     taken(&backend, "k").await;
     let one = claim("k");
     queue(&backend, &one).await;
@@ -142,7 +142,7 @@ async fn a_withdrawal_that_is_repeated_is_about_the_same_place() {
     settings.command_timeout = COMMAND;
     let backend = RedisBackend::connect(Config::from_url(proxy.url()), settings);
     let backend = backend.await.unwrap();
-    by_the_short_way(&server, &backend).await;
+    by_the_direct_link(&server, &backend).await;
     taken(&backend, "k").await;
     let (one, two) = (claim("k"), claim("k"));
     queue(&backend, &one).await;
@@ -167,7 +167,7 @@ async fn a_withdrawal_that_is_repeated_is_about_the_same_place() {
 async fn a_claim_that_is_told_and_asks_whether_it_is_its_turn_stands_in_the_queue_once() {
     let server = Server::start();
     let backend = Arc::new(connect(&server).await);
-    by_the_short_way(&server, &backend).await;
+    by_the_direct_link(&server, &backend).await;
     taken(&backend, "k").await;
     let (one, two) = (claim("k"), claim("k"));
     let inbox = Inbox::of(&*backend);
@@ -204,7 +204,7 @@ async fn a_connection_that_was_idle_for_long_is_not_taken_for_a_blocked_one() {
     let locks = builder(server.url()).grace(grace).heartbeat(2 * DEADLINE);
     let locks = locks.build().await.unwrap();
     can_be_had(&locks, "warm").await;
-    eventually("a short way", || {
+    eventually("a direct link", || {
         server.run::<Vec<String>>(&["PUBSUB", "CHANNELS"]).len() == 2
     })
     .await;
@@ -232,20 +232,20 @@ async fn what_a_connection_is_told_that_was_given_up_is_given_back_if_nobody_wan
     let proxy = Proxy::start(server.port());
     let locks = builder(proxy.url()).command_timeout(COMMAND);
     let locks = locks.build().await.unwrap();
-    lock_tests::faults::by_the_short_way(&proxy, &locks).await;
-    let short_ways = || {
+    lock_tests::faults::by_the_direct_link(&proxy, &locks).await;
+    let direct_links = || {
         let mut channels: Vec<String> = server.run(&["PUBSUB", "CHANNELS"]);
         channels.retain(|channel| !is_lane(channel));
         channels
     };
-    let old = short_ways().remove(0);
+    let old = direct_links().remove(0);
     // And whatever is sent after it.
     proxy.fault("acquire", Fault::LoseRequest);
     let mut parked = Box::pin(locks.lock("parked").acquire());
     assert!(lock_conformance::poll_once(parked.as_mut()).is_pending());
     eventually("its question is lost", || proxy.faults() == 1).await;
     let other = locks.lock("other").acquire().await.unwrap();
-    eventually("another connection", || short_ways().len() == 2).await;
+    eventually("another connection", || direct_links().len() == 2).await;
 
     // A claim whose withdrawal is done, and that was served before.
     server.run::<()>(&["SET", "lock:k", "forgotten/1", "PX", "60000"]);

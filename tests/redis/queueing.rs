@@ -380,7 +380,7 @@ async fn there_are_as_many_connections_as_lanes() {
 async fn the_size_of_the_pool_bounds_the_connections() {
     let server = Server::start();
     let count = || server.run::<String>(&["CLIENT", "LIST"]).lines().count() - 1;
-    // The control comes first: with room for it, there is a short way beside the lanes.
+    // The control comes first: with room for it, there is a direct link beside the lanes.
     for (size, connections) in [(5, 5), (4, 4)] {
         let builder = LockRuntime::redis(server.url()).lanes(4).pool_size(size);
         let locks = built(builder).await;

@@ -402,14 +402,14 @@ async fn no_call_looks_at_more_than_sixteen_dead_waiters() {
 #[tokio::test]
 async fn a_release_hands_over_to_the_first_that_lives() {
     let it = Fixture::start().await;
-    let (holder, heir, last) = (it.claim(), it.waiter(), it.waiter());
+    let (holder, next_waiter, last) = (it.claim(), it.waiter(), it.waiter());
     let before = it.granted(&holder).await;
     it.plant_dead(3);
-    it.queued(&heir).await;
+    it.queued(&next_waiter).await;
     it.queued(&last).await;
     assert_eq!(it.release(&holder, None).await, Released::Released(None));
-    assert_eq!(it.owner().as_deref(), Some(heir.owner.as_str()));
-    assert!(it.ttl(LOCK) <= heir.grace);
+    assert_eq!(it.owner().as_deref(), Some(next_waiter.owner.as_str()));
+    assert!(it.ttl(LOCK) <= next_waiter.grace);
     assert!(it.server.run::<u64>(&["GET", COUNTER]) > before.last.as_u64());
     assert_eq!(it.waiters().len(), 1);
     assert_eq!(it.release(&holder, None).await, Released::NotHeld);
@@ -541,9 +541,9 @@ async fn what_is_handed_to_nobody_is_given_back_at_once() {
 #[tokio::test]
 async fn a_full_memory_refuses_new_locks_and_lets_the_old_ones_go_on() {
     let it = Fixture::start().await;
-    let (holder, heir) = (it.claim(), it.waiter());
+    let (holder, next_waiter) = (it.claim(), it.waiter());
     it.granted(&holder).await;
-    it.queued(&heir).await;
+    it.queued(&next_waiter).await;
     it.server.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
 
     let key = LockKey::new("lock:", "another").unwrap();
@@ -557,26 +557,26 @@ async fn a_full_memory_refuses_new_locks_and_lets_the_old_ones_go_on() {
     let renewed = it.backend.renew(&[renewal]).await.pop().unwrap().unwrap();
     assert!(matches!(renewed, Renewed::Held(extension) if extension.tokens.is_some()));
     assert_eq!(it.release(&holder, None).await, Released::Released(None));
-    assert_eq!(it.owner().as_deref(), Some(heir.owner.as_str()));
+    assert_eq!(it.owner().as_deref(), Some(next_waiter.owner.as_str()));
     let next = it.waiter();
-    let released = it.release(&heir, Some(&next)).await;
+    let released = it.release(&next_waiter, Some(&next)).await;
     assert!(matches!(
         released,
         Released::Released(Some(Acquired::Granted(_)))
     ));
     // The same with one who waits: it is popped before anything else is written.
     it.server.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
-    let (heir, behind) = (it.waiter(), it.waiter());
-    it.queued(&heir).await;
+    let (next_waiter, behind) = (it.waiter(), it.waiter());
+    it.queued(&next_waiter).await;
     it.server.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
     let released = it.release(&next, Some(&behind)).await;
     assert!(matches!(
         released,
         Released::Released(Some(Acquired::Queued(_)))
     ));
-    assert_eq!(it.owner().as_deref(), Some(heir.owner.as_str()));
+    assert_eq!(it.owner().as_deref(), Some(next_waiter.owner.as_str()));
     assert_eq!(it.waiters().len(), 1);
-    it.backend.abandon(&heir).await.unwrap();
+    it.backend.abandon(&next_waiter).await.unwrap();
     it.backend.abandon(&behind).await.unwrap();
     assert_eq!(it.owner(), None);
 }
@@ -649,15 +649,15 @@ async fn a_hand_over_with_a_next_claim_is_seven_calls() {
 #[tokio::test]
 async fn a_hand_over_to_the_only_waiter_is_seven_calls() {
     let it = Fixture::start().await;
-    let (holder, heir) = (it.claim(), it.waiter());
+    let (holder, next_waiter) = (it.claim(), it.waiter());
     // The counter has been used in this second, or the next.
     let mut seen = Vec::new();
     for _ in 0..3 {
         it.granted(&holder).await;
-        it.queued(&heir).await;
+        it.queued(&next_waiter).await;
         seen.push(calls_of(&it, it.release(&holder, None)).await);
-        assert_eq!(it.owner().as_deref(), Some(heir.owner.as_str()));
-        it.release(&heir, None).await;
+        assert_eq!(it.owner().as_deref(), Some(next_waiter.owner.as_str()));
+        it.release(&next_waiter, None).await;
     }
     let expected = ["exists", "get", "publish", "time", "zpopmin"].map(|name| (name, 1));
     let expected = expected.into_iter().chain([("set", 2)]);
@@ -812,8 +812,8 @@ async fn a_counter_that_is_no_fencing_token_is_refused_for_good() {
     let it = Fixture::start().await;
     let holder = it.claim();
     it.granted(&holder).await;
-    let heir = it.waiter();
-    it.queued(&heir).await;
+    let next_waiter = it.waiter();
+    it.queued(&next_waiter).await;
     for garbage in [
         "abc",
         "",
@@ -843,7 +843,7 @@ async fn a_counter_that_is_no_fencing_token_is_refused_for_good() {
     );
     it.server.run::<()>(&remedy);
     assert_eq!(it.release(&holder, None).await, Released::Released(None));
-    assert_eq!(it.owner().as_deref(), Some(heir.owner.as_str()));
+    assert_eq!(it.owner().as_deref(), Some(next_waiter.owner.as_str()));
 }
 
 #[tokio::test]

@@ -14,28 +14,6 @@ use crate::faults::DEADLINE;
 /// One at a time fetches, of all threads of a test.
 static FETCHING: Mutex<()> = Mutex::new(());
 
-/// The source of a program.
-fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("servers")
-        .join(name)
-}
-
-/// Where it is built, or what it needs is.
-fn target(name: &str) -> PathBuf {
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/servers");
-    fs::create_dir_all(&target).unwrap();
-    std::path::absolute(target.join(name)).unwrap()
-}
-
-fn run(command: &mut Command) {
-    let status = command.status();
-    let status = status.unwrap_or_else(|error| {
-        panic!("{command:?} cannot be run ({error}); `scripts/needs` installs what is missing")
-    });
-    assert!(status.success(), "{command:?} ended with {status}");
-}
-
 /// The program in `tests/servers/<name>`, which is built by Go if it has not been yet.
 pub fn go_program(name: &str) -> PathBuf {
     let program = target(name);
@@ -46,6 +24,28 @@ pub fn go_program(name: &str) -> PathBuf {
         .arg(".")
         .current_dir(source(name)));
     program
+}
+
+fn run(command: &mut Command) {
+    let status = command.status();
+    let status = status.unwrap_or_else(|error| {
+        panic!("{command:?} cannot be run ({error}); `scripts/needs` installs what is missing")
+    });
+    assert!(status.success(), "{command:?} ended with {status}");
+}
+
+/// Where it is built, or what it needs is.
+fn target(name: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/servers");
+    fs::create_dir_all(&target).unwrap();
+    std::path::absolute(target.join(name)).unwrap()
+}
+
+/// The source of a program.
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("servers")
+        .join(name)
 }
 
 /// redsync, of Go.

@@ -28,17 +28,18 @@ pub async fn nothing_is_left_behind<S: Store>(store: &S) {
     let (here, there) = (connect(store).await, connect(store).await);
     for _ in 0..3 {
         let key = key();
-        let (holder, heir, gone, next) = (claim(&key), waiter(&key), waiter(&key), waiter(&key));
+        let (holder, next_waiter, gone, next) =
+            (claim(&key), waiter(&key), waiter(&key), waiter(&key));
         granted(&here, &holder).await;
-        queued(&there, &heir).await;
+        queued(&there, &next_waiter).await;
         queued(&there, &gone).await;
         drop_after_one_poll(there.inbox.changed(&gone));
         release_to(&here, &holder, &next).await;
         if here.is_fifo() {
-            woken(&there, &heir).await;
+            woken(&there, &next_waiter).await;
         }
         abandon(&there, &gone).await;
-        all_served(&[(&there, &heir), (&here, &next)]).await;
+        all_served(&[(&there, &next_waiter), (&here, &next)]).await;
         taken_then_abandoned(&here, &key).await;
     }
     let leftovers = store.leftovers().await;

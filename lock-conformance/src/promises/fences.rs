@@ -35,13 +35,13 @@ pub async fn fences_grow_over_an_expiry<S: Store>(store: &S) {
 /// A hand-over is a grant: its tokens grow too.
 pub async fn fences_grow_over_a_hand_over<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
-    let (holder, heir, last) = (claim(&key), waiter(&key), claim(&key));
+    let (holder, next_waiter, last) = (claim(&key), waiter(&key), claim(&key));
     let first = granted(&here, &holder).await.tokens;
-    queued(&there, &heir).await;
+    queued(&there, &next_waiter).await;
     released(&here, &holder).await;
-    let second = owned(&there, &heir).await;
+    let second = owned(&there, &next_waiter).await;
     assert_later(second, first);
-    released(&there, &heir).await;
+    released(&there, &next_waiter).await;
     assert_later(granted(&here, &last).await.tokens, second);
 }
 
@@ -53,14 +53,14 @@ pub async fn fences_grow_over_a_whole_block<S: Store>(store: &S) {
     assert_block(block, MANY);
     released(&backend, &holder).await;
 
-    let heir = with_tokens(waiter(&key), MANY);
+    let next_waiter = with_tokens(waiter(&key), MANY);
     let middle = claim(&key);
     assert_later(granted(&backend, &middle).await.tokens, block);
-    queued(&backend, &heir).await;
+    queued(&backend, &next_waiter).await;
     released(&backend, &middle).await;
-    let block = owned(&backend, &heir).await;
+    let block = owned(&backend, &next_waiter).await;
     assert_block(block, MANY);
-    released(&backend, &heir).await;
+    released(&backend, &next_waiter).await;
     assert_later(granted(&backend, &claim(&key)).await.tokens, block);
 }
 

@@ -55,14 +55,6 @@ pub(super) async fn knows<S: Store>(store: &S, mode: Mode) -> bool {
     false
 }
 
-/// That the claim, which waited, has its lease; it may have to ask.
-async fn comes_in<B: Backend>(process: &Process<B>, claim: &Claim) -> Grant {
-    match acquire(process, claim).await {
-        Acquired::Granted(grant) => grant,
-        other => panic!("there is room for the claim, but: {other:?}"),
-    }
-}
-
 /// The release of a lease of a shard.
 pub(super) async fn released_shard(process: &Process<impl Backend>, claim: &Claim, grant: &Grant) {
     let mut release = ending(claim);
@@ -170,6 +162,14 @@ pub async fn all_who_share_are_served_together<S: Store>(store: &S) {
     }
     served(&here, &last).await;
     queued(&here, &behind).await;
+}
+
+/// That the claim, which waited, has its lease; it may have to ask.
+async fn comes_in<B: Backend>(process: &Process<B>, claim: &Claim) -> Grant {
+    match acquire(process, claim).await {
+        Acquired::Granted(grant) => grant,
+        other => panic!("there is room for the claim, but: {other:?}"),
+    }
 }
 
 /// Whoever is told to ask asks then, and not before: that is enough for all who can share a key,

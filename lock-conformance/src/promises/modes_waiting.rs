@@ -16,13 +16,6 @@ const PAIRS: [fn(&LockKey) -> Claim; 3] = [
     |key| shard(key, 2, 0, 0),
 ];
 
-/// The renewal of a claim which was granted like this holds.
-async fn holds(process: &Process<impl Backend>, claim: &Claim, grant: &Grant) -> bool {
-    let mut renewal = renewal(claim);
-    renewal.shard = grant.shard;
-    is_held(renew_one(process, &renewal).await)
-}
-
 /// Nobody passes one who waits for the whole key, though there is room beside those who have it;
 /// the end of the last lease is its turn.
 pub async fn nobody_passes_one_who_waits_for_all<S: Store>(store: &S) {
@@ -137,6 +130,13 @@ pub async fn a_lease_of_several_that_nobody_expects_is_given_back<S: Store>(stor
         }
         granted_after(&here, Duration::ZERO, &alone).await;
     }
+}
+
+/// The renewal of a claim which was granted like this holds.
+async fn holds(process: &Process<impl Backend>, claim: &Claim, grant: &Grant) -> bool {
+    let mut renewal = renewal(claim);
+    renewal.shard = grant.shard;
+    is_held(renew_one(process, &renewal).await)
 }
 
 /// A renewal is for all permits that a claim has.

@@ -12,26 +12,26 @@ use crate::store::Store;
 /// A waiter that is busy elsewhere while it is served has been told all the same.
 pub async fn a_hand_over_is_told_to_a_sink_attached_before<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
-    let (holder, heir) = (claim(&key), waiter(&key));
+    let (holder, next_waiter) = (claim(&key), waiter(&key));
     granted(&here, &holder).await;
-    queued(&there, &heir).await;
+    queued(&there, &next_waiter).await;
     released(&here, &holder).await;
     sleep(MOMENT).await;
-    woken(&there, &heir).await;
-    assert_owner(&there, &heir).await;
+    woken(&there, &next_waiter).await;
+    assert_owner(&there, &next_waiter).await;
 }
 
 /// A sink hears of the claims of its backend, whenever they were made.
 pub async fn a_sink_attached_late_hears_of_earlier_claims<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
-    let (holder, heir) = (claim(&key), waiter(&key));
-    there.inbox.refuse(&heir);
+    let (holder, next_waiter) = (claim(&key), waiter(&key));
+    there.inbox.refuse(&next_waiter);
     granted(&here, &holder).await;
-    queued(&there, &heir).await;
+    queued(&there, &next_waiter).await;
     let late = Inbox::of(&there.backend);
     released(&here, &holder).await;
-    news(&there, &late, &heir).await;
-    assert_owner(&there, &heir).await;
+    news(&there, &late, &next_waiter).await;
+    assert_owner(&there, &next_waiter).await;
 }
 
 /// Every claim is told of its own hand-over, whether or not somebody waits for the news, and those
@@ -107,22 +107,25 @@ pub async fn a_claim_that_nobody_expects_is_given_back<S: Store>(store: &S) {
 /// before it began.
 pub async fn a_wake_up_tells_the_lease_as_it_is<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
-    let (holder, mut heir) = (claim(&key), waiter(&key));
-    heir.grace = LONG / 2;
+    let (holder, mut next_waiter) = (claim(&key), waiter(&key));
+    next_waiter.grace = LONG / 2;
     let tokens = granted(&here, &holder).await.tokens;
-    queued(&there, &heir).await;
-    assert!(!there.inbox.holds(&heir), "nothing was handed over yet");
+    queued(&there, &next_waiter).await;
+    assert!(
+        !there.inbox.holds(&next_waiter),
+        "nothing was handed over yet"
+    );
     released(&here, &holder).await;
     let handed_over = Instant::now();
     sleep(MOMENT).await;
-    let told = woken(&there, &heir).await;
-    let asked_again = granted(&there, &heir).await.tokens;
+    let told = woken(&there, &next_waiter).await;
+    let asked_again = granted(&there, &next_waiter).await.tokens;
     assert_later(asked_again, tokens);
     let Some((grant, since)) = told else {
         return;
     };
     assert_later(grant.tokens, tokens);
-    assert!(grant.valid_for <= heir.grace, "{grant:?}");
+    assert!(grant.valid_for <= next_waiter.grace, "{grant:?}");
     assert!(
         since <= handed_over,
         "the lease is counted from after the hand-over"

@@ -76,11 +76,11 @@ pub async fn numbers_order_the_verbs_of_one_key_and_one_process<S: Store>(store:
 /// After any verb was dropped halfway, the same verb may be asked again, and all goes on.
 pub async fn a_dropped_verb_breaks_nothing<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
-    let (holder, heir) = (claim(&key), waiter(&key));
+    let (holder, next_waiter) = (claim(&key), waiter(&key));
     drop_after_one_poll(here.acquire(&holder));
     granted(&here, &holder).await;
-    drop_after_one_poll(there.acquire(&heir));
-    queued(&there, &heir).await;
+    drop_after_one_poll(there.acquire(&next_waiter));
+    queued(&there, &next_waiter).await;
 
     let batch = [renewal(&holder)];
     drop_after_one_poll(here.renew(&batch));
@@ -89,8 +89,8 @@ pub async fn a_dropped_verb_breaks_nothing<S: Store>(store: &S) {
     drop_after_one_poll(here.release(&ending(&holder)));
     // Either may be the answer, since the first release may have been done.
     release(&here, &holder).await;
-    woken(&there, &heir).await;
-    drop_after_one_poll(there.abandon(&heir));
-    abandon(&there, &heir).await;
+    woken(&there, &next_waiter).await;
+    drop_after_one_poll(there.abandon(&next_waiter));
+    abandon(&there, &next_waiter).await;
     granted(&here, &claim(&key)).await;
 }

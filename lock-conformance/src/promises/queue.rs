@@ -27,90 +27,90 @@ pub async fn waiters_are_served_in_the_order_of_their_first_asking<S: Store>(sto
 /// Who waits for news hears of a hand-over without asking.
 pub async fn a_hand_over_wakes_the_head_of_the_queue<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
-    let (holder, heir) = (claim(&key), waiter(&key));
+    let (holder, next_waiter) = (claim(&key), waiter(&key));
     granted(&here, &holder).await;
-    queued(&there, &heir).await;
+    queued(&there, &next_waiter).await;
     let release = async {
         sleep(MOMENT).await;
         released(&here, &holder).await;
     };
-    tokio::join!(woken(&there, &heir), release);
-    assert_owner(&there, &heir).await;
+    tokio::join!(woken(&there, &next_waiter), release);
+    assert_owner(&there, &next_waiter).await;
 }
 
 /// Between a release and the waiter that it serves, nobody gets in. Where nobody hands locks over,
 /// nobody gets in once the waiter has been served.
 pub async fn a_hand_over_leaves_no_gap<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
-    let (holder, heir) = (claim(&key), waiter(&key));
+    let (holder, next_waiter) = (claim(&key), waiter(&key));
     granted(&here, &holder).await;
-    queued(&there, &heir).await;
+    queued(&there, &next_waiter).await;
     released(&here, &holder).await;
     if !here.limits.hand_over {
-        owned(&there, &heir).await;
+        owned(&there, &next_waiter).await;
     }
     let seen = taken(&here, &claim(&key)).await;
     assert!(!seen.foreign && seen.remaining.is_some(), "{seen:?}");
-    assert_owner(&there, &heir).await;
+    assert_owner(&there, &next_waiter).await;
 }
 
 /// A lease that was handed over is short until its owner is heard of. Where nobody hands locks
 /// over, the waiter has asked, and so has the full ttl.
 pub async fn a_handed_over_lease_lives_for_the_grace<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
-    let (holder, mut heir) = (claim(&key), waiter(&key));
+    let (holder, mut next_waiter) = (claim(&key), waiter(&key));
     let is_told = here.tells_graces();
-    heir.grace = if is_told { LONG / 2 } else { here.medium() };
+    next_waiter.grace = if is_told { LONG / 2 } else { here.medium() };
     let is_handed_over = here.limits.hand_over;
     if !is_handed_over {
-        heir = with_ttl(heir, here.visible());
+        next_waiter = with_ttl(next_waiter, here.visible());
     }
     granted(&here, &holder).await;
-    queued(&there, &heir).await;
+    queued(&there, &next_waiter).await;
     let asked = Instant::now();
     released(&here, &holder).await;
     let released = Instant::now();
     if !is_handed_over {
-        owned(&there, &heir).await;
+        owned(&there, &next_waiter).await;
     } else if is_told {
         let remaining = remaining(&here, &key).await;
-        assert_left_at_most(&here, remaining, heir.grace, released);
+        assert_left_at_most(&here, remaining, next_waiter.grace, released);
     }
-    assert_left_at_least(&here, &key, heir.grace, asked).await;
+    assert_left_at_least(&here, &key, next_waiter.grace, asked).await;
     if is_handed_over && !is_told {
-        granted_after(&here, heir.grace, &claim(&key)).await;
+        granted_after(&here, next_waiter.grace, &claim(&key)).await;
     }
 }
 
 /// The first renewal after a hand-over makes the lease a full one.
 pub async fn a_renewal_turns_the_grace_into_the_full_ttl<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
-    let (holder, mut heir) = (claim(&key), with_ttl(waiter(&key), here.visible()));
-    heir.grace = heir.ttl / 2;
+    let (holder, mut next_waiter) = (claim(&key), with_ttl(waiter(&key), here.visible()));
+    next_waiter.grace = next_waiter.ttl / 2;
     granted(&here, &holder).await;
-    queued(&there, &heir).await;
+    queued(&there, &next_waiter).await;
     released(&here, &holder).await;
-    served(&there, &heir).await;
+    served(&there, &next_waiter).await;
     if !here.limits.hand_over {
         // There is no grace, so it is a renewal as any other.
-        sleep(here.while_it_runs(heir.ttl)).await;
+        sleep(here.while_it_runs(next_waiter.ttl)).await;
     }
     let asked = Instant::now();
-    assert_held(renewed(&there, &heir).await);
-    assert_left_at_least(&here, &key, heir.ttl, asked).await;
+    assert_held(renewed(&there, &next_waiter).await);
+    assert_left_at_least(&here, &key, next_waiter.ttl, asked).await;
 }
 
 /// A waiter that asks after a hand-over has the full ttl from then on.
 pub async fn a_poll_turns_the_grace_into_the_full_ttl<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
-    let (holder, mut heir) = (claim(&key), with_ttl(waiter(&key), here.visible()));
-    heir.grace = heir.ttl / 2;
+    let (holder, mut next_waiter) = (claim(&key), with_ttl(waiter(&key), here.visible()));
+    next_waiter.grace = next_waiter.ttl / 2;
     granted(&here, &holder).await;
-    queued(&there, &heir).await;
+    queued(&there, &next_waiter).await;
     released(&here, &holder).await;
     let asked = Instant::now();
-    granted(&there, &heir).await;
-    assert_left_at_least(&here, &key, heir.ttl, asked).await;
+    granted(&there, &next_waiter).await;
+    assert_left_at_least(&here, &key, next_waiter.ttl, asked).await;
 }
 
 /// A waiter that died without a word delays those behind it by its grace, not by its ttl. Where its

@@ -93,13 +93,13 @@ pub async fn a_claim_that_the_store_forgot_is_queued_again<S: Store>(store: &S) 
 /// The second of two equal releases finds nothing, and leaves the new owner alone.
 pub async fn a_repeated_release_does_nothing<S: Store>(store: &S) {
     let (here, there, key) = (connect(store).await, connect(store).await, key());
-    let (holder, heir) = (claim(&key), claim(&key));
+    let (holder, next_waiter) = (claim(&key), claim(&key));
     granted(&here, &holder).await;
     released(&here, &holder).await;
     assert_eq!(release(&here, &holder).await, Released::NotHeld);
-    granted(&there, &heir).await;
+    granted(&there, &next_waiter).await;
     assert_eq!(release(&here, &holder).await, Released::NotHeld);
-    assert_owner(&there, &heir).await;
+    assert_owner(&there, &next_waiter).await;
 }
 
 /// Only the owner ends a lease.

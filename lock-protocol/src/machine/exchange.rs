@@ -50,7 +50,7 @@ impl Exchange {
     }
 
     /// When to ask once more.
-    pub(super) fn relief_at(&self, rules: &Rules) -> Option<Instant> {
+    pub(super) fn again_at(&self, rules: &Rules) -> Option<Instant> {
         if made(Mistake::NoSecondQuestion) {
             return None;
         }
@@ -68,7 +68,7 @@ impl Exchange {
 
     /// When the machine has to do something about it while others wait.
     pub(super) fn attention_at(&self, rules: &Rules) -> Instant {
-        self.relief_at(rules)
+        self.again_at(rules)
             .unwrap_or_else(|| self.overdue_at(rules))
     }
 }

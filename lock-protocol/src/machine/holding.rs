@@ -6,7 +6,7 @@ use core::time::Duration;
 use smallvec::SmallVec;
 
 use super::exchange::{Ending, Exchange, Failure, Known, Pursuit, Releasing, Stage};
-use super::lease::{End, Lease, LeaseId, State};
+use super::lease::{End, Lease, LeaseId, LeaseState};
 use super::pursuing::no_answer;
 use super::{Action, Granted, Outcome, ReleaseOutcome, Turn, Verb, WaiterId};
 use crate::claim::AskNumber;
@@ -89,30 +89,30 @@ impl Turn<'_> {
             return self.tell_released(id, ReleaseOutcome::Released);
         }
         match lease.state {
-            State::Held | State::Ended(..)
+            LeaseState::Held | LeaseState::Ended(..)
                 if lease.sharing > 1 && !made(Mistake::FirstReaderEndsAll) =>
             {
                 lease.sharing -= 1;
                 let outcome = match lease.state {
-                    State::Ended(end, held) => ReleaseOutcome::Ended(end, held),
+                    LeaseState::Ended(end, held) => ReleaseOutcome::Ended(end, held),
                     _ => ReleaseOutcome::Released,
                 };
                 self.tell_released(id, outcome);
             }
-            State::Held => {
+            LeaseState::Held => {
                 lease.untaken.clear();
                 if !self.pass_on(index) {
                     self.release(index);
                 }
             }
-            State::Ended(end, held) if lease.keep(self.now).is_some() => {
+            LeaseState::Ended(end, held) if lease.keep(self.now).is_some() => {
                 self.tell_released(id, ReleaseOutcome::Ended(end, held));
                 self.release(index);
-                if let State::Releasing(releasing) = &mut self.group.leases[index].state {
+                if let LeaseState::Releasing(releasing) = &mut self.group.leases[index].state {
                     releasing.told = true;
                 }
             }
-            State::Ended(end, held) => {
+            LeaseState::Ended(end, held) => {
                 let lease = self.group.leases.remove(index);
                 self.tell_released(id, ReleaseOutcome::Ended(end, held));
                 if lease.in_doubt {
@@ -123,7 +123,7 @@ impl Turn<'_> {
                 let release = lease.release(&self.group.key);
                 self.ask(|_| Verb::Release(release), 0);
             }
-            State::Releasing(_) => {}
+            LeaseState::Releasing(_) => {}
         }
     }
 
@@ -210,7 +210,7 @@ impl Turn<'_> {
         let exchange = self.ask_for_release(index, 0);
         let lease = &mut self.group.leases[index];
         lease.renew_at = None;
-        lease.state = State::Releasing(Releasing {
+        lease.state = LeaseState::Releasing(Releasing {
             stage: Ending::Asking(exchange),
             started: self.now,
             failures: 0,
@@ -242,7 +242,7 @@ impl Turn<'_> {
         chance: u32,
     ) {
         let lease = &self.group.leases[index];
-        let State::Releasing(releasing) = &lease.state else {
+        let LeaseState::Releasing(releasing) = &lease.state else {
             return;
         };
         let (outcome, next) = match released {
@@ -278,7 +278,7 @@ impl Turn<'_> {
     pub(super) fn not_released(&mut self, index: usize, number: AskNumber, failure: Failure) {
         let lease = &mut self.group.leases[index];
         let (id, ttl) = (lease.id, lease.terms().lease(self.rules));
-        let State::Releasing(releasing) = &mut lease.state else {
+        let LeaseState::Releasing(releasing) = &mut lease.state else {
             return;
         };
         if !matches!(releasing.stage, Ending::Asking(exchange) if exchange.number == number) {
@@ -302,7 +302,7 @@ impl Turn<'_> {
         };
         let pause = pause.min(self.rules.command_timeout);
         let is_late = self.now.since(started) >= self.rules.command_timeout;
-        if let State::Releasing(releasing) = &mut self.group.leases[index].state {
+        if let LeaseState::Releasing(releasing) = &mut self.group.leases[index].state {
             releasing.stage = Ending::Pausing(self.now + pause);
             if is_late && !core::mem::replace(&mut releasing.told, true) {
                 // Its holder is not kept any longer by a store that is down.
@@ -318,7 +318,7 @@ impl Turn<'_> {
         if let Some(pursuit) = &mut self.group.pursuit
             && let Stage::WithRelease = pursuit.stage
             // Else it goes with the release of another lease.
-            && !leases.any(|lease| matches!(lease.state, State::Releasing(_)))
+            && !leases.any(|lease| matches!(lease.state, LeaseState::Releasing(_)))
         {
             pursuit.stage = Stage::Pausing(self.now);
             pursuit.claim.in_doubt = true;
@@ -331,7 +331,7 @@ impl Turn<'_> {
     /// Ends every release that is under way.
     pub(super) fn finish_releases(&mut self, outcome: &ReleaseOutcome) {
         for index in (0..self.group.leases.len()).rev() {
-            if let State::Releasing(_) = self.group.leases[index].state {
+            if let LeaseState::Releasing(_) = self.group.leases[index].state {
                 self.finish_release(index, outcome.clone());
             }
         }
@@ -340,7 +340,7 @@ impl Turn<'_> {
     fn finish_release(&mut self, index: usize, outcome: ReleaseOutcome) {
         let lease = self.group.leases.remove(index);
         let is_failed = matches!(outcome, ReleaseOutcome::Failed(_));
-        if let State::Releasing(releasing) = &lease.state
+        if let LeaseState::Releasing(releasing) = &lease.state
             && !releasing.told
         {
             self.tell_released(lease.id, outcome);
@@ -426,7 +426,7 @@ impl Turn<'_> {
             return;
         }
         match lease.state {
-            State::Held => {
+            LeaseState::Held => {
                 if lease.renew_at.is_some_and(|at| at <= self.now) {
                     lease.renew_at = None;
                     let waiting = self.group.line.len();
@@ -436,13 +436,13 @@ impl Turn<'_> {
                         .push(Action::Renew(lease.id, Box::new(renewal), patience));
                 }
             }
-            State::Releasing(_) => self.time_for_release(index),
-            State::Ended(..) => {}
+            LeaseState::Releasing(_) => self.time_for_release(index),
+            LeaseState::Ended(..) => {}
         }
     }
 
     fn time_for_release(&mut self, index: usize) {
-        let State::Releasing(releasing) = &self.group.leases[index].state else {
+        let LeaseState::Releasing(releasing) = &self.group.leases[index].state else {
             return;
         };
         let (stage, failures) = (releasing.stage, releasing.failures);
@@ -450,7 +450,7 @@ impl Turn<'_> {
             Ending::Pausing(at) if at <= self.now => self.ask_for_release(index, failures),
             Ending::Asking(exchange) if self.is_waited_for() => {
                 if exchange
-                    .relief_at(self.rules)
+                    .again_at(self.rules)
                     .is_some_and(|at| at <= self.now)
                 {
                     let again = self.ask_for_release(index, failures);
@@ -463,7 +463,7 @@ impl Turn<'_> {
             }
             _ => return,
         };
-        if let State::Releasing(releasing) = &mut self.group.leases[index].state {
+        if let LeaseState::Releasing(releasing) = &mut self.group.leases[index].state {
             releasing.stage = Ending::Asking(exchange);
             releasing.repeated = true;
         }

@@ -72,11 +72,11 @@ pub(super) struct Lease {
     pub(super) sharing: u32,
     /// Until when others may come to share it.
     pub(super) open_until: Instant,
-    pub(super) state: State,
+    pub(super) state: LeaseState,
 }
 
 #[derive(Clone, Debug, Hash)]
-pub(super) enum State {
+pub(super) enum LeaseState {
     /// The holder may rely on it.
     Held,
     /// It ended after it had been held for so long, and the holder has not given it up yet.
@@ -116,7 +116,7 @@ impl Lease {
             shard: 0,
             sharing: 1,
             open_until: now,
-            state: State::Held,
+            state: LeaseState::Held,
         };
         lease.reserve(tokens);
         lease.next_token();
@@ -165,13 +165,13 @@ impl Lease {
     /// How far its end in the store is, once its holder has given it up.
     pub(super) fn ending_mut(&mut self) -> Option<&mut Ending> {
         match &mut self.state {
-            State::Releasing(releasing) => Some(&mut releasing.stage),
+            LeaseState::Releasing(releasing) => Some(&mut releasing.stage),
             _ => None,
         }
     }
 
     pub(super) fn end(&mut self, end: End, now: Instant) {
-        self.state = State::Ended(end, now.since(self.held_since));
+        self.state = LeaseState::Ended(end, now.since(self.held_since));
         self.renew_at = None;
     }
 
@@ -228,7 +228,7 @@ impl Lease {
     }
 
     pub(super) fn is_held(&self) -> bool {
-        matches!(self.state, State::Held)
+        matches!(self.state, LeaseState::Held)
     }
 
     /// Whether the holder with `token` has it.
@@ -238,7 +238,7 @@ impl Lease {
 
     /// Whether nobody else of this process can have the lock as long as the lease is as it is.
     pub(super) fn occupies(&self) -> bool {
-        !matches!(self.state, State::Ended(..))
+        !matches!(self.state, LeaseState::Ended(..))
     }
 
     /// How long the holder with `token` may still rely on the lease; zero if it may not.
@@ -255,8 +255,8 @@ impl Lease {
         let given_up = End::Lost(LostReason::NotHeld);
         let held = now.since(self.held_since);
         match &self.state {
-            State::Held if self.token == token => self.run_out(now).map(|end| (end, held)),
-            State::Ended(end, held) if self.token == token => Some((*end, *held)),
+            LeaseState::Held if self.token == token => self.run_out(now).map(|end| (end, held)),
+            LeaseState::Ended(end, held) if self.token == token => Some((*end, *held)),
             _ => Some((given_up, held)),
         }
     }

@@ -3,7 +3,7 @@
 use core::iter::repeat_n;
 
 use super::exchange::Stage;
-use super::lease::State;
+use super::lease::LeaseState;
 use super::{Group, Lease, LeaseId};
 use crate::time::Instant;
 use crate::token::{FencingToken, OwnerToken};
@@ -78,7 +78,7 @@ impl Group {
     /// The hold of this lease, which may have ended against the will of its holder.
     pub(super) fn holding(&self, lease: LeaseId, now: Instant) -> Option<Holding> {
         let lease = self.lease(lease)?;
-        if matches!(lease.state, State::Releasing(_)) {
+        if matches!(lease.state, LeaseState::Releasing(_)) {
             return None;
         }
         let has_begun = lease.held_since <= now;
@@ -109,9 +109,9 @@ impl Group {
         };
         for Lease { state, .. } in &self.leases {
             *match state {
-                State::Held => &mut look.held,
-                State::Ended(..) => &mut look.ended,
-                State::Releasing(_) => &mut look.releasing,
+                LeaseState::Held => &mut look.held,
+                LeaseState::Ended(..) => &mut look.ended,
+                LeaseState::Releasing(_) => &mut look.releasing,
             } += 1;
         }
         look

@@ -96,17 +96,17 @@
 //! # Several keys
 //!
 //! - The question of a waiter that does not wait may go with those of other keys. If the store did
-//!   not take all, it has [nothing](Event::NotTaken) of the claim: the waiter leaves, and those who came
-//!   meanwhile are asked for.
+//!   not take all, it has [nothing](Event::NotTaken) of the claim: the waiter leaves, and those who
+//!   came meanwhile are asked for.
 //!
 //! # Holds that begin later, and keys that are kept
 //!
-//! - A holder that waits for other keys [begins](Event::Began) when it has all: its `max_hold` counts
-//!   from there.
-//! - A holder may want the key to stay [taken](Event::Keep) for a while from its beginning, whatever
-//!   becomes of it and of its process. The first lease is as long; where less is left when it
-//!   begins, as after a hand-over, the lease is extended first, and no renewal asks for less than
-//!   what is left of it.
+//! - A holder that waits for other keys [begins](Event::Began) when it has all: its `max_hold`
+//!   counts from there.
+//! - A holder may want the key to stay [taken](Event::Keep) for a while from its beginning,
+//!   whatever becomes of it and of its process. The first lease is as long; where less is left when
+//!   it begins, as after a hand-over, the lease is extended first, and no renewal asks for less
+//!   than what is left of it.
 //! - If it ends its hold before, also after its `max_hold`, the lease is not passed on, and release
 //!   is asked with the rest, and without a next claim: whoever is in line is asked for after it.
 //! - If the store refuses that release, the key stays taken for as long as the lease lives. A claim
@@ -137,7 +137,7 @@ pub use self::event::{
 use self::exchange::{Ending, Known, Pursuit, Stage, Withdrawal};
 pub use self::key::Key;
 pub use self::lease::{End, LeaseId};
-use self::lease::{Lease, State};
+use self::lease::{Lease, LeaseState};
 use self::line::Line;
 pub use self::line::{Waiter, WaiterId};
 pub use self::look::{Holding, Look, Pursued};
@@ -223,9 +223,9 @@ impl Group {
     /// When the machine wants to be told the time, if nothing else happens.
     fn wants_time_at(&self, rules: &Rules) -> Option<Instant> {
         let leases = self.leases.iter().filter_map(|lease| match &lease.state {
-            State::Held => Some(lease.attention_at()),
-            State::Ended(..) => lease.untaken_until().filter(|_| lease.is_taken_back()),
-            State::Releasing(releasing) => self.ending_attention_at(&releasing.stage, rules),
+            LeaseState::Held => Some(lease.attention_at()),
+            LeaseState::Ended(..) => lease.untaken_until().filter(|_| lease.is_taken_back()),
+            LeaseState::Releasing(releasing) => self.ending_attention_at(&releasing.stage, rules),
         });
         let withdrawals = self
             .withdrawals
@@ -433,7 +433,7 @@ impl Turn<'_> {
     fn releasing(&self, owner: &OwnerToken, number: AskNumber) -> Option<usize> {
         let mut leases = self.group.leases.iter();
         leases.position(|lease| match &lease.state {
-            State::Releasing(releasing) => {
+            LeaseState::Releasing(releasing) => {
                 lease.owner == *owner
                     && (releasing.stage.is_asked_by(number) || !made(Mistake::OldAnswersAreIgnored))
             }

@@ -22,13 +22,6 @@ const SILENT_LONGEST: Duration = Duration::from_secs(1);
 /// Upper bound of the random delay before a waiter asks after a lease ran out; spreads the waiters.
 const AFTER_EXPIRY: Duration = Duration::from_millis(4);
 
-/// How a grant came.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum By {
-    Answer,
-    HandOver,
-}
-
 impl Turn<'_> {
     pub(super) fn joined(&mut self, waiter: Waiter) {
         if self.group.is_closing {
@@ -512,7 +505,7 @@ impl Turn<'_> {
             Stage::Queued(at) | Stage::Pausing(at) if at <= self.now => self.ask_for_pursuit(),
             Stage::Asking(exchange) if self.group.line.len() > 1 => {
                 if exchange
-                    .relief_at(self.rules)
+                    .again_at(self.rules)
                     .is_some_and(|at| at <= self.now)
                 {
                     self.ask_for_pursuit();
@@ -528,6 +521,13 @@ impl Turn<'_> {
     pub(super) fn take_back(&mut self, id: WaiterId) {
         self.actions.push(Action::TakeBack(id, Outcome::TimedOut));
     }
+}
+
+/// How a grant came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Answer,
+    HandOver,
 }
 
 /// What a question that is overdue ends with.

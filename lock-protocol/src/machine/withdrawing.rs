@@ -80,7 +80,7 @@ impl Turn<'_> {
             }
             Ending::Asking(exchange) if self.is_waited_for() => {
                 if exchange
-                    .relief_at(self.rules)
+                    .again_at(self.rules)
                     .is_some_and(|at| at <= self.now)
                 {
                     let number = self.ask(|_| Verb::Abandon(claim), 0);

@@ -20,13 +20,13 @@ use crate::token::{FenceBlock, FencingToken, OwnerToken};
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Lock<W> {
     /// All of one kind, each with a life of its own. Of the exclusive kind there is one.
-    pub(super) leases: SmallVec<[Lease; 1]>,
+    pub(super) leases: SmallVec<[StoredLease; 1]>,
     /// In the order in which the store first heard of the claims.
-    pub(super) queue: VecDeque<Waiter<W>>,
+    pub(super) queue: VecDeque<QueuedClaim<W>>,
 }
 
 #[derive(Clone, Debug, Hash)]
-pub(super) struct Lease {
+pub(super) struct StoredLease {
     pub(super) owner: OwnerToken,
     /// `None`: never.
     pub(super) ends: Option<Instant>,
@@ -39,7 +39,7 @@ pub(super) struct Lease {
 }
 
 #[derive(Clone, Debug, Hash)]
-pub(super) struct Waiter<W> {
+pub(super) struct QueuedClaim<W> {
     pub(super) claim: Claim,
     way: W,
     /// When the claim last asked.
@@ -57,7 +57,7 @@ pub(super) struct Turn<'a, W> {
 
 impl<W: Clone> Turn<'_, W> {
     /// Notices what has happened since the last verb.
-    pub(super) fn begin(&mut self, theft: Option<&Lease>) {
+    pub(super) fn begin(&mut self, theft: Option<&StoredLease>) {
         self.lock.settle(self.at.now);
         if let Some(theft) = theft {
             self.lock.leases = smallvec![theft.clone()];
@@ -126,7 +126,7 @@ impl<W: Clone> Turn<'_, W> {
             waiter.way = way.clone();
             Acquired::Queued(self.lock.seen_by(claim, now))
         } else if claim.queue {
-            self.lock.queue.push_back(Waiter {
+            self.lock.queue.push_back(QueuedClaim {
                 claim: claim.clone(),
                 way: way.clone(),
                 heard: now,
@@ -154,7 +154,7 @@ impl<W: Clone> Turn<'_, W> {
             && let Mode::Permits { .. } = renewal.mode
             && self.lock.lease_of(&renewal.owner).is_none()
         {
-            self.lock.leases.push(Lease {
+            self.lock.leases.push(StoredLease {
                 owner: renewal.owner.clone(),
                 ends: Some(now),
                 is_foreign: false,
@@ -251,15 +251,15 @@ impl<W: Clone> Turn<'_, W> {
         let served = self.messages.len();
         while let Some(head) = self.lock.queue.front()
             && let Some(shard) = self.lock.place_for(&head.claim.mode)
-            && let Some(Waiter { claim, way, .. }) = self.lock.queue.pop_front()
+            && let Some(QueuedClaim { claim, way, .. }) = self.lock.queue.pop_front()
         {
             let last = self.fence.last();
             let mut grant = self.grant(&claim, claim.grace, shard);
             let lease = self.lock.leases.last_mut();
-            if made(Mistake::HandOffKeepsToken) {
+            if made(Mistake::HandOverKeepsToken) {
                 grant.tokens = FenceBlock { first: last, last };
             } else if let Some(lease) = lease
-                && made(Mistake::HandOffWithoutLease)
+                && made(Mistake::HandOverWithoutLease)
             {
                 lease.ends = None;
             }
@@ -310,7 +310,7 @@ impl<W: Clone> Turn<'_, W> {
             (Mode::Shared, None) => self.fence.draw(1, self.at.micros),
             _ => self.fence.draw(claim.tokens, self.at.micros),
         };
-        self.lock.leases.push(Lease {
+        self.lock.leases.push(StoredLease {
             owner: claim.owner.clone(),
             ends: Some(self.at.now + valid_for),
             is_foreign: false,
@@ -361,7 +361,7 @@ impl<W> Lock<W> {
         self.leases.is_empty() && self.queue.is_empty()
     }
 
-    fn lease_of(&mut self, owner: &OwnerToken) -> Option<&mut Lease> {
+    fn lease_of(&mut self, owner: &OwnerToken) -> Option<&mut StoredLease> {
         self.leases.iter_mut().find(|lease| lease.owner == *owner)
     }
 
@@ -392,7 +392,7 @@ impl<W> Lock<W> {
         {
             return None;
         }
-        let taken = |lease: &Lease| match lease.mode {
+        let taken = |lease: &StoredLease| match lease.mode {
             Mode::Permits { take, .. } => u32::from(take),
             _ => 0,
         };
@@ -459,13 +459,13 @@ impl<W> Lock<W> {
         self.queue.len() < waiters
     }
 
-    fn waiter(&mut self, owner: &OwnerToken) -> Option<&mut Waiter<W>> {
+    fn waiter(&mut self, owner: &OwnerToken) -> Option<&mut QueuedClaim<W>> {
         let mut queue = self.queue.iter_mut();
         queue.find(|waiter| waiter.claim.owner == *owner)
     }
 }
 
-impl Lease {
+impl StoredLease {
     /// Gives it its ttl from now on, unless it has more: a question that comes late must not
     /// shorten what a younger one got.
     fn extend(&mut self, ttl: Duration, now: Instant) {
@@ -477,7 +477,7 @@ impl Lease {
     }
 }
 
-impl<W> Waiter<W> {
+impl<W> QueuedClaim<W> {
     pub(super) fn is_remembered(&self, now: Instant) -> bool {
         now.since(self.heard) <= self.claim.heartbeat.saturating_mul(2)
     }

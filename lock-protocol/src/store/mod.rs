@@ -13,7 +13,6 @@ mod tests;
 use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
-
 use core::hash::{Hash, Hasher};
 use core::time::Duration;
 
@@ -22,7 +21,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use self::fence::Fence;
-use self::lock::{Lease, Lock};
+use self::lock::{Lock, StoredLease};
 use self::remembered::Remembered;
 use crate::claim::{Acquired, Claim, Grant, Holder, Release, Released, Renewal, Renewed};
 use crate::inspection::{Inspected, Waiting};
@@ -98,7 +97,7 @@ pub struct Store<W> {
     locks: Map<LockKey, Lock<W>>,
     /// The leases of those who stole, by the key without prefix, since the key may have been
     /// unknown.
-    stolen: Map<String, Lease>,
+    stolen: Map<String, StoredLease>,
     /// The claims that were withdrawn while a question of them may have been on its way.
     gone: Remembered,
     fence: Fence,
@@ -193,7 +192,7 @@ impl<W: Clone> Store<W> {
     /// [`expire`](Self::expire). `key` is without prefix.
     pub fn steal(&mut self, key: &str, owner: OwnerToken) {
         self.expire(key);
-        let theft = Lease {
+        let theft = StoredLease {
             owner,
             ends: None,
             is_foreign: true,

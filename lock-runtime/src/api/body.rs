@@ -64,15 +64,6 @@ fn unfinished() -> ! {
     unreachable!("a call that succeeds has polled its body to the end")
 }
 
-/// What a [`Call`] does to a body.
-trait Body {
-    /// Polls it, and keeps the output.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
-
-    /// Drops it, unless that has been done.
-    fn end(&mut self);
-}
-
 /// Where a body and later its output are.
 struct Place<'a, F: Future> {
     body: Pin<&'a mut Option<F>>,
@@ -102,6 +93,15 @@ impl<F: Future> Drop for Place<'_, F> {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// What a [`Call`] does to a body.
+trait Body {
+    /// Polls it, and keeps the output.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Drops it, unless that has been done.
+    fn end(&mut self);
 }
 
 /// A call of a locked function, from the acquisition of its lock to the release.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lock_protocol::LockKey;
 use tokio::runtime::Handle;
 
 use crate::api::runtime::LockRuntime;
@@ -23,7 +24,6 @@ use crate::stores::etcd::{EtcdBackend, EtcdSettings, EtcdTls};
 use crate::stores::redis::{ForeignGap, RedisBackend, RedisSettings};
 #[cfg(feature = "redis")]
 use crate::stores::redlock::{RedlockBackend, RedlockSettings};
-use lock_protocol::LockKey;
 
 /// The configuration of a runtime, made by one of the constructors of [`LockRuntime`].
 ///

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use lock_protocol::{LockKey, Mode, Process, Terms};
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
@@ -16,13 +17,12 @@ use crate::api::frame::Frame;
 use crate::api::guard::LockHandle;
 use crate::api::min_hold;
 use crate::api::once_per::OncePer;
-use crate::api::options::LockOptions;
+use crate::api::options::{LockOptions, OnLost};
 use crate::backend::BoxFuture;
 use crate::clock;
-use crate::engine::{Engine, Hold, Wish};
+use crate::engine::{Begins, Engine, Hold, Wish};
 use crate::error::{Holding, LockError};
 use crate::observe::{HoldSpan, LockEvent, LockRef, NAMELESS, Taking};
-use lock_protocol::{LockKey, Mode, Process, Terms};
 
 /// The keys of one call, checked; most often one.
 pub(crate) type Keys = SmallVec<[LockKey; 1]>;
@@ -32,8 +32,7 @@ pub(crate) struct Entered {
     /// The innermost of the frames, of which there are as many as rights.
     frame: Arc<Frame>,
     rights: SmallVec<[Right; 1]>,
-    /// Whether the body is dropped when a lock is lost.
-    cancel: bool,
+    on_lost: OnLost,
     span: HoldSpan,
     /// The ttl of the locks; `None` if that is not known.
     ttl: Option<Duration>,
@@ -87,7 +86,7 @@ impl Entered {
         engine: &Arc<Engine>,
         keys: &Keys,
         options: &LockOptions,
-        cancel: bool,
+        on_lost: OnLost,
     ) -> Result<Box<Entered>, LockError> {
         let (terms, wait) = options.resolve(&engine.settings)?;
         if let Some(once_per) = &options.once_per {
@@ -95,7 +94,7 @@ impl Entered {
         }
         let several = (keys.len() > 1).then(|| ordered(keys));
         let mut waiting = Entering {
-            patience: Patience::new(engine, terms, wait),
+            one_wait: OneWait::new(engine, terms, wait),
             call: (keys, options),
             handles: SmallVec::new(),
             rights: SmallVec::new(),
@@ -107,15 +106,19 @@ impl Entered {
                 note_order(engine, options.name_of(key, waiting.call.0), options);
             }
             let holds = waiting
-                .patience
+                .one_wait
                 .acquire_together(keys, waiting.call)
                 .await?;
             holds.into_iter().for_each(|hold| waiting.enter_with(hold));
         }
         if waiting.rights.is_empty() {
+            let begins = match several {
+                Some(_) => Begins::Later,
+                None => Begins::Now,
+            };
             for key in several.as_ref().unwrap_or(keys) {
                 let holding = Frame::holding(engine, key);
-                waiting.enter_one(key, holding, several.is_none()).await?;
+                waiting.enter_one(key, holding, begins).await?;
             }
         }
         let Entering {
@@ -152,7 +155,7 @@ impl Entered {
         let mut entered = Entered {
             frame,
             rights,
-            cancel,
+            on_lost,
             span,
             ttl: Some(terms.ttl),
             lost: None,
@@ -172,7 +175,7 @@ impl Entered {
         Box::new(Entered {
             frame: Frame::new(handle, NAMELESS, Frame::current()),
             rights: smallvec![Right::Lent],
-            cancel: true,
+            on_lost: OnLost::Cancel,
             span,
             ttl: None,
             lost: None,
@@ -215,7 +218,7 @@ impl Entered {
         match polled {
             // A body that outran its lock did not succeed, whatever it says.
             Poll::Ready(()) => Poll::Ready(self.check()),
-            Poll::Pending if self.cancel => {
+            Poll::Pending if self.on_lost == OnLost::Cancel => {
                 let lost = match &mut self.lost {
                     Some(lost) => lost,
                     None => {
@@ -264,17 +267,16 @@ impl Entered {
 
     /// Why the body has to end, if it has to.
     fn check(&self) -> Result<(), LockError> {
-        if self.cancel {
-            self.handles().try_for_each(LockHandle::check)
-        } else {
-            Ok(())
+        match self.on_lost {
+            OnLost::Cancel => self.handles().try_for_each(LockHandle::check),
+            OnLost::Continue => Ok(()),
         }
     }
 
     /// Releases the locks after the body. An error only if the body cannot have been alone, or if
     /// its keys were to be kept and are not; not if the store did not answer.
     pub(crate) async fn leave(mut self: Box<Self>) -> Result<(), LockError> {
-        let cancel = self.cancel;
+        let on_lost = self.on_lost;
         let kept = match self.once.take() {
             Some(once) => self.keep_after(once).await,
             None => Ok(()),
@@ -285,10 +287,10 @@ impl Entered {
         });
         let is_end = |error: &LockError| error.is_lost() || error.is_max_hold();
         match release_all(holds).await {
-            Err(error) if cancel && is_end(&error) => Err(error),
-            _ => kept.or_else(|error| match cancel || !is_end(&error) {
-                true => Err(error),
-                false => Ok(()),
+            Err(error) if on_lost == OnLost::Cancel && is_end(&error) => Err(error),
+            _ => kept.or_else(|error| match on_lost {
+                OnLost::Continue if is_end(&error) => Ok(()),
+                OnLost::Cancel | OnLost::Continue => Err(error),
             }),
         }
     }
@@ -318,18 +320,19 @@ pub(crate) async fn acquire_all(
     options: &LockOptions,
 ) -> Result<Holds, LockError> {
     let (terms, wait) = options.resolve(&engine.settings)?;
-    let patience = Patience::new(engine, terms, wait);
+    let one_wait = OneWait::new(engine, terms, wait);
     let keys = ordered(as_given);
     for key in &keys {
         note_order(engine, options.name_of(key, as_given), options);
     }
-    let mut holds = patience
+    let mut holds = one_wait
         .acquire_together(&keys, (as_given, options))
         .await?;
     if holds.is_empty() {
         for key in &keys {
             let name = options.name_of(key, as_given);
-            let hold = patience.acquire(key, name, holds.is_empty(), false).await?;
+            let wait = one_wait.left(holds.len());
+            let hold = one_wait.acquire(key, name, wait, Begins::Later).await?;
             holds.push(hold);
         }
     }
@@ -344,16 +347,16 @@ pub(crate) async fn acquire_all(
 }
 
 /// One wait for several locks.
-struct Patience<'a> {
+struct OneWait<'a> {
     engine: &'a Arc<Engine>,
     terms: Terms,
     wait: Duration,
     started: Instant,
 }
 
-impl<'a> Patience<'a> {
-    fn new(engine: &'a Arc<Engine>, terms: Terms, wait: Duration) -> Patience<'a> {
-        Patience {
+impl<'a> OneWait<'a> {
+    fn new(engine: &'a Arc<Engine>, terms: Terms, wait: Duration) -> OneWait<'a> {
+        OneWait {
             engine,
             terms,
             wait,
@@ -377,19 +380,22 @@ impl<'a> Patience<'a> {
         Ok(together.await?.map(Holds::from_vec).unwrap_or_default())
     }
 
-    /// Gets one of the locks; what is done with it `begins` at once if it is the only one.
+    /// What is left of the wait, once so many locks are there: before the first, all of it.
+    fn left(&self, locks: usize) -> Duration {
+        match locks {
+            0 => self.wait,
+            _ => self.wait.saturating_sub(self.started.elapsed()),
+        }
+    }
+
+    /// Gets one of the locks within `wait`, a part of the whole one.
     async fn acquire(
         &self,
         key: &LockKey,
         name: &'static str,
-        is_first: bool,
-        begins: bool,
+        wait: Duration,
+        begins: Begins,
     ) -> Result<Hold, LockError> {
-        let wait = if is_first {
-            self.wait
-        } else {
-            self.wait.saturating_sub(self.started.elapsed())
-        };
         let terms = self.terms;
         let wish = Wish { key, name, terms };
         let acquired = self.engine.acquire(wish, wait, begins).await;
@@ -453,7 +459,7 @@ type CallOf<'a> = (&'a Keys, &'a LockOptions);
 
 /// A call on its way into its body.
 struct Entering<'a> {
-    patience: Patience<'a>,
+    one_wait: OneWait<'a>,
     call: CallOf<'a>,
     /// Those of the rights; of a nested one that of the body around it.
     handles: SmallVec<[LockHandle; 1]>,
@@ -470,25 +476,25 @@ impl Entering<'_> {
         &mut self,
         key: &LockKey,
         holding: Option<Arc<Frame>>,
-        begins: bool,
+        begins: Begins,
     ) -> Result<(), LockError> {
         let (handle, right) = match holding {
-            Some(outer) if riding(&outer, self.patience.terms.mode)? == Riding::AtOnce => {
+            Some(outer) if riding(&outer, self.one_wait.terms.mode)? == Riding::AtOnce => {
                 outer.handle().check()?;
                 (outer.handle().clone(), Right::Nested(None))
             }
             Some(outer) => {
-                let turn = self.patience.turn(key, &outer).await?;
+                let turn = self.one_wait.turn(key, &outer).await?;
                 outer.handle().check()?;
-                let handle = part_of(&outer, self.patience.terms.mode);
+                let handle = part_of(&outer, self.one_wait.terms.mode);
                 (handle, Right::Nested(Some(turn)))
             }
             None => {
-                let is_first = self.rights.is_empty();
                 let (keys, options) = self.call;
                 let name = options.name_of(key, keys);
-                note_order(self.patience.engine, name, options);
-                let hold = self.patience.acquire(key, name, is_first, begins).await?;
+                note_order(self.one_wait.engine, name, options);
+                let wait = self.one_wait.left(self.rights.len());
+                let hold = self.one_wait.acquire(key, name, wait, begins).await?;
                 (LockHandle::new(hold.view()), Right::Own(hold))
             }
         };

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
+use lock_protocol::LockKey;
 use tokio::sync::Semaphore;
 
 use crate::api::guard::LockHandle;
 use crate::api::runtime::LockRuntime;
 use crate::engine::Engine;
 use crate::observe::Taking;
-use lock_protocol::LockKey;
 
 tokio::task_local! {
     /// The innermost body that is being polled.

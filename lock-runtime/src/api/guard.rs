@@ -4,14 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::runtime::LockRuntime;
-use crate::engine::{Engine, Hold, View};
-use crate::error::LockError;
-use crate::observe::HoldSpan;
 use lock_protocol::FencingToken;
 use lock_protocol::LockKey;
 use lock_protocol::Mode;
 use lock_protocol::OwnerToken;
+
+use crate::api::runtime::LockRuntime;
+use crate::engine::{Begins, Engine, Hold, View};
+use crate::error::LockError;
+use crate::observe::HoldSpan;
 
 /// A held lock.
 ///
@@ -225,7 +226,7 @@ impl LockHandle {
     }
 
     /// Whether the key can be kept for `least` from now on: see [`View::keep`].
-    pub(crate) fn keep(&self, least: Duration, begins: bool) -> bool {
+    pub(crate) fn keep(&self, least: Duration, begins: Begins) -> bool {
         self.0.keep(least, begins)
     }
 

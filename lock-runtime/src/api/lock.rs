@@ -4,18 +4,19 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lock_protocol::LockKey;
+
 use crate::api::body::{Call, Run};
 use crate::api::entered::{self, Entered};
 use crate::api::guard::{LockGuard, LockHandle};
 use crate::api::lock_done::LockDone;
 use crate::api::min_hold;
 use crate::api::once_per::{Once, OncePer};
-use crate::api::options::{LockOptions, Names, Renew};
+use crate::api::options::{LockOptions, Names, OnLost, Renew};
 use crate::api::runtime::LockRuntime;
 use crate::clock;
-use crate::engine::{Engine, Wish};
+use crate::engine::{Begins, Engine, Wish};
 use crate::error::LockError;
-use lock_protocol::LockKey;
 
 /// Pause of a candidate before it tries again, if the runtime's own pauses have an end.
 const STANDS_AGAIN: Duration = Duration::from_secs(1);
@@ -191,7 +192,7 @@ impl Lock {
         entered::note_order(&self.engine, name, &self.options);
         let key = &key;
         let wish = Wish { key, name, terms };
-        let acquired = self.engine.acquire(wish, wait, true).await;
+        let acquired = self.engine.acquire(wish, wait, Begins::Now).await;
         let hold = acquired.map_err(entered::explained)?;
         if let Some(least) = terms.min_hold {
             min_hold::begin(&[LockHandle::new(hold.view())], least).await?;
@@ -245,7 +246,7 @@ impl Lock {
     /// ```
     pub async fn run<T>(self, body: impl AsyncFnOnce(LockHandle) -> T) -> Result<T, LockError> {
         let keys = entered::checked(&self.engine, [&self.key])?;
-        let entered = Entered::enter(&self.engine, &keys, &self.options, true).await?;
+        let entered = Entered::enter(&self.engine, &keys, &self.options, OnLost::Cancel).await?;
         let body = body(entered.handle_of(&keys[0]));
         let body = std::pin::pin!(Some(async { Ok(body.await) }));
         Run::new(Call::Running(Some(entered)), body, Err).await
@@ -295,7 +296,8 @@ impl Lock {
         };
         let keys = entered::checked(&lock.engine, [&lock.key])?;
         loop {
-            let entered = Entered::enter(&lock.engine, &keys, &lock.options, true).await?;
+            let entered =
+                Entered::enter(&lock.engine, &keys, &lock.options, OnLost::Cancel).await?;
             let handle = entered.handle_of(&keys[0]);
             let shard = handle.shard();
             let body = body(handle);
@@ -358,7 +360,7 @@ impl Lock {
         let mut failures = 0;
         loop {
             let term = async {
-                let entered = Entered::enter(&engine, &keys, &lock.options, true).await?;
+                let entered = Entered::enter(&engine, &keys, &lock.options, OnLost::Cancel).await?;
                 failures = 0;
                 let body = body(entered.handle_of(&keys[0]));
                 let body = std::pin::pin!(Some(async { Ok(body.await) }));
@@ -477,7 +479,7 @@ impl Lock {
     async fn try_enter(self) -> Result<Option<(Box<Entered>, LockHandle)>, LockError> {
         let lock = self.wait(Duration::ZERO);
         let keys = entered::checked(&lock.engine, [&lock.key])?;
-        match Entered::enter(&lock.engine, &keys, &lock.options, true).await {
+        match Entered::enter(&lock.engine, &keys, &lock.options, OnLost::Cancel).await {
             Ok(entered) => {
                 let handle = entered.handle_of(&keys[0]);
                 Ok(Some((entered, handle)))

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use crate::api::body::{Call, Run};
 use crate::api::entered::{self, Entered, Holds};
 use crate::api::guard::LockHandle;
-use crate::api::options::{LockOptions, Names, Renew};
+use crate::api::options::{LockOptions, Names, OnLost, Renew};
 use crate::api::runtime::LockRuntime;
 use crate::engine::{Engine, Hold};
 use crate::error::LockError;
@@ -166,7 +166,7 @@ impl LockAll {
         body: impl AsyncFnOnce(Vec<LockHandle>) -> T,
     ) -> Result<T, LockError> {
         let keys = entered::checked(&self.engine, &self.keys)?;
-        let entered = Entered::enter(&self.engine, &keys, &self.options, true).await?;
+        let entered = Entered::enter(&self.engine, &keys, &self.options, OnLost::Cancel).await?;
         let body = body(entered.handles_of(&keys));
         let body = std::pin::pin!(Some(async { Ok(body.await) }));
         Run::new(Call::Running(Some(entered)), body, Err).await

@@ -5,6 +5,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::api::guard::LockHandle;
+use crate::engine::Begins;
 use crate::error::LockError;
 
 /// Begins a minimum hold: from now on the keys stay taken for `least`, even if this process dies.
@@ -13,9 +14,10 @@ pub(crate) async fn begin(handles: &[LockHandle], least: Duration) -> Result<(),
     // The second time is enough, unless this process stood still in between.
     const TRIES: usize = 4;
     for _ in 0..TRIES {
-        let short = handles.iter().filter(|handle| !handle.keep(least, false));
-        let short: SmallVec<[&LockHandle; 1]> = short.collect();
-        if short.is_empty() && handles.iter().all(|handle| handle.keep(least, true)) {
+        let short = |handle: &&LockHandle| !handle.keep(least, Begins::Later);
+        let short: SmallVec<[&LockHandle; 1]> = handles.iter().filter(short).collect();
+        let begins = |handle: &LockHandle| handle.keep(least, Begins::Now);
+        if short.is_empty() && handles.iter().all(begins) {
             return Ok(());
         }
         for handle in short {

@@ -52,6 +52,16 @@ pub(crate) struct LockOptions {
     pub(crate) names: Names,
 }
 
+/// What becomes of a body that has lost its lock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OnLost {
+    /// It is dropped at its current `.await`.
+    #[default]
+    Cancel,
+    /// It goes on without the lock.
+    Continue,
+}
+
 /// What locks are called in logs and metrics.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum Names {

@@ -13,7 +13,7 @@ use crate::api::body::{Call, Next, Run};
 use crate::api::entered::{self, Entered};
 use crate::api::guard::LockHandle;
 use crate::api::once_per::OncePer;
-use crate::api::options::{LockOptions, Names, Renew};
+use crate::api::options::{LockOptions, Names, OnLost, Renew};
 use crate::api::runtime::LockRuntime;
 use crate::error::LockError;
 
@@ -32,7 +32,7 @@ pub struct Spec(Box<Inner>);
 struct Inner {
     keys: SmallVec<[String; 1]>,
     options: LockOptions,
-    keep_running: bool,
+    on_lost: OnLost,
     runtime: Option<LockRuntime>,
     slot: OnceLock<Slot>,
 }
@@ -51,7 +51,7 @@ impl Spec {
         Spec(Box::new(Inner {
             keys,
             options: LockOptions::default(),
-            keep_running: false,
+            on_lost: OnLost::default(),
             runtime: None,
             slot: OnceLock::new(),
         }))
@@ -120,7 +120,7 @@ impl Spec {
     }
 
     pub fn continue_when_lost(mut self) -> Spec {
-        self.0.keep_running = true;
+        self.0.on_lost = OnLost::Continue;
         self
     }
 
@@ -138,13 +138,13 @@ impl Spec {
         let Inner {
             keys,
             options,
-            keep_running,
+            on_lost,
             runtime,
             slot,
         } = *self.0;
         let runtime = runtime.map_or_else(LockRuntime::current, Ok)?;
         let keys = entered::checked(&runtime.engine, keys)?;
-        let entered = Entered::enter(&runtime.engine, &keys, &options, !keep_running).await?;
+        let entered = Entered::enter(&runtime.engine, &keys, &options, on_lost).await?;
         if let Some(Slot(slot)) = slot.into_inner() {
             let handles = keys.iter().map(|key| entered.handle_of(key));
             // Empty until now: nobody else fills it.

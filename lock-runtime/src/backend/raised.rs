@@ -38,36 +38,6 @@ impl Raised {
     }
 }
 
-fn block(block: FenceBlock, floor: u64) -> FenceBlock {
-    let raised = |token: FencingToken| FencingToken::new(token.as_u64().saturating_add(floor));
-    FenceBlock {
-        first: raised(block.first),
-        last: raised(block.last),
-    }
-}
-
-fn acquired(acquired: Acquired, floor: u64) -> Acquired {
-    match acquired {
-        Acquired::Granted(grant) => Acquired::Granted(granted(grant, floor)),
-        other => other,
-    }
-}
-
-fn granted(mut grant: Grant, floor: u64) -> Grant {
-    grant.tokens = block(grant.tokens, floor);
-    grant
-}
-
-fn renewed(renewed: Renewed, floor: u64) -> Renewed {
-    match renewed {
-        Renewed::Held(mut extension) => {
-            extension.tokens = extension.tokens.map(|tokens| block(tokens, floor));
-            Renewed::Held(extension)
-        }
-        lost => lost,
-    }
-}
-
 impl ErasedBackend for Raised {
     fn limits(&self) -> Limits {
         self.store.limits()
@@ -160,6 +130,36 @@ impl ErasedBackend for Raised {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         self.store.close()
+    }
+}
+
+fn renewed(renewed: Renewed, floor: u64) -> Renewed {
+    match renewed {
+        Renewed::Held(mut extension) => {
+            extension.tokens = extension.tokens.map(|tokens| block(tokens, floor));
+            Renewed::Held(extension)
+        }
+        lost => lost,
+    }
+}
+
+fn block(block: FenceBlock, floor: u64) -> FenceBlock {
+    let raised = |token: FencingToken| FencingToken::new(token.as_u64().saturating_add(floor));
+    FenceBlock {
+        first: raised(block.first),
+        last: raised(block.last),
+    }
+}
+
+fn granted(mut grant: Grant, floor: u64) -> Grant {
+    grant.tokens = block(grant.tokens, floor);
+    grant
+}
+
+fn acquired(acquired: Acquired, floor: u64) -> Acquired {
+    match acquired {
+        Acquired::Granted(grant) => Acquired::Granted(granted(grant, floor)),
+        other => other,
     }
 }
 

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::mem::take;
 use std::sync::Arc;
 
+use lock_protocol::Overtaken;
 use lock_protocol::machine::{Answer, Ask, Event, Verb};
 use lock_protocol::{BackendError, Instant, Kind, Mode, Renewal, Renewed};
 use tokio::time::timeout_at;
@@ -17,7 +18,6 @@ use super::{Engine, MARGIN, timer};
 use crate::clock;
 use crate::observe::{self, Failure, LockEvent, Observers};
 use crate::sync::lock;
-use lock_protocol::Overtaken;
 
 /// How many leases are renewed under one deadline at the most, so that many do not fail together
 /// because they are many.
@@ -30,17 +30,19 @@ impl Effects {
     }
 
     /// The same where a tokio runtime ends, which takes no task any more.
-    fn perform_at_home(&mut self, engine: &Arc<Engine>) {
+    fn perform_outliving_caller(&mut self, engine: &Arc<Engine>) {
         self.perform_by(engine, |engine, ask| {
             // Not polled here: it would be dropped at once, and asked again, without end.
-            engine.executor.spawn_at_home(question(engine.clone(), ask));
+            engine
+                .executor
+                .spawn_outliving_caller(question(engine.clone(), ask));
         });
     }
 
     fn perform_by(&mut self, engine: &Arc<Engine>, ask: impl Fn(&Arc<Engine>, Box<Ask>)) {
         self.tell(engine);
         if let Some(at) = self.due {
-            engine.tickers.look_by(engine, at);
+            engine.watchdogs.look_by(engine, at);
         }
         for question in self.questions.drain(..) {
             ask(engine, question);
@@ -49,7 +51,7 @@ impl Effects {
     }
 
     /// Performs what can be performed within a call of the backend, and leaves questions, renewals
-    /// and what observers are told to the ticker.
+    /// and what observers are told to the watchdog.
     pub(super) fn note(mut self, engine: &Engine) {
         self.wake();
         let mut due = self.due;
@@ -61,7 +63,7 @@ impl Effects {
             due = Some(clock::now());
         }
         if let Some(at) = due {
-            engine.tickers.look_by(engine, at);
+            engine.watchdogs.look_by(engine, at);
         }
     }
 
@@ -146,7 +148,7 @@ impl Drop for InFlight<'_> {
                 let feed = |entry: &mut Entry, turn: &mut Turn<'_>| turn.feed(entry, event);
                 self.engine.look(ask.verb.key(), &mut effects, feed);
                 if self.is_task {
-                    effects.perform_at_home(self.engine);
+                    effects.perform_outliving_caller(self.engine);
                 } else {
                     effects.perform(self.engine);
                 }
@@ -327,16 +329,6 @@ async fn plain_answer(engine: &Engine, verb: &Verb) -> Result<Answer, BackendErr
     })
 }
 
-/// The renewal as the store knows the lease.
-fn known(engine: &Engine, renewal: &Renewal) -> Renewal {
-    let mut renewal = renewal.clone();
-    if !engine.rules.modes {
-        renewal.mode = Mode::Exclusive;
-        renewal.shard = 0;
-    }
-    renewal
-}
-
 /// Renews what is due, in batches of leases that have about the same patience: one short lease does
 /// not shorten the deadline of 512 long ones.
 pub(super) fn renew(engine: &Arc<Engine>, renewals: Vec<Renewing>) {
@@ -383,6 +375,16 @@ async fn renew_batch(engine: &Arc<Engine>, batch: Vec<Renewing>) {
             renewed(engine, &renewing, flight.sent_at, answers.next());
         }
     }
+}
+
+/// The renewal as the store knows the lease.
+fn known(engine: &Engine, renewal: &Renewal) -> Renewal {
+    let mut renewal = renewal.clone();
+    if !engine.rules.modes {
+        renewal.mode = Mode::Exclusive;
+        renewal.shard = 0;
+    }
+    renewal
 }
 
 /// What the store answers by `limit`; nothing if it answers later.

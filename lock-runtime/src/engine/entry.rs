@@ -8,7 +8,7 @@ use lock_protocol::{FencingToken, Instant, LockKey, Process};
 use tokio::sync::Notify;
 
 use super::effects::Effects;
-use super::seats::{Ending, Seat, Seats, Told};
+use super::seats::{ReleaserTold, Seat, Seats, WaiterTold};
 use super::watch::{Asker, Happened, Telling};
 use crate::observe::{LocalLock, NAMELESS, RenewalFailures};
 
@@ -99,11 +99,11 @@ impl Entry {
             Outcome::Taken(_) | Outcome::TimedOut => self.seats.as_ref()?.watch.holder,
             _ => None,
         };
-        self.waiter(id)?.tell(Told { outcome, holder })
+        self.waiter(id)?.tell(WaiterTold { outcome, holder })
     }
 
     /// Stores what whoever ended a hold is told, and returns whom to wake.
-    pub(super) fn tell_release(&mut self, id: LeaseId, ending: Ending) -> Option<Waker> {
+    pub(super) fn tell_release(&mut self, id: LeaseId, ending: ReleaserTold) -> Option<Waker> {
         self.release(id)?.tell(ending)
     }
 
@@ -120,20 +120,23 @@ impl Entry {
     }
 
     /// What the waiter has been told: then its seat is free.
-    pub(super) fn waiter_told(&mut self, id: WaiterId) -> Option<Told> {
+    pub(super) fn waiter_told(&mut self, id: WaiterId) -> Option<WaiterTold> {
         let told = self.waiter(id)?.told.take()?;
         // It went with the outcome.
         let _waker = self.remove_waiter(id);
         Some(told)
     }
 
-    pub(super) fn waiter(&mut self, id: WaiterId) -> Option<&mut Seat<WaiterId, Told, Asker>> {
+    pub(super) fn waiter(
+        &mut self,
+        id: WaiterId,
+    ) -> Option<&mut Seat<WaiterId, WaiterTold, Asker>> {
         let seats = self.seats.as_mut()?;
         let index = seats.waiter_index(id)?;
         seats.waiters.get_mut(index)
     }
 
-    pub(super) fn release(&mut self, id: LeaseId) -> Option<&mut Seat<LeaseId, Ending>> {
+    pub(super) fn release(&mut self, id: LeaseId) -> Option<&mut Seat<LeaseId, ReleaserTold>> {
         let mut releases = self.seats.as_mut()?.releases.iter_mut();
         releases.find(|seat| seat.id == id)
     }

@@ -12,8 +12,8 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::sleep;
 
 use super::effects::Renewing;
-use super::seats::Ending;
-use super::{Engine, asking, waiting, within_tokio};
+use super::seats::ReleaserTold;
+use super::{Begins, Engine, asking, waiting, within_tokio};
 use crate::clock;
 use crate::error::LockError;
 use crate::observe::RenewalFailures;
@@ -96,7 +96,7 @@ impl Hold {
         let view = &self.view;
         view.give_up_share();
         let Granted { lease, token, .. } = view.granted;
-        let Ending { outcome, cause } =
+        let ReleaserTold { outcome, cause } =
             waiting::release(&view.engine, &view.key, lease, token).await;
         match outcome {
             ReleaseOutcome::Released => Ok(()),
@@ -122,9 +122,9 @@ impl Drop for Hold {
 }
 
 impl View {
-    /// Whether the lease is long enough to keep the key for `least` from now on, and if so, whether
-    /// that `begins` now. If not, the next renewal asks for more.
-    pub(crate) fn keep(&self, least: Duration, begins: bool) -> bool {
+    /// Whether the lease is long enough to keep the key for `least` from now on; if it is, and that
+    /// `begins` now, the key is kept. If not, the next renewal asks for more.
+    pub(crate) fn keep(&self, least: Duration, begins: Begins) -> bool {
         let Granted { lease, token, .. } = self.granted;
         self.engine.turn(&self.key, |entry, turn| {
             let covers = entry.machine.covers(lease, token, least, turn.now);
@@ -132,7 +132,7 @@ impl View {
                 lease,
                 token,
                 least,
-                begins,
+                begins: begins == Begins::Now,
             };
             turn.feed(entry, event);
             covers
@@ -239,7 +239,7 @@ impl View {
             tokio::select! {
                 () = ended => {}
                 () = self.share_given_up() => {}
-                // The ticker tells it too, if nothing keeps it from its work.
+                // The watchdog tells it too, if nothing keeps it from its work.
                 () = sleep(left) => {}
             }
         }

@@ -9,7 +9,7 @@
 //! - [`seats`]: where those wait who are to be told.
 //! - [`effects`]: what one event asks for.
 //! - [`asking`]: performs it when no mutex is held: questions and renewals.
-//! - [`ticker`]: gives the keys the time, and renews in batches what is due together.
+//! - [`watchdog`]: gives the keys the time, and renews in batches what is due together.
 //! - [`waiting`]: the future of a caller, for a lock or for the end of a release.
 //! - [`hold`]: what a holder has in hand.
 //! - [`watch`]: what observers are told.
@@ -27,10 +27,10 @@ mod hold;
 mod last_shards;
 mod seats;
 mod table;
-mod ticker;
 mod together;
 mod waiting;
 mod watch;
+mod watchdog;
 
 #[cfg(feature = "metrics")]
 use std::collections::HashMap;
@@ -52,11 +52,10 @@ use tracing::Instrument;
 
 use self::card::Identity;
 use self::effects::Effects;
-
 use self::entry::Entry;
 pub(crate) use self::hold::{Hold, View};
 use self::table::{Table, Turn};
-use self::ticker::Tickers;
+use self::watchdog::Watchdogs;
 use crate::backend::ErasedBackend;
 use crate::clock;
 use crate::error::LockError;
@@ -83,8 +82,8 @@ pub(crate) struct Engine {
     rules: Rules,
     identity: Identity,
     table: Table,
-    tickers: Tickers,
-    /// What came up where nothing may be asked, nor functions of users be called, for the ticker.
+    watchdogs: Watchdogs,
+    /// What came up where nothing may be asked, nor functions of users be called, for the watchdog.
     deferred: Mutex<Deferred>,
     /// Why there is no connection to the store, as far as that is told.
     trouble: Mutex<Option<Arc<BackendError>>>,
@@ -104,7 +103,16 @@ pub(crate) struct Wish<'a> {
     pub(crate) terms: Terms,
 }
 
-/// What is left to the ticker.
+/// When a hold begins: its `max_hold` counts from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begins {
+    /// When the lock is there.
+    Now,
+    /// When others are there as well: by [`Hold::begin`].
+    Later,
+}
+
+/// What is left to the watchdog.
 #[derive(Default)]
 struct Deferred {
     questions: Vec<Ask>,
@@ -119,7 +127,7 @@ impl Engine {
     ) -> Arc<Engine> {
         let engine = Arc::new_cyclic(|this| Engine {
             this: this.clone(),
-            tickers: Tickers::new(&executor),
+            watchdogs: Watchdogs::new(&executor),
             backend,
             executor,
             rules: settings.rules(),
@@ -132,19 +140,18 @@ impl Engine {
             closing: Notify::new(),
             key_freed: Notify::new(),
         });
-        engine.tickers.start(&engine);
+        engine.watchdogs.start(&engine);
         engine.backend.attach(engine.this.clone());
         engine
     }
 
-    /// Gets the lock, or says within `wait` why not. Whether the hold `begins` at once; else it
-    /// does by [`Hold::begin`]. Dropping the future gives up the place in the line and, if need be,
-    /// the lock.
+    /// Gets the lock, or says within `wait` why not. Dropping the future gives up the place in the
+    /// line and, if need be, the lock.
     pub(crate) async fn acquire(
         self: &Arc<Engine>,
         wish: Wish<'_>,
         wait: Duration,
-        begins: bool,
+        begins: Begins,
     ) -> Result<Hold, LockError> {
         let terms = wish.terms;
         self.can_begin(terms)?;
@@ -325,7 +332,7 @@ impl Engine {
     }
 }
 
-/// News are noted under the mutex of a shard; what has to be asked because of them, the ticker
+/// News are noted under the mutex of a shard; what has to be asked because of them, the watchdog
 /// asks.
 impl News for Engine {
     fn granted(&self, key: &LockKey, owner: &str, grant: Grant, since: Instant) -> bool {

@@ -15,21 +15,21 @@ use crate::observe::RenewalFailures;
 #[derive(Default)]
 pub(super) struct Seats {
     /// In the order of their ids.
-    pub(super) waiters: VecDeque<Seat<WaiterId, Told, Asker>>,
-    pub(super) releases: SmallVec<[Seat<LeaseId, Ending>; 1]>,
+    pub(super) waiters: VecDeque<Seat<WaiterId, WaiterTold, Asker>>,
+    pub(super) releases: SmallVec<[Seat<LeaseId, ReleaserTold>; 1]>,
     /// What observers are told of.
     pub(super) watch: Watch,
 }
 
 /// What a waiter is told.
-pub(super) struct Told {
+pub(super) struct WaiterTold {
     pub(super) outcome: Outcome,
     /// The process that has the lock, if another does and it is known.
     pub(super) holder: Option<Process>,
 }
 
 /// What whoever ended a hold is told.
-pub(super) struct Ending {
+pub(super) struct ReleaserTold {
     pub(super) outcome: ReleaseOutcome,
     /// The renewals that failed before a lease ran out.
     pub(super) cause: Option<Arc<RenewalFailures>>,

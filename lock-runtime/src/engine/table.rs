@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::effects::{Effects, Renewing};
 use super::entry::{Entry, SpareSeats, spare, watch_action};
 use super::last_shards::LastShards;
-use super::seats::{Ending, Seat, Seated, Seats, Told};
+use super::seats::{ReleaserTold, Seat, Seated, Seats, WaiterTold};
 use super::watch::{Asker, Happened, Telling};
 use crate::clock;
 use crate::observe::Refusal;
@@ -39,7 +39,7 @@ const NEVER: (Instant, u32) = (Instant::from_nanos(u64::MAX), 0);
 #[derive(Default)]
 pub(super) struct Table {
     shards: [Mutex<Shard>; SHARDS],
-    next_waiter: AtomicU64,
+    waiters: AtomicU64,
 }
 
 struct Shard {
@@ -67,7 +67,7 @@ pub(super) struct Turn<'a> {
     /// Whether the caller comes to depend on what the key wants the time for.
     comes: bool,
     /// What the looker has been told of its release.
-    release_told: Option<Ending>,
+    release_told: Option<ReleaserTold>,
     /// Why the renewal failed that the event is about.
     pub(super) renewal_error: Option<Arc<BackendError>>,
     last_shards: &'a LastShards,
@@ -77,8 +77,8 @@ pub(super) struct Turn<'a> {
 }
 
 impl Table {
-    pub(super) fn next_waiter(&self) -> WaiterId {
-        WaiterId(self.next_waiter.fetch_add(1, Ordering::Relaxed))
+    pub(super) fn new_waiter(&self) -> WaiterId {
+        WaiterId(self.waiters.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Lets `work` look at the entry of `key`, which is made if it is not there, and dropped
@@ -330,7 +330,7 @@ impl Entry {
         turn: &mut Turn<'_>,
         id: WaiterId,
         context: &Context<'_>,
-    ) -> Poll<Told> {
+    ) -> Poll<WaiterTold> {
         if let Some(told) = self.waiter_told(id) {
             return Poll::Ready(told);
         }
@@ -345,7 +345,7 @@ impl Entry {
         turn: &mut Turn<'_>,
         id: LeaseId,
         context: &Context<'_>,
-    ) -> Poll<Ending> {
+    ) -> Poll<ReleaserTold> {
         if let Some(told) = turn.release_told(self, id) {
             return Poll::Ready(told);
         }
@@ -427,7 +427,7 @@ impl Turn<'_> {
                     (Seated::Waiter(id), entry.tell_waiter(id, outcome))
                 }
                 Action::Released(id, outcome) => {
-                    let ending = Ending { outcome, cause };
+                    let ending = ReleaserTold { outcome, cause };
                     if self.looker == Some(Seated::Releaser(id)) {
                         self.release_told = Some(ending);
                         continue;
@@ -506,7 +506,7 @@ impl Turn<'_> {
     }
 
     /// What whoever ended the hold has been told, in this look or before: then its seat is free.
-    pub(super) fn release_told(&mut self, entry: &mut Entry, id: LeaseId) -> Option<Ending> {
+    pub(super) fn release_told(&mut self, entry: &mut Entry, id: LeaseId) -> Option<ReleaserTold> {
         let told = self.release_told.take();
         let told = told.or_else(|| entry.release(id)?.told.take())?;
         self.forget(entry.remove_release(id));

@@ -12,10 +12,10 @@ use lock_protocol::{FencingToken, Instant, LockKey, Mode};
 use tokio::time::timeout_at;
 
 use super::entry::Entry;
-use super::seats::{Ending, Seated, Told};
+use super::seats::{ReleaserTold, Seated, WaiterTold};
 use super::table::Turn;
 use super::watch::Asker;
-use super::{Engine, Hold, MARGIN, Wish, asking, timer, within_tokio};
+use super::{Begins, Engine, Hold, MARGIN, Wish, asking, timer, within_tokio};
 use crate::clock;
 use crate::error::{Holding, LockError};
 use crate::observe::Refusal;
@@ -50,7 +50,7 @@ pub(super) async fn acquire(
     engine: &Arc<Engine>,
     wish: Wish<'_>,
     wait: Duration,
-    begins: bool,
+    begins: Begins,
 ) -> Result<Hold, LockError> {
     within_tokio()?;
     let Wish { key, name, terms } = wish;
@@ -73,7 +73,7 @@ pub(super) async fn acquire(
         id,
         terms,
         once,
-        begins,
+        begins: begins == Begins::Now,
         // A caller who is just about to leave can still be told.
         deadline: now + patience + MARGIN,
         owner,
@@ -90,7 +90,7 @@ pub(super) async fn acquire(
         told,
     } = waiting.join(name, false, joining).await?;
     let deadline = joined_at + patience;
-    let Told { outcome, holder } = match told {
+    let WaiterTold { outcome, holder } = match told {
         Some(told) => {
             waiting.seat = None;
             told
@@ -125,7 +125,7 @@ pub(super) async fn release(
     key: &LockKey,
     lease: LeaseId,
     token: FencingToken,
-) -> Ending {
+) -> ReleaserTold {
     let mut waiting = Waiting {
         engine,
         key,
@@ -157,7 +157,7 @@ pub(super) struct Joined {
     /// What is to be asked for it, if anything.
     pub(super) question: Option<Box<Ask>>,
     /// What it has been told at once; nobody wakes it then.
-    pub(super) told: Option<Told>,
+    pub(super) told: Option<WaiterTold>,
 }
 
 impl Waiting<'_> {
@@ -186,7 +186,7 @@ impl Waiting<'_> {
                 }
                 let joining = joining.take()?;
                 // Under the mutex as well, so that ids grow in the order of arrival.
-                let id = engine.table.next_waiter();
+                let id = engine.table.new_waiter();
                 entry.seat_waiter(turn, id, asker, context.waker());
                 turn.looker = Some(Seated::Waiter(id));
                 turn.feed(entry, Event::Joined(joining(id, turn.now)));
@@ -219,7 +219,7 @@ impl Waiting<'_> {
         question: Option<Box<Ask>>,
         now: Instant,
         deadline: Instant,
-    ) -> Told {
+    ) -> WaiterTold {
         let (engine, key) = (self.engine, self.key);
         let limit = match question {
             Some(_) => asking::limit(engine, now).min(deadline),
@@ -266,7 +266,7 @@ impl Waiting<'_> {
     }
 
     /// Leaves when the wait is used up; with the lock, if it came in that instant.
-    fn give_up(&mut self, id: WaiterId) -> Told {
+    fn give_up(&mut self, id: WaiterId) -> WaiterTold {
         let told = self.engine.turn(self.key, |entry, turn| {
             turn.looker = Some(Seated::Waiter(id));
             turn.feed(entry, Event::GaveUp(id));
@@ -274,7 +274,7 @@ impl Waiting<'_> {
             took(entry, turn, id, told.as_ref());
             told
         });
-        told.unwrap_or(Told {
+        told.unwrap_or(WaiterTold {
             outcome: Outcome::NoAnswer,
             holder: None,
         })
@@ -287,7 +287,7 @@ impl Waiting<'_> {
         lease: LeaseId,
         question: Option<Box<Ask>>,
         now: Instant,
-    ) -> Ending {
+    ) -> ReleaserTold {
         let (engine, key) = (self.engine, self.key);
         let told = || {
             poll_fn(|context| {
@@ -309,7 +309,12 @@ impl Waiting<'_> {
 }
 
 /// Tells the machine that its grant has reached the waiter.
-pub(super) fn took(entry: &mut Entry, turn: &mut Turn<'_>, id: WaiterId, told: Option<&Told>) {
+pub(super) fn took(
+    entry: &mut Entry,
+    turn: &mut Turn<'_>,
+    id: WaiterId,
+    told: Option<&WaiterTold>,
+) {
     if let Some(Outcome::Granted(_)) = told.map(|told| &told.outcome) {
         turn.feed(entry, Event::Took(id));
     }

@@ -55,10 +55,10 @@ mod axum {
     use axum_core::response::{IntoResponse, Response};
     use http::request::Parts;
     use http::{HeaderMap, StatusCode};
+    use lock_protocol::FencingToken;
 
     use super::super::{Stale, Writer};
     use super::{OWNER, TOKEN};
-    use lock_protocol::FencingToken;
 
     /// `400 Bad Request` without the headers, or with invalid ones.
     impl<S: Sync> FromRequestParts<S> for Writer {

@@ -170,8 +170,9 @@ pub(crate) fn program() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use lock_protocol::LockKey;
+
+    use super::*;
 
     fn card(text: String) -> Card {
         let mut card = Card::new("lock:".to_owned(), "0123456789abcdef-2a.1".to_owned(), text);

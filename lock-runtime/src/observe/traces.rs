@@ -71,15 +71,6 @@ pub(crate) fn acquired(span: &Span, waited: Duration, outcome: Result<FencingTok
     }
 }
 
-/// Takes in how a lock came. It is told while the caller is polled, in its span, if it has one.
-fn came(via: Via) {
-    let span = Span::current();
-    let is_of_caller = |of: &Metadata<'_>| of.name() == ACQUIRE && of.target() == LOCKS;
-    if span.metadata().is_some_and(is_of_caller) {
-        span.record("via", via.as_str());
-    }
-}
-
 /// The span of a body that holds a lock, within that of another, if it holds several.
 pub(crate) fn hold_span(
     observers: &Observers,
@@ -101,25 +92,6 @@ pub(crate) fn hold_span(
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// An error and its causes in one line.
-struct Chain<'a>(&'a (dyn Error + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
-}
-
-fn chain<E: Error + 'static>(error: Option<&E>) -> Option<field::DisplayValue<Chain<'_>>> {
-    error.map(|error| field::display(Chain(error)))
 }
 
 pub(super) fn tell(observers: &Observers, event: &LockEvent) {
@@ -362,5 +334,33 @@ pub(super) fn tell(observers: &Observers, event: &LockEvent) {
                 "shut down with locks held, which end with their ttl"
             );
         }
+    }
+}
+
+/// An error and its causes in one line.
+struct Chain<'a>(&'a (dyn Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+fn chain<E: Error + 'static>(error: Option<&E>) -> Option<field::DisplayValue<Chain<'_>>> {
+    error.map(|error| field::display(Chain(error)))
+}
+
+/// Takes in how a lock came. It is told while the caller is polled, in its span, if it has one.
+fn came(via: Via) {
+    let span = Span::current();
+    let is_of_caller = |of: &Metadata<'_>| of.name() == ACQUIRE && of.target() == LOCKS;
+    if span.metadata().is_some_and(is_of_caller) {
+        span.record("via", via.as_str());
     }
 }

@@ -21,8 +21,9 @@ pub(crate) fn is_scheme(scheme: &str) -> bool {
     matches!(scheme, "consul" | "consul+http" | "consul+https")
 }
 
-/// The settings that a URL and the variables of `consul` give: `consul://host:port[,host:port]…`, and
-/// `consul+https://` with TLS. Without a host it is `CONSUL_HTTP_ADDR` that says where Consul is.
+/// The settings that a URL and the variables of `consul` give: `consul://host:port[,host:port]…`,
+/// and `consul+https://` with TLS. Without a host it is `CONSUL_HTTP_ADDR` that says where Consul
+/// is.
 ///
 /// What is wrong is told without a value, which may hold a token.
 pub(crate) fn settings(

@@ -18,7 +18,7 @@ mod c14_faults_in_turn;
 mod c15_sessions_that_ended;
 mod c16_refusals;
 mod c17_order;
-mod c18_withdrawn_heir;
+mod c18_withdrawn_waiter;
 
 use std::io::Write;
 use std::net::TcpStream;

@@ -14,6 +14,6 @@ async fn without_a_fault_the_proxy_changes_nothing() {
 
     assert_eq!((proxy.seen("acquire"), proxy.seen("release")), (1, 1));
     assert_eq!(proxy.faults(), 0);
-    // The lane, and the short way of this tokio runtime.
+    // The lane, and the direct link of this tokio runtime.
     assert!((1..=2).contains(&proxy.connections()));
 }

@@ -3,11 +3,11 @@
 use super::*;
 
 #[tokio::test]
-async fn no_withdrawal_by_the_lane_overtakes_a_claim_by_the_short_way() {
+async fn no_withdrawal_by_the_lane_overtakes_a_claim_by_the_direct_link() {
     let (server, proxy, locks) = start().await;
-    by_the_short_way(&proxy, &locks).await;
+    by_the_direct_link(&proxy, &locks).await;
     proxy.fault("acquire", Fault::Hold);
-    // Dropped, it is withdrawn by the driver, who is at home on the lane.
+    // Dropped, it is withdrawn from the backend's thread, by the lane.
     let claimed = tokio::spawn(locks.lock("k").ttl(ms(60_000)).acquire());
     eventually("the request is under way", || proxy.faults() == 1).await;
     claimed.abort();

@@ -3,13 +3,13 @@
 use super::*;
 
 #[tokio::test]
-async fn a_short_way_that_is_cut_is_opened_again() {
+async fn a_direct_link_that_is_cut_is_opened_again() {
     let (_server, proxy, locks) = start().await;
-    by_the_short_way(&proxy, &locks).await;
+    by_the_direct_link(&proxy, &locks).await;
     proxy.cut();
     eventually("the cut", || proxy.connections() < 2).await;
     can_be_had(&locks, "warm").await;
-    by_the_short_way(&proxy, &locks).await;
+    by_the_direct_link(&proxy, &locks).await;
 }
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn flapping_grows_neither_connections_nor_files_nor_tasks() {
         proxy.log().iter().map(|command| command.connection).max() > Some(2),
         "it did not flap"
     );
-    // The lane, and the short way of this tokio runtime.
+    // The lane, and the direct link of this tokio runtime.
     eventually("two connections", || proxy.connections() == 2).await;
     let clients: String = server.run(&["CLIENT", "LIST"]);
     let ours = clients

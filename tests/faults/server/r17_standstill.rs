@@ -56,8 +56,8 @@ async fn a_caller_who_leaves_while_the_server_stands_still_leaves_no_lock_behind
     let mut server = Server::start();
     let locks = LockRuntime::redis(server.url()).build().await.unwrap();
     let held = locks.lock("held").acquire().await.unwrap();
-    // Until the short way is there, a lock is taken by the lane.
-    let short_way = || {
+    // Until the direct link is there, a lock is taken by the lane.
+    let direct_link = || {
         let clients: String = server.run(&["CLIENT", "LIST"]);
         let clients = clients.lines();
         // The lane is one of two that do.
@@ -75,7 +75,7 @@ async fn a_caller_who_leaves_while_the_server_stands_still_leaves_no_lock_behind
     server.pause();
     let started = Instant::now();
     // By the lane: so the server reads that first when it goes on, with the withdrawal, and then
-    // the short way, which is dead by then.
+    // the direct link, which is dead by then.
     let renewing = tokio::spawn(async move {
         // It may fail, for want of an answer.
         drop(held.renew().await);

@@ -158,8 +158,8 @@ async fn a_withdrawal_that_is_late_frees_no_lock_that_was_granted_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_withdrawal_that_is_late_by_the_short_way_frees_no_lock_that_was_granted_meanwhile() {
+async fn a_withdrawal_that_is_late_by_the_direct_link_frees_no_lock_that_was_granted_meanwhile() {
     let (server, proxy, locks) = start().await;
-    by_the_short_way(&proxy, &locks).await;
+    by_the_direct_link(&proxy, &locks).await;
     a_late_withdrawal(&server, &proxy, &locks).await;
 }

@@ -96,7 +96,7 @@ async fn a_runtime_that_is_blocked_costs_those_behind_it_one_grace() {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_all().build().unwrap().block_on(async {
             can_be_had(&locks, "warm").await;
-            // For when the short way is there.
+            // For when the direct link is there.
             gone.recv().await.unwrap();
             for _ in 0..20 {
                 can_be_had(&locks, "warm").await;
@@ -115,7 +115,7 @@ async fn a_runtime_that_is_blocked_costs_those_behind_it_one_grace() {
             }
         });
     });
-    eventually("a short way", || {
+    eventually("a direct link", || {
         server.run::<Vec<String>>(&["PUBSUB", "CHANNELS"]).len() == 2
     })
     .await;
@@ -173,7 +173,7 @@ fn a_pipeline_that_nobody_sends_keeps_nobody_waiting() {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
     let (server, proxy, locks) = runtime.block_on(start());
-    runtime.block_on(by_the_short_way(&proxy, &locks));
+    runtime.block_on(by_the_direct_link(&proxy, &locks));
     let (unblock, blocked) = std::sync::mpsc::channel();
     let (tell, told) = oneshot::channel();
     let many = locks.clone();
@@ -213,7 +213,7 @@ async fn a_late_answer_to_a_release_keeps_nobody_waiting() {
         .local_passes(0)
         .command_timeout(DEADLINE);
     let locks = locks.build().await.unwrap();
-    by_the_short_way(&proxy, &locks).await;
+    by_the_direct_link(&proxy, &locks).await;
     let other = self::locks(server.url()).await;
 
     // Its renewals show how old a hand-over is, at most.
@@ -277,13 +277,13 @@ async fn answers_that_are_shifted_give_nobody_a_lock_of_another() {
 }
 
 #[tokio::test]
-async fn answers_that_are_shifted_by_the_short_way_give_nobody_a_lock_of_another() {
+async fn answers_that_are_shifted_by_the_direct_link_give_nobody_a_lock_of_another() {
     let (server, proxy, locks) = start_patient().await;
-    by_the_short_way(&proxy, &locks).await;
-    let short_way = || proxy.log().last().unwrap().connection;
-    let before = short_way();
+    by_the_direct_link(&proxy, &locks).await;
+    let direct_link = || proxy.log().last().unwrap().connection;
+    let before = direct_link();
     let shifted = with_answers_shifted(&server, &proxy, &locks).await;
     assert_eq!(shifted, before);
-    by_the_short_way(&proxy, &locks).await;
-    assert!(short_way() > shifted, "it was not replaced");
+    by_the_direct_link(&proxy, &locks).await;
+    assert!(direct_link() > shifted, "it was not replaced");
 }

@@ -10,7 +10,6 @@ use lock_protocol::{
     Acquired, Backend, BackendError, Claim, GraceBy, Grant, Holder, Instant, Limits, LockKey, Mode,
     News, OwnerToken, Release, Released, Renewal, Renewed,
 };
-
 use lock_runtime::memory::MemoryBackend;
 use lock_tests::memory_store::MemoryStore;
 use tokio::time::sleep;

@@ -11,7 +11,6 @@ use lock_protocol::{
     Acquired, AskNumber, Backend, BackendError, Claim, Extension, FenceBlock, FencingToken, Grant,
     Holder, Limits, LockKey, News, Order, OwnerToken, Release, Released, Renewal, Renewed,
 };
-
 use tokio::time::Instant;
 
 use super::lock;

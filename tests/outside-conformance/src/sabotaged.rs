@@ -4,6 +4,8 @@ use lock_conformance::saboteurs::{Sabotage, Sabotaged};
 
 use crate::Table;
 
+lock_conformance::conformance! { #[tokio::test(start_paused = true)] sabotaged_table() }
+
 fn sabotaged_table() -> Sabotaged<Table> {
     let sabotage = match std::env::var("SABOTAGE") {
         Ok(name) => name.parse().expect("the name of a sabotage"),
@@ -11,5 +13,3 @@ fn sabotaged_table() -> Sabotaged<Table> {
     };
     Sabotaged::new(Table::default(), sabotage)
 }
-
-lock_conformance::conformance! { #[tokio::test(start_paused = true)] sabotaged_table() }

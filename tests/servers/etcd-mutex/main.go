@@ -1,10 +1,10 @@
 // A process that takes locks by Go's concurrency.Mutex, as services in Go do.
 //
-// `etcd-mutex ENDPOINTS NAME TTL` waits for the lock NAME, says "held", and releases it when it reads a
-// line, or holds it until it is killed. With a fourth argument N it takes and releases the lock N times
-// instead, and says how many microseconds that took. With `writes` as the fourth it takes no lock, but
-// writes a key of that name all the time; when it reads a line it says how many milliseconds there were
-// at the most from one write that was answered to the next.
+// `etcd-mutex ENDPOINTS NAME TTL` waits for the lock NAME, says "held", and releases it when it
+// reads a line, or holds it until it is killed. With a fourth argument N it takes and releases the
+// lock N times instead, and says how many microseconds that took. With `writes` as the fourth it
+// takes no lock, but writes a key of that name all the time; when it reads a line it says how many
+// milliseconds there were at the most from one write that was answered to the next.
 package main
 
 import (

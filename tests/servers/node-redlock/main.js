@@ -1,7 +1,7 @@
 // A process that takes a lock on several Redis servers by node-redlock, as services in Node do.
 //
-// `node main.js SERVERS NAME TTL_MS` reads commands by the line: `lock` tries once, and says "held" or
-// "taken"; `unlock` says "released" or "lost". It ends with its input.
+// `node main.js SERVERS NAME TTL_MS` reads commands by the line: `lock` tries once, and says "held"
+// or "taken"; `unlock` says "released" or "lost". It ends with its input.
 import { createInterface } from "node:readline";
 
 import { Redis } from "ioredis";

@@ -1,7 +1,8 @@
 """A process that takes a lock on several Redis servers by pottery, as services in Python do.
 
-`main.py SERVERS NAME TTL_MS` reads commands by the line: `lock` tries once, and says "held" or "taken";
-`unlock` says "released" or "lost". It ends with its input. Of the NAME `redlock:` goes before it by itself.
+`main.py SERVERS NAME TTL_MS` reads commands by the line: `lock` tries once, and says "held" or
+"taken"; `unlock` says "released" or "lost". It ends with its input. Of the NAME `redlock:` goes
+before it by itself.
 """
 
 import sys

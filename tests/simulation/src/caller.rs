@@ -90,7 +90,7 @@ impl World {
         let wish = self.processes[process].callers[caller].wish;
         let terms = self.terms(wish);
         let once = self.one_in(5);
-        let id = self.next_waiter(process);
+        let id = self.new_waiter(process);
         // Most bring none, and the machine is given one when it wants it.
         let owner = self.one_in(4).then(|| self.new_owner(process));
         let local = self.processes[process].clock.read(self.now);

@@ -246,7 +246,7 @@ impl World {
         }
     }
 
-    pub(crate) fn next_waiter(&mut self, process: usize) -> WaiterId {
+    pub(crate) fn new_waiter(&mut self, process: usize) -> WaiterId {
         let it = &mut self.processes[process];
         it.last_waiter += 1;
         WaiterId(it.last_waiter)

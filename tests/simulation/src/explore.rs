@@ -140,29 +140,6 @@ impl State {
     }
 }
 
-/// The faults that may happen on the way of this.
-fn faults_of(what: &Happens) -> &'static [Fault] {
-    match what {
-        Happens::To(_, _, ToProcess::Turn(..)) => &[
-            Fault::RequestLost,
-            Fault::Slow,
-            Fault::Refused,
-            Fault::RequestOvertaken,
-            Fault::CallerParked,
-            Fault::CallerLeft,
-            Fault::ReleaseLeft,
-        ],
-        Happens::To(..) => &[Fault::RequestLost, Fault::Slow, Fault::RequestOvertaken],
-        Happens::Arrives(_) => &[
-            Fault::AnswerLost,
-            Fault::NewsLost,
-            Fault::NewsTwice,
-            Fault::Slow,
-        ],
-        _ => &[],
-    }
-}
-
 impl Model for Bound {
     type State = State;
     type Action = Step;
@@ -317,6 +294,29 @@ impl Model for Bound {
     }
 }
 
+/// The faults that may happen on the way of this.
+fn faults_of(what: &Happens) -> &'static [Fault] {
+    match what {
+        Happens::To(_, _, ToProcess::Turn(..)) => &[
+            Fault::RequestLost,
+            Fault::Slow,
+            Fault::Refused,
+            Fault::RequestOvertaken,
+            Fault::CallerParked,
+            Fault::CallerLeft,
+            Fault::ReleaseLeft,
+        ],
+        Happens::To(..) => &[Fault::RequestLost, Fault::Slow, Fault::RequestOvertaken],
+        Happens::Arrives(_) => &[
+            Fault::AnswerLost,
+            Fault::NewsLost,
+            Fault::NewsTwice,
+            Fault::Slow,
+        ],
+        _ => &[],
+    }
+}
+
 /// In the end every caller has had the lock, or was told that it has not, or is dead.
 pub const EVERYONE_ENDS: &str = "every caller ends";
 /// Everyone can be served without a fault.
@@ -352,7 +352,6 @@ impl fmt::Debug for State {
 mod tests {
     use std::collections::BTreeSet;
     use std::collections::hash_map::Entry;
-
     use std::hash::BuildHasher;
 
     use super::*;

@@ -68,6 +68,12 @@ fn claim_of(ask: &Ask) -> Option<&OwnerToken> {
     }
 }
 
+fn release(verb: &Verb) -> bool {
+    matches!(verb, Verb::Release(_))
+}
+
+type IsRow = fn(&Seen<'_>) -> bool;
+
 /// An event, and what became of it.
 struct Seen<'a> {
     b: &'a Look,
@@ -161,32 +167,6 @@ impl Seen<'_> {
         matches!(self.event, Event::Answered { ask, answer, .. } if verb(&ask.verb) && what(answer))
     }
 }
-
-fn acquire(verb: &Verb) -> bool {
-    matches!(verb, Verb::Acquire(_))
-}
-
-fn release(verb: &Verb) -> bool {
-    matches!(verb, Verb::Release(_))
-}
-
-fn abandon(verb: &Verb) -> bool {
-    matches!(verb, Verb::Abandon(_))
-}
-
-fn not_known(answer: &Answer) -> bool {
-    matches!(answer, Answer::NotKnown(error, _) if !error.is_denied())
-}
-
-fn refused(answer: &Answer) -> bool {
-    matches!(answer, Answer::NotKnown(error, _) if error.is_denied())
-}
-
-fn cut_off(answer: &Answer) -> bool {
-    matches!(answer, Answer::CutOff)
-}
-
-type IsRow = fn(&Seen<'_>) -> bool;
 
 /// The rows of the table in `lock_protocol::machine`: state, event, and how to know them.
 const ROWS: &[(&str, &str, IsRow)] = &[
@@ -436,6 +416,26 @@ const ROWS: &[(&str, &str, IsRow)] = &[
     ),
     ("any", "shut down", |s| matches!(s.event, Event::ShutDown)),
 ];
+
+fn cut_off(answer: &Answer) -> bool {
+    matches!(answer, Answer::CutOff)
+}
+
+fn refused(answer: &Answer) -> bool {
+    matches!(answer, Answer::NotKnown(error, _) if error.is_denied())
+}
+
+fn not_known(answer: &Answer) -> bool {
+    matches!(answer, Answer::NotKnown(error, _) if !error.is_denied())
+}
+
+fn abandon(verb: &Verb) -> bool {
+    matches!(verb, Verb::Abandon(_))
+}
+
+fn acquire(verb: &Verb) -> bool {
+    matches!(verb, Verb::Acquire(_))
+}
 
 /// How often each row was taken.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -94,14 +94,6 @@ impl Body {
     }
 }
 
-/// What the onlooker knows of one key.
-#[derive(Clone, Default)]
-struct Ledger {
-    /// Who waits, in which order, when it asked last, and for how long it is remembered.
-    waiting: Vec<(OwnerToken, Time, Time)>,
-    withdrawn: HashSet<OwnerToken>,
-}
-
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) keys: Vec<LockKey>,
@@ -338,6 +330,14 @@ impl Server {
             None => Ok(()),
         }
     }
+}
+
+/// What the onlooker knows of one key.
+#[derive(Clone, Default)]
+struct Ledger {
+    /// Who waits, in which order, when it asked last, and for how long it is remembered.
+    waiting: Vec<(OwnerToken, Time, Time)>,
+    withdrawn: HashSet<OwnerToken>,
 }
 
 /// A lease as it was: whose, and when it ends.

@@ -7,7 +7,7 @@ use lock_protocol::mistakes::{Mistake, make};
 use lock_simulation::{Fault, Plan, Promise, company, run};
 
 const MISTAKES: &[(Mistake, u64, Promise)] = &[
-    (Mistake::HandOffWithoutLease, 1, Promise::OwnerHasLease),
+    (Mistake::HandOverWithoutLease, 1, Promise::OwnerHasLease),
     (Mistake::ReleaseWithoutCompare, 1, Promise::NoEviction),
     (Mistake::RenewWithoutCompare, 1, Promise::NoEviction),
     (Mistake::ReleaseForgetsQueue, 3, Promise::PromptHandOver),
@@ -15,7 +15,7 @@ const MISTAKES: &[(Mistake, u64, Promise)] = &[
     (Mistake::FreeForAnyone, 1, Promise::NobodyOvertaken),
     (Mistake::TokensWithoutTime, 1, Promise::TokensGrow),
     (Mistake::BlocksOutrunTime, 1, Promise::TokensGrow),
-    (Mistake::HandOffKeepsToken, 1, Promise::TokensGrow),
+    (Mistake::HandOverKeepsToken, 1, Promise::TokensGrow),
     (Mistake::RepeatQueuesAgain, 1, Promise::ClaimStandsOnce),
     (Mistake::OwnerNotRecognised, 1, Promise::ClaimStandsOnce),
     (Mistake::AbandonOnlyLeavesQueue, 4, Promise::WithdrawnIsGone),

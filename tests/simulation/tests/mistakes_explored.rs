@@ -42,14 +42,14 @@ macro_rules! each_is_caught {
 }
 
 each_is_caught! {
-    a_hand_over_without_a_lease_is_caught: HandOffWithoutLease, [2, 1], 0, OwnerHasLease;
+    a_hand_over_without_a_lease_is_caught: HandOverWithoutLease, [2, 1], 0, OwnerHasLease;
     a_release_that_does_not_compare_is_caught: ReleaseWithoutCompare, [2, 1], 1, NoEviction;
     a_renewal_that_does_not_compare_is_caught: RenewWithoutCompare, [2, 1], 1, NoEviction;
     a_release_that_forgets_the_queue_is_caught: ReleaseForgetsQueue, [2, 1], 0, PromptHandOver;
     an_abandon_that_forgets_the_queue_is_caught: AbandonForgetsQueue, [2, 1], 1, PromptHandOver;
     a_free_lock_that_anyone_takes_is_caught: FreeForAnyone, [2, 1], 1, NobodyOvertaken;
     tokens_without_time_are_caught: TokensWithoutTime, [2, 1], 1, TokensGrow;
-    a_hand_over_with_the_old_token_is_caught: HandOffKeepsToken, [2, 1], 0, TokensGrow;
+    a_hand_over_with_the_old_token_is_caught: HandOverKeepsToken, [2, 1], 0, TokensGrow;
     a_repeated_acquire_that_queues_again_is_caught: RepeatQueuesAgain, [2, 1], 1, ClaimStandsOnce;
     an_acquire_that_does_not_know_its_own_claim_is_caught:
         OwnerNotRecognised, [2, 1], 1, ClaimStandsOnce;

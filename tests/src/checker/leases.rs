@@ -15,48 +15,6 @@ pub(super) fn check(events: &[&Event], faults: &Faults<'_>, report: &mut Report)
     check_minima(events, &leases, faults, report);
 }
 
-/// A granted claim.
-#[derive(Clone, Copy)]
-struct Lease<'a> {
-    event: &'a Event,
-    token: u64,
-    /// `None` if it is all of the key.
-    company: Option<Company>,
-    /// The instant until which its holder could rely on it and had not begun to give it back.
-    end: Nanos,
-}
-
-/// Which leases can go together.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    Alone,
-    Shared,
-    Permits,
-    Shard(u8),
-}
-
-impl Kind {
-    /// Whether two leases of these kinds can never be valid at once.
-    fn excludes(self, other: Kind) -> bool {
-        match (self, other) {
-            (Kind::Shared, Kind::Shared) | (Kind::Permits, Kind::Permits) => false,
-            (Kind::Shard(one), Kind::Shard(another)) => one == another,
-            _ => true,
-        }
-    }
-}
-
-impl Lease<'_> {
-    fn kind(&self) -> Kind {
-        match self.company {
-            None => Kind::Alone,
-            Some(Company::Shared) => Kind::Shared,
-            Some(Company::Permits { .. }) => Kind::Permits,
-            Some(Company::Shard(shard)) => Kind::Shard(shard),
-        }
-    }
-}
-
 struct Leases<'a> {
     all: Vec<Lease<'a>>,
     of_claim: HashMap<&'a str, usize>,
@@ -130,6 +88,48 @@ impl<'a> Leases<'a> {
             .filter(|(told, _)| *told <= at)
             .map(|(_, deadline)| *deadline)
             .max()
+    }
+}
+
+/// A granted claim.
+#[derive(Clone, Copy)]
+struct Lease<'a> {
+    event: &'a Event,
+    token: u64,
+    /// `None` if it is all of the key.
+    company: Option<Company>,
+    /// The instant until which its holder could rely on it and had not begun to give it back.
+    end: Nanos,
+}
+
+impl Lease<'_> {
+    fn kind(&self) -> Kind {
+        match self.company {
+            None => Kind::Alone,
+            Some(Company::Shared) => Kind::Shared,
+            Some(Company::Permits { .. }) => Kind::Permits,
+            Some(Company::Shard(shard)) => Kind::Shard(shard),
+        }
+    }
+}
+
+/// Which leases can go together.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Alone,
+    Shared,
+    Permits,
+    Shard(u8),
+}
+
+impl Kind {
+    /// Whether two leases of these kinds can never be valid at once.
+    fn excludes(self, other: Kind) -> bool {
+        match (self, other) {
+            (Kind::Shared, Kind::Shared) | (Kind::Permits, Kind::Permits) => false,
+            (Kind::Shard(one), Kind::Shard(another)) => one == another,
+            _ => true,
+        }
     }
 }
 

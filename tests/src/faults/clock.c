@@ -1,5 +1,5 @@
-/* Moves the wall clock of a process by the seconds in the file that CLOCK_SHIFT_FILE names, read anew at every call.
-   The monotonic clock, on which timers run, stays as it is. */
+// Moves the wall clock of a process by the seconds in the file that CLOCK_SHIFT_FILE names, read
+// anew at every call. The monotonic clock, on which timers run, stays as it is.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdlib.h>

@@ -106,11 +106,11 @@ pub async fn start_patient() -> (Server, Proxy, LockRuntime) {
     (server, proxy, locks)
 }
 
-/// Uses the lock until its commands go by the short way.
-pub async fn by_the_short_way(proxy: &Proxy, locks: &LockRuntime) {
+/// Uses the lock until its commands go by the direct link.
+pub async fn by_the_direct_link(proxy: &Proxy, locks: &LockRuntime) {
     // The first use opens it.
     can_be_had(locks, "warm").await;
-    eventually("a short way", || proxy.connections() == 2).await;
+    eventually("a direct link", || proxy.connections() == 2).await;
     let lane = proxy.log().first().map(|command| command.connection);
     let last_use = || {
         let log = proxy.log();

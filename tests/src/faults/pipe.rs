@@ -13,19 +13,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-/// What happens to what passes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    /// It passes.
-    Open,
-    /// It waits.
-    Held,
-    /// What waits goes on waiting; what comes from clients from now on gets lost.
-    Sealed,
-    /// Connections are closed, and new ones as soon as they are made.
-    Cut,
-}
-
 /// A proxy on a thread of its own, in front of one server.
 #[derive(Debug)]
 pub struct Pipe {
@@ -109,6 +96,19 @@ impl Drop for Pipe {
             runtime.shutdown_background();
         }
     }
+}
+
+/// What happens to what passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// It passes.
+    Open,
+    /// It waits.
+    Held,
+    /// What waits goes on waiting; what comes from clients from now on gets lost.
+    Sealed,
+    /// Connections are closed, and new ones as soon as they are made.
+    Cut,
 }
 
 async fn pass(

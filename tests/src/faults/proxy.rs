@@ -126,7 +126,8 @@ impl Proxy {
         self.add(name, 0, usize::MAX, fault);
     }
 
-    /// Nothing passes that way until [`heal`](Proxy::heal), and then all that had been sent, as after a partition shorter than the patience of TCP.
+    /// Nothing passes that way until [`heal`](Proxy::heal), and then all that had been sent, as
+    /// after a partition shorter than the patience of TCP.
     pub fn partition(&self, way: Way) {
         self.control.gates.send_modify(|gates| {
             gates.up |= way != Way::Down;
@@ -392,29 +393,6 @@ async fn accept(listener: TcpListener, control: Arc<Control>) {
     }
 }
 
-/// What a link has sent to the server and not seen the answer of.
-struct Expected {
-    answer: Answer,
-    /// The source of a script whose hash the answer tells.
-    loads: Option<String>,
-}
-
-enum Answer {
-    /// From the server, with what is to happen to it.
-    Real(Option<Fault>),
-    /// From the server, for nobody.
-    Swallowed,
-    /// From here.
-    Canned(&'static str),
-}
-
-struct Link<'a> {
-    connection: usize,
-    control: &'a Control,
-    expected: Mutex<VecDeque<Expected>>,
-    canned: Notify,
-}
-
 async fn serve(client: TcpStream, connection: usize, control: &Control) {
     client.set_nodelay(true).unwrap();
     let mut cut = control.cut.subscribe();
@@ -444,6 +422,29 @@ async fn serve(client: TcpStream, connection: usize, control: &Control) {
         let _ = to_client.as_ref().set_zero_linger();
         let _ = to_server.as_ref().set_zero_linger();
     }
+}
+
+struct Link<'a> {
+    connection: usize,
+    control: &'a Control,
+    expected: Mutex<VecDeque<Expected>>,
+    canned: Notify,
+}
+
+/// What a link has sent to the server and not seen the answer of.
+struct Expected {
+    answer: Answer,
+    /// The source of a script whose hash the answer tells.
+    loads: Option<String>,
+}
+
+enum Answer {
+    /// From the server, with what is to happen to it.
+    Real(Option<Fault>),
+    /// From the server, for nobody.
+    Swallowed,
+    /// From here.
+    Canned(&'static str),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -224,7 +224,7 @@ fn a_shard_goes_to_whom_it_suits_and_is_liked_best_next_time() {
 }
 
 #[test]
-fn a_store_that_ignores_modes_leaves_it_to_the_front_to_number_shards() {
+fn a_store_that_ignores_modes_leaves_it_to_the_engine_to_number_shards() {
     let mut b = Bench::new();
     b.rules.modes = false;
     b.key.prefer_shard(3);

@@ -1,10 +1,11 @@
 //! Holds that begin later, and keys that are kept.
 
+use core::time::Duration;
+
 use super::super::{Answer, Event, Verb, Waiter};
 use super::bench::{Bench, TTL, grant, ms};
 use crate::claim::{Acquired, Renewed};
 use crate::terms::{Terms, covering};
-use core::time::Duration;
 
 const LEAST: Duration = Duration::from_secs(60);
 

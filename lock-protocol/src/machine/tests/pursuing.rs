@@ -152,8 +152,8 @@ fn nobody_relies_on_more_than_was_asked_for_because_an_answer_is_late() {
     let mut b = Bench::new();
     b.joins();
     b.joins_with(Terms::new(ms(800)));
-    let relief = b.wants_time_in().expect("another waits");
-    assert_eq!(b.after(relief), ["#2 acquire w1 (waits)"]);
+    let again = b.wants_time_in().expect("another waits");
+    assert_eq!(b.after(again), ["#2 acquire w1 (waits)"]);
     b.leaves(1);
     assert_eq!(b.granted(2, 100), ["#3 acquire w1 (waits)"]);
     // The answer to the first question, which wanted more.

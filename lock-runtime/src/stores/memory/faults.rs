@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use lock_protocol::BackendError;
-use tokio::time::sleep;
-
 use lock_protocol::Overtaken;
+use tokio::time::sleep;
 
 /// How a verb of the in-memory backend fails, as
 /// [`fail_next`](super::MemoryBackend::fail_next) arranges.

@@ -19,12 +19,13 @@ use lock_protocol::{
 };
 
 pub use self::faults::Fault;
+use lock_protocol::Numbers;
+use lock_protocol::{Sinks, Told};
+
 use self::faults::{Faults, Refusal};
 use self::lesser::Lesser;
 use crate::clock;
 use crate::sync::lock;
-use lock_protocol::Numbers;
-use lock_protocol::{Sinks, Told};
 
 /// Locks held in the memory of this process.
 ///

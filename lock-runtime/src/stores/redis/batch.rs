@@ -55,14 +55,6 @@ pub(super) struct Piece {
     number: Option<u64>,
 }
 
-/// A piece to which further calls may come.
-struct Open {
-    piece: usize,
-    group: u16,
-    /// One of its calls.
-    like: usize,
-}
-
 /// Makes pieces of `calls`, in the order in which they are to be sent. No call goes ahead of an
 /// earlier one about the same lock.
 pub(super) fn pieces(calls: &[&mut Call], sharing: Sharing) -> Vec<Piece> {
@@ -120,6 +112,14 @@ pub(super) fn pieces(calls: &[&mut Call], sharing: Sharing) -> Vec<Piece> {
     pieces
 }
 
+/// A piece to which further calls may come.
+struct Open {
+    piece: usize,
+    group: u16,
+    /// One of its calls.
+    like: usize,
+}
+
 /// The name of the lock that a call is about.
 fn lock(run: &OfScript) -> &[u8] {
     match run.command.args_iter().nth(FIRST_KEY) {
@@ -138,14 +138,14 @@ fn is_alike(one: &OfScript, other: &OfScript) -> bool {
     ptr::eq(one.script, other.script) && shared(one).eq(shared(other))
 }
 
-fn keys(run: &OfScript) -> impl Iterator<Item = Arg<&[u8]>> {
-    let words = run.command.args_iter();
-    words.skip(FIRST_KEY).take(run.script.keys)
-}
-
 /// The number of the call, the owner, and the rest.
 fn arguments(run: &OfScript) -> impl Iterator<Item = Arg<&[u8]>> {
     run.command.args_iter().skip(FIRST_KEY + run.script.keys)
+}
+
+fn keys(run: &OfScript) -> impl Iterator<Item = Arg<&[u8]>> {
+    let words = run.command.args_iter();
+    words.skip(FIRST_KEY).take(run.script.keys)
 }
 
 impl Piece {

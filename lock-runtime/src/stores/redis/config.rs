@@ -10,9 +10,9 @@ use deadpool_redis::redis::{
     PushInfo, RedisError,
 };
 use deadpool_redis::{Config, Hook, HookError, Manager, Pool, PoolConfig, Runtime};
+use lock_protocol::{Card, MAX_TTL};
 
 use super::fault::Fault;
-use lock_protocol::{Card, MAX_TTL};
 
 /// What a command or a connection attempt may take.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
@@ -25,7 +25,7 @@ const LANES: RangeInclusive<usize> = 1..=256;
 const LARGEST_POOL: usize = 65_536;
 /// For how many tokio runtimes a pool has room that nobody gave a size. The pool's own default
 /// would depend on the machine.
-const SHORT_WAYS: usize = 32;
+const DIRECT_LINKS: usize = 32;
 
 /// How the lock uses Redis, in addition to a [`deadpool_redis::Config`].
 ///
@@ -177,7 +177,7 @@ pub(super) fn pool(
     }
     let mut pool_config = config
         .pool
-        .unwrap_or_else(|| PoolConfig::new(settings.lanes + SHORT_WAYS));
+        .unwrap_or_else(|| PoolConfig::new(settings.lanes + DIRECT_LINKS));
     pool_config.max_size = settings.pool_size.unwrap_or(pool_config.max_size);
     if !(settings.lanes..=LARGEST_POOL).contains(&pool_config.max_size) {
         return Err(Fault::Config(format!(

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
 use lock_protocol::LockKey;
+use lock_protocol::Overtaken;
 
 use super::companion::Companion;
 use crate::backend::BackendError;
 use crate::error::LockError;
-use lock_protocol::Overtaken;
 
 /// Why a verb has no answer.
 #[derive(Clone, Debug, thiserror::Error)]

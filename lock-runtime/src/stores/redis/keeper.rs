@@ -29,9 +29,8 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 
 /// Keeps a link until the backend is closed or dropped, or the tokio runtime ends that this runs
 /// on. It has let go of a connection before it opens the next. One of a lane has ended then; one of
-/// a short way goes on as long as a caller's future is parked that waits for an answer by it, which
-/// is why what comes by it must be told from what comes by the next
-/// ([`Listening::Anew`]).
+/// a direct link goes on as long as a caller's future is parked that waits for an answer by it,
+/// which is why what comes by it must be told from what comes by the next ([`Listening::Anew`]).
 pub(super) struct Keeper {
     link: Arc<Link>,
     /// What the link leads to.
@@ -42,13 +41,6 @@ pub(super) struct Keeper {
     has_told: bool,
     closing: watch::Receiver<bool>,
     _keeps: mpsc::Receiver<()>,
-}
-
-/// Why a connection is no longer served.
-#[derive(PartialEq, Eq)]
-enum Ended {
-    Broken,
-    Closed,
 }
 
 impl Keeper {
@@ -222,6 +214,13 @@ impl Drop for Keeper {
         self.link.abandoned();
         self.told_no_more();
     }
+}
+
+/// Why a connection is no longer served.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    Broken,
+    Closed,
 }
 
 /// Lets those who are ready speak first. Unlike `yield_now` it waits in the queue of the tasks,

@@ -23,7 +23,7 @@ use super::call::{Call, Reply};
 use super::exchange::{Outcome, exchange};
 use super::fault::Fault;
 use super::listening::Listening;
-use super::message::{Answer, Calls, Message, Unheard};
+use super::message::{Calls, IfCallerGone, Message, PendingAnswer};
 use crate::backend::BoxFuture;
 use crate::sync::lock;
 
@@ -52,7 +52,7 @@ pub(super) const LANE: Terms = Terms {
 
 /// A link on the tokio runtime of its callers. One timeout is enough: the lane is there, and the
 /// next connection soon.
-pub(super) const SHORT: Terms = Terms {
+pub(super) const DIRECT: Terms = Terms {
     alone: 4,
     pipeline: 64,
     unanswered: 1,
@@ -113,28 +113,16 @@ pub(super) enum Asking {
     /// It goes out when this is first polled. Boxed, because it is large, and most of many calls go
     /// together.
     Alone(BoxFuture<'static, Result<Reply, Fault>>),
-    Together(Patience),
-}
-
-/// Something in flight on one connection, until it is dropped.
-struct Flight {
-    link: Arc<Link>,
-    connection: MultiplexedConnection,
-    /// Which connection it is.
-    given_up: u64,
-    /// How many calls it is.
-    calls: usize,
-    deadline: Instant,
-    outcome: Option<Outcome>,
+    Together(AnswerWait),
 }
 
 /// The wait for an answer, which its message brings by the deadline, unless the keeper is a task of
 /// a thread that is blocked. A timer for this would cost too much: the callers have one that is a
 /// little longer, and whoever gives up while there is no answer tells.
-pub(super) struct Patience {
+pub(super) struct AnswerWait {
     link: Arc<Link>,
     given_up: u64,
-    answer: Answer,
+    answer: PendingAnswer,
     deadline: Instant,
 }
 
@@ -227,7 +215,7 @@ impl Link {
     }
 
     /// Lets `call` take its place behind all that came before, and gives the reply.
-    pub(super) fn ask(self: &Arc<Link>, call: Call, unheard: Unheard) -> Asking {
+    pub(super) fn ask(self: &Arc<Link>, call: Call, if_gone: IfCallerGone) -> Asking {
         let deadline = Instant::now() + self.timeout;
         let mut state = lock(&self.state);
         let given_up = state.given_up;
@@ -247,9 +235,9 @@ impl Link {
             };
             return Asking::Alone(Box::pin(flight.ask(call)));
         }
-        let (message, answer) = Message::new(smallvec![call], unheard, deadline);
+        let (message, answer) = Message::new(smallvec![call], if_gone, deadline);
         self.queue(state, message);
-        Asking::Together(Patience {
+        Asking::Together(AnswerWait {
             link: Arc::clone(self),
             given_up,
             answer,
@@ -258,24 +246,24 @@ impl Link {
     }
 
     /// Lets `calls` take their place behind all that came before.
-    pub(super) fn send(&self, calls: Vec<Call>, unheard: Unheard) -> Answer {
-        self.send_within(calls.into(), unheard, self.timeout)
+    pub(super) fn send(&self, calls: Vec<Call>, if_gone: IfCallerGone) -> PendingAnswer {
+        self.send_within(calls.into(), if_gone, self.timeout)
     }
 
     /// Asks for a sign of life, as soon as there is a connection.
-    pub(super) fn ping(&self, within: Duration) -> Answer {
+    pub(super) fn ping(&self, within: Duration) -> PendingAnswer {
         self.ask_within(Call::ping(), within)
     }
 
     /// Asks as soon as there is a connection.
-    pub(super) fn ask_within(&self, call: Call, within: Duration) -> Answer {
-        self.send_within(smallvec![call], Unheard::Skip, within)
+    pub(super) fn ask_within(&self, call: Call, within: Duration) -> PendingAnswer {
+        self.send_within(smallvec![call], IfCallerGone::Drop, within)
     }
 
     /// Looks whether the connection is alive, if there is one.
     pub(super) fn check_soon(&self) {
         if self.works() {
-            let _ = self.send(vec![Call::ping()], Unheard::Run);
+            let _ = self.send(vec![Call::ping()], IfCallerGone::Send);
         }
     }
 
@@ -298,8 +286,8 @@ impl Link {
         self.kept.closed().await;
     }
 
-    fn send_within(&self, calls: Calls, unheard: Unheard, within: Duration) -> Answer {
-        let (message, answer) = Message::new(calls, unheard, Instant::now() + within);
+    fn send_within(&self, calls: Calls, if_gone: IfCallerGone, within: Duration) -> PendingAnswer {
+        let (message, answer) = Message::new(calls, if_gone, Instant::now() + within);
         self.queue(lock(&self.state), message);
         answer
     }
@@ -362,11 +350,23 @@ impl Link {
     }
 }
 
+/// Something in flight on one connection, until it is dropped.
+struct Flight {
+    link: Arc<Link>,
+    connection: MultiplexedConnection,
+    /// Which connection it is.
+    given_up: u64,
+    /// How many calls it is.
+    calls: usize,
+    deadline: Instant,
+    outcome: Option<Outcome>,
+}
+
 impl Asking {
     pub(super) async fn reply(self) -> Result<Reply, Fault> {
         match self {
             Asking::Alone(reply) => reply.await,
-            Asking::Together(mut patience) => patience.answer.reply().await,
+            Asking::Together(mut wait) => wait.answer.reply().await,
         }
     }
 }
@@ -421,7 +421,7 @@ impl Drop for Flight {
     }
 }
 
-impl Drop for Patience {
+impl Drop for AnswerWait {
     fn drop(&mut self) {
         if self.answer.is_to_come()
             && let outcome @ Some(_) = unanswered_by(self.deadline)

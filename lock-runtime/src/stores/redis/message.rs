@@ -11,7 +11,7 @@ use super::fault::Fault;
 /// Calls that go out together, and where their replies go.
 pub(super) struct Message {
     calls: Calls,
-    unheard: Unheard,
+    if_gone: IfCallerGone,
     deadline: Instant,
     replies: oneshot::Sender<Result<Replies, Fault>>,
 }
@@ -24,18 +24,18 @@ pub(super) type Replies = SmallVec<[Reply; 1]>;
 
 /// What becomes of a message for whose answer nobody waits any more.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unheard {
+pub(super) enum IfCallerGone {
     /// It need not be sent.
-    Skip,
+    Drop,
     /// It is sent all the same, if it has to wait for its turn.
-    Run,
+    Send,
 }
 
 /// The answer to a message, to come.
 #[must_use]
-pub(super) struct Answer(oneshot::Receiver<Result<Replies, Fault>>);
+pub(super) struct PendingAnswer(oneshot::Receiver<Result<Replies, Fault>>);
 
-impl Answer {
+impl PendingAnswer {
     /// The replies, in the order of the calls and as many; to be asked for once.
     pub(super) async fn replies(&mut self) -> Result<Replies, Fault> {
         // A message is dropped only together with its connection.
@@ -54,15 +54,19 @@ impl Answer {
 }
 
 impl Message {
-    pub(super) fn new(calls: Calls, unheard: Unheard, deadline: Instant) -> (Message, Answer) {
+    pub(super) fn new(
+        calls: Calls,
+        if_gone: IfCallerGone,
+        deadline: Instant,
+    ) -> (Message, PendingAnswer) {
         let (replies, answer) = oneshot::channel();
         let message = Message {
             calls,
-            unheard,
+            if_gone,
             deadline,
             replies,
         };
-        (message, Answer(answer))
+        (message, PendingAnswer(answer))
     }
 
     pub(super) fn deadline(&self) -> Instant {
@@ -75,7 +79,7 @@ impl Message {
     }
 
     pub(super) fn is_pointless(&self) -> bool {
-        self.unheard == Unheard::Skip && self.replies.is_closed()
+        self.if_gone == IfCallerGone::Drop && self.replies.is_closed()
     }
 
     /// Its calls without a reply.

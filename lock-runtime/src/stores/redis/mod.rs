@@ -54,8 +54,8 @@ use self::connection::{Role, Target};
 use self::fault::Fault;
 use self::inspection::Cards;
 use self::keeper::Keeper;
-use self::message::{Replies, Unheard};
-use self::node::{Node, ShortWays};
+use self::message::{IfCallerGone, Replies};
+use self::node::{DirectLinks, Node};
 use self::pushes::Pushes;
 use self::scripts::company;
 use self::thread::{Running, Thread};
@@ -141,8 +141,8 @@ impl RedisBackend {
         role: Role,
     ) -> Result<(RedisBackend, Vec<Keeper>), LockError> {
         let wakeups = Arc::new(Wakeups::default());
-        let short_ways = ShortWays::default();
-        let pushes = Arc::new(Pushes::new(Arc::clone(&wakeups), Arc::clone(&short_ways)));
+        let direct_links = DirectLinks::default();
+        let pushes = Arc::new(Pushes::new(Arc::clone(&wakeups), Arc::clone(&direct_links)));
         let receiver = Arc::clone(&pushes);
         let (pool, address) = config::pool(config, settings, move |push| {
             receiver.receive(&push);
@@ -165,7 +165,7 @@ impl RedisBackend {
         };
         let channel = format!("{channel_prefix}{backend}:");
         let lanes = settings.lanes;
-        let (node, keepers) = Node::new(executor, target, lanes, channel, &wakeups, short_ways);
+        let (node, keepers) = Node::new(executor, target, lanes, channel, &wakeups, direct_links);
         pushes.connect(node.lanes());
         let left_cards = inspection::Left::default();
         let cards = Cards {
@@ -260,7 +260,9 @@ impl Backend for RedisBackend {
             Some(want) => company::enter(claim, want, place.named()),
             None => scripts::acquire(claim, place.named()),
         };
-        let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Skip);
+        let asked = self
+            .node
+            .ask(&claim.key, claim.number, call, IfCallerGone::Drop);
         let answer = decode(asked.await, &claim.key, |reply| match &want {
             Some(_) => company::entered(reply, claim),
             None => scripts::acquired(reply, claim),
@@ -307,7 +309,7 @@ impl Backend for RedisBackend {
                         .iter()
                         .map(|index| renewing(&leases[*index]))
                         .collect(),
-                    Unheard::Skip,
+                    IfCallerGone::Drop,
                 )
             })
             .collect();
@@ -336,7 +338,7 @@ impl Backend for RedisBackend {
         self.wakeups.left(owner.as_str());
         // Nobody is handed a lock that is kept, nor asks for it in the same message.
         let want = company::want(&release.mode);
-        // Nor does the front send a next claim with a lease that goes together with others.
+        // Nor does the engine send a next claim with a lease that goes together with others.
         let next = next
             .as_ref()
             .filter(|_| release.keep.is_none() && want.is_none());
@@ -350,7 +352,7 @@ impl Backend for RedisBackend {
             (None, None) => scripts::release(key, owner, named),
             (None, Some(gap)) => scripts::release_with_gap(key, owner, named, gap),
         };
-        let asked = self.node.ask(key, release.number, call, Unheard::Run);
+        let asked = self.node.ask(key, release.number, call, IfCallerGone::Send);
         let answer = decode(asked.await, key, |reply| scripts::released(reply, next));
         if let (
             Some(Known::Nothing),
@@ -371,7 +373,9 @@ impl Backend for RedisBackend {
         let place = self.wakeups.leaves(claim);
         let place = place.unwrap_or_else(|| Place::first(self.node.lane_listener(&claim.key)));
         let call = scripts::abandon(claim, place.named());
-        let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Run);
+        let asked = self
+            .node
+            .ask(&claim.key, claim.number, call, IfCallerGone::Send);
         decode(asked.await, &claim.key, scripts::abandoned).map_err(|fault| self.error(fault))?;
         // If there is no answer, it is withdrawn once more, from the same place.
         self.wakeups.left(claim.owner.as_str());
@@ -382,7 +386,9 @@ impl Backend for RedisBackend {
         let (Some(first), Some(call)) = (claims.first(), scripts::acquire_all(claims)) else {
             return Ok(None);
         };
-        let asked = self.node.ask(&first.key, first.number, call, Unheard::Skip);
+        let asked = self
+            .node
+            .ask(&first.key, first.number, call, IfCallerGone::Drop);
         let answer = decode(asked.await, &first.key, |reply| {
             scripts::acquired_all(reply, claims)
         });

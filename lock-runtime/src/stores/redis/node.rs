@@ -3,9 +3,9 @@
 //! A lane lives on the thread of the backend, so a call that takes it wakes two threads, which
 //! costs as much as the round trip itself on a fast network. So each tokio runtime that uses the
 //! backend gets a link of its own, as far as the pool has room, and what is asked there takes this
-//! short way. By it, too, the news come of what was queued there. Renewals and repairs are left to
-//! the lanes, which go on while callers block their threads. Whenever it is not there, or not well,
-//! the lane does the same.
+//! direct link. By it, too, the news come of what was queued there. Renewals and repairs are left
+//! to the lanes, which go on while callers block their threads. Whenever it is not there, or not
+//! well, the lane does the same.
 //!
 //! The calls about one key keep to one link as long as one of them may be unanswered, so that none
 //! overtakes another.
@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use lock_protocol::{AskNumber, LockKey};
+use lock_protocol::{Numbers, Overtaken};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::watch;
 
@@ -21,12 +22,11 @@ use super::call::{Call, Reply};
 use super::connection::Target;
 use super::fault::Fault;
 use super::keeper::Keeper;
-use super::link::{LANE, Link, SHORT};
+use super::link::{DIRECT, LANE, Link};
 use super::listening::{Channels, Listening};
-use super::message::Unheard;
+use super::message::IfCallerGone;
 use super::wakeups::{Listener, Wakeups};
 use crate::sync::lock;
-use lock_protocol::{Numbers, Overtaken};
 
 /// Enough that keys that are asked for at the same moment seldom share one.
 const ROUTES: usize = 1024;
@@ -35,12 +35,12 @@ const ROUTES: usize = 1024;
 pub(super) struct Node {
     lanes: Arc<[Arc<Link>]>,
     lane_listeners: Vec<Listener>,
-    /// The tokio runtime of the lanes, on which they are the short way.
-    home: Id,
+    /// The tokio runtime of the lanes, on which they are the direct link.
+    lanes_runtime: Id,
     target: Target,
     /// How many more links the pool has room for.
     room: Arc<AtomicUsize>,
-    short_ways: ShortWays,
+    direct_links: DirectLinks,
     /// Who has to ask when a link may have missed what it listens to.
     wakeups: Arc<Wakeups>,
     channels: Arc<Channels>,
@@ -50,7 +50,7 @@ pub(super) struct Node {
 }
 
 /// The links of the tokio runtimes that have one.
-pub(super) type ShortWays = Arc<Mutex<Vec<(Id, Arc<Link>)>>>;
+pub(super) type DirectLinks = Arc<Mutex<Vec<(Id, Arc<Link>)>>>;
 
 /// How the calls about some keys go.
 #[derive(Default)]
@@ -66,22 +66,16 @@ struct Route {
     numbers: Numbers,
 }
 
-/// The place of one call among those about its key.
-struct Turn<'a> {
-    route: &'a Mutex<Route>,
-    number: u64,
-}
-
 impl Node {
     /// The server at `target`, with so many lanes. The names of channels begin with `channel`. The
-    /// keepers of the lanes are still to be run, by `home`.
+    /// keepers of the lanes are still to be run, by `handle`.
     pub(super) fn new(
-        home: &Handle,
+        handle: &Handle,
         target: Target,
         lanes: usize,
         channel: String,
         wakeups: &Arc<Wakeups>,
-        short_ways: ShortWays,
+        direct_links: DirectLinks,
     ) -> (Node, Vec<Keeper>) {
         let closing = watch::Sender::new(false);
         let channels = Arc::new(Channels::new(channel));
@@ -95,10 +89,10 @@ impl Node {
         let node = Node {
             lane_listeners: lanes.iter().filter_map(Listener::new).collect(),
             lanes: lanes.into(),
-            home: home.id(),
+            lanes_runtime: handle.id(),
             target,
             room: Arc::new(AtomicUsize::new(room)),
-            short_ways,
+            direct_links,
             wakeups: Arc::clone(wakeups),
             channels,
             routes: (0..ROUTES).map(|_| Mutex::default()).collect(),
@@ -131,10 +125,10 @@ impl Node {
     /// which whoever waits is woken without a way from thread to thread.
     pub(super) fn listener(&self, key: &LockKey) -> Listener {
         let lane = self.lane(key);
-        let short = self.short_way();
-        let short = short.filter(|link| lane.works() && link.listens_in_time());
-        let short = short.and_then(|link| Listener::new(&link));
-        short.unwrap_or_else(|| self.lane_listener(key))
+        let direct = self.direct_link();
+        let direct = direct.filter(|link| lane.works() && link.listens_in_time());
+        let direct = direct.and_then(|link| Listener::new(&link));
+        direct.unwrap_or_else(|| self.lane_listener(key))
     }
 
     /// The lane of `key` as a listener.
@@ -153,11 +147,11 @@ impl Node {
         key: &LockKey,
         number: AskNumber,
         call: Call,
-        unheard: Unheard,
+        if_gone: IfCallerGone,
     ) -> impl Future<Output = Result<Reply, Fault>> {
         let turn = self.turn(key, number);
         // Not in the future, which is a small one like this.
-        let asked = turn.map(|(turn, via)| (turn, via.ask(call, unheard)));
+        let asked = turn.map(|(turn, via)| (turn, via.ask(call, if_gone)));
         async move {
             let (turn, asked) = asked?;
             let reply = asked.reply().await;
@@ -179,11 +173,15 @@ impl Node {
 
     /// Gives a call about `key` its turn and its link, unless one with a larger number went ahead.
     ///
-    /// The short way is for while the lane is well: a claim that queues by it would be taken for
+    /// The direct link is for while the lane is well: a claim that queues by it would be taken for
     /// dead if nobody heard of its turn.
-    fn turn(&self, key: &LockKey, number: AskNumber) -> Result<(Turn<'_>, Arc<Link>), Overtaken> {
+    fn turn(
+        &self,
+        key: &LockKey,
+        number: AskNumber,
+    ) -> Result<(RouteTurn<'_>, Arc<Link>), Overtaken> {
         let lane = self.lane(key);
-        let short = self.short_way().filter(|_| lane.works());
+        let direct = self.direct_link().filter(|_| lane.works());
         let route = &self.routes[key.hash_value() as usize % ROUTES];
         let mut state = lock(route);
         state.numbers.admit(key, number)?;
@@ -193,24 +191,24 @@ impl Node {
             let is_bound = |link: &Arc<Link>| link.works() || Arc::ptr_eq(link, lane);
             via = state.via.upgrade().filter(is_bound);
         }
-        let via = via.or(short).unwrap_or_else(|| Arc::clone(lane));
+        let via = via.or(direct).unwrap_or_else(|| Arc::clone(lane));
         if state.via.as_ptr() != Arc::as_ptr(&via) {
             state.via = Arc::downgrade(&via);
         }
         state.sent += 1;
         let number = state.sent;
-        Ok((Turn { route, number }, via))
+        Ok((RouteTurn { route, number }, via))
     }
 
     /// The link of the tokio runtime that this is called on; one that has none yet is given one.
-    fn short_way(&self) -> Option<Arc<Link>> {
+    fn direct_link(&self) -> Option<Arc<Link>> {
         let handle = Handle::try_current().ok()?;
         let runtime = handle.id();
-        if runtime == self.home {
+        if runtime == self.lanes_runtime {
             return None;
         }
-        let mut ways = lock(&self.short_ways);
-        if let Some((_, link)) = ways.iter().find(|(owner, _)| *owner == runtime) {
+        let mut links = lock(&self.direct_links);
+        if let Some((_, link)) = links.iter().find(|(owner, _)| *owner == runtime) {
             return link.works().then(|| Arc::clone(link));
         }
         let has_room = |room: usize| room.checked_sub(1);
@@ -220,16 +218,16 @@ impl Node {
         let listening = Listening::Anew(Arc::clone(&self.channels));
         let listening = Some((listening, Arc::clone(&self.wakeups)));
         let (link, keeper) = Keeper::new(
-            SHORT,
+            DIRECT,
             self.target.clone(),
             listening,
             self.closing.subscribe(),
         );
-        ways.push((runtime, link));
-        drop(ways);
-        let place = Place {
+        links.push((runtime, link));
+        drop(links);
+        let place = RuntimeEntry {
             runtime,
-            ways: Arc::clone(&self.short_ways),
+            links: Arc::clone(&self.direct_links),
             room: Arc::clone(&self.room),
         };
         handle.spawn(async move {
@@ -240,7 +238,13 @@ impl Node {
     }
 }
 
-impl Turn<'_> {
+/// The place of one call among those about its key.
+struct RouteTurn<'a> {
+    route: &'a Mutex<Route>,
+    number: u64,
+}
+
+impl RouteTurn<'_> {
     /// The server has answered.
     fn answered(&self) {
         let mut route = lock(self.route);
@@ -249,15 +253,15 @@ impl Turn<'_> {
 }
 
 /// The place of a tokio runtime among those that have a link.
-struct Place {
+struct RuntimeEntry {
     runtime: Id,
-    ways: ShortWays,
+    links: DirectLinks,
     room: Arc<AtomicUsize>,
 }
 
-impl Drop for Place {
+impl Drop for RuntimeEntry {
     fn drop(&mut self) {
-        lock(&self.ways).retain(|(owner, _)| *owner != self.runtime);
+        lock(&self.links).retain(|(owner, _)| *owner != self.runtime);
         self.room.fetch_add(1, Ordering::AcqRel);
     }
 }

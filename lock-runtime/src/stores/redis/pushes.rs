@@ -7,8 +7,8 @@ use deadpool_redis::redis::{PushInfo, PushKind, Value};
 use lock_protocol::Instant;
 
 use super::link::Link;
-use super::message::Unheard;
-use super::node::ShortWays;
+use super::message::IfCallerGone;
+use super::node::DirectLinks;
 use super::scripts::{self, HandOver};
 use super::wakeups::Wakeups;
 use crate::clock::to_seam;
@@ -24,15 +24,15 @@ pub(super) struct Pushes {
     wakeups: Arc<Wakeups>,
     /// Filled once; connections, and so pushes, come only later.
     lanes: OnceLock<Arc<[Arc<Link>]>>,
-    short_ways: ShortWays,
+    direct_links: DirectLinks,
 }
 
 impl Pushes {
-    pub(super) fn new(wakeups: Arc<Wakeups>, short_ways: ShortWays) -> Pushes {
+    pub(super) fn new(wakeups: Arc<Wakeups>, direct_links: DirectLinks) -> Pushes {
         Pushes {
             wakeups,
             lanes: OnceLock::new(),
-            short_ways,
+            direct_links,
         }
     }
 
@@ -46,7 +46,7 @@ impl Pushes {
             // It does not say which connection it was.
             PushKind::Disconnection => {
                 self.lanes().iter().for_each(|lane| lane.check_soon());
-                for (_, link) in &*lock(&self.short_ways) {
+                for (_, link) in &*lock(&self.direct_links) {
                     link.check_soon();
                 }
             }
@@ -90,7 +90,7 @@ impl Pushes {
         };
         let lane = self.lanes().iter().find_map(listens);
         lane.or_else(|| {
-            lock(&self.short_ways)
+            lock(&self.direct_links)
                 .iter()
                 .find_map(|(_, link)| listens(link))
         })
@@ -108,7 +108,7 @@ impl Pushes {
         if self.wakeups.is_in_vain(key, owner, *grant, since) {
             let call = scripts::give_back(key, owner, want.as_deref());
             // If the link has ended, the grace ends the lease.
-            let _ = link.send(vec![call], Unheard::Run);
+            let _ = link.send(vec![call], IfCallerGone::Send);
         }
     }
 

@@ -125,6 +125,11 @@ macro_rules! script {
     };
 }
 
+/// The commands that make the server know every script but those of voters.
+pub(super) fn loads() -> Vec<Cmd> {
+    all().map(load).collect()
+}
+
 static ACQUIRE: Lazy<Script> =
     Lazy::new(|| Script::shared(source!("acquire"), source!("acquire_ahead"), 3));
 /// It has so many keys for each lock.
@@ -160,11 +165,6 @@ fn all() -> impl Iterator<Item = &'static Script> {
     ];
     let with_many = |script: &'static Lazy<Script>| [Some(&**script), script.many.as_deref()];
     scripts.into_iter().flat_map(with_many).flatten()
-}
-
-/// The commands that make the server know every script but those of voters.
-pub(super) fn loads() -> Vec<Cmd> {
-    all().map(load).collect()
 }
 
 fn load(script: &Script) -> Cmd {

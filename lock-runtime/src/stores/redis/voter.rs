@@ -11,7 +11,7 @@ use super::call::Call;
 use super::connection::Role;
 use super::fault::Fault;
 use super::keeper::Keeper;
-use super::message::Unheard;
+use super::message::IfCallerGone;
 use super::scripts::voting::{self, Terms, Vote};
 use super::thread::{Running, Thread};
 use super::{RedisBackend, RedisSettings, decode};
@@ -128,7 +128,9 @@ impl RedisBackend {
     ) -> Result<Vote, BackendError> {
         let (_, place) = self.asks(claim, || self.node.lane_listener(&claim.key));
         let call = voting::vote(claim, &place.listener.channel, terms);
-        let asked = self.node.ask(&claim.key, claim.number, call, Unheard::Skip);
+        let asked = self
+            .node
+            .ask(&claim.key, claim.number, call, IfCallerGone::Drop);
         let answer = decode(asked.await, &claim.key, voting::voted);
         let is_queued = matches!(&answer, Ok(Vote::Refused { queued: true, .. }));
         if claim.queue && !is_queued && answer.is_ok() {
@@ -144,7 +146,7 @@ impl RedisBackend {
         terms: Terms,
     ) -> Result<Vote, BackendError> {
         let call = voting::renew(renewal, terms);
-        let asked = self.node.ask(&renewal.key, 0, call, Unheard::Skip);
+        let asked = self.node.ask(&renewal.key, 0, call, IfCallerGone::Drop);
         let answer = decode(asked.await, &renewal.key, voting::voted);
         answer.map_err(|fault| self.error(fault))
     }

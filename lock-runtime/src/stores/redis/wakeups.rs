@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use lock_protocol::{Card, Claim, Grant, Instant, LockKey, News, Note, OwnerToken};
+use lock_protocol::{Sinks, Told};
 use rustc_hash::FxHashMap;
 
 use super::link::Link;
@@ -13,7 +14,6 @@ use super::scripts::Named;
 use crate::backoff::jittered;
 use crate::clock::{now, to_seam};
 use crate::sync::lock;
-use lock_protocol::{Sinks, Told};
 
 /// How long after a lease should have ended a waiter looks, at the most.
 const AFTER_EXPIRY: Duration = Duration::from_millis(4);
@@ -36,13 +36,13 @@ pub(super) struct Wakeups {
 
 #[derive(Default)]
 struct Queued {
-    claims: FxHashMap<OwnerToken, Waiting>,
+    claims: FxHashMap<OwnerToken, MaybeQueued>,
     /// With how many claims to look for those of which nothing will be heard any more.
     sweeps_at: usize,
 }
 
 /// A claim that may be queued.
-struct Waiting {
+struct MaybeQueued {
     /// An announcement names only the claim.
     key: LockKey,
     place: Place,
@@ -140,7 +140,7 @@ impl Wakeups {
             return (Known::Moved { is_told }, place.clone());
         }
         let place = Place::first(new());
-        let waiting = Waiting {
+        let waiting = MaybeQueued {
             key: claim.key.clone(),
             place: place.clone(),
             is_told: false,
@@ -190,7 +190,7 @@ impl Wakeups {
         if is_in_vain {
             let claims = &mut self.queued().claims;
             // Of one that is being withdrawn the place is still wanted.
-            let is_left = |waiting: &Waiting| waiting.forget_at.is_none();
+            let is_left = |waiting: &MaybeQueued| waiting.forget_at.is_none();
             if claims.get(owner).is_some_and(is_left) {
                 claims.remove(owner);
             }
@@ -240,7 +240,7 @@ impl Queued {
             return;
         }
         let now = now();
-        let is_over = |waiting: &Waiting| waiting.forget_at.is_some_and(|at| at <= now);
+        let is_over = |waiting: &MaybeQueued| waiting.forget_at.is_some_and(|at| at <= now);
         self.claims.retain(|_, waiting| !is_over(waiting));
         self.sweeps_at = (2 * self.claims.len()).max(FEW);
     }

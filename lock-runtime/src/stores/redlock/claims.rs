@@ -88,7 +88,7 @@ pub(super) struct Stub {
 
 /// What the news of a vote mean.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum VoteNews {
     /// It is of no claim that is known, or of a try that is over.
     Unknown,
     /// The claim has the lock already.
@@ -348,26 +348,26 @@ impl Claims {
     }
 
     /// Takes in that `node` votes for the claim that it knows as `token`.
-    pub(super) fn told(&self, node: usize, token: &str, now: Instant) -> Told {
+    pub(super) fn told(&self, node: usize, token: &str, now: Instant) -> VoteNews {
         let mut state = self.state();
         let owner = [token, claimed_by(token)]
             .into_iter()
             .find(|owner| state.claims.contains_key(*owner));
         let Some(known) = owner.and_then(|owner| state.claims.get_mut(owner)) else {
-            return Told::Unknown;
+            return VoteNews::Unknown;
         };
         if known.token(node).as_str() != token {
-            return Told::Unknown;
+            return VoteNews::Unknown;
         }
         // It is to be confirmed; until then it is something that may be there.
         let slip = &mut known.slips[node];
         slip.queued = false;
         slip.unanswered += 1;
         if known.promised.is_some_and(|until| until > now) {
-            return Told::More;
+            return VoteNews::More;
         }
         known.told += 1;
-        Told::Waiting {
+        VoteNews::Waiting {
             told: known.told,
             owner: known.claim.owner.clone(),
             round: known.round,

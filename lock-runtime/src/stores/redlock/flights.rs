@@ -13,14 +13,14 @@ use crate::backend::BoxFuture;
 /// background, where nobody waits for it.
 pub(super) struct Flights<T: Send + 'static> {
     open: Vec<BoxFuture<'static, T>>,
-    home: Handle,
+    handle: Handle,
 }
 
 impl<T: Send + 'static> Flights<T> {
-    pub(super) fn new(home: &Handle, open: Vec<BoxFuture<'static, T>>) -> Flights<T> {
+    pub(super) fn new(handle: &Handle, open: Vec<BoxFuture<'static, T>>) -> Flights<T> {
         Flights {
             open,
-            home: home.clone(),
+            handle: handle.clone(),
         }
     }
 
@@ -64,7 +64,7 @@ impl<T: Send + 'static> Flights<T> {
 impl<T: Send + 'static> Drop for Flights<T> {
     fn drop(&mut self) {
         for asked in take(&mut self.open) {
-            self.home.spawn(async move { drop(asked.await) });
+            self.handle.spawn(async move { drop(asked.await) });
         }
     }
 }

@@ -114,8 +114,8 @@ impl RedlockBackend {
                 other => other,
             })?);
         }
-        let home = thread.handle().clone();
-        let shared = Arc::new(Shared::new(nodes, settings, home.clone()));
+        let handle = thread.handle().clone();
+        let shared = Arc::new(Shared::new(nodes, settings, handle.clone()));
         let news = |node| Arc::new(NodeNews::new(node, &shared)) as Arc<dyn News>;
         let news: Vec<_> = (0..servers.len()).map(news).collect();
         for (node, news) in shared.nodes.iter().zip(&news) {
@@ -124,7 +124,7 @@ impl RedlockBackend {
         Ok(RedlockBackend {
             shared,
             numbers: (0..ROUTES).map(|_| Mutex::default()).collect(),
-            executor: Arc::new(OnTokio(home)),
+            executor: Arc::new(OnTokio(handle)),
             _news: news,
             _thread: thread.run(keepers),
         })
@@ -133,7 +133,7 @@ impl RedlockBackend {
     /// The tokio runtime on the thread of the backend: for its metrics, and to run tasks that must
     /// not stop when callers block their threads.
     pub fn handle(&self) -> &Handle {
-        &self.shared.home
+        &self.shared.handle
     }
 
     /// Lets a question about `key` take its turn, unless a later one went ahead.
@@ -216,7 +216,7 @@ impl Backend for RedlockBackend {
             let shared = Arc::clone(shared);
             Box::pin(async move { shared.nodes[node].close().await }) as _
         });
-        let mut closing = Flights::new(&shared.home, closing.collect());
+        let mut closing = Flights::new(&shared.handle, closing.collect());
         // Those that answer have done what was asked of them by then; those that hang end by
         // themselves.
         let (mut closed, count) = (0, majority(shared.nodes.len()));

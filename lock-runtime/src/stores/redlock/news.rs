@@ -6,7 +6,7 @@ use std::time::Duration;
 use lock_protocol::{Card, Grant, Instant, LockKey, News, Note, OwnerToken};
 use tokio::time::sleep;
 
-use super::claims::Told;
+use super::claims::VoteNews;
 use super::shared::Shared;
 use crate::clock;
 
@@ -36,16 +36,16 @@ impl News for NodeNews {
         };
         let now = clock::now();
         match shared.claims.told(self.node, owner, now) {
-            Told::Unknown => false,
-            Told::More => true,
-            Told::Waiting { told, owner, round } => {
+            VoteNews::Unknown => false,
+            VoteNews::More => true,
+            VoteNews::Waiting { told, owner, round } => {
                 if told == shared.quorum() {
                     shared.sinks.ask_at(key, &owner, now);
                 } else if told == 1 {
                     let patience = (shared.round_trip() * 3).max(Duration::from_millis(5));
                     shared.sinks.ask_at(key, &owner, now + patience);
                     let weak = Weak::clone(&self.shared);
-                    shared.home.spawn(unless_asked(weak, owner, round));
+                    shared.handle.spawn(unless_asked(weak, owner, round));
                 }
                 true
             }

@@ -9,31 +9,9 @@ use lock_protocol::{
 
 use super::flights::Flights;
 use super::shared::{PROPOSALS, Shared, block};
-use super::tally::{Answer, Tally, Verdict};
+use super::tally::{NodeAnswer, Tally, Verdict};
 use crate::clock;
 use crate::stores::redis::scripts::voting::Vote;
-
-/// The nodes that do not vote for a lease any more.
-#[derive(Clone, Copy, Default)]
-struct Lost {
-    nodes: usize,
-    taken_over: usize,
-}
-
-impl Lost {
-    fn add(&mut self, reason: LostReason) {
-        self.nodes += 1;
-        self.taken_over += usize::from(reason == LostReason::TakenOver);
-    }
-
-    /// Why the lease is lost: where one of them votes for another, that may have the lock.
-    fn reason(self) -> LostReason {
-        match self.taken_over {
-            0 => LostReason::Deleted,
-            _ => LostReason::TakenOver,
-        }
-    }
-}
 
 impl Shared {
     pub(super) async fn renew(
@@ -47,7 +25,7 @@ impl Shared {
             let (shared, leases, index) = (Arc::clone(self), Arc::clone(&leases), *index);
             Box::pin(async move { (index, shared.renew_with_tokens(&leases[index]).await) }) as _
         });
-        let mut asked = Flights::new(&self.home, asked.collect());
+        let mut asked = Flights::new(&self.handle, asked.collect());
         let mut answers = Vec::with_capacity(leases.len());
         let with_tokens = asked.until(|answer| {
             answers.push(answer);
@@ -164,7 +142,7 @@ impl Shared {
                         match answer {
                             Ok(Vote::Given { before, time }) => {
                                 self.clock.heard(node, time, clock::now());
-                                Answer::Vote {
+                                NodeAnswer::Vote {
                                     sent_at,
                                     ttl: renewal.ttl,
                                     before,
@@ -172,12 +150,12 @@ impl Shared {
                             }
                             Ok(Vote::Lost(reason)) => {
                                 lost.add(reason);
-                                Answer::Gone
+                                NodeAnswer::Gone
                             }
-                            Ok(_) => Answer::Failed,
+                            Ok(_) => NodeAnswer::Failed,
                             Err(error) => {
                                 errors.push((node, error));
-                                Answer::Failed
+                                NodeAnswer::Failed
                             }
                         },
                     );
@@ -207,7 +185,7 @@ impl Shared {
         let (question, lacking) = self.claims.renewed(renewal, until, clock::now());
         for (node, claim) in lacking {
             let (shared, owner) = (Arc::clone(self), renewal.owner.clone());
-            self.home.spawn(async move {
+            self.handle.spawn(async move {
                 if let Some(proposal) = shared.clock.next(clock::now()) {
                     let mut terms = shared.terms(proposal);
                     terms.proven = true;
@@ -221,6 +199,28 @@ impl Shared {
                 }
                 shared.claims.joined(&owner, node, &claim.owner);
             });
+        }
+    }
+}
+
+/// The nodes that do not vote for a lease any more.
+#[derive(Clone, Copy, Default)]
+struct Lost {
+    nodes: usize,
+    taken_over: usize,
+}
+
+impl Lost {
+    fn add(&mut self, reason: LostReason) {
+        self.nodes += 1;
+        self.taken_over += usize::from(reason == LostReason::TakenOver);
+    }
+
+    /// Why the lease is lost: where one of them votes for another, that may have the lock.
+    fn reason(self) -> LostReason {
+        match self.taken_over {
+            0 => LostReason::Deleted,
+            _ => LostReason::TakenOver,
         }
     }
 }

@@ -13,7 +13,7 @@ use super::claims::claimed_by;
 use super::config::too_long;
 use super::course::{Course, Next};
 use super::shared::{Shared, block};
-use super::tally::{Answer, Tally, Verdict};
+use super::tally::{NodeAnswer, Tally, Verdict};
 use crate::clock;
 use crate::stores::redis::scripts::voting::Vote;
 
@@ -28,23 +28,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// For how long a claim without a majority waits for the answers that are still to come, at least,
 /// when a majority of the nodes has answered, and one of the others did so the last time.
 const PATIENCE: Duration = Duration::from_millis(20);
-
-/// Why a lock cannot be had of servers that have restarted.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "servers that may have lost their data vote again in {}, as `restart_delay` says",
-    humantime::format_duration(*.0)
-)]
-struct Restarted(Duration);
-
-/// What became of one round.
-struct Round {
-    tally: Tally,
-    proposal: u64,
-    /// How long it was waited for its answers.
-    lasted: Duration,
-    errors: Vec<(usize, BackendError)>,
-}
 
 impl Shared {
     pub(super) async fn acquire(self: &Arc<Self>, claim: &Claim) -> Result<Acquired, BackendError> {
@@ -225,6 +208,23 @@ impl Shared {
     }
 }
 
+/// What became of one round.
+struct Round {
+    tally: Tally,
+    proposal: u64,
+    /// How long it was waited for its answers.
+    lasted: Duration,
+    errors: Vec<(usize, BackendError)>,
+}
+
+/// Why a lock cannot be had of servers that have restarted.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "servers that may have lost their data vote again in {}, as `restart_delay` says",
+    humantime::format_duration(*.0)
+)]
+struct Restarted(Duration);
+
 impl Round {
     fn take(
         &mut self,
@@ -234,24 +234,24 @@ impl Round {
         answer: Result<Vote, BackendError>,
     ) {
         let answer = match answer {
-            Ok(Vote::Given { before, .. }) => Answer::Vote {
+            Ok(Vote::Given { before, .. }) => NodeAnswer::Vote {
                 sent_at,
                 ttl: claim.ttl,
                 before,
             },
             // A free node, or one where it would wait, refuses only what was withdrawn.
             Ok(Vote::Refused { who, queued, .. }) if !queued && (claim.queue || who.is_empty()) => {
-                Answer::Gone
+                NodeAnswer::Gone
             }
-            Ok(Vote::Refused { holder, who, .. }) => Answer::Refused {
+            Ok(Vote::Refused { holder, who, .. }) => NodeAnswer::Refused {
                 holder,
                 who: claimed_by(&who).into(),
             },
-            Ok(Vote::Away(pause)) => Answer::Away(pause),
-            Ok(Vote::Lost(_)) => Answer::Failed,
+            Ok(Vote::Away(pause)) => NodeAnswer::Away(pause),
+            Ok(Vote::Lost(_)) => NodeAnswer::Failed,
             Err(error) => {
                 self.errors.push((node, error));
-                Answer::Failed
+                NodeAnswer::Failed
             }
         };
         self.tally.take(node, answer);

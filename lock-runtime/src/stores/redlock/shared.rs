@@ -45,7 +45,7 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) sinks: Sinks,
     /// Where the background work runs: on the thread of the nodes.
-    pub(super) home: Handle,
+    pub(super) handle: Handle,
     /// Of each node, whether the last question to it that has ended had no answer.
     pub(super) silent: Vec<AtomicBool>,
     /// About how long a round takes, in microseconds.
@@ -54,41 +54,12 @@ pub(super) struct Shared {
     later: Vec<Arc<Semaphore>>,
 }
 
-/// What went wrong at one server.
-#[derive(Debug, thiserror::Error)]
-#[error("the server {address} cannot be used")]
-struct AtServer {
-    address: String,
-    #[source]
-    source: BoxError,
-}
-
-/// What went wrong at the servers without which there is no majority.
-#[derive(Debug)]
-struct TooFew(Vec<AtServer>);
-
-impl fmt::Display for TooFew {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("too few servers can be used")?;
-        for (place, error) in self.0.iter().enumerate() {
-            let before = if place == 0 { ": " } else { "; " };
-            write!(f, "{before}{}: {}", error.address, error.source)?;
-        }
-        Ok(())
-    }
-}
-
-impl Error for TooFew {}
-
-/// Two servers are the same.
-fn same(one: &str, other: &str) -> LockError {
-    LockError::Config(format!(
-        "{one} and {other} are the same server, which can vote only once"
-    ))
-}
-
 impl Shared {
-    pub(super) fn new(nodes: Vec<RedisBackend>, settings: RedlockSettings, home: Handle) -> Shared {
+    pub(super) fn new(
+        nodes: Vec<RedisBackend>,
+        settings: RedlockSettings,
+        handle: Handle,
+    ) -> Shared {
         Shared {
             claims: Claims::default(),
             clock: Clock::new(nodes.len()),
@@ -101,7 +72,7 @@ impl Shared {
                 .collect(),
             nodes,
             settings,
-            home,
+            handle,
         }
     }
 
@@ -139,7 +110,7 @@ impl Shared {
         F: Future<Output = T> + Send + 'static,
     {
         let ask = |node| Box::pin(ask(Arc::clone(self), node)) as _;
-        Flights::new(&self.home, nodes.into_iter().map(ask).collect())
+        Flights::new(&self.handle, nodes.into_iter().map(ask).collect())
     }
 
     /// Takes in how long a round took.
@@ -257,7 +228,7 @@ impl Shared {
             let shared = Arc::clone(self);
             Box::pin(async move { shared.end_at(stub).await.is_ok() }) as _
         });
-        Flights::new(&self.home, asked.collect()).send().await;
+        Flights::new(&self.handle, asked.collect()).send().await;
     }
 
     /// Withdraws a claim at one node. Where that fails it is tried again in the background, for as
@@ -276,7 +247,7 @@ impl Shared {
     fn end_later(self: &Arc<Self>, stub: Stub) {
         if let Ok(permit) = Arc::clone(&self.later[stub.node]).try_acquire_owned() {
             let shared = Arc::downgrade(self);
-            self.home.spawn(async move {
+            self.handle.spawn(async move {
                 let _permit = permit;
                 end_later(shared, stub).await;
             });
@@ -298,7 +269,7 @@ impl Shared {
             let (shared, node) = (Arc::clone(self), stub.node);
             Box::pin(async move { (node, shared.end_at(stub).await) }) as _
         });
-        let mut asked = Flights::new(&self.home, asked.collect());
+        let mut asked = Flights::new(&self.handle, asked.collect());
         let mut errors = Vec::new();
         asked
             .until(|(node, answer)| {
@@ -365,7 +336,7 @@ impl Shared {
                 (node, is_vote, shared.release_at(stub).await)
             }) as _
         });
-        let mut asked = Flights::new(&self.home, asked.collect());
+        let mut asked = Flights::new(&self.handle, asked.collect());
         let (quorum, spare) = (self.quorum(), self.spare());
         let (mut released, mut lost, mut errors) = (0, 0, Vec::new());
         asked
@@ -403,6 +374,39 @@ impl Shared {
         Ok(matches!(answer?, Released::Released(_)))
     }
 }
+
+/// Two servers are the same.
+fn same(one: &str, other: &str) -> LockError {
+    LockError::Config(format!(
+        "{one} and {other} are the same server, which can vote only once"
+    ))
+}
+
+/// What went wrong at one server.
+#[derive(Debug, thiserror::Error)]
+#[error("the server {address} cannot be used")]
+struct AtServer {
+    address: String,
+    #[source]
+    source: BoxError,
+}
+
+/// What went wrong at the servers without which there is no majority.
+#[derive(Debug)]
+struct TooFew(Vec<AtServer>);
+
+impl fmt::Display for TooFew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("too few servers can be used")?;
+        for (place, error) in self.0.iter().enumerate() {
+            let before = if place == 0 { ": " } else { "; " };
+            write!(f, "{before}{}: {}", error.address, error.source)?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for TooFew {}
 
 fn is_overtaken(error: &BackendError) -> bool {
     error.source().is_some_and(|cause| cause.is::<Overtaken>())

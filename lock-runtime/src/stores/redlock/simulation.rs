@@ -8,7 +8,7 @@
 //! at the end that the lock moves on. What it shows of the code that is not here is nothing: that
 //! `rounds.rs` sends what is decided, and that the scripts do what the node does.
 
-mod front;
+mod engine;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -18,12 +18,12 @@ use fastrand::Rng;
 use lock_protocol::machine;
 use lock_protocol::{Acquired, Claim, Grant, Holder, Instant, OwnerToken, valid_until};
 
-use self::front::{Due as FrontDue, Front, key, not_known};
-use super::claims::{Claims, Stub, Told, claimed_by};
+use self::engine::{Due as EngineDue, Engine, key, not_known};
+use super::claims::{Claims, Stub, VoteNews, claimed_by};
 use super::course::{Course, Next};
 use super::mistakes::{Mistake, made, make};
 use super::shared::block;
-use super::tally::{Answer, Tally, Verdict, majority};
+use super::tally::{NodeAnswer, Tally, Verdict, majority};
 
 /// In microseconds, as all times here.
 type Micros = u64;
@@ -69,12 +69,12 @@ enum Event {
     Vote(usize, u32, Question),
     /// A withdrawal or a release arrives there.
     Ends(usize, u32, Life, Claim),
-    Answered(Question, usize, Result<Answer, ()>, bool),
+    Answered(Question, usize, Result<NodeAnswer, ()>, bool),
     /// A withdrawal was confirmed, or has to be tried again.
     Ended(usize, Life, Claim, bool),
     Told(usize, Life, String),
     Due(Life, Due),
-    Front(Life, FrontDue),
+    Engine(Life, EngineDue),
     NodeFails(usize),
     ProcessDies(usize),
 }
@@ -117,7 +117,7 @@ struct Process {
     /// How far its clock is from the true time, for the fencing tokens that it proposes.
     ahead: i64,
     last: u64,
-    front: Front,
+    engine: Engine,
     asking: Option<Asking>,
     /// The claim that it asks for.
     claim: Option<Claim>,
@@ -293,10 +293,10 @@ impl World {
             }
             Event::Told(node, life, token) => self.told(node, life, &token, is_faulty),
             Event::Due(life, due) if self.lives(life) => self.due(life, due, is_faulty)?,
-            Event::Front(life, due) if self.lives(life) => {
-                self.front_due(life, due, is_faulty)?;
+            Event::Engine(life, due) if self.lives(life) => {
+                self.engine_due(life, due, is_faulty)?;
             }
-            Event::Due(..) | Event::Front(..) => {}
+            Event::Due(..) | Event::Engine(..) => {}
         }
         Ok(())
     }
@@ -312,16 +312,16 @@ impl World {
     }
 
     /// What the node answers, and whether the claim waits there.
-    fn vote(&mut self, number: usize, question: &Question) -> (Answer, bool) {
+    fn vote(&mut self, number: usize, question: &Question) -> (NodeAnswer, bool) {
         self.expire(number);
         let now = self.now;
         let since = *self.nodes[number].known_since.get_or_insert(now);
         if since + DELAY > now && !made(Mistake::VotesInDelay) {
-            return (Answer::Away(duration(since + DELAY - now)), false);
+            return (NodeAnswer::Away(duration(since + DELAY - now)), false);
         }
         let token = question.claim.owner.to_string();
         if self.nodes[number].gone.contains(&token) {
-            return (Answer::Gone, false);
+            return (NodeAnswer::Gone, false);
         }
         let first = self.nodes[number].queue.front();
         if self.nodes[number].vote.is_none() && first.is_some_and(|first| *first != token) {
@@ -339,7 +339,7 @@ impl World {
                 if question.claim.queue && !node.queue.contains(&token) {
                     node.queue.push_back(token);
                 }
-                (Answer::Refused { holder, who }, question.claim.queue)
+                (NodeAnswer::Refused { holder, who }, question.claim.queue)
             }
             _ => {
                 let until = node.vote.as_ref().map_or(0, |(_, until)| *until);
@@ -347,7 +347,7 @@ impl World {
                 node.queue.retain(|other| *other != token);
                 let before = node.fence;
                 node.fence = node.fence.max(question.proposal);
-                let vote = Answer::Vote {
+                let vote = NodeAnswer::Vote {
                     sent_at: at(question.sent_at),
                     ttl: question.claim.ttl,
                     before,
@@ -451,7 +451,7 @@ impl World {
         &mut self,
         question: &Question,
         node: usize,
-        answer: Result<Answer, ()>,
+        answer: Result<NodeAnswer, ()>,
         queued: bool,
         is_faulty: bool,
     ) -> Result<(), String> {
@@ -463,7 +463,7 @@ impl World {
         }
         let process = &mut self.processes[life.0];
         if let Ok(answer) = &answer {
-            let voted = matches!(answer, Answer::Vote { .. });
+            let voted = matches!(answer, NodeAnswer::Vote { .. });
             let place = (node, question.round);
             let asked = &question.claim.owner;
             let owner = &question.owner;
@@ -478,7 +478,9 @@ impl World {
             return Ok(());
         }
         asking.answered += 1;
-        asking.tally.take(node, answer.unwrap_or(Answer::Failed));
+        asking
+            .tally
+            .take(node, answer.unwrap_or(NodeAnswer::Failed));
         self.decide(life, is_faulty)
     }
 
@@ -498,7 +500,7 @@ impl World {
             return Ok(());
         };
         let (round, proposal) = (asking.round, asking.proposal);
-        let (number, start) = process.front.acquiring.unwrap_or_default();
+        let (number, start) = process.engine.acquiring.unwrap_or_default();
         let who = (claim.owner.as_str(), claim.queue);
         let next = process.course.next(&asking.tally, who, true, now);
         let holder = asking.tally.holder();
@@ -558,11 +560,11 @@ impl World {
                 let pause = self.rng.u64(..20_000);
                 self.said(life, Acquired::Queued(Holder::of_ours(duration(pause))));
             }
-            Next::Lead => self.front_later(3_000, life, FrontDue::Again(number)),
+            Next::Lead => self.engine_later(3_000, life, EngineDue::Again(number)),
             Next::Again => {
                 self.stand_back(life, &claim, round, false, is_faulty);
                 let pause = self.rng.u64(..12_000);
-                self.front_later(pause, life, FrontDue::Again(number));
+                self.engine_later(pause, life, EngineDue::Again(number));
             }
         }
         Ok(())
@@ -645,18 +647,18 @@ impl World {
         }
         let now = at(self.now);
         match self.processes[life.0].claims.told(node, token, now) {
-            Told::More => {}
-            Told::Unknown => {
+            VoteNews::More => {}
+            VoteNews::Unknown => {
                 let claim = Claim::new(key(), OwnerToken::new(token), duration(TTL));
                 self.send_end(node, life, claim, is_faulty);
             }
-            Told::Waiting { told, owner, round } => {
+            VoteNews::Waiting { told, owner, round } => {
                 if told == majority(NODES) {
-                    let due = FrontDue::Told(owner, self.now);
-                    self.front_later(0, life, due);
+                    let due = EngineDue::Told(owner, self.now);
+                    self.engine_later(0, life, due);
                 } else if told == 1 {
-                    let due = FrontDue::Told(owner.clone(), self.now + 5_000);
-                    self.front_later(0, life, due);
+                    let due = EngineDue::Told(owner.clone(), self.now + 5_000);
+                    self.engine_later(0, life, due);
                     let unconfirmed = Due::Unconfirmed(owner, round);
                     self.plan(UNCONFIRMED, Event::Due(life, unconfirmed));
                 }

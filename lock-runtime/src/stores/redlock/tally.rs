@@ -23,7 +23,7 @@ use super::mistakes::{Mistake, made};
 
 /// What one node answered.
 #[derive(Clone, Debug)]
-pub(super) enum Answer {
+pub(super) enum NodeAnswer {
     /// It votes for the claim.
     Vote {
         /// When it was asked.
@@ -51,7 +51,7 @@ pub(super) enum Answer {
 /// The answers of one round.
 #[derive(Debug)]
 pub(super) struct Tally {
-    answers: Vec<Option<Answer>>,
+    answers: Vec<Option<NodeAnswer>>,
     /// The fencing token that was proposed to all.
     proposal: u64,
 }
@@ -96,7 +96,7 @@ impl Tally {
     }
 
     /// Takes in what `node` answered.
-    pub(super) fn take(&mut self, node: usize, answer: Answer) {
+    pub(super) fn take(&mut self, node: usize, answer: NodeAnswer) {
         self.answers[node] = Some(answer);
     }
 
@@ -109,7 +109,7 @@ impl Tally {
         for answer in &self.answers {
             match answer {
                 None => pending += 1,
-                Some(Answer::Vote {
+                Some(NodeAnswer::Vote {
                     sent_at,
                     ttl,
                     before,
@@ -129,9 +129,9 @@ impl Tally {
                         above = above.max(*before);
                     }
                 }
-                Some(Answer::Refused { .. }) => {}
-                Some(Answer::Gone) => gone += 1,
-                Some(Answer::Away(_) | Answer::Failed) => silent += 1,
+                Some(NodeAnswer::Refused { .. }) => {}
+                Some(NodeAnswer::Gone) => gone += 1,
+                Some(NodeAnswer::Away(_) | NodeAnswer::Failed) => silent += 1,
             }
         }
         if untils.len() >= quorum {
@@ -165,7 +165,7 @@ impl Tally {
     pub(super) fn votes(&self) -> usize {
         let votes = self.answers.iter().flatten();
         votes
-            .filter(|answer| matches!(answer, Answer::Vote { .. }))
+            .filter(|answer| matches!(answer, NodeAnswer::Vote { .. }))
             .count()
     }
 
@@ -184,7 +184,7 @@ impl Tally {
     /// For whom each of the nodes has voted that has voted for another.
     fn others(&self) -> impl Iterator<Item = &str> {
         self.answers.iter().filter_map(|answer| match answer {
-            Some(Answer::Refused { who, .. }) => Some(&**who),
+            Some(NodeAnswer::Refused { who, .. }) => Some(&**who),
             _ => None,
         })
     }
@@ -208,14 +208,14 @@ impl Tally {
         let (mut foreign, mut process) = (0, None);
         for answer in self.answers.iter().flatten() {
             match answer {
-                Answer::Vote { .. } => left.push(Some(Duration::ZERO)),
-                Answer::Refused { holder, .. } => {
+                NodeAnswer::Vote { .. } => left.push(Some(Duration::ZERO)),
+                NodeAnswer::Refused { holder, .. } => {
                     foreign += usize::from(holder.foreign);
                     left.push(holder.remaining);
                     process = process.or(holder.process);
                 }
-                Answer::Away(pause) => left.push(Some(*pause)),
-                Answer::Gone | Answer::Failed => {}
+                NodeAnswer::Away(pause) => left.push(Some(*pause)),
+                NodeAnswer::Gone | NodeAnswer::Failed => {}
             }
         }
         // What never ends is the longest.
@@ -244,8 +244,8 @@ impl Tally {
         let mut failed = 0;
         for answer in self.answers.iter().flatten() {
             match answer {
-                Answer::Away(pause) => pauses.push(*pause),
-                Answer::Failed => failed += 1,
+                NodeAnswer::Away(pause) => pauses.push(*pause),
+                NodeAnswer::Failed => failed += 1,
                 _ => {}
             }
         }
@@ -266,22 +266,22 @@ mod tests {
         Instant::from_nanos(1_000_000_000 * secs)
     }
 
-    fn vote(secs: u64, before: u64) -> Answer {
-        Answer::Vote {
+    fn vote(secs: u64, before: u64) -> NodeAnswer {
+        NodeAnswer::Vote {
             sent_at: at(secs),
             ttl: TTL,
             before,
         }
     }
 
-    fn refused(who: &str, secs: u64) -> Answer {
-        Answer::Refused {
+    fn refused(who: &str, secs: u64) -> NodeAnswer {
+        NodeAnswer::Refused {
             holder: Holder::of_ours(Duration::from_secs(secs)),
             who: who.into(),
         }
     }
 
-    fn tally(nodes: usize, answers: impl IntoIterator<Item = Answer>) -> Tally {
+    fn tally(nodes: usize, answers: impl IntoIterator<Item = NodeAnswer>) -> Tally {
         let mut tally = Tally::new(nodes, 100);
         for (node, answer) in answers.into_iter().enumerate() {
             tally.take(node, answer);
@@ -301,12 +301,12 @@ mod tests {
             for votes in 0..=nodes {
                 let mut answers = vec![vote(0, 0); votes];
                 let is_enough = votes >= quorum;
-                let is_granted = |answers: &[Answer]| {
+                let is_granted = |answers: &[NodeAnswer]| {
                     let verdict = tally(nodes, answers.to_vec()).verdict(at(1));
                     matches!(verdict, Verdict::Granted { .. })
                 };
                 assert_eq!(is_granted(&answers), is_enough);
-                for rest in [refused("x", 1), Answer::Failed, Answer::Gone] {
+                for rest in [refused("x", 1), NodeAnswer::Failed, NodeAnswer::Gone] {
                     answers.truncate(votes);
                     answers.resize(nodes, rest);
                     assert_eq!(is_granted(&answers), is_enough, "{answers:?}");
@@ -332,8 +332,8 @@ mod tests {
         assert_eq!(verdict(last - Duration::from_nanos(1)), granted(1, 0));
         assert_eq!(verdict(last), Verdict::Pending);
         let mut late = tally(5, votes.clone());
-        late.take(3, Answer::Failed);
-        late.take(4, Answer::Failed);
+        late.take(3, NodeAnswer::Failed);
+        late.take(4, NodeAnswer::Failed);
         assert_eq!(late.verdict(last), Verdict::Unavailable);
     }
 
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn it_is_decided_as_soon_as_no_answer_can_change_it() {
-        let verdict = |answers: &[Answer]| tally(5, answers.to_vec()).verdict(at(1));
+        let verdict = |answers: &[NodeAnswer]| tally(5, answers.to_vec()).verdict(at(1));
         let (x, y) = (refused("x", 1), refused("y", 1));
         assert_eq!(verdict(&[]), Verdict::Pending);
         assert_eq!(verdict(&[x.clone(), x.clone()]), Verdict::Pending);
@@ -369,14 +369,14 @@ mod tests {
         assert_eq!(verdict(&fourth), Verdict::Pending);
         let fifth = [x.clone(), x.clone(), y.clone(), y.clone(), vote(0, 0)];
         assert_eq!(verdict(&fifth), Verdict::Split);
-        assert_eq!(verdict(&vec![Answer::Failed; 2]), Verdict::Pending);
-        assert_eq!(verdict(&vec![Answer::Failed; 3]), Verdict::Unavailable);
-        assert_eq!(verdict(&vec![Answer::Gone; 3]), Verdict::Gone);
+        assert_eq!(verdict(&vec![NodeAnswer::Failed; 2]), Verdict::Pending);
+        assert_eq!(verdict(&vec![NodeAnswer::Failed; 3]), Verdict::Unavailable);
+        assert_eq!(verdict(&vec![NodeAnswer::Gone; 3]), Verdict::Gone);
     }
 
     #[test]
     fn failures_are_no_refusal_and_a_split_is_none_either() {
-        let (x, failed) = (refused("x", 1), Answer::Failed);
+        let (x, failed) = (refused("x", 1), NodeAnswer::Failed);
         let dead = [
             x.clone(),
             x.clone(),
@@ -385,7 +385,7 @@ mod tests {
             failed.clone(),
         ];
         assert_eq!(tally(5, dead).verdict(at(1)), Verdict::Unavailable);
-        let away = Answer::Away(Duration::from_secs(3));
+        let away = NodeAnswer::Away(Duration::from_secs(3));
         let restarted = [vote(0, 0), vote(0, 0), away.clone(), away.clone(), away];
         assert_eq!(tally(5, restarted).verdict(at(1)), Verdict::Unavailable);
         let split = [vote(0, 0), vote(0, 0), x.clone(), x, failed];
@@ -402,7 +402,7 @@ mod tests {
             let voters = || split.chars().filter(|voter| *voter != '-');
             let leads = |claim: char| {
                 let answers = split.chars().map(|voter| match voter {
-                    '-' => Answer::Failed,
+                    '-' => NodeAnswer::Failed,
                     voter if voter == claim => vote(0, 0),
                     voter => refused(&voter.to_string(), 1),
                 });
@@ -427,7 +427,7 @@ mod tests {
         let holder = tally(5, left).holder();
         assert_eq!(holder.remaining, Some(Duration::from_secs(6)));
         assert!(!holder.foreign && !holder.silent);
-        let foreign = Answer::Refused {
+        let foreign = NodeAnswer::Refused {
             holder: Holder::foreign(None),
             who: "z".into(),
         };
@@ -439,7 +439,7 @@ mod tests {
 
     #[test]
     fn who_is_refused_by_restarted_nodes_is_told_for_how_long() {
-        let away = |secs| Answer::Away(Duration::from_secs(secs));
+        let away = |secs| NodeAnswer::Away(Duration::from_secs(secs));
         let restarted = [vote(0, 0), away(9), away(2), vote(0, 0), away(5)];
         assert_eq!(
             tally(5, restarted).away(),
@@ -449,9 +449,9 @@ mod tests {
         let dead = [
             vote(0, 0),
             away(9),
-            Answer::Failed,
-            Answer::Failed,
-            Answer::Failed,
+            NodeAnswer::Failed,
+            NodeAnswer::Failed,
+            NodeAnswer::Failed,
         ];
         assert_eq!(tally(5, dead).away(), None);
     }

@@ -1,8 +1,9 @@
 // A process that takes locks by Go's api.Lock, as services in Go do.
 //
-// `go-lock ADDRESS KEY TTL` waits for the lock KEY, says "held", and releases it when it reads a line,
-// or holds it until it is killed. With a fourth argument N it takes and releases the lock N times
-// instead, and says how many microseconds that took; with a fifth, so many callers do so, each N times.
+// `go-lock ADDRESS KEY TTL` waits for the lock KEY, says "held", and releases it when it reads a
+// line, or holds it until it is killed. With a fourth argument N it takes and releases the lock N
+// times instead, and says how many microseconds that took; with a fifth, so many callers do so,
+// each N times.
 package main
 
 import (
@@ -66,7 +67,8 @@ func main() {
 	fmt.Println("released")
 }
 
-// turns lets callers take and release the lock so many times each, as the documents of api.Lock show it.
+// turns lets callers take and release the lock so many times each, as the documents of api.Lock
+// show it.
 func turns(client *api.Client, turns int, callers int) time.Duration {
 	var done sync.WaitGroup
 	start := time.Now()

@@ -18,8 +18,8 @@ use super::super::call::{Call, Reply};
 use super::super::config::{self, RedisSettings};
 use super::super::connection::Role;
 use super::super::fault::Fault;
-use super::super::link::{LANE, SHORT};
-use super::super::message::Unheard;
+use super::super::link::{DIRECT, LANE};
+use super::super::message::IfCallerGone;
 use super::super::scripts;
 use super::*;
 
@@ -105,8 +105,8 @@ async fn connection() -> (MultiplexedConnection, Peer) {
     let (info, settings) = (RedisConnectionInfo::default(), AsyncConnectionConfig::new());
     let opening = MultiplexedConnection::new_with_config(&info, ours, settings);
     let (opened, ()) = tokio::join!(opening, greeting);
-    let (connection, driver) = opened.unwrap();
-    tokio::spawn(driver);
+    let (connection, exchange) = opened.unwrap();
+    tokio::spawn(exchange);
     let (tell, asked) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some(command) = command(&mut reader).await {
@@ -161,7 +161,7 @@ fn plain() -> Call {
 /// Asks in a task of its own.
 fn ask(link: &Arc<Link>, call: Call) -> JoinHandle<Result<Reply, Fault>> {
     let link = Arc::clone(link);
-    tokio::spawn(async move { link.ask(call, Unheard::Skip).reply().await })
+    tokio::spawn(async move { link.ask(call, IfCallerGone::Drop).reply().await })
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,7 +170,7 @@ async fn a_lane_is_given_up_after_two_exchanges_in_a_row_without_an_answer() {
     let served = serve(keeper);
     for _ in 0..3 {
         let started = Instant::now();
-        let unanswered = link.ask(script(), Unheard::Skip).reply().await;
+        let unanswered = link.ask(script(), IfCallerGone::Drop).reply().await;
         let no_answer = matches!(unanswered, Err(Fault::NoAnswer(TIMEOUT)));
         assert!(no_answer, "{unanswered:?}");
         assert!(started.elapsed() < TIMEOUT * 2);
@@ -181,16 +181,22 @@ async fn a_lane_is_given_up_after_two_exchanges_in_a_row_without_an_answer() {
         peer.answer_next().await;
         asking.await.unwrap().unwrap().unwrap();
     }
-    link.ask(script(), Unheard::Skip).reply().await.unwrap_err();
-    link.ask(script(), Unheard::Skip).reply().await.unwrap_err();
+    link.ask(script(), IfCallerGone::Drop)
+        .reply()
+        .await
+        .unwrap_err();
+    link.ask(script(), IfCallerGone::Drop)
+        .reply()
+        .await
+        .unwrap_err();
     assert!(!link.works());
     served.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_exchange_without_an_answer_ends_a_short_way_and_keeps_nobody_waiting() {
+async fn one_exchange_without_an_answer_ends_a_direct_link_and_keeps_nobody_waiting() {
     // Nobody serves the link: its thread is blocked.
-    let (link, _keeper, mut peer) = linked(SHORT).await;
+    let (link, _keeper, mut peer) = linked(DIRECT).await;
     let started = Instant::now();
     let alone: Vec<_> = (0..4).map(|_| ask(&link, script())).collect();
     for _ in &alone {
@@ -214,8 +220,8 @@ async fn one_exchange_without_an_answer_ends_a_short_way_and_keeps_nobody_waitin
 #[tokio::test(start_paused = true)]
 async fn whoever_gives_up_a_call_that_is_overdue_gives_up_the_connection() {
     for overdue in [false, true] {
-        let (link, _keeper, mut peer) = linked(SHORT).await;
-        let asking = || Box::pin(link.ask(script(), Unheard::Skip).reply());
+        let (link, _keeper, mut peer) = linked(DIRECT).await;
+        let asking = || Box::pin(link.ask(script(), IfCallerGone::Drop).reply());
         let mut asked: Vec<_> = (0..5).map(|_| asking()).collect();
         let mut context = Context::from_waker(Waker::noop());
         for asked in &mut asked {
@@ -236,7 +242,7 @@ async fn whoever_gives_up_a_call_that_is_overdue_gives_up_the_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn calls_leave_in_the_order_of_their_first_polls() {
-    let (link, keeper, mut peer) = linked(SHORT).await;
+    let (link, keeper, mut peer) = linked(DIRECT).await;
     // More than two pipelines.
     let asking: Vec<_> = (0..150).map(|_| ask(&link, script())).collect();
     for _ in 0..10 {
@@ -270,7 +276,7 @@ fn ask_in_company(link: &Arc<Link>, lock: usize) -> JoinHandle<Result<Reply, Fau
 
 #[tokio::test(start_paused = true)]
 async fn calls_that_wait_together_share_a_command_and_others_do_not_wait_for_company() {
-    let (link, keeper, mut peer) = linked(SHORT).await;
+    let (link, keeper, mut peer) = linked(DIRECT).await;
     let alone: Vec<_> = (0..4).map(|lock| ask_in_company(&link, lock)).collect();
     let mut asked_alone = Vec::new();
     for lock in 0..4 {
@@ -318,7 +324,7 @@ async fn calls_that_wait_together_share_a_command_and_others_do_not_wait_for_com
 #[tokio::test(start_paused = true)]
 async fn while_many_calls_are_in_flight_none_goes_by_itself() {
     for (many, goes_alone) in [(1, true), (5, false)] {
-        let (link, _keeper, mut peer) = linked(SHORT).await;
+        let (link, _keeper, mut peer) = linked(DIRECT).await;
         let alone: Vec<_> = (0..4).map(|lock| ask_in_company(&link, lock)).collect();
         let mut asked = Vec::new();
         for _ in 0..4 {
@@ -386,8 +392,8 @@ async fn a_reply_that_is_cut_off_in_the_middle_answers_none_of_the_calls() {
 #[tokio::test(start_paused = true)]
 async fn a_call_that_nobody_waits_for_any_more_is_sent_only_if_it_has_to_be() {
     let (link, keeper, mut peer) = linked(LANE).await;
-    drop(link.send(vec![plain()], Unheard::Skip));
-    drop(link.send(vec![script()], Unheard::Run));
+    drop(link.send(vec![plain()], IfCallerGone::Drop));
+    drop(link.send(vec![script()], IfCallerGone::Send));
     let _served = serve(keeper);
     assert_eq!(peer.asked().await[0], "EVALSHA");
 }
@@ -395,8 +401,8 @@ async fn a_call_that_nobody_waits_for_any_more_is_sent_only_if_it_has_to_be() {
 #[tokio::test(start_paused = true)]
 async fn commands_among_scripts_keep_their_replies_and_only_what_failed_is_sent_again() {
     let (link, keeper, mut peer) = linked(LANE).await;
-    let mut first = link.send(vec![script()], Unheard::Skip);
-    let mut second = link.send(vec![plain(), script()], Unheard::Skip);
+    let mut first = link.send(vec![script()], IfCallerGone::Drop);
+    let mut second = link.send(vec![plain(), script()], IfCallerGone::Drop);
     let _served = serve(keeper);
     let mut asked = Vec::new();
     for name in ["EVALSHA", "GET", "PING", "EVALSHA"] {
@@ -422,7 +428,7 @@ async fn commands_among_scripts_keep_their_replies_and_only_what_failed_is_sent_
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_to_another_call_gives_up_the_connection() {
-    for terms in [LANE, SHORT] {
+    for terms in [LANE, DIRECT] {
         let (link, keeper, mut peer) = linked(terms).await;
         let served = serve(keeper);
         let asking = ask(&link, script());
@@ -437,7 +443,7 @@ async fn an_answer_to_another_call_gives_up_the_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_by_a_connection_that_was_given_up_dates_nothing_that_comes_by_the_next() {
-    let (link, _keeper, mut first) = linked(SHORT).await;
+    let (link, _keeper, mut first) = linked(DIRECT).await;
     let before = link.last_answered();
     let early = ask(&link, script());
     let asked_early = first.asked().await;
@@ -462,7 +468,7 @@ async fn an_answer_by_a_connection_that_was_given_up_dates_nothing_that_comes_by
 
 #[tokio::test(start_paused = true)]
 async fn what_becomes_of_a_connection_that_is_given_up_does_not_matter_to_the_next() {
-    let (link, _keeper, _first) = linked(SHORT).await;
+    let (link, _keeper, _first) = linked(DIRECT).await;
     let early = ask(&link, script());
     sleep(TIMEOUT / 2).await;
     let late = ask(&link, script());
@@ -481,8 +487,8 @@ async fn what_becomes_of_a_connection_that_is_given_up_does_not_matter_to_the_ne
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_there_is_no_connection_a_lane_keeps_what_a_short_way_refuses() {
-    for (terms, keeps) in [(LANE, true), (SHORT, false)] {
+async fn while_there_is_no_connection_a_lane_keeps_what_a_direct_link_refuses() {
+    for (terms, keeps) in [(LANE, true), (DIRECT, false)] {
         let (link, mut keeper, mut first) = linked(terms).await;
         let asking = ask(&link, script());
         let (open, closing) = watch::channel(false);

@@ -148,9 +148,9 @@ local function rest_for(want)
 end
 
 -- What a member of the queue wants: x if that is the lock alone; and whose it is.
-local function want_of(member, heir)
-  if string.sub(member, -1) ~= 'c' then return 'x', heir end
-  local owner, want = string.match(heir or '', '^(.*)/([^/]+)$')
+local function want_of(member, next_waiter)
+  if string.sub(member, -1) ~= 'c' then return 'x', next_waiter end
+  local owner, want = string.match(next_waiter or '', '^(.*)/([^/]+)$')
   return want or 'x', owner
 end
 
@@ -160,7 +160,7 @@ local function announce_rest()
   local member = found and found[1] or ''
   -- place
   if not channel then return end
-  local want, owner = want_of(member, heir)
+  local want, owner = want_of(member, next_waiter)
   redis.call('PUBLISH', channel, table.concat({'next', integer(rest_for(want)), owner}, '/'))
 end
 
@@ -178,7 +178,7 @@ local function serve(own)
     local member, ticket = head[1], head[2]
     if not member or member == own then return 'mine', nil, served end
     -- place
-    local want, owner = want_of(member, heir)
+    local want, owner = want_of(member, next_waiter)
     local at
     if want ~= 'x' then
       at = place_for(want)
@@ -226,7 +226,7 @@ local function tell_next(own)
     local member = found[1]
     if not member or member == own then return true end
     -- place
-    local _, owner = want_of(member, heir)
+    local _, owner = want_of(member, next_waiter)
     local heard = channel and redis.pcall('PUBLISH', channel, 'next/0/' .. (owner or '')) or 0
     if type(heard) == 'table' then
       refusal = heard

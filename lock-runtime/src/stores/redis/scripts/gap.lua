@@ -37,7 +37,7 @@ if holder == owner and waits and redis.call('EXISTS', gap) == 0 then
     for _, member in ipairs(redis.call('ZRANGE', queue, '0', '15')) do
       -- place
       local heard = channel
-        and redis.pcall('PUBLISH', channel, next_word(gap_ms, member, heir))
+        and redis.pcall('PUBLISH', channel, next_word(gap_ms, member, next_waiter))
       if heard and heard ~= 0 then break end
     end
     return answer(unpack(became))

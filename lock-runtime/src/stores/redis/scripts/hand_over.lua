@@ -28,7 +28,7 @@ if here[1] == owner and not here[2] and place ~= '' then
   elseif member then
     -- offer
     if heard ~= 0 and type(heard) == 'number' then
-      redis.call('SET', lock, heir, 'PX', grace_ms)
+      redis.call('SET', lock, next_waiter, 'PX', grace_ms)
       -- Somebody was queued in an earlier second: so it is at least once in each.
       if string.sub(popped[2], 1, 10) ~= second then
         local remaining_ms = grace_ms

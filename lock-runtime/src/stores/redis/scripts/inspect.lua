@@ -31,9 +31,9 @@ for _, member in ipairs(redis.call('ZRANGE', queue, '0', ARGV[2])) do
   if channel then
     local heard = redis.call('PUBSUB', 'NUMSUB', channel)[2]
     -- What it wants stands behind its owner token.
-    if string.sub(member, -1) == 'c' then heir = string.match(heir, '^(.*)/') or heir end
-    table.insert(words, (heard == 0 and 'deaf ' or 'hears ') .. #heir)
-    table.insert(texts, heir)
+    if string.sub(member, -1) == 'c' then next_waiter = string.match(next_waiter, '^(.*)/') or next_waiter end
+    table.insert(words, (heard == 0 and 'deaf ' or 'hears ') .. #next_waiter)
+    table.insert(texts, next_waiter)
   end
 end
 local holder = string.match(owner, '/lr%-(%x+%-%x+)%-%x+$')

@@ -149,7 +149,7 @@ local function hand_over(own)
       return put_back(popped)
     end
     if heard > 0 then
-      redis.call('SET', lock, heir, 'PX', grace_ms)
+      redis.call('SET', lock, next_waiter, 'PX', grace_ms)
       return 'handed', grace_ms
     end
   end
@@ -165,8 +165,8 @@ end
 
 -- What tells a waiter when to look. What goes together with others has what it wants behind its
 -- owner token.
-local function next_word(remaining_ms, member, heir)
-  local owner = string.sub(member, -1) == 'c' and string.match(heir, '^(.*)/') or heir
+local function next_word(remaining_ms, member, next_waiter)
+  local owner = string.sub(member, -1) == 'c' and string.match(next_waiter, '^(.*)/') or next_waiter
   return table.concat({'next', integer(remaining_ms), owner}, '/')
 end
 
@@ -179,7 +179,7 @@ local function announce(remaining_ms)
   local member = members and members[1] or ''
   -- place
   if not channel then return end
-  redis.call('PUBLISH', channel, next_word(remaining_ms, member, heir))
+  redis.call('PUBLISH', channel, next_word(remaining_ms, member, next_waiter))
 end
 
 -- Answers a claim that cannot have the lock: queues it with a ticket, if it waits (`member` is not

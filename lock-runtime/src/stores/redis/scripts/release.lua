@@ -22,7 +22,7 @@ if redis.pcall('GET', lock) == owner then
       if drawn then
         -- offer
         if heard ~= 0 and type(heard) == 'number' then
-          redis.call('SET', lock, heir, 'PX', grace_ms)
+          redis.call('SET', lock, next_waiter, 'PX', grace_ms)
           if redis.call('EXISTS', queue) == 0 then return call .. ' released' end
           given_ms = grace_ms
         end

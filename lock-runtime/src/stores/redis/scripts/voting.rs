@@ -8,15 +8,15 @@ use once_cell::sync::Lazy;
 
 use super::{Call, Companion, Script, claim_arguments, holder, load, lost, millis, words};
 
-/// A verb that votes, with so many keys.
-fn voting(verb: &str, keys: usize) -> Script {
-    Script::new(&include_str!("voting.lua").replace("-- verb\n", verb), keys)
-}
-
 static ACQUIRE: Lazy<Script> = Lazy::new(|| voting(include_str!("acquire.lua"), 5));
 /// Does nothing, but that the server is known to vote from then on.
 static ATTEND: Lazy<Script> = Lazy::new(|| voting("return ARGV[1] .. ' lost'\n", 3));
 static RENEW: Lazy<Script> = Lazy::new(|| voting(include_str!("renew.lua"), 3));
+
+/// A verb that votes, with so many keys.
+fn voting(verb: &str, keys: usize) -> Script {
+    Script::new(&include_str!("voting.lua").replace("-- verb\n", verb), keys)
+}
 
 /// What is asked of every server that votes.
 #[derive(Clone, Copy, Debug)]

@@ -114,7 +114,7 @@ fn an_old_answer_that_is_heard_late_hides_no_vote() {
 fn news_of_a_vote_count_if_they_are_of_the_present_try() {
     let (claims, claim, round) = asked();
     let owner = claim.owner.as_str();
-    let waiting = |told, round| Told::Waiting {
+    let waiting = |told, round| VoteNews::Waiting {
         told,
         owner: claim.owner.clone(),
         round,
@@ -122,13 +122,13 @@ fn news_of_a_vote_count_if_they_are_of_the_present_try() {
     assert_eq!(claims.told(1, owner, at(2)), waiting(1, round));
     assert_eq!(claims.told(2, owner, at(2)), waiting(2, round));
     claims.give_back(&claim.owner, round, false, at(2));
-    assert_eq!(claims.told(1, owner, at(2)), Told::Unknown);
-    assert_eq!(claims.told(1, "another", at(2)), Told::Unknown);
+    assert_eq!(claims.told(1, owner, at(2)), VoteNews::Unknown);
+    assert_eq!(claims.told(1, "another", at(2)), VoteNews::Unknown);
     let (next, _) = claims.begin(&claim, 5, at(2));
     let token = format!("1~{owner}");
     assert_eq!(claims.told(1, &token, at(2)), waiting(1, next));
     assert!(claims.promise(&claim.owner, next, at(6)));
-    assert_eq!(claims.told(0, &token, at(3)), Told::More);
+    assert_eq!(claims.told(0, &token, at(3)), VoteNews::More);
 }
 
 #[test]

@@ -23,73 +23,76 @@ use crate::sync::lock;
 /// The instant at which a task looks that has nothing to look for.
 const NEVER: u64 = u64::MAX;
 
-/// The tickers of an engine.
-pub(super) enum Tickers {
+/// The watchdogs of an engine.
+pub(super) enum Watchdogs {
     /// The one on the executor of the backend.
-    Backend(Ticker),
+    Backend(Watchdog),
     /// One for each tokio runtime that has something to wait for, and one where the lock runtime
     /// was built.
     Callers {
-        tickers: Mutex<Vec<(Id, Ticker)>>,
+        watchdogs: Mutex<Vec<(Id, Watchdog)>>,
         /// The tokio runtime that built the lock runtime, until it has ended. Locked while
-        /// `tickers` is.
-        home: Mutex<Option<Handle>>,
+        /// `watchdogs` is.
+        built_on: Mutex<Option<Handle>>,
     },
 }
 
 /// The handle to a task, which ends when the handle is dropped.
-pub(super) struct Ticker {
+pub(super) struct Watchdog {
     /// When the task next looks, in nanoseconds.
     looks_at: Arc<AtomicU64>,
     /// Told when it has to look earlier than it meant to.
     earlier: watch::Sender<()>,
 }
 
-impl Tickers {
-    pub(super) fn new(executor: &Executor) -> Tickers {
+impl Watchdogs {
+    pub(super) fn new(executor: &Executor) -> Watchdogs {
         match executor {
-            Executor::Backend(_) => Tickers::Backend(Ticker::new()),
-            Executor::Caller { built_on } => Tickers::Callers {
-                tickers: Mutex::default(),
-                home: Mutex::new(Some(built_on.clone())),
+            Executor::Backend(_) => Watchdogs::Backend(Watchdog::new()),
+            Executor::Caller { built_on } => Watchdogs::Callers {
+                watchdogs: Mutex::default(),
+                built_on: Mutex::new(Some(built_on.clone())),
             },
         }
     }
 
     /// Starts the task that is always there, if there is one.
     pub(super) fn start(&self, engine: &Arc<Engine>) {
-        if let Tickers::Backend(ticker) = self {
-            let task = ticker.run(Arc::downgrade(engine));
-            engine.executor.spawn_at_home(task);
+        if let Watchdogs::Backend(watchdog) = self {
+            let task = watchdog.run(Arc::downgrade(engine));
+            engine.executor.spawn_outliving_caller(task);
         }
     }
 
     /// Makes sure that somebody looks by `at`.
     pub(super) fn look_by(&self, engine: &Engine, at: Instant) {
         match self {
-            Tickers::Backend(ticker) => ticker.look_by(at),
-            Tickers::Callers { tickers, home } => {
-                let mut tickers = lock(tickers);
+            Watchdogs::Backend(watchdog) => watchdog.look_by(at),
+            Watchdogs::Callers {
+                watchdogs,
+                built_on,
+            } => {
+                let mut watchdogs = lock(watchdogs);
                 // Where the task is gone, so is its tokio runtime.
-                tickers.retain(|(_, ticker)| ticker.runs());
+                watchdogs.retain(|(_, watchdog)| watchdog.runs());
                 let mut runs_on = |handle: &Handle| {
-                    if tickers.iter().any(|(id, _)| *id == handle.id()) {
+                    if watchdogs.iter().any(|(id, _)| *id == handle.id()) {
                         return true;
                     }
-                    let ticker = Ticker::new();
-                    handle.spawn(ticker.run(engine.this.clone()));
-                    let runs = ticker.runs();
-                    tickers.push((handle.id(), ticker));
+                    let watchdog = Watchdog::new();
+                    handle.spawn(watchdog.run(engine.this.clone()));
+                    let runs = watchdog.runs();
+                    watchdogs.push((handle.id(), watchdog));
                     runs
                 };
                 if let Ok(here) = Handle::try_current() {
                     runs_on(&here);
                 }
                 // What is due outlives the tokio runtime of the caller, which may be about to end.
-                let mut home = lock(home);
-                home.take_if(|home| !runs_on(home));
-                for (_, ticker) in tickers.iter() {
-                    ticker.look_by(at);
+                let mut built_on = lock(built_on);
+                built_on.take_if(|built_on| !runs_on(built_on));
+                for (_, watchdog) in watchdogs.iter() {
+                    watchdog.look_by(at);
                 }
             }
         }
@@ -98,21 +101,21 @@ impl Tickers {
     /// Whether the task that looks at `looks_at` may end, since nothing is due: then it is
     /// forgotten.
     fn forget_idle(&self, looks_at: &Arc<AtomicU64>) -> bool {
-        let Tickers::Callers { tickers, .. } = self else {
+        let Watchdogs::Callers { watchdogs, .. } = self else {
             return false;
         };
-        let mut tickers = lock(tickers);
+        let mut watchdogs = lock(watchdogs);
         let is_idle = looks_at.load(Ordering::Acquire) == NEVER;
         if is_idle {
-            tickers.retain(|(_, ticker)| !Arc::ptr_eq(&ticker.looks_at, looks_at));
+            watchdogs.retain(|(_, watchdog)| !Arc::ptr_eq(&watchdog.looks_at, looks_at));
         }
         is_idle
     }
 }
 
-impl Ticker {
-    fn new() -> Ticker {
-        Ticker {
+impl Watchdog {
+    fn new() -> Watchdog {
+        Watchdog {
             looks_at: Arc::new(AtomicU64::new(NEVER)),
             earlier: watch::Sender::new(()),
         }
@@ -166,7 +169,7 @@ impl Ticker {
                 looks_at.store(NEVER, Ordering::Release);
                 match engine.tick() {
                     Some(next) => drop(looks_at.fetch_min(next.as_nanos(), Ordering::AcqRel)),
-                    None if engine.tickers.forget_idle(&looks_at) => return,
+                    None if engine.watchdogs.forget_idle(&looks_at) => return,
                     None => {}
                 }
             }

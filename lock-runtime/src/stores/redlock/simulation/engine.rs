@@ -40,7 +40,7 @@ pub(super) enum Due {
 }
 
 /// The machine of a process.
-pub(super) struct Front {
+pub(super) struct Engine {
     key: Key,
     waiters: u64,
     owners: u64,
@@ -59,9 +59,9 @@ struct Ending {
     done: usize,
 }
 
-impl Default for Front {
-    fn default() -> Front {
-        Front {
+impl Default for Engine {
+    fn default() -> Engine {
+        Engine {
             key: Key::new(key(), 0),
             waiters: 0,
             owners: 0,
@@ -77,15 +77,6 @@ pub(super) fn key() -> LockKey {
     LockKey::new("lock:", "k").unwrap()
 }
 
-fn rules() -> Rules {
-    let mut rules = Rules::default();
-    rules.command_timeout = duration(3 * TIMEOUT);
-    rules.grace = duration(GRACE);
-    rules.heartbeat = duration(HEARTBEAT);
-    rules.local_passes = 4;
-    rules
-}
-
 /// Nothing is known of a question; it is worth asking again after this time.
 pub(super) fn not_known(pause: Micros) -> Answer {
     let error = Arc::new(BackendError::unavailable("no majority answered"));
@@ -96,16 +87,16 @@ impl World {
     /// The tasks of a process begin to want the lock.
     pub(super) fn starts(&mut self, life: Life) {
         for task in 0..TASKS {
-            self.front_later(1_000 * task as Micros, life, Due::Join);
+            self.engine_later(1_000 * task as Micros, life, Due::Join);
         }
     }
 
-    pub(super) fn front_later(&mut self, after: Micros, life: Life, due: Due) {
-        self.plan(after, super::Event::Front(life, due));
+    pub(super) fn engine_later(&mut self, after: Micros, life: Life, due: Due) {
+        self.plan(after, super::Event::Engine(life, due));
     }
 
     /// Something is due for the machine of a process.
-    pub(super) fn front_due(
+    pub(super) fn engine_due(
         &mut self,
         life: Life,
         due: Due,
@@ -119,9 +110,9 @@ impl World {
                     true => 10_000_000,
                     false => self.rng.u64(20_000..2_000_000),
                 };
-                let front = &mut self.processes[life.0].front;
-                front.waiters += 1;
-                let id = WaiterId(front.waiters);
+                let engine = &mut self.processes[life.0].engine;
+                engine.waiters += 1;
+                let id = WaiterId(engine.waiters);
                 let waiter = Waiter {
                     id,
                     terms: Terms::new(duration(TTL)),
@@ -130,7 +121,7 @@ impl World {
                     deadline: at(now + wait),
                     owner: None,
                 };
-                self.front_later(wait, life, Due::GiveUp(id));
+                self.engine_later(wait, life, Due::GiveUp(id));
                 self.feed(life, Event::Joined(waiter), is_faulty)
             }
             Due::GiveUp(id) => self.feed(life, Event::GaveUp(id), is_faulty),
@@ -153,8 +144,8 @@ impl World {
             }
             Due::Time => self.feed(life, Event::Time, is_faulty),
             Due::Answer(number, sent_at, answer) => {
-                let front = &mut self.processes[life.0].front;
-                let Some(ask) = front.asks.remove(&number) else {
+                let engine = &mut self.processes[life.0].engine;
+                let Some(ask) = engine.asks.remove(&number) else {
                     return Ok(());
                 };
                 let event = Event::Answered {
@@ -166,17 +157,17 @@ impl World {
                 self.feed(life, event, is_faulty)
             }
             Due::Again(number) => {
-                let acquiring = self.processes[life.0].front.acquiring;
+                let acquiring = self.processes[life.0].engine.acquiring;
                 if acquiring.is_some_and(|(asked, _)| asked == number) {
                     self.ask(life, is_faulty, 0);
                 }
                 Ok(())
             }
             Due::Unconfirmed(number) => {
-                let front = &mut self.processes[life.0].front;
-                let open = front.endings.len();
-                front.endings.retain(|ending| ending.number != number);
-                if front.endings.len() < open {
+                let engine = &mut self.processes[life.0].engine;
+                let open = engine.endings.len();
+                engine.endings.retain(|ending| ending.number != number);
+                if engine.endings.len() < open {
                     self.answer(life, number, now, not_known(PAUSE));
                 }
                 Ok(())
@@ -188,23 +179,23 @@ impl World {
     /// Gives the machine an event, and does what it says.
     fn feed(&mut self, life: Life, event: Event<'_>, is_faulty: bool) -> Result<(), String> {
         let now = self.now;
-        let front = &mut self.processes[life.0].front;
-        while let Some(kind) = front.key.wants_owner(&event) {
-            front.owners += 1;
+        let engine = &mut self.processes[life.0].engine;
+        while let Some(kind) = engine.key.wants_owner(&event) {
+            engine.owners += 1;
             // Whose token is smaller is chance.
             let name = format!("{:016x}.{}.{}", self.rng.u64(..), life.0, life.1);
-            front.key.provide_owner(kind, OwnerToken::new(name));
+            engine.key.provide_owner(kind, OwnerToken::new(name));
         }
-        let actions = front.key.on(&rules(), at(now), event);
+        let actions = engine.key.on(&rules(), at(now), event);
         for action in actions {
             self.act(life, action, is_faulty)?;
         }
-        let front = &mut self.processes[life.0].front;
-        if let Some(when) = front.key.wants_time_at(&rules()) {
+        let engine = &mut self.processes[life.0].engine;
+        if let Some(when) = engine.key.wants_time_at(&rules()) {
             let when = super::micros(when).max(now) + 1;
-            if front.wakes_at <= now || when < front.wakes_at {
-                front.wakes_at = when;
-                self.front_later(when - now, life, Due::Time);
+            if engine.wakes_at <= now || when < engine.wakes_at {
+                engine.wakes_at = when;
+                self.engine_later(when - now, life, Due::Time);
             }
         }
         Ok(())
@@ -214,7 +205,7 @@ impl World {
         match action {
             Action::Ask(ask) => {
                 let (number, verb) = (ask.number, ask.verb.clone());
-                self.processes[life.0].front.asks.insert(number, *ask);
+                self.processes[life.0].engine.asks.insert(number, *ask);
                 match verb {
                     Verb::Acquire(claim) => self.acquire(life, number, claim, is_faulty),
                     Verb::Release(release) => {
@@ -224,11 +215,11 @@ impl World {
                     Verb::Abandon(claim) => self.end(life, number, &claim, is_faulty),
                 }
             }
-            Action::Renew(lease, ..) => self.front_later(1_000, life, Due::NotRenewed(lease)),
+            Action::Renew(lease, ..) => self.engine_later(1_000, life, Due::NotRenewed(lease)),
             Action::Tell(id, Outcome::Granted(granted)) => self.told_granted(life, id, &granted)?,
             Action::Tell(..) | Action::TakeBack(..) | Action::Released(..) => {
                 let pause = self.rng.u64(..5_000);
-                self.front_later(pause, life, Due::Join);
+                self.engine_later(pause, life, Due::Join);
             }
             Action::Changed(_) => {}
         }
@@ -238,7 +229,7 @@ impl World {
     /// A task has the lock: nobody else may.
     fn told_granted(&mut self, life: Life, id: WaiterId, granted: &Granted) -> Result<(), String> {
         let now = self.now;
-        let key = &self.processes[life.0].front.key;
+        let key = &self.processes[life.0].engine.key;
         let left = key.remaining(granted.lease, granted.token, at(now));
         let left = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
         self.holds(life, &granted.owner, now + left, granted.token.as_u64())?;
@@ -248,8 +239,8 @@ impl World {
             0 if !self.is_calm => longest,
             _ => self.rng.u64(1_000..60_000).min(longest),
         };
-        self.front_later(0, life, Due::Take(id));
-        self.front_later(hold, life, Due::EndHold(granted.lease, granted.token));
+        self.engine_later(0, life, Due::Take(id));
+        self.engine_later(hold, life, Due::EndHold(granted.lease, granted.token));
         Ok(())
     }
 
@@ -258,7 +249,7 @@ impl World {
         let now = self.now;
         self.overtake(life);
         let process = &mut self.processes[life.0];
-        process.front.acquiring = Some((number, now));
+        process.engine.acquiring = Some((number, now));
         process.course = Course::default();
         process.claim = Some(claim);
         self.ask(life, is_faulty, 0);
@@ -268,7 +259,7 @@ impl World {
         let process = &mut self.processes[life.0];
         process.asking = None;
         process.claim = None;
-        if let Some((older, since)) = process.front.acquiring.take() {
+        if let Some((older, since)) = process.engine.acquiring.take() {
             self.answer(life, older, since, not_known(PAUSE));
         }
     }
@@ -277,10 +268,10 @@ impl World {
     pub(super) fn acquired(&mut self, life: Life, sent_at: Option<Micros>, answer: Answer) {
         let process = &mut self.processes[life.0];
         process.claim = None;
-        let Some((number, since)) = process.front.acquiring.take() else {
+        let Some((number, since)) = process.engine.acquiring.take() else {
             return;
         };
-        let ask = process.front.asks.get(&number);
+        let ask = process.engine.asks.get(&number);
         let is_release = ask.is_some_and(|ask| matches!(ask.verb, Verb::Release(_)));
         let answer = match answer {
             Answer::Acquired(acquired) if is_release => {
@@ -297,7 +288,7 @@ impl World {
     }
 
     fn answer(&mut self, life: Life, number: u64, sent_at: Micros, answer: Answer) {
-        self.front_later(0, life, Due::Answer(number, sent_at, answer));
+        self.engine_later(0, life, Due::Answer(number, sent_at, answer));
     }
 
     /// Ends what a claim has at all nodes, which is answered when a majority has confirmed it.
@@ -329,15 +320,15 @@ impl World {
             open: open.collect(),
             done,
         };
-        self.processes[life.0].front.endings.push(ending);
-        self.front_later(3 * TIMEOUT, life, Due::Unconfirmed(number));
+        self.processes[life.0].engine.endings.push(ending);
+        self.engine_later(3 * TIMEOUT, life, Due::Unconfirmed(number));
         self.give_back(life, stubs, is_faulty);
         self.finish_endings(life, is_faulty);
     }
 
     /// A node has confirmed a withdrawal.
     pub(super) fn confirmed(&mut self, life: Life, node: usize, claim: &Claim, is_faulty: bool) {
-        for ending in &mut self.processes[life.0].front.endings {
+        for ending in &mut self.processes[life.0].engine.endings {
             let open = ending.open.len();
             let is_it = |it: &(usize, OwnerToken)| it.0 == node && it.1 == claim.owner;
             ending.open.retain(|it| !is_it(it));
@@ -348,13 +339,13 @@ impl World {
 
     fn finish_endings(&mut self, life: Life, is_faulty: bool) {
         let now = self.now;
-        let endings = &mut self.processes[life.0].front.endings;
+        let endings = &mut self.processes[life.0].engine.endings;
         let (ended, open): (Vec<_>, Vec<_>) = std::mem::take(endings)
             .into_iter()
             .partition(|ending| ending.done >= majority(NODES));
         *endings = open;
         for Ending { number, .. } in ended {
-            let ask = self.processes[life.0].front.asks.get(&number);
+            let ask = self.processes[life.0].engine.asks.get(&number);
             match ask.map(|ask| ask.verb.clone()) {
                 Some(Verb::Release(release)) => match release.next {
                     Some(next) => self.acquire(life, number, next, is_faulty),
@@ -367,4 +358,13 @@ impl World {
             }
         }
     }
+}
+
+fn rules() -> Rules {
+    let mut rules = Rules::default();
+    rules.command_timeout = duration(3 * TIMEOUT);
+    rules.grace = duration(GRACE);
+    rules.heartbeat = duration(HEARTBEAT);
+    rules.local_passes = 4;
+    rules
 }

@@ -18,7 +18,7 @@ type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A queue for each key of which something is asked.
 #[derive(Default)]
-pub struct Lanes(Mutex<State>);
+pub struct KeyOrder(Mutex<State>);
 
 /// Why a question has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,8 +42,8 @@ struct State {
     busy: HashMap<LockKey, VecDeque<Job>>,
 }
 
-impl Lanes {
-    /// Asks on `home` when all that came before it for `key` has been answered; the answer. With
+impl KeyOrder {
+    /// Asks on `handle` when all that came before it for `key` has been answered; the answer. With
     /// `begin_by` it is asked by then or never, and only if somebody waits for it: without, it is
     /// asked even if what this returns is dropped.
     ///
@@ -54,8 +54,8 @@ impl Lanes {
     ///
     /// [`Unanswered`], which says whether it was asked.
     pub fn ask<T, Q>(
-        self: &Arc<Lanes>,
-        home: &Handle,
+        self: &Arc<KeyOrder>,
+        handle: &Handle,
         key: &LockKey,
         number: AskNumber,
         begin_by: Option<Instant>,
@@ -73,22 +73,22 @@ impl Lanes {
             }
             let _ = tell.send(Ok(question.await));
         };
-        let queued = self.run(home, key, number, job);
+        let queued = self.run(handle, key, number, job);
         async move {
             queued?;
             told.await.unwrap_or(Err(Unanswered::Ended))
         }
     }
 
-    /// Runs `job` on `home` when all that came before it for `key` has ended.
+    /// Runs `job` on `handle` when all that came before it for `key` has ended.
     ///
     /// # Errors
     ///
     /// [`Overtaken`] if a job of the key with a larger number was there before; a number of 0 is
     /// overtaken by none.
     pub fn run(
-        self: &Arc<Lanes>,
-        home: &Handle,
+        self: &Arc<KeyOrder>,
+        handle: &Handle,
         key: &LockKey,
         number: AskNumber,
         job: impl Future<Output = ()> + Send + 'static,
@@ -102,12 +102,12 @@ impl Lanes {
         }
         state.busy.insert(key.clone(), VecDeque::new());
         drop(state);
-        let (lanes, key) = (Arc::clone(self), key.clone());
-        home.spawn(async move {
+        let (order, key) = (Arc::clone(self), key.clone());
+        handle.spawn(async move {
             let mut job = Some(job);
             while let Some(next) = job {
                 next.await;
-                job = lanes.next(&key);
+                job = order.next(&key);
             }
         });
         Ok(())
@@ -145,15 +145,15 @@ mod tests {
     }
 
     /// Never ends, and keeps its lane.
-    fn block(lanes: &Arc<Lanes>, name: &str) {
+    fn block(order: &Arc<KeyOrder>, name: &str) {
         let job = std::future::pending();
-        let home = Handle::current();
-        lanes.run(&home, &key(name), 0, job).expect("a turn");
+        let handle = Handle::current();
+        order.run(&handle, &key(name), 0, job).expect("a turn");
     }
 
     #[tokio::test]
     async fn questions_about_one_key_are_asked_one_after_the_other() {
-        let (lanes, home) = (Arc::<Lanes>::default(), Handle::current());
+        let (order, handle) = (Arc::<KeyOrder>::default(), Handle::current());
         let (tell, told) = std::sync::mpsc::channel();
         for number in 1..=3 {
             let tell = tell.clone();
@@ -161,35 +161,37 @@ mod tests {
                 sleep(Duration::from_millis(4 - number)).await;
                 tell.send(number).expect("somebody listens");
             };
-            lanes.run(&home, &key("k"), number, job).expect("a turn");
+            order.run(&handle, &key("k"), number, job).expect("a turn");
         }
-        let last = lanes.ask(&home, &key("k"), 4, soon(), async {}).await;
+        let last = order.ask(&handle, &key("k"), 4, soon(), async {}).await;
         assert_eq!(last, Ok(()));
         assert_eq!(told.try_iter().collect::<Vec<_>>(), [1, 2, 3]);
     }
 
     #[tokio::test]
     async fn a_key_does_not_wait_for_another() {
-        let (lanes, home) = (Arc::<Lanes>::default(), Handle::current());
-        block(&lanes, "busy");
-        let answer = lanes.ask(&home, &key("free"), 1, soon(), async { 7 }).await;
+        let (order, handle) = (Arc::<KeyOrder>::default(), Handle::current());
+        block(&order, "busy");
+        let answer = order
+            .ask(&handle, &key("free"), 1, soon(), async { 7 })
+            .await;
         assert_eq!(answer, Ok(7));
     }
 
     #[tokio::test]
     async fn a_question_that_was_overtaken_or_is_too_late_is_not_asked() {
-        let (lanes, home) = (Arc::<Lanes>::default(), Handle::current());
+        let (order, handle) = (Arc::<KeyOrder>::default(), Handle::current());
         let ask = |number, begin_by| {
-            let lanes = Arc::clone(&lanes);
-            let home = home.clone();
+            let order = Arc::clone(&order);
+            let handle = handle.clone();
             async move {
                 let never = async { unreachable!("it is asked") };
-                lanes
-                    .ask::<(), _>(&home, &key("k"), number, begin_by, never)
+                order
+                    .ask::<(), _>(&handle, &key("k"), number, begin_by, never)
                     .await
             }
         };
-        let answer = lanes.ask(&home, &key("k"), 2, None, async {}).await;
+        let answer = order.ask(&handle, &key("k"), 2, None, async {}).await;
         assert_eq!(answer, Ok(()));
         assert!(matches!(ask(1, None).await, Err(Unanswered::Overtaken(_))));
         let past = Instant::now() - Duration::from_millis(1);
@@ -198,13 +200,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_caller_waits_for_does_not_hold_the_question() {
-        let (lanes, home) = (Arc::<Lanes>::default(), Handle::current());
+        let (order, handle) = (Arc::<KeyOrder>::default(), Handle::current());
         let large = [0_u8; 10_000];
         let question = async move {
             sleep(Duration::ZERO).await;
             large.len()
         };
-        let asking = lanes.ask(&home, &key("k"), 1, None, question);
+        let asking = order.ask(&handle, &key("k"), 1, None, question);
         assert!(size_of_val(&asking) < 200, "{}", size_of_val(&asking));
         assert_eq!(asking.await, Ok(10_000));
     }
