@@ -22,10 +22,6 @@ pub(crate) use self::shapes::Shape;
 /// What a body that panics on purpose says.
 pub(crate) const PLANNED_PANIC: &str = "planned";
 
-fn nanos(duration: Duration) -> Nanos {
-    Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX)
-}
-
 /// One claim, and what is done under it.
 #[derive(Clone)]
 pub(crate) struct Turn {
@@ -328,10 +324,6 @@ impl Turn {
 
 fn nanos(duration: Duration) -> Nanos {
     Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX)
-}
-
-fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
 }
 
 /// A lease, as far as the log has to know. Dropped, it notes that from now on its holder does not

@@ -2,7 +2,6 @@
 //! told when to look.
 
 use std::pin::pin;
-use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 

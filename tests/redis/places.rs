@@ -48,7 +48,7 @@ async fn queue(backend: &RedisBackend, claim: &Claim) {
 /// Waits until claims that are asked for here are told by a connection of this tokio runtime.
 async fn by_the_direct_link(server: &Server, backend: &RedisBackend) {
     let holder = taken(backend, "warm").await;
-    comes_true("a short way", async || {
+    comes_true("a direct link", async || {
         let probe = claim("warm");
         queue(backend, &probe).await;
         let channel = channels(server, "warm").remove(0);

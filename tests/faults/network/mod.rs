@@ -19,8 +19,8 @@ use std::time::Duration;
 use lock_runtime::LockRuntime;
 use lock_tests::faults::proxy::{Fault, Proxy, Way};
 use lock_tests::faults::{
-    DEADLINE, SLACK, builder, by_the_short_way, can_be_had, eventually, free, locks, nothing_left,
-    owner, queued, remaining, start, start_patient,
+    DEADLINE, SLACK, builder, by_the_direct_link, can_be_had, eventually, free, locks,
+    nothing_left, owner, queued, remaining, start, start_patient,
 };
 use lock_tests::server::Server;
 use lock_tests::{ms, secs};

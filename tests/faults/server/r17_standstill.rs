@@ -66,9 +66,9 @@ async fn a_caller_who_leaves_while_the_server_stands_still_leaves_no_lock_behind
             .count()
             == 2
     };
-    comes_true("a short way", async || {
+    comes_true("a direct link", async || {
         can_be_had(&locks, "warm").await;
-        short_way()
+        direct_link()
     })
     .await;
 

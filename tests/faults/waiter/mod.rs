@@ -32,7 +32,7 @@ use lock_runtime::{LockGuard, LockRuntime};
 use lock_tests::faults::process::{Process, token};
 use lock_tests::faults::proxy::{Fault, Proxy, Way};
 use lock_tests::faults::{
-    COMMAND, DEADLINE, GRACE, SLACK, builder, by_the_short_way, can_be_had, channels, eventually,
+    COMMAND, DEADLINE, GRACE, SLACK, builder, by_the_direct_link, can_be_had, channels, eventually,
     free, listeners, locks, nothing_left, owner, queued, remaining, start, start_patient,
     statistic, waiters,
 };

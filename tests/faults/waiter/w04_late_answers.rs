@@ -52,7 +52,7 @@ async fn a_thread_that_is_blocked_as_it_releases_keeps_nobody_waiting() {
     let releaser = std::thread::spawn(move || {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_all().build().unwrap().block_on(async {
-            by_the_short_way(&way, &other).await;
+            by_the_direct_link(&way, &other).await;
             tell.send(other.lock("k").acquire().await.unwrap()).unwrap();
             let guard: LockGuard = gone.await.unwrap();
             let mut releasing = pin!(guard.release());
