@@ -12,3 +12,4 @@ mod observing;
 mod one_story;
 mod ops;
 mod orders;
+mod recorded;

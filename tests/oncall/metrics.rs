@@ -1,43 +1,16 @@
 //! Metrics: their names and labels are exactly those that are documented, and no key is among them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use lock_runtime::memory::{Fault, MemoryBackend};
 use lock_runtime::observe::{BUCKETS, METRICS};
 use lock_runtime::{LockError, LockRuntime, distributed_lock};
-use lock_tests::server::Server;
 use lock_tests::{ms, secs};
-use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use metrics_util::debugging::DebuggingRecorder;
 use tokio::time::sleep;
 
-/// A metric with its labels, and its value.
-type Seen = (String, DebugValue);
-
-/// The metrics, each as `name{label=value,…}`.
-fn seen(snapshotter: &Snapshotter) -> Vec<Seen> {
-    let all = snapshotter.snapshot().into_vec().into_iter();
-    let seen = all.map(|(key, _, _, value)| {
-        let (_, key) = key.into_parts();
-        let labels = key.labels();
-        let labels = labels.map(|label| format!("{}={}", label.key(), label.value()));
-        let mut labels: Vec<_> = labels.collect();
-        labels.sort();
-        (format!("{}{{{}}}", key.name(), labels.join(",")), value)
-    });
-    seen.collect()
-}
-
-/// What it is by now; of a second look, by how much it has changed since the first.
-fn count(seen: &[Seen], name: &str) -> i64 {
-    let found = seen.iter().find(|(own, _)| own == name);
-    match found.map(|(_, value)| value) {
-        Some(DebugValue::Counter(count)) => i64::try_from(*count).unwrap(),
-        Some(DebugValue::Histogram(values)) => i64::try_from(values.len()).unwrap(),
-        Some(DebugValue::Gauge(value)) => value.0.round() as i64,
-        None => panic!("{name} is not among {seen:?}"),
-    }
-}
+use super::recorded::{count, seen};
 
 #[distributed_lock(key = "coupon:<id>", ttl = "2s", wait = "50ms")]
 async fn claim(id: u64, work: Duration) -> Result<(), LockError> {
@@ -317,54 +290,4 @@ fn gauges_tell_what_is_held_now() {
             assert_eq!(gauge("oldest_hold_seconds"), 0);
         });
     });
-}
-
-/// The backend's own thread tells them too, so the recorder is that of the process.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_and_margins_of_a_real_store_are_counted() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    recorder.install().unwrap();
-    let mut server = Server::start();
-    let locks = LockRuntime::redis(server.url()).build().await.unwrap();
-    let guard = locks
-        .lock("k")
-        .name("real")
-        .ttl(secs(1))
-        .acquire()
-        .await
-        .unwrap();
-    let mut sums = BTreeMap::<String, i64>::new();
-    let mut until = async |name: &'static str, value: i64| {
-        let deadline = Instant::now() + secs(30);
-        loop {
-            let now = seen(&snapshotter);
-            for (name, _) in &now {
-                *sums.entry(name.clone()).or_default() += count(&now, name);
-            }
-            let sum = sums.get(name).copied().unwrap_or_default();
-            // A busy machine counts several between two looks; a gauge has one value.
-            let is_gauge = name.contains("_connected");
-            if sum == value || !is_gauge && sum > value {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{name}: {sums:?}");
-            sleep(ms(20)).await;
-        }
-    };
-    until("distributed_lock_lease_margin_seconds{}", 2).await;
-    until("distributed_lock_store_connected{way=lane}", 1).await;
-    server.kill();
-    until("distributed_lock_store_connected{way=lane}", 0).await;
-    until("distributed_lock_store_reconnects_total{way=lane}", 1).await;
-    until("distributed_lock_lost_total{lock=real,reason=expired}", 1).await;
-    until(
-        "distributed_lock_renewal_failures_total{cause=connection}",
-        2,
-    )
-    .await;
-    drop(guard);
-    server.restart();
-    until("distributed_lock_store_connected{way=lane}", 1).await;
-    locks.shutdown().await.unwrap();
 }
