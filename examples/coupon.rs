@@ -602,39 +602,64 @@ fn end_servers(url: &str, shop: &str, processes: &[u32]) -> Vec<String> {
     let (_, hosts) = url.split_once("://").unwrap_or_default();
     let hosts = hosts.split(['?', '/']).next().unwrap_or_default();
     let hosts = hosts.rsplit('@').next().unwrap_or_default();
+    let prefix = std::env::var("LOCK_PREFIX").unwrap_or_else(|_| "lock:".to_owned());
+    let lock = format!("{prefix}coupon:{shop}");
+    let voters = hosts
+        .split(',')
+        .filter_map(|host| Voter::connect(host).ok());
+    let mut voters: Vec<Voter> = voters.collect();
     let mut killed = Vec::new();
     // The lock may just be on its way from one to the next.
-    for _ in 0..1_000 {
-        for host in hosts.split(',') {
-            let is_left = killed.len() < 2 && !killed.iter().any(|other| other == host);
-            if is_left && voter(host, shop).is_ok_and(|voter| voter.is_some_and(kill)) {
-                killed.push(host.to_owned());
+    let until = Instant::now() + Duration::from_secs(10);
+    while killed.len() < 2 && Instant::now() < until {
+        voters.retain_mut(|voter| {
+            let is_left = killed.len() < 2;
+            let is_ended = is_left && voter.votes(&lock).is_ok_and(|it| it) && kill(voter.process);
+            if is_ended {
+                killed.push(voter.host.clone());
             }
-        }
-        if killed.len() == 2 {
-            return killed;
-        }
+            !is_ended
+        });
     }
-    eprintln!("fewer than two servers of {hosts} were seen to vote; they must be on this machine");
+    if killed.len() < 2 {
+        eprintln!(
+            "fewer than two servers of {hosts} were seen to vote; they must be on this machine"
+        );
+    }
     killed
 }
 
-/// The process of the server, if it votes for somebody who holds the lock of the shop.
-fn voter(host: &str, shop: &str) -> Result<Option<u32>, redis::RedisError> {
-    let prefix = std::env::var("LOCK_PREFIX").unwrap_or_else(|_| "lock:".to_owned());
-    let second = Duration::from_secs(1);
-    let client = redis::Client::open(format!("redis://{host}"))?;
-    let mut server = client.get_connection_with_timeout(second)?;
-    server.set_read_timeout(Some(second))?;
-    let lock = format!("{prefix}coupon:{shop}");
-    let votes: bool = redis::Commands::exists(&mut server, lock)?;
-    let about: String = redis::cmd("INFO").arg("server").query(&mut server)?;
-    let process = about
-        .lines()
-        .find_map(|line| line.strip_prefix("process_id:"));
-    Ok(process
-        .filter(|_| votes)
-        .and_then(|number| number.trim().parse().ok()))
+/// A server that may vote for who holds a lock.
+struct Voter {
+    host: String,
+    process: u32,
+    connection: redis::Connection,
+}
+
+impl Voter {
+    fn connect(host: &str) -> Result<Voter, BoxError> {
+        let second = Duration::from_secs(1);
+        let client = redis::Client::open(format!("redis://{host}"))?;
+        let mut connection = client.get_connection_with_timeout(second)?;
+        connection.set_read_timeout(Some(second))?;
+        let about: String = redis::cmd("INFO").arg("server").query(&mut connection)?;
+        let process = about
+            .lines()
+            .find_map(|line| line.strip_prefix("process_id:"));
+        Ok(Voter {
+            host: host.to_owned(),
+            process: process
+                .ok_or("it does not tell its process")?
+                .trim()
+                .parse()?,
+            connection,
+        })
+    }
+
+    /// Whether it votes for somebody who holds the lock.
+    fn votes(&mut self, lock: &str) -> Result<bool, redis::RedisError> {
+        redis::Commands::exists(&mut self.connection, lock)
+    }
 }
 
 /// Ends a process at once, without a word to it. Whether it has.

@@ -623,10 +623,6 @@ impl World {
             }
         }
         for action in actions {
-            if let Action::TakeBack(waiter, _) = action {
-                self.onlooker
-                    .share_ends(|it| (it.process, it.key, it.waiter) == (process, key, *waiter));
-            }
             let Action::Released(lease, outcome) = action else {
                 continue;
             };
@@ -640,6 +636,13 @@ impl World {
                     let owner = hold.owner.clone();
                     self.onlooker.excuse([&owner]);
                 }
+            }
+        }
+        // Behind what has ended, so that its lease is still known there.
+        for action in actions {
+            if let Action::TakeBack(waiter, _) = action {
+                self.onlooker
+                    .share_ends(|it| (it.process, it.key, it.waiter) == (process, key, *waiter));
             }
         }
         if let Event::Ended(lease, _) = event {
