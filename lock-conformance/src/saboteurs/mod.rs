@@ -390,7 +390,7 @@ const BREACHES: &[(&str, &[Sabotage])] = {
         ),
         (
             "all_who_share_come_in_though_each_asks_only_when_told",
-            &[TellsSixteen, NoNews],
+            &[TellsSixteen, GrantsTwice],
         ),
         (
             "the_last_who_shares_hands_over",

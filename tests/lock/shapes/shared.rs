@@ -304,7 +304,16 @@ async fn a_writer_of_the_same_process_waits_no_longer_either() {
         let at = Instant::now();
         can_be_had(&locks, "k").await;
         let waited = at.elapsed();
-        assert!(waited <= section + Duration::from_millis(20), "{waited:?}");
+        // Granted alone, readers of the process pass the lock on for a tenth of the ttl.
+        let longest = if is_plain {
+            Duration::from_secs(1)
+        } else {
+            Duration::ZERO
+        };
+        assert!(
+            waited <= longest + section + Duration::from_millis(20),
+            "{waited:?}"
+        );
         stop.store(true, Ordering::Relaxed);
         readers.join_all().await;
     }
