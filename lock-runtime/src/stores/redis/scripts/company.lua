@@ -160,8 +160,8 @@ local function announce_rest()
   local member = found and found[1] or ''
   -- place
   if not channel then return end
-  local want, owner = want_of(member, next_waiter)
-  redis.call('PUBLISH', channel, table.concat({'next', integer(rest_for(want)), owner}, '/'))
+  local rest_ms = rest_for((want_of(member, next_waiter)))
+  redis.call('PUBLISH', channel, next_word(rest_ms, member, next_waiter))
 end
 
 -- Serves those who have waited longest, as long as there is something for them: nobody passes the
@@ -226,8 +226,7 @@ local function tell_next(own)
     local member = found[1]
     if not member or member == own then return true end
     -- place
-    local _, owner = want_of(member, next_waiter)
-    local heard = channel and redis.pcall('PUBLISH', channel, 'next/0/' .. (owner or '')) or 0
+    local heard = channel and redis.pcall('PUBLISH', channel, next_word(0, member, next_waiter)) or 0
     if type(heard) == 'table' then
       refusal = heard
       return

@@ -2,10 +2,10 @@
 -- KEYS: [1] lock, [2] queue, [3] the processes that leave cards
 -- ARGV: [1] call, [2] the last waiter to name, from 0 on, what a card is called [3] before and
 --       [4] behind the name of its process, [5] ttl_ms of cards
--- Returns: free | held remaining_ms waiting, and of each text that follows what it is:
--- `owner length`,
---          of a waiter `hears length` or `deaf length`, `card age_ms length length`: of the name of
---          the process and of the card; then a newline, and the texts one after the other
+-- Returns: free | held remaining_ms waiting, and of each text that follows what it is: of the
+--          holder `owner length`, of a waiter `hears length` or `deaf length`, `card age_ms
+--          length length`: of the name of the process and of the card; then a newline, and the
+--          texts one after the other
 --          | error BADKEY queue: it holds something else
 local lock, queue, processes = KEYS[1], KEYS[2], KEYS[3]
 local call, before, behind, ttl_ms = ARGV[1], ARGV[3], ARGV[4], ARGV[5]

@@ -83,6 +83,13 @@ local function put_back(popped)
   if redis.call('PTTL', queue) < 0 then redis.pcall('PEXPIRE', queue, QUEUE_MS) end
 end
 
+-- What tells a waiter when to look. What goes together with others has what it wants behind its
+-- owner token.
+local function next_word(remaining_ms, member, next_waiter)
+  local owner = string.sub(member, -1) == 'c' and string.match(next_waiter, '^(.*)/') or next_waiter
+  return table.concat({'next', integer(remaining_ms), owner}, '/')
+end
+
 -- Whether the first waiter knows when to look.
 local is_told = false
 
@@ -161,13 +168,6 @@ end
 local function hand_on(holder)
   if holder == owner then return hand_over() end
   return serve_company(nil, true)
-end
-
--- What tells a waiter when to look. What goes together with others has what it wants behind its
--- owner token.
-local function next_word(remaining_ms, member, next_waiter)
-  local owner = string.sub(member, -1) == 'c' and string.match(next_waiter, '^(.*)/') or next_waiter
-  return table.concat({'next', integer(remaining_ms), owner}, '/')
 end
 
 -- Tells the first waiter when to look whether the owner is alive: one that died as it was handed
