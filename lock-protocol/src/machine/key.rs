@@ -143,8 +143,9 @@ impl Key {
     ) {
         // No two questions of a key have the same number, and no two leases.
         let (last_number, last_shard) = (self.last_number, self.last_shard);
+        // Whoever joins a lease that is shared has to know.
         let waits = |group: &Group| group.kind != kind && group.line.waits();
-        let is_awaited = self.groups().any(waits);
+        let is_awaited = kind == Kind::Shared && self.groups().any(waits);
         let group = self.group_for(kind);
         group.is_awaited = is_awaited;
         group.last_number = last_number;
