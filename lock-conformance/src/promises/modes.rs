@@ -139,18 +139,12 @@ pub async fn all_who_share_are_served_together<S: Store>(store: &S) {
         return;
     }
     let (here, there, key) = (connect(store).await, connect(store).await, key());
-    let writer = claim(&key);
-    granted(&here, &writer).await;
-    let readers: Vec<Claim> = (0..40).map(|_| shared(&key)).collect();
-    for reader in &readers {
-        queued(&there, reader).await;
-    }
+    let (writer, readers) = readers_behind_a_writer(&here, &there, &key).await;
     let (last, behind) = (waiter(&key), shared(&key));
     queued(&here, &last).await;
     queued(&here, &behind).await;
     released(&here, &writer).await;
     served(&there, &readers[0]).await;
-    // More than a store may want to serve at once.
     for reader in &readers {
         comes_in(&there, reader).await;
     }
@@ -162,6 +156,22 @@ pub async fn all_who_share_are_served_together<S: Store>(store: &S) {
     }
     served(&here, &last).await;
     queued(&here, &behind).await;
+}
+
+/// A lock that is held here, and more readers in the queue there than a store may want to serve at
+/// once.
+async fn readers_behind_a_writer<B: Backend>(
+    here: &Process<B>,
+    there: &Process<B>,
+    key: &LockKey,
+) -> (Claim, Vec<Claim>) {
+    let writer = claim(key);
+    granted(here, &writer).await;
+    let readers: Vec<Claim> = (0..40).map(|_| shared(key)).collect();
+    for reader in &readers {
+        queued(there, reader).await;
+    }
+    (writer, readers)
 }
 
 /// That the claim, which waited, has its lease; it may have to ask.
@@ -179,12 +189,7 @@ pub async fn all_who_share_come_in_though_each_asks_only_when_told<S: Store>(sto
         return;
     }
     let (here, there, key) = (connect(store).await, connect(store).await, key());
-    let writer = claim(&key);
-    granted(&here, &writer).await;
-    let readers: Vec<Claim> = (0..40).map(|_| shared(&key)).collect();
-    for reader in &readers {
-        queued(&there, reader).await;
-    }
+    let (writer, readers) = readers_behind_a_writer(&here, &there, &key).await;
     released(&here, &writer).await;
     for reader in &readers {
         comes_in_when_told(&there, reader).await;

@@ -52,24 +52,13 @@ impl<S: Store> Saboteur<S> {
                 }
             }
             Sabotage::Barging if self.owner(&claim.key).is_none() => {
-                let waiters = self.waiters();
-                for (waiter, process) in &waiters {
-                    process.abandon(waiter).await?;
-                }
-                let granted = self.inner.acquire(claim).await?;
-                self.requeue(&waiters, claim).await?;
-                return Ok(Some(self.acquired(granted, claim)));
+                return self.ask_ahead_of(&self.waiters(), claim).await;
             }
             Sabotage::LightPassesHeavy => {
                 let mut heavy = self.waiters();
                 heavy.retain(|(waiter, _)| modes::is_heavier(waiter.mode, claim.mode));
                 if !heavy.is_empty() {
-                    for (waiter, process) in &heavy {
-                        process.abandon(waiter).await?;
-                    }
-                    let answer = self.inner.acquire(claim).await?;
-                    self.requeue(&heavy, claim).await?;
-                    return Ok(Some(self.acquired(answer, claim)));
+                    return self.ask_ahead_of(&heavy, claim).await;
                 }
             }
             Sabotage::LaterVerbsOvertake => {
@@ -85,6 +74,20 @@ impl<S: Store> Saboteur<S> {
             _ => {}
         }
         Ok(None)
+    }
+
+    /// Asks the store as if these, who wait already, had come behind the claim.
+    async fn ask_ahead_of(
+        &self,
+        waiters: &[(Claim, Arc<S::Backend>)],
+        claim: &Claim,
+    ) -> Result<Option<Acquired>, BackendError> {
+        for (waiter, process) in waiters {
+            process.abandon(waiter).await?;
+        }
+        let answer = self.inner.acquire(claim).await?;
+        self.requeue(waiters, claim).await?;
+        Ok(Some(self.acquired(answer, claim)))
     }
 
     pub(super) async fn after_queueing(&self, claim: &Claim) -> Result<(), BackendError> {
