@@ -8,13 +8,13 @@ use std::time::Instant;
 use lock_consul::{ConsulBackend, ConsulSettings};
 use lock_runtime::{LockError, LockRuntime, distributed_lock};
 use lock_tests::consul::Cluster;
-use lock_tests::faults::eventually;
 use lock_tests::faults::process::{Process, token};
+use lock_tests::faults::{can_be_had, eventually, is_taken};
 use lock_tests::{ms, secs};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::{DEADLINE, is_taken, runtime};
+use super::{DEADLINE, runtime};
 
 #[distributed_lock(key = "counter", ttl = "5s", wait = "1m", runtime = locks)]
 async fn count(locks: &LockRuntime, counter: &AtomicU32) -> Result<(), LockError> {
@@ -120,8 +120,7 @@ async fn a_shutdown_leaves_no_key_and_no_session_in_consul() {
     let cluster = Cluster::start();
     let locks = runtime(&cluster).await;
     for key in ["a", "b", "a"] {
-        let guard = locks.lock(key).acquire().await.unwrap();
-        guard.release().await.unwrap();
+        can_be_had(&locks, key).await;
     }
     assert!(
         !cluster.sessions().is_empty(),

@@ -5,10 +5,10 @@ use std::process::Command;
 use lock_runtime::consul::ConsulTls;
 use lock_runtime::{LockRuntime, LockRuntimeBuilder};
 use lock_tests::consul::{Cluster, Options};
-use lock_tests::faults::eventually;
+use lock_tests::faults::{eventually, is_taken};
 use lock_tests::{causes, secs};
 
-use super::{DEADLINE, is_taken};
+use super::DEADLINE;
 
 const KEYS: &str = r#"key_prefix "lock:" { policy = "write" }"#;
 

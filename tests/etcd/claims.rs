@@ -2,11 +2,11 @@
 
 use lock_runtime::LockRuntime;
 use lock_tests::etcd::Cluster;
-use lock_tests::faults::can_be_had;
 use lock_tests::faults::process::{Process, token};
+use lock_tests::faults::{can_be_had, is_taken};
 use lock_tests::secs;
 
-use super::{DEADLINE, is_taken, runtime};
+use super::{DEADLINE, runtime};
 
 /// When the runtime has been shut down, nothing of it is in etcd.
 #[tokio::test]

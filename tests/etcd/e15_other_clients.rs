@@ -3,10 +3,10 @@
 use std::process::Command;
 
 use lock_tests::etcd::Cluster;
-use lock_tests::faults::eventually;
+use lock_tests::faults::{eventually, is_taken};
 use lock_tests::others::{Other, go_program};
 
-use super::{DEADLINE, is_taken, runtime};
+use super::{DEADLINE, runtime};
 
 /// Go's own mutex, by a small program that is built for the test.
 fn go_mutex(cluster: &Cluster, ttl: u32) -> Other {

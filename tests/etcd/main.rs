@@ -29,7 +29,3 @@ async fn runtime(cluster: &Cluster) -> LockRuntime {
         .await
         .unwrap()
 }
-
-async fn is_taken(locks: &LockRuntime, key: &str) -> bool {
-    locks.lock(key).try_acquire().await.unwrap().is_none()
-}

@@ -5,10 +5,10 @@ use std::process::Command;
 use lock_runtime::LockRuntime;
 use lock_runtime::etcd::EtcdTls;
 use lock_tests::etcd::{Cluster, Options};
-use lock_tests::faults::eventually;
+use lock_tests::faults::{eventually, is_taken};
 use lock_tests::{causes, secs};
 
-use super::{DEADLINE, is_taken};
+use super::DEADLINE;
 
 /// Members that speak TLS alone, to clients with a certificate alone.
 #[tokio::test]

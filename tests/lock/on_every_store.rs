@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use lock_runtime::backend::{LockKey, Mode};
 use lock_runtime::{Lock, LockError, LockGuard, LockRuntime, LostReason};
+use lock_tests::faults::is_taken;
 use lock_tests::ms;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -32,10 +33,6 @@ async fn two_processes(place: &impl Place) -> (LockRuntime, LockRuntime) {
 async fn acquire(locks: &LockRuntime) -> LockGuard {
     let acquiring = timeout(DEADLINE, locks.lock("k").acquire());
     acquiring.await.expect("it hangs").unwrap()
-}
-
-async fn is_taken(locks: &LockRuntime) -> bool {
-    locks.lock("k").try_acquire().await.unwrap().is_none()
 }
 
 /// Somebody who waits: a while later its claim is in the queue.
@@ -69,7 +66,7 @@ fn assert_about<P: Place>(place: &P, took: Duration, promised: Duration) {
 async fn a_lock_excludes_others_until_it_is_released(place: &impl Place) {
     let (one, two) = two_processes(place).await;
     let guard = acquire(&one).await;
-    assert!(is_taken(&two).await && is_taken(&one).await);
+    assert!(is_taken(&two, "k").await && is_taken(&one, "k").await);
     let refused = two.lock("k").wait(Duration::ZERO).acquire().await;
     let taken = refused.unwrap_err();
     assert!(taken.is_taken() && taken.is_retryable(), "{taken}");
@@ -148,7 +145,7 @@ async fn a_body_longer_than_three_ttls_keeps_its_lock(place: &impl Place) {
         let (began, mut tries) = (Instant::now(), 0);
         while began.elapsed() < 3 * TTL + TTL / 2 {
             let after = began.elapsed();
-            assert!(is_taken(&two).await, "another got it after {after:?}");
+            assert!(is_taken(&two, "k").await, "another got it after {after:?}");
             tries += 1;
             sleep(ms(100)).await;
         }
@@ -156,7 +153,7 @@ async fn a_body_longer_than_three_ttls_keeps_its_lock(place: &impl Place) {
     });
     let tries: u32 = body.await.unwrap();
     assert!(tries > 3, "the others hardly tried: {tries}");
-    assert!(!is_taken(&two).await);
+    assert!(!is_taken(&two, "k").await);
 }
 
 async fn without_renewal_a_lock_ends_with_its_ttl_and_says_so(place: &impl Place) {
@@ -305,7 +302,7 @@ async fn readers_share_a_key_or_have_it_alone_and_exclude_a_writer<P: Place>(pla
     let here = reader(&one).acquire().await.unwrap();
     let there = reader(&two).try_acquire().await.unwrap();
     assert_eq!(there.is_some(), P::MODES);
-    assert!(is_taken(&one).await && is_taken(&third).await);
+    assert!(is_taken(&one, "k").await && is_taken(&third, "k").await);
     let writer = waiter(&third).await;
     here.release().await.unwrap();
     if let Some(there) = there {
@@ -334,15 +331,15 @@ async fn readers_are_renewed_until_the_last_has_ended<P: Place>(place: &P) {
     let started = Instant::now();
     while started.elapsed() < TTL + TTL / 2 {
         sleep(ms(100)).await;
-        assert!(here.is_held() && is_taken(&third).await);
+        assert!(here.is_held() && is_taken(&third, "k").await);
         assert!(there.as_ref().is_none_or(LockGuard::is_held));
     }
     here.release().await.unwrap();
     if let Some(there) = there {
-        assert!(is_taken(&third).await);
+        assert!(is_taken(&third, "k").await);
         there.release().await.unwrap();
     }
-    assert!(!is_taken(&third).await);
+    assert!(!is_taken(&third, "k").await);
 }
 
 async fn permits_and_shards_are_never_more_than_there_are<P: Place>(place: &P) {
@@ -357,7 +354,7 @@ async fn permits_and_shards_are_never_more_than_there_are<P: Place>(place: &P) {
         assert_eq!(second.is_some(), P::MODES);
         for locks in [&one, &two] {
             assert!(part(locks).try_acquire().await.unwrap().is_none());
-            assert!(is_taken(locks).await);
+            assert!(is_taken(locks, "k").await);
         }
         let shards = [Some(&first), second.as_ref()].map(|guard| guard.map(LockGuard::shard));
         if matches!(first.mode(), Mode::Shard { .. }) {
@@ -371,7 +368,7 @@ async fn permits_and_shards_are_never_more_than_there_are<P: Place>(place: &P) {
         if let Some(second) = second {
             second.release().await.unwrap();
         }
-        assert!(!is_taken(&two).await);
+        assert!(!is_taken(&two, "k").await);
     }
     nothing_left(place).await;
 }

@@ -358,14 +358,7 @@ async fn an_observer_may_use_the_runtime() {
         .observer(told.observer());
     let runtime = Arc::new(runtime.build().await.unwrap());
     *locks.lock().unwrap() = Arc::downgrade(&runtime);
-    runtime
-        .lock("k")
-        .acquire()
-        .await
-        .unwrap()
-        .release()
-        .await
-        .unwrap();
+    can_be_had(&runtime, "k").await;
     told.wait(|event| match event {
         LockEvent::Acquired { lock, .. } if lock.key.as_str() == "other" => Some(()),
         _ => None,

@@ -4,6 +4,7 @@
 use std::process::Command;
 
 use lock_tests::consul::program;
+use lock_tests::faults::is_taken;
 use lock_tests::others::Other;
 use tokio::task::spawn_blocking;
 
@@ -47,10 +48,6 @@ async fn a_foreign_holder_is_followed_by_our_queue_in_its_order() {
     assert!(guard.is_held());
 }
 
-async fn is_taken(locks: &LockRuntime) -> bool {
-    locks.lock("k").try_acquire().await.unwrap().is_none()
-}
-
 /// Reads lines of `other` until this one.
 async fn says(mut other: Other, wanted: &'static str) -> Other {
     let reading = spawn_blocking(move || {
@@ -65,7 +62,7 @@ async fn excludes_us_and_is_excluded(start: fn(&Cluster) -> Other) {
     let cluster = Cluster::start();
     let locks = runtime(cluster.endpoints()).await;
     let mut other = says(start(&cluster), "held").await;
-    assert!(is_taken(&locks).await);
+    assert!(is_taken(&locks, "k").await);
     let waiting = tokio::spawn(locks.lock("k").wait(DEADLINE).acquire());
     eventually("our claim waits behind it", || {
         cluster.waiters("lock:k") == 1
@@ -89,7 +86,7 @@ async fn excludes_us_and_is_excluded(start: fn(&Cluster) -> Other) {
     assert!(guard.is_held());
     guard.release().await.unwrap();
     let _behind = says(behind, "held").await;
-    assert!(is_taken(&locks).await);
+    assert!(is_taken(&locks, "k").await);
 }
 
 /// Go's own lock, by a small program that is built for the test.

@@ -174,6 +174,11 @@ pub async fn free(server: &Server, key: &str) {
     eventually("the lock is free", || owner(server, key).is_none()).await;
 }
 
+/// Whether another has the lock.
+pub async fn is_taken(locks: &LockRuntime, key: &str) -> bool {
+    locks.lock(key).try_acquire().await.unwrap().is_none()
+}
+
 /// Takes the lock and gives it back.
 pub async fn can_be_had(locks: &LockRuntime, key: &str) {
     let guard = locks.lock(key).acquire().await.unwrap();
