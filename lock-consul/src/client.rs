@@ -147,24 +147,22 @@ impl Client {
         loop {
             let place = self.place();
             let asking = self.verbs[place.agent].ask(&call, self.token.as_ref());
-            match timeout_at(deadline, asking).await {
+            let text = match timeout_at(deadline, asking).await {
                 Ok(Ok(answer)) => match self.judged(place, answer) {
-                    // Nothing was done, and long polls make room, if another agent has none.
-                    Err(Fault::Full(_)) if Instant::now() + PAUSE < deadline => {
-                        if !has_left && self.verbs.len() > 1 {
-                            has_left = true;
-                            self.leave(place);
-                        }
-                        sleep(PAUSE).await;
-                    }
+                    Err(Fault::Full(text)) => text,
                     judged => return judged,
                 },
+                Ok(Err(Failure::NoRoom(text))) => {
+                    self.shrink();
+                    text
+                }
                 Ok(Err(Failure::NotSent(text))) => {
                     self.leave(place);
                     unreachable += 1;
                     if unreachable >= self.verbs.len() {
                         return Err(Fault::Unreachable(text));
                     }
+                    continue;
                 }
                 Ok(Err(Failure::Unknown(text))) => {
                     self.leave(place);
@@ -177,7 +175,16 @@ impl Client {
                     }
                     return Err(Fault::Timeout);
                 }
+            };
+            // Nothing was done, and long polls make room, if another agent has none.
+            if Instant::now() + PAUSE >= deadline {
+                return Err(Fault::Full(text));
             }
+            if !has_left && self.verbs.len() > 1 {
+                has_left = true;
+                self.leave(place);
+            }
+            sleep(PAUSE).await;
         }
     }
 
@@ -256,6 +263,7 @@ impl Client {
                 let answer = match answer {
                     Ok(Ok(answer)) => knows_who_leads(&answer),
                     Ok(Err(Failure::NotSent(text))) => Err(Fault::Unreachable(text)),
+                    Ok(Err(Failure::NoRoom(text))) => Err(Fault::Full(text)),
                     Ok(Err(Failure::Unknown(text))) => Err(Fault::Unknown(text)),
                     Err(_) => Err(Fault::Timeout),
                 };
@@ -303,6 +311,10 @@ impl Client {
                 self.leave(place);
                 Err(Fault::Unreachable(text))
             }
+            Ok(Err(Failure::NoRoom(text))) => {
+                self.shrink();
+                Err(Fault::Full(text))
+            }
             Ok(Err(Failure::Unknown(text))) => Err(Fault::Unknown(text)),
             Err(_) => {
                 self.leave(place);
@@ -349,13 +361,14 @@ impl Client {
     }
 
     /// An agent has no room for all the connections of this machine: those that wait make room for
-    /// those that ask.
+    /// those that ask, as do those that nobody uses.
     fn shrink(&self) {
         self.room.send_modify(|room| {
             room.most /= 2;
             room.since = Instant::now();
         });
-        self.polls.iter().for_each(|polls| polls.close_idle());
+        let all = self.polls.iter().chain(&self.verbs);
+        all.for_each(|connections| connections.close_idle());
     }
 
     /// Tries whether agents have room for more long polls, if they had for all for a while.

@@ -46,6 +46,9 @@ pub(crate) struct Answer {
 pub(crate) enum Failure {
     /// The question was not sent.
     NotSent(String),
+    /// Neither was it here: the agent closed the connection that it had just accepted, as one does
+    /// that has no room.
+    NoRoom(String),
     /// It was, or may have been.
     Unknown(String),
 }
@@ -95,8 +98,7 @@ impl Connections {
                 },
             }
         }
-        let opened = self.open().await;
-        let mut connection = opened.map_err(|error| Failure::NotSent(error.to_string()))?;
+        let mut connection = self.open().await?;
         match connection.try_send_request(request).await {
             Ok(response) => self.read(connection, response).await,
             Err(mut error) => {
@@ -105,7 +107,7 @@ impl Connections {
                 Err(if was_sent {
                     Failure::Unknown(text)
                 } else {
-                    Failure::NotSent(text)
+                    Failure::NoRoom(text)
                 })
             }
         }
@@ -160,24 +162,22 @@ impl Connections {
         None
     }
 
-    async fn open(&self) -> io::Result<SendRequest<Full<Bytes>>> {
+    /// A new connection, which the agent has not closed yet as far as is known.
+    async fn open(&self) -> Result<SendRequest<Full<Bytes>>, Failure> {
+        let stream = self.connect().await;
+        speaking(stream.map_err(|error| Failure::NotSent(error.to_string()))?).await
+    }
+
+    async fn connect(&self) -> io::Result<Stream> {
         let stream = TcpStream::connect((self.target.host(), self.target.port())).await?;
         stream.set_nodelay(true)?;
-        let stream = match &self.secret {
+        Ok(match &self.secret {
             None => Stream::Plain(stream),
             Some(secret) => {
                 let name = secret.name.clone();
                 Stream::Secret(Box::new(secret.connector.connect(name, stream).await?))
             }
-        };
-        let shaken = http1::handshake(TokioIo::new(stream)).await;
-        let (mut connection, runs) = shaken.map_err(io::Error::other)?;
-        tokio::spawn(async move {
-            // Its end is seen by whoever asks.
-            let _ = runs.await;
-        });
-        connection.ready().await.map_err(io::Error::other)?;
-        Ok(connection)
+        })
     }
 
     /// Closes those that nobody uses.
@@ -188,6 +188,19 @@ impl Connections {
     fn idle(&self) -> MutexGuard<'_, Vec<SendRequest<Full<Bytes>>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Begins to speak HTTP on a stream.
+async fn speaking(stream: Stream) -> Result<SendRequest<Full<Bytes>>, Failure> {
+    let shaken = http1::handshake(TokioIo::new(stream)).await;
+    let (mut connection, runs) = shaken.map_err(|error| Failure::NotSent(described(&error)))?;
+    tokio::spawn(async move {
+        // Its end is seen by whoever asks.
+        let _ = runs.await;
+    });
+    let ready = connection.ready().await;
+    ready.map_err(|error| Failure::NoRoom(described(&error)))?;
+    Ok(connection)
 }
 
 /// The error and its innermost cause.
@@ -253,3 +266,30 @@ impl AsyncWrite for Stream {
 
 /// The connections to every agent, for the questions and for the long polls.
 pub(crate) type PerAgent = Vec<Arc<Connections>>;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// What an agent without room does to a new connection, whether it says why or not.
+    #[tokio::test]
+    async fn a_connection_that_is_closed_as_it_was_made_is_no_room() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        for says in [
+            "HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\n\r\n",
+            "",
+        ] {
+            let stream = TcpStream::connect(("127.0.0.1", port)).await;
+            let stream = stream.expect("a connection");
+            let (mut agent, _) = listener.accept().expect("the same");
+            agent.write_all(says.as_bytes()).expect("it is open");
+            drop(agent);
+            stream.readable().await.expect("its end");
+            let spoken = speaking(Stream::Plain(stream)).await;
+            assert!(matches!(spoken, Err(Failure::NoRoom(_))), "{spoken:?}");
+        }
+    }
+}
