@@ -5,7 +5,7 @@
 //!  ├── station: a Redis server and its troubles (4 or 5 of them)  ─┐
 //!  ├── cluster: or three members of etcd and theirs                │
 //!  ├── agents: or three servers of Consul and theirs               │
-//!  ├── hunter: kills and stops processes that hold and wait        ├── effects: faults that were seen to take effect
+//!  ├── process_faults: kills and stops those that hold and wait    ├── effects: faults that were seen to take effect
 //!  ├── fleet: the processes ── worker ── turn: what callers do    ─┘
 //!  │                           └── witness: whom the store queues and serves
 //!  ├── resource: what the locks protect, on a server without troubles
@@ -20,11 +20,11 @@ mod consul_admin;
 mod effects;
 mod etcd_admin;
 mod fleet;
-mod hunter;
 mod members;
 #[cfg(feature = "peers")]
 mod peers;
 mod plan;
+mod process_faults;
 mod recovery;
 mod resource;
 mod run;

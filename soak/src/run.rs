@@ -17,8 +17,8 @@ use crate::consul_admin::ConsulAdmin;
 use crate::effects::Effects;
 use crate::etcd_admin::EtcdAdmin;
 use crate::fleet::Fleet;
-use crate::hunter::{Eyes, Hunter};
 use crate::plan::{Place, Plan, SHARDS, Schedule, Step, Target, share};
+use crate::process_faults::{Lookup, ProcessFaults};
 use crate::resource::counter;
 use crate::station::{Left, Station};
 use crate::verdict::Verdict;
@@ -56,8 +56,8 @@ pub(crate) fn run(plan: &Plan) -> Fallible<(Verdict, PathBuf)> {
         stations.push(Troubled::start(place, &logs)?);
     }
     let mut counters = Admin::new(&resource.url(), Duration::from_secs(10))?;
-    let eyes = stations.iter().map(Troubled::eyes);
-    let eyes = eyes.collect::<Fallible<Vec<Eyes>>>()?;
+    let lookups = stations.iter().map(Troubled::lookup);
+    let lookups = lookups.collect::<Fallible<Vec<Lookup>>>()?;
     let orders = Orders {
         number: NOBODY,
         seed: plan.seed,
@@ -72,7 +72,7 @@ pub(crate) fn run(plan: &Plan) -> Fallible<(Verdict, PathBuf)> {
     };
     let fleet = Mutex::new(Fleet::start(orders, plan.processes, plan.other.clone())?);
 
-    let calm_since = trouble(plan, &logs, &mut stations, &fleet, eyes, &mut counters)?;
+    let calm_since = trouble(plan, &logs, &mut stations, &fleet, lookups, &mut counters)?;
     thread::sleep(plan.store.calm());
     let fleet = fleet.into_inner().unwrap_or_else(PoisonError::into_inner);
     let problems = fleet.end(plan.store.end())?;
@@ -101,13 +101,13 @@ fn trouble(
     logs: &Path,
     stations: &mut [Troubled],
     fleet: &Mutex<Fleet>,
-    eyes: Vec<Eyes>,
+    lookups: Vec<Lookup>,
     counters: &mut Admin,
 ) -> Fallible<u64> {
     let over = AtomicBool::new(false);
-    let log_of_hunter = log(logs, "hunter")?;
-    let effects = Effects::open(logs, "hunter")?;
-    let mut hunter = Hunter::new(fleet, plan.store, eyes, log_of_hunter, effects);
+    let its_log = log(logs, "process-faults")?;
+    let effects = Effects::open(logs, "process-faults")?;
+    let mut faults = ProcessFaults::new(fleet, plan.store, lookups, its_log, effects);
     thread::scope(|scope| {
         let mut troubles = Vec::new();
         for (place, station) in plan.store.places().into_iter().zip(stations) {
@@ -118,7 +118,7 @@ fn trouble(
         }
         let schedule = Schedule::new(plan.seed, Target::Processes);
         let over = &over;
-        troubles.push(scope.spawn(move || until_over(over, schedule, |step| hunter.strike(step))));
+        troubles.push(scope.spawn(move || until_over(over, schedule, |step| faults.strike(step))));
 
         let outcome = watch(plan, logs, counters, || {
             troubles.iter().any(|t| t.is_finished())
@@ -164,16 +164,17 @@ impl Troubled {
         }
     }
 
-    /// What looks at it for the hunter. The servers fail meanwhile; another is asked then.
-    fn eyes(&self) -> Fallible<Eyes> {
+    /// What tells who holds its locks and waits for them. The servers fail meanwhile; another is
+    /// asked then.
+    fn lookup(&self) -> Fallible<Lookup> {
         let patience = Duration::from_millis(100);
         Ok(match self {
             Troubled::Redis(station) => {
                 let admin = Admin::new(&station.direct_url(), patience)?;
-                Eyes::Redis(Box::new(admin))
+                Lookup::Redis(Box::new(admin))
             }
-            Troubled::Etcd(etcd) => Eyes::Etcd(EtcdAdmin::new(etcd.ports(), patience)),
-            Troubled::Consul(consul) => Eyes::Consul(ConsulAdmin::new(consul.ports(), patience)),
+            Troubled::Etcd(etcd) => Lookup::Etcd(EtcdAdmin::new(etcd.ports(), patience)),
+            Troubled::Consul(consul) => Lookup::Consul(ConsulAdmin::new(consul.ports(), patience)),
         })
     }
 
