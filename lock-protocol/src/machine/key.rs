@@ -282,7 +282,7 @@ impl Key {
     }
 
     fn groups(&self) -> impl Iterator<Item = &Group> {
-        let company = self.company.iter().flat_map(|company| company.iter());
+        let company = self.company.as_deref().map_or(&[][..], Vec::as_slice);
         core::iter::once(&self.exclusive).chain(company)
     }
 
