@@ -6,9 +6,11 @@
 mod coupon;
 mod cron;
 mod example;
+mod fencing;
 mod flash_sale;
 mod handlers;
 mod leader;
+mod lost;
 mod observability;
 mod throttle;
 mod transfer;
