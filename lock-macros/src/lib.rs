@@ -488,8 +488,9 @@ pub fn distributed_lock(args: TokenStream, item: TokenStream) -> TokenStream {
 /// * A [`KeyPart`](../lock_runtime/trait.KeyPart.html) of several parts, as a tuple or a list, is
 ///   `%(`, the parts with `%,` between them, and `%)`. A part that itself has several is written in
 ///   the same way; one that has a single part, as that part. One of no parts, as `None`, is `%(%)`.
-/// * If the template ends in a placeholder, and its value is written `queue` or `fence`, this
-///   becomes `%(queue%)` or `%(fence%)`: the names of a lock's companions end so.
+/// * If the template ends in a placeholder, and its value is written `waiters`, `counter`,
+///   `holders`, `queue` or `fence`, the value is enclosed, as in `%(queue%)`: the names of a lock's
+///   companions end so.
 ///
 /// A key longer than 1024 bytes, prefix included, is refused by every method that takes a lock, and
 /// may be cut short before that.
@@ -501,7 +502,8 @@ pub fn distributed_lock(args: TokenStream, item: TokenStream) -> TokenStream {
 ///     text = str(value)
 ///     for plain, escaped in (("%", "%25"), (":", "%3A"), ("{", "%7B"), ("}", "%7D")):
 ///         text = text.replace(plain, escaped)
-///     return f"%({text}%)" if last and text in ("queue", "fence") else text
+///     ends = ("waiters", "counter", "holders", "queue", "fence")
+///     return f"%({text}%)" if last and text in ends else text
 ///
 /// def lock_name(name):
 ///     return "lock:file:" + part(name, last=True)

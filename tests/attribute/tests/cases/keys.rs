@@ -182,7 +182,9 @@ fn every_kind_of_part_has_its_text() {
 }
 
 /// Values with every mark of a template, and those that a companion of a lock is called.
-const NAMES: [&str; 9] = ["a", "C:x", "100%", "{a}", "}", "{", "%3A", "queue", "fence"];
+const NAMES: [&str; 12] = [
+    "a", "C:x", "100%", "{a}", "}", "{", "%3A", "waiters", "counter", "holders", "queue", "fence",
+];
 
 #[distributed_lock(key = "file:<name>", wait = "0s")]
 async fn convert(name: &str) -> Res<()> {
