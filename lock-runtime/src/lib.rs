@@ -42,10 +42,10 @@
 //! - At any time at most one holder of a key has a valid lease, as long as the store keeps its data
 //!   and its clock does not jump.
 //! - Each grant of a key has a larger [`FencingToken`] than every grant before it, even after Redis
-//!   lost its data. There are exceptions: Redis loses its data while its clock is behind; several
-//!   Redis servers lose data or their clocks jump during a grant; etcd or Consul is set up anew or
-//!   restored from an older snapshot. [`fence_floor`](LockRuntimeBuilder::fence_floor) raises the
-//!   tokens then.
+//!   lost its data. Readers between two writers share one. There are exceptions: Redis loses its
+//!   data while its clock is behind; several Redis servers lose data or their clocks jump during a
+//!   grant; etcd or Consul is set up anew or restored from an older snapshot.
+//!   [`fence_floor`](LockRuntimeBuilder::fence_floor) raises the tokens then.
 //! - A function that lost its lock does not return `Ok`: its body is dropped at its current
 //!   `.await`, and the caller gets [`LockError::Lost`] (`on_lost = continue` leaves this to you).
 //! - Every wait ends by its deadline, and "held by another" is never the same error as "the store
@@ -59,7 +59,8 @@
 //!   that matters, let the resource compare fencing tokens.
 //! - That something is done once. Several callers do it one after another. What must happen once a
 //!   day needs a note that it is done, read first under the lock and written last.
-//! - Order among waiters if the store loses its data, or if a process dies.
+//! - Order among waiters if the store loses its data, if a process dies, or on several Redis
+//!   servers.
 //! - That time passes while the whole machine is suspended: local clocks stop, and the loss is
 //!   noticed at the next renewal.
 //! - Anything about code that blocks its thread after the lock was lost: it ends as lost when it
