@@ -205,3 +205,57 @@ async fn a_waiter_that_is_gone_is_passed_over_by_all_kinds() {
     assert_eq!(left, 0);
     server.finish();
 }
+
+/// Whoever is first and gone keeps nobody from what there is, even if there is nothing for it.
+#[tokio::test]
+async fn a_waiter_that_is_gone_keeps_nobody_from_a_lease_that_fits() {
+    const ALL: Mode = Mode::Permits { take: 3, of: 3 };
+    for (there, gone_wants) in [(Mode::Shared, Mode::Exclusive), (PERMITS, ALL)] {
+        let server = Server::start();
+        let (backend, gone) = (connect(&server).await, connect(&server).await);
+        let holder = granted(&backend, claim(there)).await;
+        let dead = gone.acquire(&claim(gone_wants)).await.unwrap();
+        assert!(matches!(dead, Acquired::Queued(_)));
+        // The control: as long as it is there, nobody passes it.
+        let waiting = claim(there);
+        let behind = backend.acquire(&waiting).await.unwrap();
+        assert!(matches!(behind, Acquired::Queued(_)), "{behind:?}");
+        backend.abandon(&waiting).await.unwrap();
+        gone.close().await;
+        drop(gone);
+        let is_gone = || listeners(&server, "k").first() == Some(&0);
+        eventually("nobody listens for it", is_gone).await;
+        let second = granted(&backend, claim(there)).await;
+        for lease in [&holder, &second] {
+            release(&backend, lease).await;
+        }
+        let left: i64 = server.run(&["EXISTS", LOCK, HOLDERS, QUEUE]);
+        assert_eq!(left, 0);
+        server.finish();
+    }
+}
+
+/// Of leases that ended by themselves no more is left than of those that there are.
+#[tokio::test]
+async fn what_ended_by_itself_does_not_pile_up_beside_what_lives() {
+    let server = Server::start();
+    let backend = connect(&server).await;
+    let (one, four) = (
+        Mode::Permits { take: 1, of: 9 },
+        Mode::Permits { take: 4, of: 9 },
+    );
+    granted(&backend, claim(one)).await;
+    for _ in 0..100 {
+        let mut short = claim(four);
+        short.ttl = Duration::from_millis(40);
+        // It waits until one of those before it has ended.
+        let begun = std::time::Instant::now();
+        while !matches!(backend.acquire(&short).await.unwrap(), Acquired::Granted(_)) {
+            assert!(begun.elapsed() < TTL, "there is nothing for it");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let members: i64 = server.run(&["ZCARD", HOLDERS]);
+    assert!(members <= 17, "{members}");
+    server.finish();
+}

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use lock_conformance::inbox::Inbox;
-use lock_runtime::backend::{Acquired, Backend, Claim, LockKey, OwnerToken, Release};
+use lock_runtime::backend::{Acquired, Backend, Claim, LockKey, Mode, OwnerToken, Release};
 use lock_runtime::redis::RedisBackend;
 use lock_runtime::redis::RedisSettings;
 use lock_runtime::redis::deadpool_redis::Config;
@@ -18,6 +18,7 @@ use lock_tests::redis_store::{connect, connect_shared};
 use lock_tests::server::Server;
 
 const QUEUE: &str = "{lock:k}:waiters";
+const COUNTER: &str = "{lock:}:26:counter";
 
 fn claim(key: &str) -> Claim {
     let key = LockKey::new("lock:", key).unwrap();
@@ -131,6 +132,27 @@ async fn a_claim_that_asks_again_keeps_its_place_where_the_memory_is_full() {
     assert_eq!(places(&server, [&one, &one]), [(0, true)]);
     let left: i64 = server.run(&["PTTL", QUEUE]);
     assert!(left > 0, "{left}");
+    server.finish();
+}
+
+/// A claim moves to another place, and its question is refused after that.
+#[tokio::test]
+async fn a_queue_has_an_end_after_a_question_that_is_refused_on_its_way() {
+    let server = Server::start();
+    let backend = connect(&server).await;
+    by_the_direct_link(&server, &backend).await;
+    taken(&backend, "k").await;
+    let mut one = claim("k");
+    one.mode = Mode::Shared;
+    queue(&backend, &one).await;
+    assert_eq!(places(&server, [&one, &one]), [(0, false)]);
+    server.run::<()>(&["DEL", "lock:k"]);
+    server.run::<()>(&["SET", COUNTER, "something else"]);
+    assert!(backend.acquire(&one).await.unwrap_err().is_denied());
+    assert_eq!(places(&server, [&one, &one]), [(0, true)]);
+    let left: i64 = server.run(&["PTTL", QUEUE]);
+    assert!(left > 0, "{left}");
+    server.forgive(COUNTER);
     server.finish();
 }
 

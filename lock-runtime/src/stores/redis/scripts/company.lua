@@ -117,9 +117,10 @@ end
 
 -- Adds a lease.
 local function admit(owner, want, at, ttl_ms, last)
+  local own = members(owner, want, at)
   if kind then
     -- Two leave for each that comes.
-    local dead = entries('0', '1', 'WITHSCORES')
+    local dead = entries('0', integer(2 * #own - 1), 'WITHSCORES')
     for index = 1, #dead, 2 do
       if tonumber(dead[index + 1]) <= now_ms then redis.call('ZREM', holders, dead[index]) end
     end
@@ -127,9 +128,7 @@ local function admit(owner, want, at, ttl_ms, last)
     -- What is there has no marker.
     redis.call('DEL', holders)
   end
-  for _, member in ipairs(members(owner, want, at)) do
-    redis.call('ZADD', holders, integer(now_ms + ttl_ms), member)
-  end
+  for _, member in ipairs(own) do redis.call('ZADD', holders, integer(now_ms + ttl_ms), member) end
   if kind then
     outlive_all(ttl_ms)
     return
@@ -186,14 +185,20 @@ local function serve(own)
       at = 0
     end
     if refusal then return end
-    if channel and not at then return 'waits', nil, served end
+    local is_alive = channel ~= nil
+    if is_alive and not at then
+      -- It is told when to look, and whether anybody hears it shows whether it is there.
+      local word = next_word(rest_for(want), member, next_waiter)
+      if redis.pcall('PUBLISH', channel, word) ~= 0 then return 'waits', nil, served end
+      is_alive = false
+    end
     local last, old
-    if channel then last, old = tokens_for(want) end
+    if is_alive then last, old = tokens_for(want) end
     if refusal then return end
     -- The first write, which a full memory does not refuse; nor does it what follows.
     redis.call('ZREM', queue, member)
     local heard = 0
-    if channel then
+    if is_alive then
       local word = want == 'x' and {'x', old, last, lock .. member} or {'c', old, last, at, lock .. member}
       heard = redis.pcall('PUBLISH', channel, table.concat(word, '/'))
     end

@@ -5,7 +5,9 @@ if refusal then return refusal end
 
 if ticket then
   -- This first, since after it the ZADD passes even when the memory is full. If nobody else is
-  -- queued, the time to live of the queue is gone; whatever follows gives it one or pops the claim.
+  -- queued, the time to live of the queue is gone, and the claim may not come to the end of its
+  -- question, which sets it.
   redis.call('ZREM', queue, earlier)
   redis.call('ZADD', queue, 'LT', ticket, member)
+  if redis.call('PTTL', queue) < 0 then redis.call('PEXPIRE', queue, QUEUE_MS) end
 end
