@@ -143,7 +143,7 @@ impl Client {
             // Of the questions before this one of the same verb some may have been done.
             return Err(Fault::Timeout);
         }
-        let (mut unreachable, mut has_left) = (0, false);
+        let (mut unreachable, mut left) = (0, 0);
         loop {
             let place = self.place();
             let asking = self.verbs[place.agent].ask(&call, self.token.as_ref());
@@ -180,8 +180,10 @@ impl Client {
             if Instant::now() + PAUSE >= deadline {
                 return Err(Fault::Full(text));
             }
-            if !has_left && self.verbs.len() > 1 {
-                has_left = true;
+            // The others may be there by then, and each is asked once before this one is again.
+            unreachable = 0;
+            if left + 1 < self.verbs.len() {
+                left += 1;
                 self.leave(place);
             }
             sleep(PAUSE).await;

@@ -1,9 +1,10 @@
 //! The connections to one agent, each with one question at a time.
 
+use std::io::{self, ErrorKind};
+use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::{io, mem};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
@@ -164,20 +165,21 @@ impl Connections {
 
     /// A new connection, which the agent has not closed yet as far as is known.
     async fn open(&self) -> Result<SendRequest<Full<Bytes>>, Failure> {
-        let stream = self.connect().await;
-        speaking(stream.map_err(|error| Failure::NotSent(error.to_string()))?).await
-    }
-
-    async fn connect(&self) -> io::Result<Stream> {
-        let stream = TcpStream::connect((self.target.host(), self.target.port())).await?;
-        stream.set_nodelay(true)?;
-        Ok(match &self.secret {
-            None => Stream::Plain(stream),
-            Some(secret) => {
-                let name = secret.name.clone();
-                Stream::Secret(Box::new(secret.connector.connect(name, stream).await?))
+        let not_sent = |error: io::Error| Failure::NotSent(error.to_string());
+        let stream = TcpStream::connect((self.target.host(), self.target.port())).await;
+        let stream = stream.map_err(not_sent)?;
+        stream.set_nodelay(true).map_err(not_sent)?;
+        let Some(secret) = &self.secret else {
+            return speaking(Stream::Plain(stream)).await;
+        };
+        let secured = secret.connector.connect(secret.name.clone(), stream).await;
+        let secured = secured.map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+                Failure::NoRoom(error.to_string())
             }
-        })
+            _ => Failure::NotSent(error.to_string()),
+        })?;
+        speaking(Stream::Secret(Box::new(secured))).await
     }
 
     /// Closes those that nobody uses.
