@@ -43,8 +43,9 @@
 //!   and its clock does not jump.
 //! - Each grant of a key has a larger [`FencingToken`] than every grant before it, even after Redis
 //!   lost its data. Readers between two writers share one. There are exceptions: Redis loses its
-//!   data while its clock is behind; several Redis servers lose data or their clocks jump during a
-//!   grant; etcd or Consul is set up anew or restored from an older snapshot.
+//!   data while its clock is behind; it comes back with older data, in which readers hold the key;
+//!   several Redis servers lose data or their clocks jump during a grant; etcd or Consul is set up
+//!   anew or restored from an older snapshot.
 //!   [`fence_floor`](LockRuntimeBuilder::fence_floor) raises the tokens then.
 //! - A function that lost its lock does not return `Ok`: its body is dropped at its current
 //!   `.await`, and the caller gets [`LockError::Lost`] (`on_lost = continue` leaves this to you).
