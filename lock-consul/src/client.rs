@@ -147,15 +147,9 @@ impl Client {
         loop {
             let place = self.place();
             let asking = self.verbs[place.agent].ask(&call, self.token.as_ref());
-            let text = match timeout_at(deadline, asking).await {
-                Ok(Ok(answer)) => match self.judged(place, answer) {
-                    Err(Fault::Full(text)) => text,
-                    judged => return judged,
-                },
-                Ok(Err(Failure::NoRoom(text))) => {
-                    self.shrink();
-                    text
-                }
+            let judged = match timeout_at(deadline, asking).await {
+                Ok(Ok(answer)) => self.judged(place, answer),
+                Ok(Err(Failure::NoRoom(text))) => Err(self.full(text)),
                 Ok(Err(Failure::NotSent(text))) => {
                     self.leave(place);
                     unreachable += 1;
@@ -177,8 +171,8 @@ impl Client {
                 }
             };
             // Nothing was done, and long polls make room, if another agent has none.
-            if Instant::now() + PAUSE >= deadline {
-                return Err(Fault::Full(text));
+            if !matches!(judged, Err(Fault::Full(_))) || Instant::now() + PAUSE >= deadline {
+                return judged;
             }
             // The others may be there by then, and each is asked once before this one is again.
             unreachable = 0;
@@ -201,10 +195,7 @@ impl Client {
                 Err(Fault::Refused(text()))
             }
             StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Err(self.denied(&text())),
-            StatusCode::TOO_MANY_REQUESTS => {
-                self.shrink();
-                Err(Fault::Full(text()))
-            }
+            StatusCode::TOO_MANY_REQUESTS => Err(self.full(text())),
             status if status.is_server_error() => {
                 if self.verbs.len() > 1 {
                     // Another may know who leads.
@@ -313,10 +304,7 @@ impl Client {
                 self.leave(place);
                 Err(Fault::Unreachable(text))
             }
-            Ok(Err(Failure::NoRoom(text))) => {
-                self.shrink();
-                Err(Fault::Full(text))
-            }
+            Ok(Err(Failure::NoRoom(text))) => Err(self.full(text)),
             Ok(Err(Failure::Unknown(text))) => Err(Fault::Unknown(text)),
             Err(_) => {
                 self.leave(place);
@@ -384,6 +372,11 @@ impl Client {
             }
             grows
         });
+    }
+
+    fn full(&self, text: String) -> Fault {
+        self.shrink();
+        Fault::Full(text)
     }
 
     fn denied(&self, text: &str) -> Fault {
