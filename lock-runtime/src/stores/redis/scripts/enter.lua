@@ -22,16 +22,16 @@ local earlier = ARGV[7] and owner .. ARGV[7]
 
 -- Others may fit beside it, and who is first after it has to know when to look.
 local function granted(last, old, at)
-  local has_waited = member ~= '' and redis.call('ZREM', queue, member) == 1
+  if member ~= '' then redis.call('ZREM', queue, member) end
   local waits = redis.call('EXISTS', queue)
   if waits == 1 then
-    local outcome, _, served = serve()
+    local outcome = serve()
     if refusal then return refusal end
     if outcome == 'again' then
       local is_done = tell_next()
       if refusal then return refusal end
       if not is_done then return answer('again') end
-    elseif has_waited or served > 0 then
+    elseif outcome == 'handed' then
       announce_rest()
     end
     waits = redis.call('EXISTS', queue)
