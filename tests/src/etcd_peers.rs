@@ -11,6 +11,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
 /// The proxies of a cluster, on a thread of their own.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ impl Peers {
                 let listener = TcpListener::from_std(listener).unwrap();
                 while let Ok((from, address)) = listener.accept().await {
                     let state = Arc::clone(&state);
-                    tokio::spawn(async move { state.pass(from, address, member, port).await });
+                    tokio::spawn(state.pass(from, address, member, port));
                 }
             });
         }
@@ -86,8 +87,17 @@ impl Drop for Peers {
 }
 
 impl State {
-    async fn pass(&self, mut from: TcpStream, address: SocketAddr, member: usize, port: u16) {
-        let Some(maker) = self.maker(address.port()) else {
+    async fn pass(
+        self: Arc<Self>,
+        mut from: TcpStream,
+        address: SocketAddr,
+        member: usize,
+        port: u16,
+    ) {
+        // It takes a while, in which what passes already is not to wait.
+        let state = Arc::clone(&self);
+        let found = spawn_blocking(move || state.maker(address.port()));
+        let Ok(Some(maker)) = found.await else {
             return;
         };
         let is_cut = |cut: &Option<usize>| cut.is_some_and(|cut| cut == member || cut == maker);
@@ -102,8 +112,11 @@ impl State {
         tokio::select! {
             biased;
             _ = cut.wait_for(is_cut) => {}
-            () = both => {}
+            () = both => return,
         }
+        // A network that is cut is silent. One who was refused would come again at once, and who it
+        // is would have to be found out each time.
+        let _ = cut.wait_for(|cut| !is_cut(cut)).await;
     }
 
     /// The member whose process has a socket at this port.
