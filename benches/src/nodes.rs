@@ -1,10 +1,9 @@
 //! Several servers that vote: which of them a side is given.
 
-use std::net::TcpListener;
-
+use lock_tests::free_ports;
 use lock_tests::server::Server;
 
-use crate::side::{Failure, Side};
+use crate::side::Side;
 
 /// How many servers vote.
 const NODES: usize = 5;
@@ -23,19 +22,18 @@ pub struct Nodes {
 
 impl Nodes {
     /// Those that vote together with the server at `first`.
-    pub fn start(first: &str) -> Result<Nodes, Failure> {
+    pub fn start(first: &str) -> Nodes {
         let mut hung: Vec<Server> = (0..DOWN).map(|_| Server::start()).collect();
         hung.iter_mut().for_each(Server::pause);
-        let nobody = || -> Result<String, Failure> {
-            let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-            Ok(format!("redis://127.0.0.1:{port}"))
-        };
-        Ok(Nodes {
+        let dead = free_ports(DOWN).into_iter();
+        Nodes {
             first: first.to_owned(),
             others: (1..NODES).map(|_| Server::start()).collect(),
             hung,
-            dead: (0..DOWN).map(|_| nobody()).collect::<Result<_, _>>()?,
-        })
+            dead: dead
+                .map(|port| format!("redis://127.0.0.1:{port}"))
+                .collect(),
+        }
     }
 
     /// Where `side` finds its servers.

@@ -15,7 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::etcd::{free_ports, write_certificates};
+use crate::etcd::write_certificates;
+use crate::free_ports;
 
 /// By when a server has done what it was told.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::etcd_peers::Peers;
+use crate::free_ports;
 
 /// By when a server has done what it was told.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -464,17 +465,6 @@ impl Drop for Cluster {
             }
         }
     }
-}
-
-/// So many ports that nobody uses.
-pub(crate) fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap())
-        .collect();
-    listeners
-        .iter()
-        .map(|listener| listener.local_addr().unwrap().port())
-        .collect()
 }
 
 /// Writes an authority, and the certificates of a server and of a client that it has signed.

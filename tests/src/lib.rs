@@ -12,12 +12,14 @@ pub mod etcd_store;
 pub mod faults;
 pub mod memory_store;
 pub mod others;
+mod ports;
 pub mod redis_store;
 pub mod redlock_store;
 pub mod server;
 
 use std::time::Duration;
 
+pub use ports::free_ports;
 use tokio::sync::{Mutex, MutexGuard};
 
 /// So many milliseconds.

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use redis::{Connection, FromRedisValue};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use crate::free_ports;
 
 /// By when a server has done what it was told.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -124,7 +126,8 @@ impl Options {
         };
         // Another process may take a port between its choice and its use.
         for _ in 0..20 {
-            (server.port, server.tls_port) = free_ports();
+            let ports = free_ports(2);
+            (server.port, server.tls_port) = (ports[0], ports[1]);
             if server.try_start() {
                 return server;
             }
@@ -512,13 +515,6 @@ impl Drop for Monitor {
     fn drop(&mut self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
-}
-
-/// Two ports that nobody used a moment ago.
-fn free_ports() -> (u16, u16) {
-    let listeners = [(); 2].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
-    let [one, two] = listeners.map(|listener| listener.local_addr().unwrap().port());
-    (one, two)
 }
 
 /// Makes an authority, a certificate for `localhost` and one for clients.
