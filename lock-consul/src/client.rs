@@ -405,7 +405,66 @@ fn is_denial(what: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
     use super::*;
+
+    const NO_ROOM: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n";
+
+    /// Where an agent does the same with all that connect.
+    fn agent(does: impl Fn(TcpStream) + Send + 'static) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        thread::spawn(move || listener.incoming().flatten().for_each(does));
+        port
+    }
+
+    fn client(agents: Vec<String>) -> Client {
+        let mut settings = ConsulSettings::new(agents);
+        settings.command_timeout = Duration::from_secs(4);
+        Client::new(&settings).expect("a client")
+    }
+
+    #[tokio::test]
+    async fn each_agent_is_asked_before_one_without_room_is_asked_again() {
+        const FULL: usize = 3;
+        let asked = Arc::<Mutex<Vec<usize>>>::default();
+        let mut agents = Vec::new();
+        for place in 0..FULL {
+            let asked = Arc::clone(&asked);
+            let port = agent(move |mut stream| {
+                // The question is short enough to come at once.
+                let _ = stream.read(&mut [0; 4096]);
+                asked.lock().expect("nobody panicked").push(place);
+                let _ = stream.write_all(NO_ROOM);
+            });
+            agents.push(format!("http://127.0.0.1:{port}"));
+        }
+        // Nobody listens there.
+        agents.push("http://127.0.0.1:1".to_owned());
+
+        let answer = client(agents).txn(&[], true).await;
+        assert!(matches!(answer, Err(Fault::Full(_))), "{answer:?}");
+        let asked = asked.lock().expect("nobody panicked");
+        let mut first: Vec<usize> = asked.iter().copied().take(FULL).collect();
+        first.sort_unstable();
+        first.dedup();
+        assert_eq!(
+            first.len(),
+            FULL,
+            "they were asked in this order: {asked:?}"
+        );
+        assert!(asked.len() > FULL, "nobody was asked again: {asked:?}");
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_hangs_up_in_the_handshake_of_tls_has_no_room() {
+        let agents = vec![format!("https://127.0.0.1:{}", agent(drop))];
+        let answer = client(agents).txn(&[], true).await;
+        assert!(matches!(answer, Err(Fault::Full(_))), "{answer:?}");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn long_polls_that_made_room_come_back_after_a_while() {
