@@ -133,6 +133,7 @@ impl Key {
     }
 
     /// Gives an event to the group of this kind.
+    #[inline]
     fn tell(
         &mut self,
         kind: Kind,

@@ -64,7 +64,15 @@ impl Seats {
     }
 
     pub(super) fn waiter_index(&self, id: WaiterId) -> Option<usize> {
-        self.waiters.binary_search_by_key(&id, |seat| seat.id).ok()
+        let waiters = &self.waiters;
+        // Most of what happens is about who comes to its turn, or has just come.
+        if waiters.front()?.id == id {
+            return Some(0);
+        }
+        if waiters.back()?.id == id {
+            return Some(waiters.len() - 1);
+        }
+        waiters.binary_search_by_key(&id, |seat| seat.id).ok()
     }
 }
 

@@ -435,10 +435,13 @@ impl Turn<'_> {
                     (Seated::Releaser(id), entry.tell_release(id, ending))
                 }
             };
+            let Some(waker) = waker else {
+                continue;
+            };
             if self.looker == Some(told) {
-                effects.spent.extend(waker);
+                effects.spent.push(waker);
             } else {
-                effects.wakers.extend(waker);
+                effects.wakers.push(waker);
             }
         }
         if let Some(seats) = &mut entry.seats {
