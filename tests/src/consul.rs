@@ -543,6 +543,14 @@ impl Drop for Cluster {
                 let _ = process.wait();
             }
         }
+        if thread::panicking() {
+            for place in 0..self.agents.len() {
+                let log = fs::read_to_string(self.log(place)).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                let last = lines[lines.len().saturating_sub(30)..].join("\n");
+                eprintln!("the last of agent {place}:\n{last}");
+            }
+        }
     }
 }
 
