@@ -41,7 +41,7 @@ struct Held {
     asker: Asker,
     since: Instant,
     via: Via,
-    /// Which process had the lock before, if that is known.
+    /// Which process had the lock before, if it was another and that is known.
     previous: Option<Process>,
     /// The waiter that has been told and not been seen since.
     untaken: Option<WaiterId>,
@@ -313,18 +313,13 @@ impl Watch {
         match action {
             Action::Tell(id, Outcome::Granted(granted)) => {
                 let asker = asker?;
-                let via = self.via(happened);
-                let previous = match via {
-                    Via::Local => Some(Process::current()),
-                    _ => self.holder,
-                };
                 self.holds.push(Held {
                     lease: granted.lease,
                     token: granted.token,
                     asker,
                     since: granted.since,
-                    via,
-                    previous,
+                    via: self.via(happened),
+                    previous: self.holder,
                     untaken: Some(*id),
                     failures: None,
                     stage: Stage::Held,
@@ -407,7 +402,11 @@ impl Watch {
             waited,
             via,
             fencing_token: token,
-            previous,
+            // It is a call of the system to know which this one is.
+            previous: match via {
+                Via::Local => Some(Process::current()),
+                _ => previous,
+            },
             waiting: machine.look().waiting,
         };
         telling.tell(acquired, asker.name);
