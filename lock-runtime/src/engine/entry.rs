@@ -121,11 +121,9 @@ impl Entry {
 
     /// What the waiter has been told: then its seat is free.
     pub(super) fn waiter_told(&mut self, id: WaiterId) -> Option<WaiterTold> {
-        let seats = self.seats.as_mut()?;
-        let index = seats.waiter_index(id)?;
-        let told = seats.waiters.get_mut(index)?.told.take()?;
-        // Its waker went with the outcome.
-        seats.waiters.remove(index);
+        let told = self.waiter(id)?.told.take()?;
+        // It went with the outcome.
+        let _waker = self.remove_waiter(id);
         Some(told)
     }
 

@@ -435,13 +435,10 @@ impl Turn<'_> {
                     (Seated::Releaser(id), entry.tell_release(id, ending))
                 }
             };
-            let Some(waker) = waker else {
-                continue;
-            };
             if self.looker == Some(told) {
-                effects.spent.push(waker);
+                effects.spent.extend(waker);
             } else {
-                effects.wakers.push(waker);
+                effects.wakers.extend(waker);
             }
         }
         if let Some(seats) = &mut entry.seats {
