@@ -405,6 +405,7 @@ fn is_denial(what: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::thread;
@@ -448,9 +449,7 @@ mod tests {
         let answer = client(agents).txn(&[], true).await;
         assert!(matches!(answer, Err(Fault::Full(_))), "{answer:?}");
         let asked = asked.lock().expect("nobody panicked");
-        let mut first: Vec<usize> = asked.iter().copied().take(FULL).collect();
-        first.sort_unstable();
-        first.dedup();
+        let first: BTreeSet<_> = asked.iter().take(FULL).collect();
         assert_eq!(
             first.len(),
             FULL,

@@ -84,8 +84,8 @@ impl Options {
                 cluster._parent = Some(directory);
                 return cluster;
             }
-            let log = fs::read_to_string(cluster.log(0)).unwrap_or_default();
-            eprintln!("Consul does not start: {log}");
+            eprintln!("Consul does not start");
+            cluster.show_logs();
         }
         panic!("Consul does not start; `scripts/consul` builds it");
     }
@@ -441,6 +441,16 @@ impl Cluster {
         self.directory.join(format!("agent{place}.log"))
     }
 
+    /// Shows the last lines of each log, where something did not go as it should.
+    fn show_logs(&self) {
+        for place in 0..self.agents.len() {
+            let log = fs::read_to_string(self.log(place)).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(30)..].join("\n");
+            eprintln!("the last of agent {place}:\n{last}");
+        }
+    }
+
     fn spawn(&mut self, place: usize) {
         fs::create_dir_all(&self.directory).unwrap();
         let agent = &self.agents[place];
@@ -544,12 +554,7 @@ impl Drop for Cluster {
             }
         }
         if thread::panicking() {
-            for place in 0..self.agents.len() {
-                let log = fs::read_to_string(self.log(place)).unwrap_or_default();
-                let lines: Vec<&str> = log.lines().collect();
-                let last = lines[lines.len().saturating_sub(30)..].join("\n");
-                eprintln!("the last of agent {place}:\n{last}");
-            }
+            self.show_logs();
         }
     }
 }
